@@ -95,4 +95,5 @@ say "== done in $((SECONDS - start)) s: $run_dir/report.html"
 if [ "$serve" = 1 ]; then
     exec "$PYTHON" -m scripts.chat_web --run "$RUN" --port "${PORT:-8000}"
 fi
-say "talk to it:  $PYTHON -m scripts.chat_web --run $RUN    or    $PYTHON -m scripts.chat_cli --run $RUN"
+base=${NANOCHAT_BASE_DIR:+NANOCHAT_BASE_DIR=$NANOCHAT_BASE_DIR }
+say "talk to it:  $base$(dirname "$PYTHON")/nanochat chat_cli --run $RUN    (or chat_web, in the browser)"

@@ -250,7 +250,7 @@ class ChatBatches(_Prefetched):
             raise DataError(
                 f"{len(conversations):,} conversations make {self.rows_per_epoch:,} rows of {T} "
                 f"tokens, one batch needs {batch_rows:,}; give more conversations or a smaller "
-                "batch"
+                "--tokens-per-step"
             )
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
         pad = tokenizer.bos_id

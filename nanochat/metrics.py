@@ -97,9 +97,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics file; a missing file has none."""
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
+            except ValueError:
                 break  # the row being written when the process was killed
     return rows

@@ -82,8 +82,8 @@ class TokenStream:
         if found < rows:
             raise DataError(
                 f"data set {self.name} is too small: {self._tokens:,} tokens make {found:,} rows "
-                f"of {self.T}, one {what} needs {rows:,}; give more text, a smaller batch or "
-                "shorter sequences"
+                f"of {self.T}, one {what} needs {rows:,}; give more text, a smaller "
+                "--tokens-per-step or a shorter --sequence-length"
             )
 
     def rows(self, start: int, count: int, *, stride: int = 1) -> np.ndarray:

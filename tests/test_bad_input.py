@@ -227,6 +227,11 @@ def test_metrics_survive_a_resume_that_fails(tmp_path, monkeypatch):
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
 
 
+def test_metrics_after_torn_bytes_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xbf\x00\xff\n{"step": 2}\n')
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
 # --- processes that are killed, or two at once
 
 
