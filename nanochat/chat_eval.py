@@ -55,7 +55,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A task's accuracy and, by item, what the model said: {"task", "item", "correct", "text"}."""
+    """A task's accuracy and, by item, what the model said: {"task", "item", "correct", "text"}.
+
+    The text is the whole answer as `shown`, its calculator calls included.
+    """
 
     accuracy: Accuracy
     rows: list[dict[str, Any]]
@@ -95,12 +98,14 @@ def evaluate(
     indices = draw_items(len(task), max_items)
     mine = indices[run.rank :: run.world_size]
     if mode == "letters":
-        texts = preferred_letters(engine, task, mine)
+        texts = whole = preferred_letters(engine, task, mine)
     else:
-        texts = written_answers(engine, task, mine, max_new_tokens=max_new_tokens)
+        replies = written_answers(engine, task, mine, max_new_tokens=max_new_tokens)
+        texts = [reply.text for reply in replies]
+        whole = [shown(reply.parts) for reply in replies]
     rows = [
-        {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": text}
-        for i, text in zip(mine, texts, strict=True)
+        {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": said}
+        for i, text, said in zip(mine, texts, whole, strict=True)
     ]
     every = [row for part in distributed.gather_objects(run, rows) for row in part]
     every.sort(key=lambda row: row["item"])
@@ -158,10 +163,9 @@ def draw_items(count: int, max_items: int | None) -> list[int]:
 
 def written_answers(
     engine: Engine, task: EvalTask, indices: Sequence[int], *, max_new_tokens: int
-) -> list[str]:
+) -> list[Completion]:
     """What the model writes, greedily, in reply to each item's last question."""
-    talks = [task[i]["messages"][:-1] for i in indices]
-    return [completion.text for completion in _replies(engine, talks, max_new_tokens)]
+    return _replies(engine, [task[i]["messages"][:-1] for i in indices], max_new_tokens)
 
 
 @torch.no_grad()
