@@ -4,18 +4,25 @@ A [kind] opens a block with one kind of amount. Its lines are "part: phrase | ph
 is what a sentence does to the amount. # is the first number of a sentence and ## its second one.
 {S} is the person, named or as "he"; {t} what is counted, {w} where it is, {u} a unit, {l} a liquid
 or the like, {h} what holds it; the other slots are those of `problem_tables`. "cast:" names the
-words of a slot, "late:" tells the start after the first event.
-Starts: plain (#), product (#*##), sum (#+##). Events: gain, loss, gains (#*## more), losses, half,
-double. Ends with one more step: share and group (divided by #), value and ratio (times #), over
-(take # away), under (away from #), plus; now asks for the amount, left does after a loss.
+words of a slot, "late plain:", "late product:" and "late sum:" tell the start after the first
+event. Starts: plain (#), product (#*##), sum (#+##). Events: gain, loss, gains (#*## more), losses,
+half, double, repeat (times #). Ends with one more step: share and group (divided by #), value and
+ratio (times #), over (take # away), under (away from #), plus; now asks for the amount, left does
+after a loss.
 Where two are compared: mine asks for the second one, both for the sum, times (times #), less.
 """
 
 EVENTS = """
 [things]
-plain: {S} has # {t}. | {S} owns # {t}. | {S} keeps # {t} in a drawer. | {S} has <packed/brought/\
-collected/counted> # {t}. | {S} starts the day with # {t}. | In the bag of {n} there are # {t}.
-late: Before that {he} had #. | At first {he} had # {t}. | {He} had # {t} <before/to begin with>.
+plain: {S} has # {t}. | {S} owns # {t}. | {S} keeps # {t} in a drawer. | {S} has \
+<packed/brought/collected/counted> # {t}. | {S} starts the day with # {t}. | In the bag of {n} \
+there are # {t}.
+late plain: Before that {he} had #. | At first {he} had # {t}. | {He} had # {t} <before/to begin \
+with>.
+late product: Before that {he} had # {ks} with ## {t} in each. | At first {he} had # {ks} of ## \
+{t} each. | {He} had # {ks} before, and each held ## {t}.
+late sum: Before that {he} had # <red/small/old> {t} and ## <blue/big/new> ones. | At first {he} \
+had # {t} at home and ## {t} at school.
 product: {S} has # {ks} with ## {t} in each. | {S} has # {ks} of ## {t} each. | Each {k} of {n} \
 holds ## {t}, and {he} has # {ks}. | {S} packs ## {t} into each of # {ks}. | {S} makes ## {t} a \
 day for # days. | {S} fills # shelves with ## {t} each. | {S} gets ## {t} from each of # friends.
@@ -25,9 +32,10 @@ Friday. | {S} holds # {t} in one hand and has ## in a {k}.
 gain: {S} <finds/buys/gets/wins/makes/collects> # more {t}. | {m} <gives/brings/sends/hands> {him} \
 # <more/new ones/others>. | Then {S} <picks up/borrows/is given> # more. | A neighbour adds # \
 more. | {S} <takes/gets> # other {t} from a shelf. | Later # new {t} come in the post.
-loss: {S} <loses/sells/breaks/gives away/throws away/uses/uses up> # of them. | {S} <loses/sells/\
-breaks/lends out> # {t}. | {m} <takes/borrows/breaks/wants> # of the {t} and keeps them. | # of \
-the {t} are <stolen/broken/lost/bad and thrown away>. | {S} <gives/sends/sells/hands> # {t} to {m}.
+loss: {S} <loses/sells/breaks/gives away/throws away/uses/uses up> # of them. | {S} \
+<loses/sells/breaks/lends out> # {t}. | {m} <takes/borrows/breaks/wants> # of the {t} and keeps \
+them. | # of the {t} are <stolen/broken/lost/bad and thrown away>. | {S} <gives/sends/sells/hands> \
+# {t} to {m}.
 gains: {S} <buys/gets/finds> # {ks} with ## {t} in each. | # friends bring {him} ## {t} each. | \
 For # days {S} makes ## more {t} a day. | {S} buys # packs of ## {t}.
 losses: {S} gives ## {t} to each of # <friends/children/guests>. | {S} sells # {ks} of ## {t} \
@@ -41,8 +49,10 @@ end? | Work out how many {t} {n} has <now/in the end>. | How many {t} is that?
 left: How many {t} does {n} have left? | How many {t} are left? | How many of the {t} remain? | \
 How many {t} does {n} still have?
 share: {S} shares <them/all of them> equally among # <friends/children/neighbours>. How many {t} \
-does each of them get? | {S} puts all of them into # {ks}, the same number in each. How many {t} \
-are in each {k}? | # <children/friends> then divide the {t} equally. How many does each get?
+does each of them get? | {S} wants to share {t} equally among # friends. How many {t} does each \
+friend get? | {S} wants to fill # {ks} with {t}, the same number in each. How many {t} go into \
+one? | {S} puts all of them into # {ks}, the same number in each. How many {t} are in each {k}? | \
+# <children/friends> then divide the {t} equally. How many does each get?
 group: {S} packs them into {ks} of #. How many {ks} does {n} <need/fill>? | {S} puts # {t} into \
 each {k}. How many {ks} are needed? | A {k} holds # {t}. How many {ks} does {n} need? | {S} lays \
 them in rows of #. How many rows does {n} make?
@@ -64,13 +74,16 @@ cast: w=in a shop,in a kitchen,on a table,in a cellar,in a library,on a cart,in 
 market,in a barn,in a mill,on a ship,in a house,in a theatre,in a tent,on a platform
 plain: There are # {t} {w}. | <Someone counts/One can see> # {t} {w}. | In the morning there are # \
 {t} {w}. | # {t} <stand/lie> {w}.
-late: Before that there were # {t} there. | There were # of them at first.
+late plain: Before that there were # {t} there. | There were # of them at first.
+late product: Before that there were # {ks} with ## {t} in each. | At first there were # piles of \
+## {t} there.
+late sum: Before that there were # <large/red/good> {t} and ## <little/green/cheap> ones.
 product: There are # rows of ## {t} {w}. | There are # shelves with ## {t} on each {w}. | # men \
 each put ## {t} {w}. | # {ks} of ## {t} each stand {w}. | {w}, there are # piles with ## {t} in \
 each. | ## {t} lie on each of # trays {w}. | # women bring ## {t} each.
 sum: There are # <large/red/old/good> {t} and ## <little/green/new/cheap> ones {w}. | # {t} stand \
-{w}, and ## more stand outside. | Someone puts # {t} {w}, and someone else puts ## {t} there. | \
-# {t} come on Monday and ## on Tuesday.
+{w}, and ## more stand outside. | Someone puts # {t} {w}, and someone else puts ## {t} there. | # \
+{t} come on Monday and ## on Tuesday.
 gain: # more {t} are <brought/added/delivered>. | A man <brings/adds/delivers> # more. | Then # \
 new {t} arrive. | {m} <puts/lays> # more {t} there. | The workers make # new ones.
 loss: # of the {t} are <sold/taken away/broken/used/carried off>. | People <buy/borrow/take/use> # \
@@ -78,8 +91,8 @@ of them. | # {t} <break/disappear/are lost>. | {m} <takes/carries> # {t} away. |
 the {t}.
 gains: # <boys/girls/men/women> bring ## more {t} each. | # carts come with ## {t} on each. | For \
 # hours ## new {t} come every hour. | {m} brings # {ks}, each with ## {t}.
-losses: # <boys/girls/men/women> take ## {t} each. | # carts leave with ## {t} on each. | Each \
-day ## {t} are sold, for # days. | # {ks} are filled with ## {t} each and sent away.
+losses: # <boys/girls/men/women> take ## {t} each. | # carts leave with ## {t} on each. | Each day \
+## {t} are sold, for # days. | # {ks} are filled with ## {t} each and sent away.
 half: Half of the {t} are <sold/taken away/broken>. | {m} <buys/takes> half of them. | Half of \
 them are old and burnt.
 double: Then the number of {t} doubles. | As many {t} again are brought.
@@ -87,8 +100,8 @@ now: How many {t} are there <now/then/in the end/in all/after that>? | What is t
 now? | How many {t} is that?
 left: How many {t} are left? | How many {t} are still there? | How many {t} remain?
 share: # <people/families/shops> get an equal part of them. How many {t} does each get? | All of \
-them are put into # equal <rows/piles>. How many {t} are in each? | They are carried by # men, \
-and all carry the same. How many {t} does one man carry?
+them are put into # equal <rows/piles>. How many {t} are in each? | They are carried by # men, and \
+all carry the same. How many {t} does one man carry?
 group: The {t} are packed into {ks} of #. How many {ks} are <needed/filled>? | One cart takes # \
 {t}. How many carts are needed for them? | They are put in piles of #. How many piles are there?
 value: One of them costs # coins. How many coins do all of the {t} cost? | They are sold for # \
@@ -107,7 +120,10 @@ cast: w=in a hall,in a park,at a show,on a hill,in a yard,at a lake,in a garden,
 market,in a field,on an island,by a river,near a mill,on a road,in a valley
 plain: There are # {t} {w}. | # {t} <stand/wait/rest/are> {w}. | One can see # {t} {w}. | # {t} \
 came to rest {w}.
-late: Before that there were # {t} there. | At first there were #.
+late plain: Before that there were # {t} there. | At first there were #.
+late product: Before that there were # groups of ## {t} there. | At first there were # rows of ## \
+{t}.
+late sum: Before that there were # <young/big/hungry> {t} and ## <old/small/tired> ones.
 product: There are # groups of ## {t} {w}. | # farmers come with ## {t} each. | There are ## {t} \
 in each of # rows {w}. | Each hour ## {t} come, and this goes on for # hours. | ## {t} come with \
 each of # carts.
@@ -130,8 +146,8 @@ share: They stand in # equal rows. How many {t} are in each row? | They make # g
 size. How many {t} are in a group?
 group: They form groups of #. How many groups are there? | # of them fit on one boat. How many \
 boats are needed? | They go home in carts, # in a cart. How many carts are needed?
-value: Each one gets # <nuts/apples/carrots>. How many do they get in all? \
-| Each of them carries # kilos. How many kilos do they carry together?
+value: Each one gets # <nuts/apples/carrots>. How many do they get in all? | Each of them carries \
+# kilos. How many kilos do they carry together?
 over: # of the {t} are ill. How many are not ill? | # of them sit. How many {t} do not sit?
 under: There is room for # {t}. How many more can come? | # {t} have a place. How many places are \
 free?
@@ -143,18 +159,23 @@ cast: u l h k ks=litres|water|pool|bucket|buckets,litres|milk|pot|can|cans,\
 litres|oil|barrel|jug|jugs,litres|juice|bowl|bottle|bottles,litres|soup|pot|cup|cups,\
 litres|water|barrel|bucket|buckets,litres|wine|barrel|bottle|bottles,litres|water|tank|can|cans,\
 kilos|rice|chest|sack|sacks,kilos|corn|cellar|basket|baskets,kilos|flour|bin|bag|bags,\
-kilos|sand|cart|box|boxes,kilos|coal|shed|sack|sacks,kilos|corn|mill|bag|bags,kilos|salt|box|can|cans
+kilos|sand|cart|box|boxes,kilos|coal|shed|sack|sacks,kilos|corn|mill|bag|bags,\
+kilos|salt|box|can|cans
 plain: There are # {u} of {l} in a {h}. | A {h} has # {u} of {l} in it. | {S} keeps # {u} of {l} \
 in a {h}. | {S} puts # {u} of {l} into an empty {h}.
 product: {S} empties # {ks} of ## {u} each into a {h} for {l}. | Each day ## {u} of {l} come into \
 an empty {h}, for # days. | {S} has # {ks} of {l}, and each holds ## {u}.
 sum: {S} puts # {u} of {l} into an empty {h}, and {m} puts in ## {u}. | A {h} has # {u} of {l} in \
 it, and another one has ## {u}. | {S} buys # {u} of {l} in one shop and ## {u} in another.
-gain: {S} adds # {u}. | {m} <brings/puts in/adds> # more {u}. | # {u} of {l} are added.
-loss: {S} <uses/takes out/sells> # {u}. | # {u} of {l} are <used/sold/lost>. | {m} <needs/takes/\
-uses> # {u} of it. | A boy <uses/needs> # {u}.
-gains: {S} adds # {ks} of ## {u} each. | For # hours {m} puts in ## {u} an hour. | Then ## {u} \
-are added on each of # days.
+late plain: Before that there were # {u} of {l} in the {h}. | The {h} had # {u} in it before. | \
+The {h} held # {u} of {l} at first.
+late product: The {h} had been filled with # {ks} of ## {u} each.
+gain: {S} adds # {u}. | {S} puts # {u} of {l} into the {h}. | {m} <brings/puts in/adds> # more \
+{u}. | # {u} of {l} are added.
+loss: {S} <uses/takes out/sells> # {u}. | {S} takes # {u} of {l} out of the {h}. | # {u} of {l} \
+are <used/sold/lost>. | {m} <needs/takes/uses> # {u} of it. | A boy <uses/needs> # {u}.
+gains: {S} adds # {ks} of ## {u} each. | For # hours {m} puts in ## {u} an hour. | Then ## {u} are \
+added on each of # days.
 half: {S} uses half of it. | Half of it is <lost/sold/bad>. | {m} takes half of the {l}.
 double: {S} puts in as much again. | Then {m} doubles the amount.
 now: How many {u} of {l} are there <now/then/in the end>? | How many {u} is that? | How much {l} \
@@ -174,7 +195,11 @@ cast: t=coins
 cast: o=lamp,hat,coat,drum,kite,book,map,chair,clock,ticket,knife,carpet,basket,ring
 plain: {S} has # coins. | {S} has saved # coins. | In {his} pocket {n} has # coins. | {S} earned # \
 coins last week. | {S} takes # coins to the market.
-late: Before that {he} had #. | {He} had # coins at first.
+late plain: Before that {he} had #. | {He} had # coins at first.
+late product: Before that {he} had sold # {t2} for ## coins each. | {He} had worked # hours for ## \
+coins an hour.
+late sum: Before that {he} had # coins in one pocket and ## coins in the other. | {He} had got # \
+coins from a neighbour and ## coins from a friend.
 product: {S} earns ## coins a day for # days. | {S} works # hours and gets ## coins an hour. | {S} \
 sells # {t2} for ## coins each. | # people pay {n} ## coins each. | {S} saves ## coins a week for \
 # weeks.
@@ -183,8 +208,8 @@ neighbour. | {S} sells a {o} for # coins and a stool for ## coins. | {S} earned 
 and ## on Tuesday.
 gain: {S} <earns/finds/wins/gets/is paid> # coins more. | {m} <gives/pays/lends> {him} # coins. | \
 {S} sells a {o} for # coins. | # coins come from {m}.
-loss: {S} <pays/spends> # coins for a {o}. | {S} buys a {o} for # coins. | {S} <loses/gives away/\
-spends> # of the coins. | A {o} costs # coins, and {S} buys it. | {S} pays {m} # coins.
+loss: {S} <pays/spends> # coins for a {o}. | {S} buys a {o} for # coins. | {S} <loses/gives \
+away/spends> # of the coins. | A {o} costs # coins, and {S} buys it. | {S} pays {m} # coins.
 gains: {S} earns ## coins a day for # days. | # people give {him} ## coins each. | {S} sells # \
 {t2} for ## coins each.
 losses: {S} buys # {t2} for ## coins each. | {S} gives ## coins to each of # children. | For # \
@@ -221,8 +246,7 @@ gains: After that {S} goes ## {u} on each of # days. | Then {S} makes # trips of
 double: Then {S} goes the same way back. | After that {S} goes as far again.
 now: How many {u} is that <in all/altogether>? | How far does {n} go in all, in {u}? | How many \
 {u} does {n} go in all?
-share: It takes # <days/hours>, the same number of {u} in each. How many {u} is that in one of \
-them?
+share: It takes # <days/hours>, the same number of {u} in each. How many {u} is that in one of them?
 group: {S} rests after every # {u}, also at the end. How many rests is that? | Another day {n} \
 goes only # {u} an hour on this way. How many hours does {n} need?
 value: {S} does all this # times. How many {u} is that? | {S} does so every day for # days. How \
@@ -232,6 +256,29 @@ many {u} were not?
 under: The whole way is # {u} long. How many {u} are left? | {S} wants to go # {u} in all. How \
 many {u} are missing?
 plus: {m} goes # {u} more than that. How many {u} does {m} go?
+
+[work]
+cast: u us=day|days,hour|hours,week|weeks,month|months
+cast: t=baskets,pots,coats,hats,chairs,kites,lamps,shoes,candles,carpets,drums,toys,loaves,pies,\
+bricks
+plain: Every {u} {S} makes # {t}. | {S} makes # {t} every {u}. | # {t} are made each {u}.
+sum: {S} makes # {t} every {u}, and {m} makes ##. | Every {u} {S} makes # <large/red> {t} and ## \
+<small/blue> ones. | A man makes # {t} each {u}, and his son makes ## {t}.
+repeat: This goes on for # {us}. | The work takes # {us}. | They do so for # {us}. | That is done \
+for # {us}.
+gain: A neighbour brings # more {t}. | Then # more are bought.
+loss: # of the {t} are <sold/broken/given away/bad>. | Then {m} takes # of the {t}. | People buy # \
+of them.
+half: Half of the {t} are <sold/given away>. | {m} takes half of them.
+now: How many {t} are there <now/then/in the end>? | How many {t} is that?
+left: How many {t} are left? | How many {t} remain?
+share: All of them are put into # {ks}, the same number in each. How many {t} are in each {k}? | # \
+shops get an equal part of them. How many {t} does each shop get?
+group: A {k} holds # {t}. How many {ks} are needed? | The {t} are put in rows of #. How many rows \
+are there?
+value: One of the {t} costs # coins. How many coins do all of them cost?
+over: Only # {t} are needed. How many {t} are too many?
+under: # {t} are wanted. How many {t} are missing?
 
 [sizes]
 cast: o1 o2 o3=goat|pig|horse,stone|log|chest,cat|dog|sheep,drum|clock|lamp,melon|pumpkin|cake,\
@@ -270,6 +317,7 @@ stuff plain loss loss left
 things plain half gain now
 sizes plain gain mine
 ages plain loss both
+work sum repeat loss left
 """
 EXTRA_THINGS = """
 apples pears oranges cakes plums peaches cookies carrots buns nuts bananas melons biscuits pies eggs

@@ -17,17 +17,26 @@ from nanochat.pocket.problem_tables import THINGS
 MAX_STEPS = 3
 HELD_OUT_SHARE = 5  # one composition in so many
 STARTS = ("plain", "product", "sum")
-EVENTS = ("gain", "loss", "gains", "losses", "half", "double")
+EVENTS = ("gain", "loss", "gains", "losses", "half", "double", "repeat")
 ENDS = ("now", "left", "share", "group", "value", "ratio", "over", "under", "plus")
 COMPARING_ENDS = ("mine", "both", "times", "plus", "less")
 COMPARING = ("sizes", "ages")  # kinds in which an event is told of a second one
-_LATE = re.compile(r"#( \w+)? (\{t\}|coins)")
+REPEATING = "work"  # the kind whose start is always repeated
+LATE_SHARE = 0.3  # of the problems that allow it tell the start after the first event,
+EARLY_SHARE = 0.25  # or the end before the start
+_LATE = re.compile(r"#( \w+)? (\{t\}|coins|\{u\} of \{l\})")
 _NOT_FIRST = re.compile(r"\{him\}|\{his\}|^(Then|Later|Soon|Half) ")
+_EARLY = re.compile(r"\{t\}.*#|#.*\{t\}|# (coins|\{u\})")
+_NOT_EARLY = re.compile(
+    r"\b([Tt]hem|[Tt]hey|it|that|this|all|more|other|others|then|of the|the \{t\}|also)\b"
+    r"|^The \{t\}|\{him\}|\{his\}|\{w\}"
+)
 
 # What a part does to the amount so far (n), with its own numbers # and ##.
 _STEPS = {
     "plain": (), "product": ("#*&",), "sum": ("#+&",), "gain": ("n+#",), "loss": ("n-#",),
     "gains": ("#*&", "n+r"), "losses": ("#*&", "n-r"), "half": ("n/2",), "double": ("2*n",),
+    "repeat": ("n*#",),
     "now": (), "left": (), "share": ("n/#",), "group": ("n/#",), "value": ("n*#",),
     "mine": (), "both": ("s+n",), "times": ("n*#",), "less": ("n-#",),
     "ratio": ("n*#",), "over": ("n-#",), "under": ("#-n",), "plus": ("n+#",),
@@ -71,40 +80,50 @@ class Composition:
     def wording(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
         """A telling and its one question, with slots and words to be drawn."""
         phrases = [pick(rng, _phrases()[self.kind][part]) for part in self.parts]
-        *_, end = phrases
-        cut = end.rfind(". ") + 1
-        phrases[-1] = end[:cut].strip()
+        cut = phrases[-1].rfind(". ") + 1
+        phrases[-1], question = phrases[-1][:cut].strip(), phrases[-1][cut:].strip()
         order = list(range(len(phrases)))
         late = self._late_phrases(rng)
         if late is not None:
             phrases[:2] = late
             order[:2] = [1, 0]
+        elif rng.random() < EARLY_SHARE and _can_be_early(phrases[-1]):
+            phrases = [phrases[-1], *phrases[:-1]]
+            order = [order[-1], *order[:-1]]
         said = [
             _numbered(phrase, _letters(self.parts, place))
             for phrase, place in zip(phrases, order, strict=True)
             if phrase
         ]
-        question = _numbered(end[cut:].strip(), _letters(self.parts, len(self.parts) - 1))
-        return " ".join(_with_pronouns(said)), (question,)
+        asked = _numbered(question, _letters(self.parts, len(self.parts) - 1))
+        return " ".join(_with_pronouns(said)), (asked,)
 
     def _late_phrases(self, rng: random.Random) -> list[str] | None:
-        """The event and then the start, where it is told in this order."""
+        """The first event and then the start, where that order can be told."""
         phrases = _phrases()[self.kind]
-        if "late" not in phrases or self.parts[0] != "plain" or len(self.parts) != 3:
+        starts = phrases.get(f"late {self.parts[0]}")
+        if starts is None or len(self.parts) < 3 or rng.random() > LATE_SHARE:
             return None
         events = [
             phrase
             for phrase in phrases[self.parts[1]]
             if _LATE.search(phrase) and not _NOT_FIRST.search(phrase)
         ]
-        if not events or self.parts[1] not in ("gain", "loss") or rng.random() > 0.3:
+        if not events:
             return None
-        event = pick(rng, events)
+        event, start = pick(rng, events), pick(rng, starts)
+        if "##" in event and not re.search(r"\{[tu]\}|coins", start):
+            return None  # it would be unclear what is counted
         if "w" in {name for names, _ in _casts()[self.kind] for name in names}:
             event = "{w}, " + event[:1].lower() + event[1:]
-        elif "{S}" not in event:
+        elif "{he}" in start.lower() and "{S}" not in event:
             return None
-        return [event, pick(rng, phrases["late"])]
+        return [event, start]
+
+
+def _can_be_early(statement: str) -> bool:
+    """Whether what stands before the question can open the problem."""
+    return _EARLY.search(statement) is not None and not _NOT_EARLY.search(statement)
 
 
 def _numbers(rng: random.Random, part: str, total: int) -> list[int]:
@@ -123,8 +142,8 @@ def _numbers(rng: random.Random, part: str, total: int) -> list[int]:
         return [pick(rng, [n for n in range(2, 13) if total % n == 0] or [2])]
     if part in ("loss", "over", "less"):
         return [between(2, min(total - 1, 60))]
-    if part in ("value", "ratio", "times"):
-        return [between(2, 12)]
+    if part in ("value", "ratio", "times", "repeat"):
+        return [between(2, 9 if part == "repeat" else 12)]
     if part == "under":
         return [total + between(2, 60)]
     return [between(2, 60)] if part in ("gain", "plus") else []
@@ -138,6 +157,8 @@ def _total(part: str, total: int, found: list[int]) -> int:
         return made if part == "product" else total + (made if part == "gains" else -made)
     if part in ("gain", "loss"):
         return total + (first if part == "gain" else -first)
+    if part == "repeat":
+        return total * first
     if part in ("half", "double"):
         return total // 2 if part == "half" else total * 2
     return sum(found)
@@ -199,6 +220,8 @@ def compositions(*, held_out: bool) -> tuple[tuple[Composition, ...], ...]:
                 fits = parts[-1] not in ("now", "left") or (
                     (parts[-1] == "left") == ended_by_loss and count > 0
                 )
+                repeated = [part == "repeat" for part in parts]
+                fits &= repeated[1] == (kind == REPEATING) and not any(repeated[2:])
                 if not (0 < len(steps) <= MAX_STEPS and fits and set(parts) <= set(phrases)):
                     continue
                 name = f"{kind} {' '.join(parts)}"
