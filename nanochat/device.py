@@ -3,7 +3,9 @@
 Measures and names; keeps no state. The choice is made once (see distributed.session) and handed on.
 """
 
+import ctypes
 import os
+import platform
 import shutil
 import time
 
@@ -28,6 +30,9 @@ PEAK_TFLOPS_BF16 = {
     "V100": 125.0,
 }
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = 1 << 30
+
 
 def choose_device(name: str | None) -> torch.device:
     """The device asked for, or the best there is: CUDA, then MPS, then CPU.
@@ -49,6 +54,21 @@ def choose_device(name: str | None) -> torch.device:
     if not there[kind]:
         raise ConfigError(f"--device {name}: this machine has none; leave the flag out or use cpu")
     return torch.device(name)
+
+
+def keep_memory() -> None:
+    """Let a CPU process keep and reuse what it frees, in huge pages, where the C library is glibc.
+
+    Without it every large activation is a new mapping, whose pages are faulted in and zeroed one
+    by one: a step of the pocket model then takes a sixth longer (see benchmarks/RESULTS.md).
+    To be called before the first large tensor is made.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
+    library = ctypes.CDLL(None)
+    library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def measure_dtype(device: torch.device) -> torch.dtype:

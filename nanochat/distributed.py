@@ -65,6 +65,8 @@ def session(options: RunOptions) -> Iterator[Run]:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    elif device.type == "cpu":
+        devices.keep_memory()
     # What libraries log is shown once, plainly: progress of downloads, warnings of fall-backs.
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
     _set_threads(options.threads)

@@ -6,6 +6,7 @@ the cache (kv_cache), the choice of a token (sampling), the text of tokens (gene
 A row lives in a slot. Each step reads a chunk of every row that has several tokens to read (its
 prompt, or a tool's output), decodes one token of every other row, and samples for all of them at
 once: one wait for the device a step. A row that ends frees its slot for the next in the queue.
+Rows with the same prompt read it once: the others wait for the first of them and copy its cache.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class _Row:
     live: bool  # its text is needed token by token: it streams, or has stop strings
     stream: bool
     pending: list[int]
-    slot: int = -1
+    slot: int = -1  # below zero: not running
+    leader: _Row | None = None  # reads the same prompt for this row, which waits
     cached: int = 0  # positions of the slot in use
     tokens: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
@@ -185,12 +187,13 @@ class Engine:
         events: list[Event] = []
         self._admit(events)
         self._collect_tools(events)
-        ready = [row for row in self._running if row.tool is None]
+        ready = [row for row in self._running if row.tool is None and row.leader is None]
         if not ready and self._running:
             wait([row.tool for row in self._running if row.tool], return_when=FIRST_COMPLETED)
         decoding = [row for row in ready if len(row.pending) == 1]
         reading = _fitting([row for row in ready if len(row.pending) > 1])
         hidden = [self._forward(rows) for rows in (decoding, reading) if rows]
+        self._share_prompts()
         sampling = [row for row in decoding + reading if not row.pending]
         if sampling:
             logits = self.model.logits(torch.cat(hidden))  # [B, V]
@@ -202,6 +205,9 @@ class Engine:
         """Give free slots to waiting rows, first come, first served."""
         if self._running and len(self._free) < self._admit_at:
             return
+        if not self._waiting or not self._free:
+            return
+        readers = {tuple(row.request.prompt): row for row in self._running if row.leader is None}
         while self._waiting and self._free:
             row = self._waiting.popleft()
             if len(row.pending) > self.max_len:
@@ -209,6 +215,9 @@ class Engine:
                 continue
             row.slot = heapq.heappop(self._free)  # low slots first: rows lie close together
             self._running.append(row)
+            reader = readers.setdefault(tuple(row.request.prompt), row)
+            if reader is not row and len(row.request.prompt) > 1:
+                row.leader = reader
         self._running.sort(key=lambda row: row.slot)
 
     def _forward(self, rows: list[_Row]) -> Tensor:
@@ -230,6 +239,28 @@ class Engine:
         last = [(i, n - 1) for i, n in enumerate(counts) if not rows[i].pending]
         row_index, column_index = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
         return hidden[row_index.to(self.device), column_index.to(self.device)]
+
+    def _share_prompts(self) -> None:
+        """Hand prompts that have been read to the rows that wait for them, but for the last token.
+
+        Every row reads that one itself: its hidden state gives the first token of the answer.
+        """
+        followers: dict[_Row, list[_Row]] = {}
+        for row in self._running:
+            if row.leader is not None:
+                followers.setdefault(row.leader, []).append(row)
+        for leader, rows in followers.items():
+            shared = len(leader.request.prompt) - 1
+            ended = leader.slot < 0
+            if not ended and leader.cached < shared:
+                continue
+            if not ended:
+                self.cache.copy(leader.slot, [row.slot for row in rows], shared)
+            for row in rows:
+                row.leader = None
+                if not ended:
+                    row.cached = shared
+                    del row.pending[:shared]
 
     def _choose(self, rows: list[_Row], logits: Tensor) -> list[int]:
         """Sample a token for every row; the step's one wait for the device."""
@@ -305,6 +336,7 @@ class Engine:
             self._running.remove(row)
             heapq.heappush(self._free, row.slot)
             self.cache.reset(row.slot)
+            row.slot = -1
         elif row in self._waiting:
             self._waiting.remove(row)
 

@@ -65,6 +65,14 @@ class KVCache:
         assert 0 <= length <= self.lengths[slot]
         self.lengths[slot] = length
 
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        """Put the first `length` tokens of one slot into others, whose text they become."""
+        assert source not in targets and length <= self.lengths[source]
+        for memory in (self.k, self.v, self.tokens[None]):
+            memory[:, list(targets), :length] = memory[:, source : source + 1, :length]
+        for slot in targets:
+            self.lengths[slot] = length
+
     def view(
         self, slot_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int]
     ) -> "CacheView":

@@ -34,7 +34,7 @@ MAX_PROMPT_TOKENS = 512  # bounds the cache; longer prompts lose their beginning
 # Batches' rows and widths are multiples of these: every new shape costs memory that a CPU does not
 # get back.
 ROW_STEP, WIDTH_STEP = 8, 32
-SLOTS = {"cpu": 64, "cuda": 128}  # answers written at the same time
+SLOTS = {"cpu": 128, "cuda": 128}  # answers written at the same time
 
 
 class RewardTask(EvalTask, Protocol):
@@ -112,16 +112,22 @@ def group_advantages(rewards: Tensor) -> Tensor:
 
 
 def group_rows(group: Group) -> list[Row]:
-    """A group's answers as rows: what was sampled is trained, a tool's output is not."""
+    """A group's different answers as rows: what was sampled is trained, a tool's output is not.
+
+    Equal answers are one row with the sum of their advantages: the same gradient for less work, as
+    a model that is sure of itself gives most answers many times.
+    """
     advantages = group_advantages(torch.tensor([group.rewards], dtype=torch.float64))[0].tolist()
-    return [
-        Row(
+    rows: dict[tuple[int, ...], Row] = {}
+    for completion, advantage in zip(group.completions, advantages, strict=True):
+        key = tuple(completion.tokens)
+        before = rows[key].advantage if key in rows else 0.0
+        rows[key] = Row(
             tokens=group.prompt + completion.tokens,
             mask=[0] * len(group.prompt) + completion.mask,
-            advantage=advantage,
+            advantage=before + advantage,
         )
-        for completion, advantage in zip(group.completions, advantages, strict=True)
-    ]
+    return list(rows.values())
 
 
 def row_batches(rows: Sequence[Row], *, device_rows: int, run: Run, pad: int) -> list[Batch]:

@@ -146,6 +146,45 @@ def test_long_prompts_are_read_in_chunks_while_others_decode():
     assert text == "xxxx"
 
 
+def test_a_prompt_of_several_rows_is_read_once_and_answered_as_if_alone(monkeypatch):
+    model = without_end(random_model(4, window_pattern="S", sequence_length=600))
+    rng = random.Random(3)
+    prompts = [[rng.randrange(256) for _ in range(n)] for n in (1, 2, 40, 590)]
+    engine = Engine(model, TOKENIZER, slots=20)
+    chunks_read = 0
+    hidden = engine.model.hidden
+
+    def counted(tokens, cache):
+        nonlocal chunks_read
+        chunks_read += tokens.shape[0] if tokens.shape[1] > 1 else 0
+        return hidden(tokens, cache)
+
+    monkeypatch.setattr(engine.model, "hidden", counted)
+    found = engine.generate(
+        [Request(prompt=p, params=greedy(8), chat=False) for p in prompts for _ in range(5)]
+    )
+    for i, completion in enumerate(found):
+        expected, margins = naive_greedy(model, prompts[i // 5], 8)
+        assert min(margins) > 1e-4, "the test's own choice is too close to call"
+        assert completion.tokens == expected
+    assert chunks_read == 4  # the longest prompt needs two
+
+
+def test_rows_that_wait_for_a_prompt_go_on_when_its_reader_is_aborted():
+    model = without_end(random_model(5, sequence_length=600))
+    prompt = [random.Random(4).randrange(256) for _ in range(PREFILL_CHUNK + 20)]
+    engine = Engine(model, TOKENIZER)
+    request = Request(prompt=prompt, params=greedy(5), chat=False)
+    reader, *others = [engine.submit(request) for _ in range(3)]
+    engine.step()
+    engine.abort(reader)
+    done: dict[int, Completion] = {}
+    while not engine.idle:
+        done |= {e.request_id: e.completion for e in engine.step() if e.completion is not None}
+    assert sorted(done) == others
+    assert all(c.tokens == naive_greedy(model, prompt, 5)[0] for c in done.values())
+
+
 def test_the_calculator_is_called_and_its_output_read_in_one_step():
     engine, model = scripted(
         {"q": "It is [python_start]12*(3+4)[python_end][output_start]84[output_end]84."}

@@ -131,6 +131,16 @@ def test_tool_calls_and_the_stop_token_are_trained_and_tool_output_and_prompt_ar
     assert batch.inputs[1, place] == special("assistant_start")
 
 
+def test_equal_answers_are_one_row_with_the_sum_of_their_advantages():
+    right = Completion(tokens=[7, END], mask=[1, 1], finish_reason="stop", text="x", parts=[])
+    wrong = Completion(tokens=[8, END], mask=[1, 1], finish_reason="stop", text="y", parts=[])
+    rows = group_rows(Group(0, [1, 2], [right, wrong, right, right], [1.0, 0.0, 1.0, 1.0]))
+    assert [(row.tokens, row.advantage) for row in rows] == [
+        ([1, 2, 7, END], 0.75),
+        ([1, 2, 8, END], -0.75),
+    ]
+
+
 def test_batches_are_of_few_shapes_and_padding_has_no_targets(monkeypatch):
     monkeypatch.setattr(rollouts, "ROW_STEP", 2)
     monkeypatch.setattr(rollouts, "WIDTH_STEP", 4)

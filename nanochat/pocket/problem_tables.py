@@ -806,6 +806,91 @@ Q: How many more {t} does {n} have than {m}?
 S: a*b; c*d; x-y
 R: c=2-6 d=2-9 k=1-5 l=1-9 a=c+k b=d+l
 
+[unit-price]
+T: {b} {f} cost {a} coins. {n} buys {c} of them.
+T: {n} buys {c} {f}. At the market {b} {f} cost {a} coins.
+Q: How many coins does {n} pay? | How much does {n} pay?
+S: a/b; x*c
+R: b=2-9 k=2-12 a=b*k c=2-12
+
+[one-weighs]
+T: {b} {t} weigh {a} grams. All of them weigh the same.
+T: {n} has {b} {t} of one kind, and they weigh {a} grams.
+Q: How many grams does one of them weigh? | What is the weight of one of the {t}?
+S: a/b
+R: b=2-12 k=2-20 a=b*k
+
+[towers]
+T: A tower is {a} metres tall. Another one is {b} metres taller.
+T: One tower is {b} metres taller than another one, which is {a} metres tall.
+Q: How many metres are the two towers together? | How tall are both towers together?
+S: a+b; a+x
+R: a=5-90 b=2-30
+
+[tree-grows]
+T: A tree is {a} metres tall. Every year it gets {b} metres taller.
+T: Every year a tree gets {b} metres taller. It is {a} metres tall now.
+Q: How tall is the tree after {c} years? | How many metres tall will the tree be in {c} years?
+S: b*c; a+x
+R: a=2-30 b=2-5 c=2-9
+
+[lamp-oil]
+T: A lamp burns {b} litres of oil a week, and a house has {a} lamps.
+T: A house has {a} lamps, and each burns {b} litres of oil a week.
+Q: How many litres of oil does the house need in {c} weeks? | How many litres is that for {c} weeks?
+S: a*b; x*c
+R: a=2-12 b=2-9 c=2-8
+
+[goat-food]
+T: A goat eats {b} carrots a day, and {n} has {a} goats. There are {c} carrots in the barn.
+T: {n} has {c} carrots in a barn and {a} goats. Each of them eats {b} carrots a day.
+Q: How many more carrots are needed for one day? | How many carrots are missing for one day?
+S: a*b; x-c
+R: a=3-15 b=3-12 c=2-8
+
+[big-and-small]
+T: A big {k} holds {b} {t} and a small one holds {d}. {n} has {a} big ones and {c} small ones.
+T: {n} has {a} big {ks} and {c} small ones. A big one holds {b} {t} and a small one {d}.
+Q: How many {t} can {n} put into them? | How many {t} do they hold in all?
+S: a*b; c*d; x+y
+R: a=2-9 b=6-15 c=2-9 d=2-6
+
+[legs]
+T: A table has {b} legs and a stool has {d}. There are {a} tables and {c} stools in a room.
+T: There are {a} tables and {c} stools. Each table has {b} legs, and each stool has {d}.
+Q: How many legs are there in all? | How many legs is that?
+S: a*b; c*d; x+y
+R: a=2-15 b=3-8 c=2-15 d=2-5
+
+[further]
+T: The bridge is {a} miles from the lake, and the hill is {b} miles further on.
+T: From the lake to the bridge it is {a} miles. The hill is {b} miles behind the bridge.
+Q: How many miles is it from the lake to the hill? | {n} goes from the lake to the hill. How many \
+miles is that?
+S: a+b
+R: a=2-40 b=2-40
+
+[album]
+T: {n} has {a} photos and puts {c} of them on each page of a book.
+T: {n} puts {c} photos on each page of a book. {He} has {a} photos.
+Q: How many pages does {n} need? | How many pages does {n} fill?
+S: a/c
+R: c=2-12 k=2-20 a=c*k
+
+[fence]
+T: A fence has {a} boards. {n} takes away {b} bad ones and puts {c} good ones there.
+T: {n} takes {b} bad boards from a fence of {a} boards. {He} puts {c} new ones there.
+Q: How many boards does the fence have now? | How many boards does the fence have in the end?
+S: a-b; x+c
+R: b=2-20 k=5-60 a=b+k c=2-30
+
+[load-cart]
+T: A cart carries {a} kilos of sand. {n} loads {b} more {ks} with {c} kilos in each.
+T: {n} loads {b} {ks} of sand on a cart, {c} kilos in each. There were {a} kilos on it before.
+Q: How many kilos of sand are on the cart now? | How many kilos does the cart carry then?
+S: b*c; a+x
+R: a=5-90 b=2-9 c=2-12
+
 [!days-of-work]
 T: {n} makes {a} baskets a day and {m} makes {b}. They work for {c} days and sell {d} baskets.
 T: For {c} days {n} makes {a} baskets a day and {m} makes {b}. Then they sell {d} of them.

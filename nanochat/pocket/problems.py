@@ -28,7 +28,7 @@ from nanochat.pocket.story_tables import GIRLS, NAMES
 WORDS_SHARE = 0.25  # of the numbers below one hundred
 DISTRACTOR_SHARE = 0.25
 QUESTION_FIRST_SHARE = 0.08
-COMPOSED_SHARE = 0.75  # of the problems that training sees
+COMPOSED_SHARE = 0.7  # of the problems that training sees
 ROLE_SHARE = 0.25  # of the persons have no name: "the baker"
 _NUMBER_WORD = "|".join(
     [f"(?:{'|'.join(TENS[2:])})(?:-(?:{'|'.join(ONES[1:10])}))?", *sorted(ONES, key=len)[::-1]]
