@@ -61,11 +61,14 @@ def warmup_decay(
 
 
 def linear_to_zero(total_steps: int, *, momentum: float = 0.95) -> Schedule:
-    """Learning rate and weight decay fall linearly to 0, as RL and short tuning stages want it."""
+    """The learning rate falls linearly to 0, without weight decay, as RL wants it.
+
+    A short stage on few kinds of text must not shrink what the earlier ones have learned.
+    """
 
     def settings(step: int) -> StepSettings:
         left = _share(total_steps - step, total_steps)
-        return StepSettings(left, momentum, left)
+        return StepSettings(left, momentum, weight_decay_scale=0.0)
 
     return settings
 

@@ -28,7 +28,7 @@ from nanochat.pocket.story_tables import GIRLS, NAMES
 WORDS_SHARE = 0.25  # of the numbers below one hundred
 DISTRACTOR_SHARE = 0.25
 QUESTION_FIRST_SHARE = 0.08
-COMPOSED_SHARE = 0.7  # of the problems that training sees
+COMPOSED_SHARE = 0.7  # of the problems that mid-training and SFT see
 ROLE_SHARE = 0.25  # of the persons have no name: "the baker"
 _NUMBER_WORD = "|".join(
     [f"(?:{'|'.join(TENS[2:])})(?:-(?:{'|'.join(ONES[1:10])}))?", *sorted(ONES, key=len)[::-1]]
@@ -230,16 +230,21 @@ def _tell(rng: random.Random, template: Template | Composition, values: dict[str
 
 
 def draw_problem(
-    rng: random.Random, *, reserved: bool = False, held_out_template: bool = False
+    rng: random.Random,
+    *,
+    reserved: bool = False,
+    held_out_template: bool = False,
+    composed_share: float = COMPOSED_SHARE,
 ) -> Problem:
     """A problem for training, or for one of the two evaluation rows.
 
+    composed_share: of the problems for training that are composed and not of a template.
     reserved: one of the problems kept for the evaluation, from a template that training knows;
     held_out_template: any problem from a template that training never sees.
     """
     training = not reserved and not held_out_template
     template: Template | Composition
-    if training and rng.random() < COMPOSED_SHARE:
+    if training and rng.random() < composed_share:
         template = draw_composition(rng)
     else:
         template = pick(rng, templates(held_out=held_out_template))
