@@ -1,14 +1,13 @@
 """What every training stage does around its loop: folder, resume, optimizer, hooks, record.
 
-Owns the stage folder's protocol (config.json, metrics.jsonl, checkpoints, result.json). A stage's
-script brings the model, the batches and the schedule.
+Owns the stage folder's protocol: config.json first, then metrics.jsonl and checkpoints, result.json
+once all is done. A stage's script brings the model, the batches and the schedule.
 """
 
 import contextlib
 import functools
 import math
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nanochat import checkpoint_manager, config, flops, optim, report, storage
+from nanochat import checkpoint_manager, config, flops, optim, report, stage_record, storage
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, option
@@ -182,7 +181,15 @@ def train(
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
     with _claimed(stage, model), _metrics(stage, resumed) as metrics:
         if run.is_main:
-            _write_config(stage, model, tokenizer, facts)
+            stage_record.write_config(
+                stage.dir,
+                name=stage.name,
+                options=stage.options,
+                run=run,
+                model=model,
+                tokenizer=tokenizer,
+                facts=facts,
+            )
         trainer = Trainer(
             optimizer=optimizer,
             batches=batches,
@@ -204,7 +211,10 @@ def train(
         summary = trainer.fit()
         if run.is_main:
             seconds = before_s + time.perf_counter() - begin_s
-            report.record(stage.dir, _section(stage, summary, results, facts, seconds))
+            section = stage_record.section(
+                stage.name, summary, run=run, results=results, facts=facts, seconds=seconds
+            )
+            report.record(stage.dir, section)
             stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
         barrier(run)
     return summary
@@ -325,68 +335,6 @@ def _restore(trainer: Trainer, stage: Stage, state: dict[str, Any]) -> None:
     trainer.batches.load_state(state["batches"])
     for name, value in state["progress"].items():
         setattr(trainer.progress, name, value)
-
-
-def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    import platform
-
-    storage.write_json(
-        stage.dir / "config.json",
-        {
-            "stage": stage.name,
-            "options": config.to_dict(stage.options),
-            "model": dict(vars(model.config)),
-            "tokenizer_sha256": tokenizer.sha256,
-            "device": devices.describe(stage.run.device),
-            "compute_dtype": str(stage.run.compute_dtype).removeprefix("torch."),
-            "world_size": stage.run.world_size,
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "git_commit": git_commit(),
-            **facts,
-        },
-    )
-
-
-def _section(
-    stage: Stage, summary: Summary, results: dict[str, Any], facts: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    figures = [
-        {"name": "final training loss", "value": summary.final_loss, "unit": "nats a token"},
-        {"name": "tokens", "value": summary.tokens, "unit": "tokens"},
-    ]
-    if summary.trained_steps:  # a run that had only its record to write measured no speed
-        figures += [
-            {"name": "speed", "value": summary.tokens_per_s, "unit": "tokens/s"},
-            {
-                "name": "data wait share",
-                "value": summary.data_wait_share,
-                "unit": "of training time",
-            },
-        ]
-    figures += [{"name": name, "value": value} for name, value in results["evaluation"].items()]
-    return {
-        "title": stage.name,
-        "seconds": seconds,
-        "peak_memory_bytes": devices.memory_used(stage.run.device),
-        "settings": {**facts, "steps": summary.steps},
-        "results": figures,
-        "samples": results["samples"],
-        "notes": [],
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout this runs from, with a mark if files were changed; else None."""
-    folder = Path(__file__).parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-    return None
 
 
 def rows_per_step(tokens_per_step: int, sequence_length: int, name: str) -> int:

@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from nanochat.pocket import event_tables as table
-from nanochat.pocket.core import pick, stable_hash
-from nanochat.pocket.problem_tables import THINGS
+from nanochat.pocket.core import pick, read_table, stable_hash
+from nanochat.pocket.problem_tables import EXTRA_THINGS, THINGS
+
+# Kinds and parts that would make a held-out template with other words.
+HELD_OUT = """
+stuff plain loss loss left
+things plain half gain now
+sizes plain gain mine
+ages plain loss both
+work sum repeat loss left
+"""
 
 MAX_STEPS = 3
 HELD_OUT_SHARE = 5  # one composition in so many
@@ -69,7 +77,7 @@ class Composition:
 
     def cast(self, rng: random.Random) -> dict[str, str]:
         """The words that this kind of amount puts in place of the common ones."""
-        found = {"t2": pick(rng, table.EXTRA_THINGS.split())}
+        found = {"t2": pick(rng, EXTRA_THINGS.split())}
         if self.kind == "things":
             found["t"] = pick(rng, _things())
         for names, choices in _casts()[self.kind]:
@@ -209,7 +217,7 @@ def _steps(parts: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
 def compositions(*, held_out: bool) -> tuple[tuple[Composition, ...], ...]:
     """The compositions of one, two and three steps that training may use, or the others."""
     found: list[list[Composition]] = [[] for _ in range(MAX_STEPS)]
-    banned = set(table.HELD_OUT.strip().splitlines())
+    banned = set(HELD_OUT.strip().splitlines())
     for kind, phrases in _phrases().items():
         comparing = kind in COMPARING
         for count in (1,) if comparing else (0, 1, 2):
@@ -239,7 +247,7 @@ def draw_composition(rng: random.Random) -> Composition:
 def _blocks() -> dict[str, list[tuple[str, str]]]:
     """kind -> (part, text) for each of its lines."""
     found = {}
-    for block in table.EVENTS.strip().split("\n\n"):
+    for block in read_table("events").split("\n\n"):
         head, *lines = block.splitlines()
         pairs = [line.split(": ", 1) for line in lines]
         found[head.strip("[]")] = [(part, text) for part, text in pairs]
@@ -270,4 +278,4 @@ def _casts() -> dict[str, list[tuple[list[str], tuple[str, ...]]]]:
 
 @cache
 def _things() -> tuple[str, ...]:
-    return (*THINGS.split(), *table.EXTRA_THINGS.split())
+    return (*THINGS.split(), *EXTRA_THINGS.split())

@@ -17,6 +17,7 @@ from nanochat.pocket.core import (
     is_reserved,
     pick,
     plural,
+    read_table,
     tool_reply,
     with_article,
 )
@@ -93,7 +94,7 @@ def numbers_in(text: str) -> list[int]:
 @cache
 def templates(*, held_out: bool) -> tuple[Template, ...]:
     """The templates that training may use, or those kept for the evaluation."""
-    blocks = table.TEMPLATES.strip().split("\n\n")
+    blocks = read_table("problem_templates").split("\n\n")
     return tuple(found for found in map(_read, blocks) if found.held_out == held_out)
 
 

@@ -5,9 +5,8 @@ import re
 from functools import cache
 
 from nanochat.pocket import tables, words
-from nanochat.pocket.core import is_reserved, pick, plural
+from nanochat.pocket.core import is_reserved, pick, plural, read_table
 from nanochat.pocket.names import known_names, looks_like_name
-from nanochat.pocket.wordings import WORDINGS
 
 MIN_LETTERS, MAX_LETTERS = 3, 10
 
@@ -41,7 +40,7 @@ def vocabulary() -> frozenset[str]:
         if isinstance(value, str | tuple | dict):
             named = re.findall(r"[a-z]+", str(value).lower())
             found.update(named, map(plural, named))
-    found.update(re.findall(r"[a-z]+", WORDINGS.lower()))
+    found.update(re.findall(r"[a-z]+", read_table("wordings").lower()))
     for kind in ("place", "person", "town"):
         found.update(name.lower() for name in known_names(kind))
     return frozenset(found)

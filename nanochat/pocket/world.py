@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from nanochat.pocket import tables as tb
-from nanochat.pocket.core import cap, is_reserved, make_rng, plural, with_article
+from nanochat.pocket.core import cap, is_reserved, make_rng, plural, read_table, with_article
 from nanochat.pocket.names import known_names
-from nanochat.pocket.wordings import WORDINGS
 
 PLACE_ATTRIBUTES = ("capital", "flag", "crop", "emblem")
 PERSON_ATTRIBUTES = ("job", "pet", "music")
@@ -53,7 +52,7 @@ def wordings() -> dict[str, Wording]:
     """The table of wordings by attribute."""
     table: dict[str, dict[str, list[str]]] = {}
     block: dict[str, list[str]] = {}
-    for line in WORDINGS.strip().splitlines():
+    for line in read_table("wordings").splitlines():
         if line.startswith("["):
             block = table.setdefault(line.strip("[]"), {"S": [], "Q": [], "N": [], "A": []})
         elif line:

@@ -1,0 +1,99 @@
+"""What a training stage puts on record: its settings before, its figures after.
+
+Owns the contents of a stage folder's config.json and result.json; stage.py decides when.
+"""
+
+import contextlib
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat import config, storage
+from nanochat import device as devices
+from nanochat.distributed import Run
+from nanochat.gpt import GPT
+from nanochat.tokenizer import Tokenizer
+from nanochat.trainer import Summary
+
+
+def write_config(
+    folder: Path,
+    *,
+    name: str,
+    options: Any,
+    run: Run,
+    model: GPT,
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+) -> None:
+    """Write config.json: every option of the stage, the model, the machine and the versions."""
+    storage.write_json(
+        folder / "config.json",
+        {
+            "stage": name,
+            "options": config.to_dict(options),
+            "model": dict(vars(model.config)),
+            "tokenizer_sha256": tokenizer.sha256,
+            "device": devices.describe(run.device),
+            "compute_dtype": str(run.compute_dtype).removeprefix("torch."),
+            "world_size": run.world_size,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "git_commit": git_commit(),
+            **facts,
+        },
+    )
+
+
+def section(
+    name: str,
+    summary: Summary,
+    *,
+    run: Run,
+    results: dict[str, Any],
+    facts: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """The stage's part of the report.
+
+    results: {"evaluation": {name: figure}, "samples": [...]}, of the last evaluation.
+    """
+    figures = [
+        {"name": "final training loss", "value": summary.final_loss, "unit": "nats a token"},
+        {"name": "tokens", "value": summary.tokens, "unit": "tokens"},
+    ]
+    if summary.trained_steps:  # a run that had only its record to write measured no speed
+        figures += [
+            {"name": "speed", "value": summary.tokens_per_s, "unit": "tokens/s"},
+            {
+                "name": "data wait share",
+                "value": summary.data_wait_share,
+                "unit": "of training time",
+            },
+        ]
+    figures += [{"name": key, "value": value} for key, value in results["evaluation"].items()]
+    return {
+        "title": name,
+        "seconds": seconds,
+        "peak_memory_bytes": devices.memory_used(run.device),
+        "settings": {**facts, "steps": summary.steps},
+        "results": figures,
+        "samples": results["samples"],
+        "notes": [],
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this runs from, with a mark if files were changed; else None."""
+    folder = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+    return None
