@@ -6,6 +6,8 @@ from itertools import islice, pairwise
 import pytest
 
 from nanochat import core_bundle, pocket
+from nanochat.config import RunOptions
+from nanochat.dataset import POCKET_SEED
 from nanochat.errors import ConfigError
 from nanochat.pocket.core import as_text
 from tasks.pocket import PocketProblems, PocketTask
@@ -22,7 +24,7 @@ def _reply(item: pocket.EvalItem) -> str:
 
 @pytest.mark.parametrize("stage", ["mid", "sft", "rl"])
 def test_no_evaluation_item_is_in_the_conversations(stage):
-    seen = islice(pocket.conversations(stage, 1), CONVERSATIONS_PER_STAGE)
+    seen = islice(pocket.conversations(stage, RunOptions().seed), CONVERSATIONS_PER_STAGE)
     assert pocket.find_leaks(seen) == []
 
 
@@ -32,7 +34,7 @@ def test_no_evaluation_item_is_in_the_base_text(split):
 
     def documents():
         nonlocal characters
-        for text in pocket.base_documents(split, 1):
+        for text in pocket.base_documents(split, POCKET_SEED):
             characters += len(text)
             yield text
             if characters > BASE_CHARACTERS / 2:

@@ -27,6 +27,7 @@ _SAID_SUMS = (
     (re.compile(r"(\d+) times (\d+)|multiply (\d+) by (\d+)"), "*"),
     (re.compile(r"(\d+) divided by (\d+)|divide (\d+) by (\d+)"), "/"),
 )
+_TAKEN = re.compile(r"(?:take|subtract) \d+ (?:away )?from \d+")  # a plain sum, not a problem
 _SPELLED = re.compile(r"(?<![\w'])[a-z]\d{0,2}(?:[ ,-]+[a-z]\d{0,2}){2,}(?![\w'])")
 _SPEAKER = re.compile(r"^(?:(Q|User|Question|Human)|(A|Bot|Answer|Nanochat)): ", re.MULTILINE)
 _STEP = re.compile(r"(\d+)([-+*/])(\d+)=")
@@ -191,7 +192,7 @@ def _problems(turn: Turn) -> Iterator[str]:
     plain = (
         _SUM.search(turn.user)
         or _COMPARED.search(as_text(turn.reply).lower())  # read by _comparisons
-        or any(pattern.search(turn.user.lower()) for pattern, _ in _SAID_SUMS)
+        or any(p.search(turn.user.lower()) for p in (_TAKEN, *(p for p, _ in _SAID_SUMS)))
     )
     if steps and not plain and len(turn.user.split()) > 10:
         if is_reserved("problem", problem_content(turn.user, steps)):
