@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 IGNORED = -1  # target that has no loss
-CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}  # logits of one chunk: 8 MB / 512 MB in fp32
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}  # logits of one chunk: 32 MB / 512 MB in fp32
 MAX_CHUNKS = 64  # each chunk is unrolled into the compiled graph: bounds its compile time
 
 
