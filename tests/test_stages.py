@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nanochat import checkpoint_manager, tokenizer
+from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError, ConfigError, DataError
 from nanochat.metrics import read_rows
-from scripts import base_train, chat_sft, mid_train
+from scripts import base_train, chat_rl, chat_sft, mid_train
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -117,6 +119,66 @@ def test_conversations_of_your_own_train_a_chat_model(base):
     assert "mid_train" in config["source"]
     found = losses(folder)
     assert found[-1] < losses(base / "base" / "runs" / "tiny" / "mid_train")[0]
+
+
+def problems(folder: Path) -> Path:
+    """A folder in GSM8K's layout with problems of one step."""
+    folder.mkdir()
+    for name in ("train", "test"):
+        rows = [
+            {"question": f"cat {i} and {i}?", "answer": f"<<{i}+{i}={2 * i}>>{2 * i}\n#### {2 * i}"}
+            for i in range(20)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run_and_kill(module: str, words: list[str], folder: Path) -> Path:
+    """Start a stage in a process of its own, kill it after its second checkpoint, name that."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"scripts.{module}", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    saved = [line for line, _ in zip(said_saved(process.stdout), range(2), strict=False)]
+    process.kill()
+    process.communicate()
+    assert len(saved) == 2
+    assert not (folder / "result.json").exists()
+    return Path(saved[-1].removeprefix("saved ").strip())
+
+
+def said_saved(lines: Iterable[str]) -> Iterator[str]:
+    return (line for line in lines if line.startswith("saved "))
+
+
+def test_every_stage_that_is_killed_goes_on_from_what_it_said_was_saved(base):
+    data = ["--data", str(chats(base / "chats.jsonl"))]
+    chat = [*CHAT, "--save-every", "10", "--dtype", "float32", "--threads", "1"]
+    tasks = ["--tasks", f"gsm8k={problems(base / 'gsm8k')}", "--steps", "60", "--eval-items", "2"]
+    rollouts = ["--prompts-per-step", "1", "--samples-per-prompt", "2", "--max-new-tokens", "4"]
+    plain = ["--data", str(base / "texts.jsonl"), "--dtype", "float32", "--threads", "1"]
+    stages = [
+        (base_train, [*TINY, *plain, "--tokens", "51200", "--save-every", "10"]),
+        (mid_train, [*chat, *data, "--epochs", "6"]),
+        (chat_sft, [*chat, *data, "--epochs", "6"]),
+        (chat_rl, [w for w in chat if w not in ("--tokens-per-step", "64", "--no-compile")]),
+    ]
+    for module, words in stages:
+        name = module.__name__.removeprefix("scripts.")
+        words = [*words, *tasks, *rollouts] if module is chat_rl else words
+        folder = base / "base" / "runs" / "tiny" / name
+        saved = run_and_kill(name, words, folder)
+        assert checkpoint_manager.latest(folder) >= saved
+        checkpoint_manager.load(saved, single_run())
+        module.main([*words, "--resume"])
+        resumed = losses(folder)
+        whole = folder.with_name(f"{name}_killed")
+        folder.rename(whole)
+        module.main(words)
+        assert resumed == pytest.approx(losses(folder), rel=1e-4, abs=1e-6)
 
 
 def test_what_is_missing_is_named_with_its_remedy(base):
