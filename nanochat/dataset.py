@@ -141,8 +141,9 @@ def _refuse_split_options(options: DataOptions) -> None:
 def _open_pocket(options: DataOptions, base: Path) -> Dataset:
     from nanochat import pocket
 
-    code = sorted(Path(path) for path in Path(str(pocket.__file__)).parent.rglob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+    folder = Path(str(pocket.__file__)).parent
+    sources = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".txt"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     wanted = {
         TRAIN: options.pocket_characters,
         VAL: min(VALIDATION_CHARACTERS, max(10_000, options.pocket_characters // 20)),

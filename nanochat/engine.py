@@ -251,16 +251,15 @@ class Engine:
                 followers.setdefault(row.leader, []).append(row)
         for leader, rows in followers.items():
             shared = len(leader.request.prompt) - 1
-            ended = leader.slot < 0
-            if not ended and leader.cached < shared:
-                continue
-            if not ended:
+            if leader.slot >= 0:
+                if leader.cached < shared:
+                    continue
                 self.cache.copy(leader.slot, [row.slot for row in rows], shared)
-            for row in rows:
-                row.leader = None
-                if not ended:
+                for row in rows:
                     row.cached = shared
                     del row.pending[:shared]
+            for row in rows:  # without the prompt, if its reader was aborted: they read it then
+                row.leader = None
 
     def _choose(self, rows: list[_Row], logits: Tensor) -> list[int]:
         """Sample a token for every row; the step's one wait for the device."""

@@ -114,8 +114,9 @@ def group_advantages(rewards: Tensor) -> Tensor:
 def group_rows(group: Group) -> list[Row]:
     """A group's different answers as rows: what was sampled is trained, a tool's output is not.
 
-    Equal answers are one row with the sum of their advantages: the same gradient for less work, as
-    a model that is sure of itself gives most answers many times.
+    Equal answers are one row with the sum of their advantages: less work, as a model that is sure
+    of itself gives most answers many times. The gradient keeps its direction; it is longer, as the
+    step's loss is divided by the tokens of different answers.
     """
     advantages = group_advantages(torch.tensor([group.rewards], dtype=torch.float64))[0].tolist()
     rows: dict[tuple[int, ...], Row] = {}

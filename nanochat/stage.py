@@ -182,13 +182,7 @@ def train(
     with _claimed(stage, model), _metrics(stage, resumed) as metrics:
         if run.is_main:
             stage_record.write_config(
-                stage.dir,
-                name=stage.name,
-                options=stage.options,
-                run=run,
-                model=model,
-                tokenizer=tokenizer,
-                facts=facts,
+                stage.dir, stage.name, stage.options, run, model, tokenizer, facts
             )
         trainer = Trainer(
             optimizer=optimizer,
@@ -211,9 +205,7 @@ def train(
         summary = trainer.fit()
         if run.is_main:
             seconds = before_s + time.perf_counter() - begin_s
-            section = stage_record.section(
-                stage.name, summary, run=run, results=results, facts=facts, seconds=seconds
-            )
+            section = stage_record.section(stage.name, summary, run, results, facts, seconds)
             report.record(stage.dir, section)
             stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
         barrier(run)

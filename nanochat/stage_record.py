@@ -21,7 +21,6 @@ from nanochat.trainer import Summary
 
 def write_config(
     folder: Path,
-    *,
     name: str,
     options: Any,
     run: Run,
@@ -52,7 +51,6 @@ def write_config(
 def section(
     name: str,
     summary: Summary,
-    *,
     run: Run,
     results: dict[str, Any],
     facts: dict[str, Any],

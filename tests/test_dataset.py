@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat import pocket
 from nanochat import shards as shard_files
 from nanochat.dataset import (
     DataOptions,
@@ -399,3 +401,21 @@ def test_tinyshakespeare_splits_by_itself(tmp_path):
     assert sum(map(len, train + val)) == len(text)
     assert 0.02 < sum(map(len, val)) / len(text) < 0.2
     assert all(piece in text for piece in train + val)
+
+
+@pytest.mark.parametrize("name", ["mixtures.py", "wordings.txt"])
+def test_pocket_is_made_anew_when_a_table_or_its_code_has_changed(tmp_path, monkeypatch, name):
+    copy = tmp_path / "pocket"
+    shutil.copytree(Path(pocket.__file__).parent, copy)
+    monkeypatch.setattr(pocket, "__file__", str(copy / "__init__.py"))
+    options = DataOptions(pocket_characters=20_000)
+
+    def folders() -> set[str]:
+        open_data(options, base=tmp_path)
+        return {path.name for path in (tmp_path / "data").iterdir() if path.is_dir()}
+
+    before = folders()
+    assert folders() == before
+    with (copy / name).open("a") as file:
+        file.write("\n")
+    assert len(folders()) == len(before) + 1
