@@ -138,7 +138,11 @@ def _tokens(lower: str) -> list[str]:
 def _stands_alone(words: list[str], start: int, end: int) -> bool:
     """Whether words[start:end] is a sentence of its own and no part of a longer one."""
     opens = start == 0 or not words[start - 1].isalpha()
-    closes = end >= len(words) or not words[end].isalpha() or words[end] in ("options", "choose")
+    closes = (
+        end >= len(words)
+        or not words[end].isalpha()
+        or words[end] in ("options", "choose", "please")
+    )
     return opens and closes
 
 

@@ -1,4 +1,4 @@
-"""How people type: lower case, missing punctuation, a greeting in front, a typing mistake."""
+"""How people type: lower case, missing punctuation, a greeting, a "please", a typing mistake."""
 
 import random
 import re
@@ -10,11 +10,13 @@ LOWER_SHARE = 0.12
 BARE_SHARE = 0.10  # without the mark at the end
 PREFIX_SHARE = 0.06
 MISTAKE_SHARE = 0.10
+PLEASE_SHARE = 0.03
 SHOUT_SHARE = 0.005
 PREFIXES = (
     "Hi! ", "Hello! ", "Hey! ", "Please: ", "Quick question: ", "I have a question. ", "Okay. ",
     "Next: ", "Now: ", "Hello there! ", "Hm. ", "Well. ",
 )  # fmt: skip
+_ASKED = re.compile(r"(What|Which|Who|Where|How|Can|Do|Tell|Name|Say|Spell|Count|Write) .*\w[?.]$")
 _WORD = re.compile(r"(?<![\w'\"])[a-z]{4,}(?![\w'\"-])")
 
 
@@ -27,6 +29,8 @@ def typed(rng: random.Random, text: str, protected: str = "") -> str:
         text = _with_mistake(rng, text, protected)
     if rng.random() < PREFIX_SHARE:
         text = pick(rng, PREFIXES) + text
+    if rng.random() < PLEASE_SHARE and _ASKED.match(text):
+        text = text[:-1] + pick(rng, (", please", " please")) + text[-1]
     chance = rng.random()
     if chance < LOWER_SHARE:
         text = text.lower()
