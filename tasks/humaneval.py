@@ -24,10 +24,11 @@ class HumanEval(Conversations):
     kind: Literal["generate"] = "generate"
 
     def __init__(self, *, source: str = HUB, limit: int | None = None) -> None:
-        """source: HumanEval.jsonl(.gz), a folder with test.jsonl, or a hub name."""
-        path = Path(source)
-        if path.is_file():
-            rows = [row for _, row in read_jsonl(path)]
+        """source: HumanEval.jsonl(.gz), a folder with it or with test.jsonl, or a hub name."""
+        names = ("", "HumanEval.jsonl", "HumanEval.jsonl.gz")
+        published = next((path for name in names if (path := Path(source, name)).is_file()), None)
+        if published is not None:
+            rows = [row for _, row in read_jsonl(published)]
         else:
             rows = list(load_rows(source, split="test"))
         super().__init__("HumanEval", rows, convert, limit=limit)

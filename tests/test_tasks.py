@@ -199,6 +199,7 @@ def test_the_program_has_imports_code_and_tests_in_order():
 def test_humaneval_runs_the_tests(tmp_path):
     path = tmp_path / "HumanEval.jsonl.gz"
     write_jsonl(path, [problem()])
+    assert len(HumanEval(source=str(tmp_path))) == 1  # the folder of the published file
     task = HumanEval(source=str(path))
     assert "Complete this Python function" in texts(task[0])[0]
     try:
