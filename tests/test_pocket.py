@@ -14,10 +14,17 @@ from nanochat import calculator, pocket
 from nanochat.conversation import validate
 from nanochat.errors import ConfigError
 from nanochat.pocket import choice, events, knowledge, numbers, problems, stories
-from nanochat.pocket.core import as_text, is_reserved, make_rng, with_article
+from nanochat.pocket.core import as_text, is_reserved, make_rng, plural, singular, with_article
 from nanochat.pocket.names import known_names, looks_like_name, unknown_name
 from nanochat.pocket.noise import typed
-from nanochat.pocket.vocabulary import held_out_words, mistyped, spelling_words, vocabulary
+from nanochat.pocket.vocabulary import (
+    held_out_words,
+    is_held_out,
+    mistyped,
+    spelling_words,
+    trained_words,
+    vocabulary,
+)
 from nanochat.pocket.world import facts, group_values, wordings
 
 STAGES = ("mid", "sft", "rl")
@@ -200,6 +207,16 @@ def test_reserved_contents_follow_from_their_hash_alone():
 def test_numbers_in_words_are_read_back():
     for number in range(100):
         assert problems.numbers_in(f"there are {numbers.in_words(number)} of them") == [number]
+
+
+def test_training_spells_no_word_that_begins_like_a_held_out_one():
+    begins = {word[:4] for word in trained_words()}
+    assert not [word for word in held_out_words() if word[:4] in begins and len(word) > 3]
+    families = {"ant": "ants", "box": "boxes", "fly": "flies", "farm": "farmer", "bus": "buses"}
+    for word, relative in families.items():
+        assert is_held_out(word) == is_held_out(relative), word
+    for word in held_out_words():
+        assert is_held_out(plural(singular(word))), word
 
 
 def test_words_to_spell_have_three_to_ten_letters():

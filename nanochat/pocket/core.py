@@ -24,7 +24,7 @@ Conversation = dict[str, Any]
 SHARES = {
     "fact": 4,  # attribute|entity|number of the question wording
     "sum": 10,  # 12+345, the operands of + and * in ascending order
-    "word": 5,  # a word to be spelled or whose letters are counted
+    "word": 5,  # how words begin that are spelled or whose letters are counted
     "problem": 8,  # the numbers as told and the steps of the solution
     "name": 6,  # a name that stands for something unknown
     "choice": 6,  # group|entity|the options in alphabetical order
@@ -124,6 +124,16 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in ("a", "e", "i", "o", "u", ""):
         return noun[:-1] + "ies"
     return noun + "s"
+
+
+def singular(noun: str) -> str:
+    """The noun that a regular plural is made of; other words stay as they are."""
+    if noun.endswith("ies"):
+        return noun[:-3] + "y"
+    if noun.endswith("es") and noun[:-2].endswith(("ss", "us", "x", "ch", "sh")):
+        return noun[:-2]
+    whole = len(noun) < 4 or noun.endswith(("ss", "us", "is"))
+    return noun[:-1] if noun.endswith("s") and not whole else noun
 
 
 def text_part(text: str) -> Part:

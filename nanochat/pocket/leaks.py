@@ -16,7 +16,7 @@ from nanochat.pocket.names import looks_like_name
 from nanochat.pocket.numbers import sum_content
 from nanochat.pocket.problems import numbers_in, problem_content, templates
 from nanochat.pocket.tables import SIZES
-from nanochat.pocket.vocabulary import MAX_LETTERS, MIN_LETTERS, vocabulary
+from nanochat.pocket.vocabulary import MAX_LETTERS, MIN_LETTERS, is_held_out, vocabulary
 from nanochat.pocket.world import Fact, facts, group_values
 
 _WORD = re.compile(r"[a-z]+")
@@ -80,7 +80,7 @@ def _sums(lower: str) -> Iterator[str]:
 def _spelled(lower: str) -> Iterator[str]:
     for match in _SPELLED.finditer(lower):
         word = "".join(letter for letter in match.group() if letter.isalpha())
-        if MIN_LETTERS <= len(word) <= MAX_LETTERS and is_reserved("word", word):
+        if MIN_LETTERS <= len(word) <= MAX_LETTERS and is_held_out(word):
             yield f"word {word}"
 
 

@@ -3,10 +3,16 @@
 import random
 from functools import cache
 
-from nanochat.pocket.core import Turn, is_reserved, listed, pick
+from nanochat.pocket.core import Turn, listed, pick
 from nanochat.pocket.names import looks_like_name
 from nanochat.pocket.noise import typed
-from nanochat.pocket.vocabulary import MAX_LETTERS, MIN_LETTERS, held_out_words, trained_words
+from nanochat.pocket.vocabulary import (
+    MAX_LETTERS,
+    MIN_LETTERS,
+    held_out_words,
+    is_held_out,
+    trained_words,
+)
 
 SPELL_WORDINGS = (
     "How do you spell {w}?", "Spell {w}.", "Spell the word {w}.", "Can you spell {w}?",
@@ -61,17 +67,22 @@ def counted(word: str, letter: str | None) -> str:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """Letters that look like a word; never one that is reserved."""
+    """Letters that look like a word: syllables, or two words cut and joined; none held out."""
     while True:
-        word = "".join(pick(rng, _SYLLABLES) for _ in range(1 + int(rng.random() * 4)))
+        if rng.random() < 0.5:
+            word = "".join(pick(rng, _SYLLABLES) for _ in range(1 + int(rng.random() * 4)))
+        else:
+            first, second = pick(rng, trained_words()), pick(rng, trained_words())
+            cut = 1 + int(rng.random() * (len(first) - 1))
+            word = first[:cut] + second[int(rng.random() * (len(second) - 1)) :]
         fits = MIN_LETTERS <= len(word) <= MAX_LETTERS and not looks_like_name(word)
-        if fits and not is_reserved("word", word):
+        if fits and not is_held_out(word):
             return word
 
 
 def word_to_spell(rng: random.Random) -> str:
     """A word of the training set, now and then a made-up one."""
-    return made_up_word(rng) if rng.random() < 0.2 else pick(rng, trained_words())
+    return made_up_word(rng) if rng.random() < 0.3 else pick(rng, trained_words())
 
 
 def letter_to_count(rng: random.Random, word: str) -> str:
@@ -128,7 +139,7 @@ def spelled_document(rng: random.Random) -> str:
 @cache
 def _alphabet_rows() -> tuple[str, ...]:
     rows = (ALPHABET[start : start + 6] for start in range(20))
-    return tuple(row for row in rows if not is_reserved("word", row))
+    return tuple(row for row in rows if not is_held_out(row))
 
 
 def letters_document(rng: random.Random) -> str:
@@ -137,7 +148,7 @@ def letters_document(rng: random.Random) -> str:
         row = pick(rng, _alphabet_rows())
         return f"The alphabet: {spelled(ALPHABET)}. After {row[0]} comes {row[1]}. {spelled(row)}."
     rows = ["".join(pick(rng, ALPHABET) for _ in range(8)) for _ in range(4)]
-    rows = [row for row in rows if not is_reserved("word", row)]
+    rows = [row for row in rows if not is_held_out(row)]
     return "\n".join(f"{spelled(row)}. Again: {spelled(row)}." for row in rows)
 
 

@@ -5,7 +5,7 @@ import re
 from functools import cache
 
 from nanochat.pocket import tables, words
-from nanochat.pocket.core import is_reserved, pick, plural, read_table
+from nanochat.pocket.core import is_reserved, pick, plural, read_table, singular
 from nanochat.pocket.names import known_names, looks_like_name
 
 MIN_LETTERS, MAX_LETTERS = 3, 10
@@ -20,16 +20,24 @@ def spelling_words() -> tuple[str, ...]:
     return tuple(sorted(word for word in found if MIN_LETTERS <= len(word) <= MAX_LETTERS))
 
 
+def is_held_out(word: str) -> bool:
+    """Whether only the evaluation may spell the word: it and its plural, and what begins like it.
+
+    A reserved "farm" is of little worth if training spells "farms" and "farmer".
+    """
+    return is_reserved("word", singular(word)[:4])
+
+
 @cache
 def trained_words() -> tuple[str, ...]:
     """The words that training may spell and count letters in."""
-    return tuple(word for word in spelling_words() if not is_reserved("word", word))
+    return tuple(word for word in spelling_words() if not is_held_out(word))
 
 
 @cache
 def held_out_words() -> tuple[str, ...]:
     """The words that only the evaluation spells and counts letters in."""
-    return tuple(word for word in spelling_words() if is_reserved("word", word))
+    return tuple(word for word in spelling_words() if is_held_out(word))
 
 
 @cache
