@@ -43,7 +43,9 @@ class ChatTrainConfig:
     epochs: float = option(1.0, "passes over the conversations; the number may be a fraction")
     conversations: int = option(40_000, "conversations an epoch of pocket has")
     tokens_per_step: int = option(4096, "tokens in one optimizer step, over all ranks")
-    sequence_length: int | None = option(None, "tokens of a row; none: the model's own")
+    sequence_length: int | None = option(
+        None, "tokens of a row, and of the model's context from then on; none: the model's own"
+    )
     warmup_frac: float = option(0.02, "share of the steps that warm the learning rates up, [0, 1]")
     warmdown_frac: float = option(0.5, "share of the steps that bring them down, [0, 1]")
     final_lr_frac: float = option(0.0, "learning rates at the end, as a share of the full ones")
@@ -91,6 +93,14 @@ def train(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
         f"{steps:,} steps of {batch_rows} rows"
     )
+    counts = batches.sampled
+    if counts.dropped or counts.truncated:
+        opened.say(
+            f"warning: {counts.dropped / counts.conversations:.1%} of the conversations are left "
+            f"out, as no answer begins within {length} tokens; "
+            f"{counts.truncated / counts.conversations:.1%} are cut off there; "
+            "--sequence-length takes longer ones"
+        )
 
     def evaluate() -> dict[str, float]:
         return {"val_loss": validation_loss(loaded, val_set, opened)} if val_set else {}
@@ -107,10 +117,16 @@ def train(
             final_lr_frac=cfg.final_lr_frac,
         ),
         total_steps=steps,
+        tokens_per_step=batch_rows * length,
         optimizer_config=cfg.optimizer,
         evaluate=evaluate,
         sample=lambda: answers(loaded, opened, val_set),
-        facts={"source": str(loaded.path), "conversations": len(train_set)},
+        facts={
+            "source": str(loaded.path),
+            "conversations": len(train_set),
+            "conversations_left_out": counts.dropped / counts.conversations,
+            "conversations_cut_off": counts.truncated / counts.conversations,
+        },
     )
 
 

@@ -64,8 +64,7 @@ def validate(conversation: Any) -> Conversation:
     """
     if not isinstance(conversation, dict) or "messages" not in conversation:
         raise DataError(
-            'a conversation must be an object with a list "messages", '
-            f"got {_short(conversation)}; see README, chat format"
+            f'a conversation must be an object with a list "messages", got {_short(conversation)}'
         )
     _turns(conversation["messages"])
     return cast(Conversation, conversation)
@@ -168,11 +167,20 @@ def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, lead: st
 def _fitting_turns(
     turns: Sequence[_Turn], tokenizer: Tokenizer, lead: str, room: int
 ) -> Sequence[_Turn]:
-    """The longest end of the conversation that fits, or nothing if not even the last turn does."""
-    for first in range(len(turns)):
-        if len(_render_turns(turns[first:], tokenizer, lead)) <= room:
-            return turns[first:]
-    return ()
+    """The longest end of the conversation that fits, or nothing if not even the last turn does.
+
+    Older turns than fit are not looked at, however many there are.
+    """
+    fitting: Sequence[_Turn] = ()
+    later = 0  # tokens of the turns behind the one that is looked at
+    if len(tokenizer.encode(lead)) > room:
+        return fitting
+    for first in reversed(range(len(turns))):
+        if later + len(_render_turns(turns[first : first + 1], tokenizer, lead)) > room:
+            break
+        fitting = turns[first:]
+        later += len(_render_turns(turns[first : first + 1], tokenizer, "")) - 1  # without <|bos|>
+    return fitting
 
 
 def _cut_turn(turn: _Turn, tokenizer: Tokenizer, lead: str, room: int) -> list[int]:

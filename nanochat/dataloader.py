@@ -53,6 +53,9 @@ class BatchSource(Protocol):
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken, whatever the number of ranks was then."""
 
+    def close(self) -> None:
+        """Stop preparing batches."""
+
 
 # Takes a position; gives this rank's inputs and targets and the position after the step.
 Take = Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray, dict[str, Any]]]
@@ -78,6 +81,7 @@ class _Prefetched:
         self._run = run
         self._queue: queue.Queue[Any] | None = None
         self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def next_step(self) -> list[Batch]:
         """This rank's micro-batches of one optimizer step, on the run's device.
@@ -119,15 +123,20 @@ class _Prefetched:
         self._position = {name: int(state[name]) for name in self._position}
 
     def close(self) -> None:
-        """Stop the thread; the next call of next_step starts another."""
+        """Stop the thread and wait for it; the next call of next_step starts another.
+
+        A thread still at work while Python shuts down could crash the process.
+        """
         self._stop.set()
-        self._queue = None
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread, self._queue = None, None
 
     def _start(self) -> None:
         self._stop, self._queue = threading.Event(), queue.Queue(AHEAD_STEPS)
         # The thread keeps no reference to this object, so that it ends when the object is gone.
         weakref.finalize(self, self._stop.set)
-        threading.Thread(
+        self._thread = threading.Thread(
             target=_prepare,
             args=(self._take, self._position, self._micro_rows),
             kwargs={
@@ -137,7 +146,8 @@ class _Prefetched:
             },
             name="batches",
             daemon=True,
-        ).start()
+        )
+        self._thread.start()
 
 
 def _prepare(

@@ -268,7 +268,7 @@ def split_documents(texts: Iterable[str], val_frac: float) -> Iterator[tuple[str
         total = f"{counts[VAL]} document" + "s" * (counts[VAL] > 1)
         raise DataError(
             f"the data holds {total}, too few to hold any out for validation; give --val-data "
-            "FILE, more documents, or --val-frac 0"
+            "FILE or more documents"
         )
 
 

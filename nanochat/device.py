@@ -53,7 +53,10 @@ def choose_device(name: str | None) -> torch.device:
         raise ConfigError(f"--device must be cpu, cuda or mps, got {name!r}")
     if not there[kind]:
         raise ConfigError(f"--device {name}: this machine has none; leave the flag out or use cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device must be like cuda or cuda:1, got {name!r}") from None
 
 
 def keep_memory() -> None:
@@ -72,14 +75,14 @@ def keep_memory() -> None:
 
 
 def measure_dtype(device: torch.device) -> torch.dtype:
-    """The faster of bfloat16 and float32 in a matrix product; float16 on GPUs without bfloat16.
+    """The faster of bfloat16 and float32 in a matrix product; float32 on GPUs without bfloat16.
 
-    bfloat16 must win by a fifth, as it rounds more coarsely.
+    bfloat16 must win by a fifth, as it rounds more coarsely. float16 is never chosen: gradients
+    would need to be scaled to fit it.
     """
     if device.type == "cuda":
-        return (
-            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-        )
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
     slow = matmul_tflops(device, torch.float32)
     fast = matmul_tflops(device, torch.bfloat16)
     return torch.bfloat16 if fast > 1.2 * slow else torch.float32

@@ -55,10 +55,10 @@ def single_run(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
 
 
 @contextlib.contextmanager
-def session(options: RunOptions) -> Iterator[Run]:
+def session(options: RunOptions, dtype: str | None = None) -> Iterator[Run]:
     """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
-    The dtype is measured on rank 0 and broadcast. Collective.
+    dtype: where the options name none; None too has rank 0 measure and tell the others. Collective.
     """
     rank, world_size, local_rank = _place()
     device = devices.choose_device(options.device)
@@ -84,7 +84,7 @@ def session(options: RunOptions) -> Iterator[Run]:
             device=device,
             compute_dtype=torch.float32,
         )
-        name = options.dtype
+        name = options.dtype or dtype
         if name is None:
             measured = devices.measure_dtype(device) if run.is_main else torch.float32
             name = broadcast_object(run, str(measured).removeprefix("torch."))

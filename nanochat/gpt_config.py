@@ -11,6 +11,7 @@ from nanochat.errors import ConfigError
 LIMITS = {  # far beyond any use, so that a slip of the keyboard is named and not attempted
     "vocab_size": 2**24,
     "sequence_length": 2**24,
+    "window": 2**24,
     "depth": 1024,
     "width": 2**17,
     "heads": 2**12,
@@ -44,7 +45,10 @@ class GPTConfig:
     norm: str = option("rms", "rms has no weights", choices=("rms", "rms_weight", "layer"))
     qk_norm: bool = option(True, "normalise queries and keys")
     window_pattern: str = option(
-        "SSSL", "attention by layer, repeated: S a quarter of the context, L all; last layer L"
+        "SSSL", "attention by layer, repeated: S the window, L all the context; last layer L"
+    )
+    window: int = option(
+        None, "tokens that an S layer looks back; by default a quarter of the context, by 128s"
     )
     value_embeddings: bool = option(True, "gated token embeddings in the values of every 2nd layer")
     smear: bool = option(True, "mix the previous token's embedding into each, by a gate")
@@ -65,6 +69,9 @@ class GPTConfig:
             per_head = 128 if self.depth >= 8 and self.width % 128 == 0 else 64
             heads = max(1, self.width // per_head)
             object.__setattr__(self, "heads", heads)
+        if self.window is None:
+            tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
+            object.__setattr__(self, "window", tiles * WINDOW_MULTIPLE)
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         self._validate()
@@ -104,8 +111,8 @@ class GPTConfig:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """By layer: how many tokens back it sees; None sees all. Set by the training length."""
-        short = -(-self.sequence_length // (4 * WINDOW_MULTIPLE)) * WINDOW_MULTIPLE
+        """By layer: how many tokens back it sees; None sees all."""
+        short = self.window
         pattern = (self.window_pattern * self.depth)[: self.depth - 1] + "L"
         return tuple(short if c == "S" and short < self.sequence_length else None for c in pattern)
 

@@ -65,9 +65,7 @@ class OptimConfig:
             raise ConfigError(f"--weight-decay must be at least 0, got {self.weight_decay}")
 
 
-def build(
-    model: nn.Module, cfg: OptimConfig, run: Run, *, tokens_per_step: int = 4096
-) -> "MuonAdamW":
+def build(model: nn.Module, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "MuonAdamW":
     """The optimizer of a GPT. Collective.
 
     tokens_per_step: of all ranks together; AdamW's epsilon follows from it.

@@ -34,6 +34,7 @@ MAX_PROMPT_TOKENS = 512  # bounds the cache; longer prompts lose their beginning
 # Batches' rows and widths are multiples of these: every new shape costs memory that a CPU does not
 # get back.
 ROW_STEP, WIDTH_STEP = 8, 32
+TRAINED_TOKENS = 16  # of an answer, on average: equal answers are one row, many groups left out
 SLOTS = {"cpu": 128, "cuda": 128}  # answers written at the same time
 
 
@@ -204,6 +205,14 @@ class RolloutBatches:
             max_len=min(length, MAX_PROMPT_TOKENS + self.max_new_tokens),
         )
         self._totals: dict[str, float] = {}
+
+    @property
+    def tokens_per_step(self) -> int:
+        """About how many targets a step has, over all ranks."""
+        return self.options.prompts_per_step * self.options.samples_per_prompt * TRAINED_TOKENS
+
+    def close(self) -> None:
+        """Nothing is prepared ahead."""
 
     def next_step(self) -> list[Batch]:
         """Answer prompts with the present weights; this rank's micro-batches. Collective."""

@@ -21,7 +21,7 @@ from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, option
 from nanochat.dataloader import BatchSource
-from nanochat.distributed import Run, barrier, broadcast_object
+from nanochat.distributed import DTYPES, Run, barrier, broadcast_object
 from nanochat.errors import ConfigError
 from nanochat.gpt import GPT
 from nanochat.metrics import MetricsLogger, read_rows
@@ -82,8 +82,13 @@ def open_stage(
 ) -> Stage:
     """Find where the stage stands: fresh, or to be resumed. Collective.
 
-    Raises: ConfigError if the folder already holds checkpoints and resuming was not asked for.
+    Raises: ConfigError if the folder already holds checkpoints and resuming was not asked for, or
+        for a dtype that cannot train.
     """
+    if run.compute_dtype is torch.float16:
+        raise ConfigError(
+            "--dtype float16 cannot train: small gradients become 0 in it; use bfloat16 or float32"
+        )
     folder = storage.stage_dir(common.run, name)
     if run.is_main and _lock_path(folder).exists():
         with storage.lock(_lock_path(folder), busy=_busy(name, common)):
@@ -107,6 +112,15 @@ def open_stage(
         resume_from=newest,
         say=say if run.is_main else (lambda line: None),
     )
+
+
+def recorded_dtype(name: str, common: RunOptions, loop: LoopOptions) -> str | None:
+    """The compute dtype that a stage goes on in: the one it was begun in; None for a new stage."""
+    folder = storage.stage_dir(common.run, name)
+    if not loop.resume or not checkpoint_manager.steps(folder):
+        return None
+    found = stage_record.read_config(folder).get("compute_dtype")
+    return found if found in DTYPES else None
 
 
 def _lock_path(folder: Path) -> Path:
@@ -161,6 +175,7 @@ def train(
     batches: BatchSource,
     schedule: Schedule,
     total_steps: int,
+    tokens_per_step: int,
     optimizer_config: OptimConfig,
     evaluate: Callable[[], dict[str, float]],
     sample: Callable[[], list[dict[str, str]]],
@@ -169,17 +184,26 @@ def train(
 ) -> Summary:
     """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
 
+    tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
     evaluate, sample: called by all ranks while training; their figures and texts are recorded.
     facts: what the report shows beside the options (parameters, tokens, hashes, backend).
     """
     begin_s = time.perf_counter()
     before_s = 0.0  # what training took before it was interrupted
     run, loop = stage.run, stage.loop
-    optimizer = optim.build(model, optimizer_config, run)
+    optimizer = optim.build(model, optimizer_config, run, tokens_per_step=tokens_per_step)
     losses = _token_losses(model, stage, loop.compile if use_compile is None else use_compile)
     resumed = checkpoint_manager.read_meta(stage.resume_from) if stage.resume_from else None
+    if resumed is not None:
+        # Refuses other data than before; first of all, so that the record of before still stands.
+        batches.load_state(resumed["state"]["batches"])
+        facts = {**facts, **stage_record.origin(stage.dir)}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
-    with _claimed(stage, model), _metrics(stage, resumed) as metrics:
+    with (
+        _claimed(stage, model),
+        contextlib.closing(batches),
+        _metrics(stage, resumed) as metrics,
+    ):
         if run.is_main:
             stage_record.write_config(
                 stage.dir, stage.name, stage.options, run, model, tokenizer, facts
@@ -318,13 +342,12 @@ def _save(stage: Stage, trainer: Trainer, model: GPT, tokenizer: Tokenizer) -> N
 
 
 def _restore(trainer: Trainer, stage: Stage, state: dict[str, Any]) -> None:
-    """Bring optimizer, batches and progress to where the checkpoint was written. Collective."""
+    """Bring optimizer and progress to where the checkpoint was written. Collective."""
     path = stage.resume_from
     assert path is not None
     rows = read_rows(stage.dir / "metrics.jsonl") if stage.run.is_main else []
     trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
     trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
-    trainer.batches.load_state(state["batches"])
     for name, value in state["progress"].items():
         setattr(trainer.progress, name, value)
 

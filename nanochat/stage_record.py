@@ -14,9 +14,25 @@ import torch
 from nanochat import config, storage
 from nanochat import device as devices
 from nanochat.distributed import Run
+from nanochat.errors import DataError
 from nanochat.gpt import GPT
 from nanochat.tokenizer import Tokenizer
 from nanochat.trainer import Summary
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A stage's config.json; empty where there is none that can be read."""
+    try:
+        found = storage.read_json(folder / "config.json", "stage's record")
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What a resumed stage keeps of its record: the checkpoint that it once started from."""
+    found = read_config(folder)
+    return {"source": found["source"]} if "source" in found else {}
 
 
 def write_config(
@@ -38,6 +54,7 @@ def write_config(
             "tokenizer_sha256": tokenizer.sha256,
             "device": devices.describe(run.device),
             "compute_dtype": str(run.compute_dtype).removeprefix("torch."),
+            "attention": model.attention.name,
             "world_size": run.world_size,
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),

@@ -28,7 +28,7 @@ TEMPORARY = r"\..+\.[a-z0-9_]{8}"
 
 def base_dir() -> Path:
     """The folder everything is kept in: $NANOCHAT_BASE_DIR, else ~/.cache/nanochat."""
-    return Path(os.environ.get("NANOCHAT_BASE_DIR", "~/.cache/nanochat")).expanduser()
+    return Path(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat").expanduser()
 
 
 def hub_endpoint() -> str:

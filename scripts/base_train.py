@@ -85,7 +85,7 @@ class BaseTrainConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
-    with distributed.session(cfg.common) as run:
+    with distributed.session(cfg.common, stage.recorded_dtype(NAME, cfg.common, cfg.loop)) as run:
         opened = stage.open_stage(NAME, cfg, common=cfg.common, loop=cfg.loop, run=run, say=print)
         encoder = tokenizer.load(tokenizer_path(cfg))
         model = build_model(cfg, opened, encoder)
@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
                 final_lr_frac=cfg.final_lr_frac,
             ),
             total_steps=steps,
+            tokens_per_step=batch_rows * length,
             optimizer_config=scaled_optimizer(cfg.optimizer, plan),
             evaluate=lambda: evaluate(model, val_rows, encoder, run),
             sample=lambda: samples(model, encoder, run),

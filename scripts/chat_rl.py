@@ -35,7 +35,7 @@ class ChatRlConfig:
     tasks: str = option("pocket", "problems to learn: pocket, gsm8k (of the hub) or gsm8k=FOLDER")
     problems: int = option(20_000, "problems that pocket draws; later epochs repeat them")
     steps: int | None = option(None, "optimizer steps; none: one pass over the problems")
-    base_lr_frac: float = option(0.05, "learning rates as a share of pre-training's, above 0")
+    base_lr_frac: float = option(0.05, "share of --matrix-lr and the other rates, above 0")
     eval_items: int = option(200, "held-out problems of a task that pass@1 is measured on")
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class ChatRlConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatRlConfig, argv, stage=NAME)
-    with distributed.session(cfg.common) as run:
+    with distributed.session(cfg.common, stage.recorded_dtype(NAME, cfg.common, cfg.loop)) as run:
         opened = stage.open_stage(NAME, cfg, common=cfg.common, loop=cfg.loop, run=run, say=print)
         task, held_out = open_tasks(cfg)
         loaded = chat_training.load_model(opened, cfg.source, ("chat_sft", "mid_train"), None)
@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             batches=batches,
             schedule=schedules.linear_to_zero(steps),
             total_steps=steps,
+            tokens_per_step=batches.tokens_per_step,
             optimizer_config=dataclasses.replace(cfg.optimizer, lr_scale=scale),
             evaluate=evaluate,
             sample=sample,

@@ -19,7 +19,7 @@ class ChatSftConfig(ChatTrainConfig):
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatSftConfig, argv, stage=NAME)
-    with distributed.session(cfg.common) as run:
+    with distributed.session(cfg.common, stage.recorded_dtype(NAME, cfg.common, cfg.loop)) as run:
         opened = stage.open_stage(NAME, cfg, common=cfg.common, loop=cfg.loop, run=run, say=print)
         train_set, val_set = mixtures.build(
             cfg.data,

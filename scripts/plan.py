@@ -17,8 +17,8 @@ from nanochat.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
 from nanochat.trainer import duration
 
 # Shares of the peak that training reaches: 59% was published for d24 on 8xH100 (99-minute run);
-# 37% was measured on two CPU cores at depth 4 in bfloat16.
-EXPECTED_MFU = {"cuda": 0.5, "cpu": 0.35, "mps": 0.3}
+# 54-60% was measured on two CPU cores at depth 4 in bfloat16.
+EXPECTED_MFU = {"cuda": 0.5, "cpu": 0.55, "mps": 0.3}
 # fp32 weights and gradients on every device; two fp32 moments, shared out over the devices
 REPLICATED_BYTES_PER_PARAMETER = 8
 SHARDED_BYTES_PER_PARAMETER = 8
@@ -38,6 +38,9 @@ class PlanConfig:
     device_batch_size: int = option(16, "rows in one forward pass on one device")
     gpus: int | None = option(None, "GPUs to plan for; none: what this machine has")
     gpu: str | None = option(None, "their model, such as H100 or 'RTX 4090'; none: this machine's")
+    later_stages: float | None = option(
+        None, "time of all later stages, in base trainings, as measured; none: not known"
+    )
     dollars_per_gpu_hour: float | None = option(None, "price of one GPU for an hour")
 
     def __post_init__(self) -> None:
@@ -49,7 +52,7 @@ class PlanConfig:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = config.parse(PlanConfig, argv, stage="plan", sections=("tok_train", "base_train"))
+    cfg = config.parse(PlanConfig, argv, stage="plan", sections=("tok_train", "base_train", "plan"))
     sizes = cfg.model
     plan = scaled_plan(
         sizes, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
@@ -105,6 +108,9 @@ def _time(cfg: PlanConfig, total_flops: float) -> list[str]:
         f"time        about {duration(seconds)} of base training on {count} x {name} "
         f"({share:.0%} of {peak * count / 1e12:,.2f} TFLOP/s)"
     ]
+    if cfg.later_stages is not None:
+        whole = duration(seconds * (1 + cfg.later_stages))
+        lines.append(f"            about {whole} with all later stages and their evaluations")
     if cfg.dollars_per_gpu_hour is not None:
         lines.append(f"cost        about ${seconds / 3600 * count * cfg.dollars_per_gpu_hour:,.2f}")
     return lines

@@ -39,7 +39,7 @@ def build(
         train, val = _pocket(stage, count, seed)
     elif name == "full":
         train, val = _full(stage, seed)
-    elif Path(name).suffix in (".jsonl", ".gz"):
+    elif Path(name).suffix in (".jsonl", ".gz", ".zst"):
         train, val = _own(Path(name).expanduser(), seed, split=val_data is None)
     else:
         raise ConfigError(f"--data must be pocket, full or a .jsonl file, got {name!r}")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nanochat import checkpoint_manager, config, metrics, stage, storage, tokenizer
+from nanochat import checkpoint_manager, config, device, metrics, stage, storage, tokenizer
 from nanochat.config import RunOptions
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError, ConfigError, DataError, explain
@@ -85,6 +85,19 @@ def message_of(main, capsys):
 def test_a_value_that_cannot_be_is_refused_before_anything_starts(words, message):
     with pytest.raises(ConfigError, match=message):
         config.parse(base_train.BaseTrainConfig, words, stage="base_train")
+
+
+def test_a_device_that_cannot_be_is_refused():
+    for name in ("cpu:x", "tpu", ":", ""):
+        with pytest.raises(ConfigError, match="--device must be"):
+            device.choose_device(name)
+
+
+def test_an_empty_base_folder_is_the_usual_one(monkeypatch):
+    monkeypatch.delenv("NANOCHAT_BASE_DIR", raising=False)
+    usual = storage.base_dir()
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "")
+    assert storage.base_dir() == usual
 
 
 def test_a_preset_that_cannot_be_read_is_named(tmp_path):

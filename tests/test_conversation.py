@@ -124,6 +124,16 @@ def test_a_prompt_never_exceeds_its_limit(texts, limit):
     assert prompt[-2:] == ends
 
 
+def test_a_prompt_of_thousands_of_turns_reads_only_those_that_fit(monkeypatch):
+    tokenizer = bpe()
+    turns = users(*[f"How much is {i} plus {i}?" for i in range(5_000)])
+    read = []
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text: read.append(text) or encode(text))
+    assert len(render_prompt(turns, tokenizer, 200)) <= 200
+    assert len(read) < 200
+
+
 def test_a_single_turn_that_is_too_long_loses_its_beginning():
     text = "abcdefghijklmnopqrstuvwxyz"
     prompt = render_prompt(users("earlier", text), char(), 14)

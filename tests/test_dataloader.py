@@ -251,6 +251,14 @@ def test_an_error_while_preparing_reaches_the_loop_and_ends_the_thread(data):
         source.next_step()
 
 
+def test_closing_waits_for_the_thread(data):
+    source = StreamBatches(make_stream(data), batch_rows=4, device_rows=4, run=a_rank())
+    source.next_step()
+    thread = source._thread
+    source.close()
+    assert not thread.is_alive()
+
+
 def test_the_thread_ends_with_its_source(data):
     source = StreamBatches(make_stream(data), batch_rows=4, device_rows=4, run=a_rank())
     source.next_step()

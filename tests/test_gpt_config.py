@@ -31,6 +31,12 @@ def test_short_windows_are_a_quarter_of_the_context_in_whole_tiles():
     assert GPTConfig(depth=3, sequence_length=128).windows == (None, None, None)
 
 
+def test_rows_of_another_length_leave_a_trained_models_windows_alone():
+    trained = GPTConfig(depth=3, sequence_length=2048)
+    longer = GPTConfig(**{**vars(trained), "sequence_length": 4096})
+    assert longer.windows == trained.windows == (512, 512, None)
+
+
 def test_value_embeddings_alternate_and_include_the_last_layer():
     for depth, expected in ((1, [0]), (4, [1, 3]), (5, [0, 2, 4])):
         config = GPTConfig(depth=depth)

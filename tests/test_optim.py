@@ -30,6 +30,10 @@ def tiny_model(dtype: torch.dtype = F64, **changes) -> GPT:
     return model
 
 
+def build(model: GPT, config: OptimConfig) -> optim.MuonAdamW:
+    return optim.build(model, config, single_run(), tokens_per_step=4096)
+
+
 def tokens(step: int, vocab: int = 67) -> Tensor:
     return torch.randint(0, vocab, (4, 17), generator=torch.Generator().manual_seed(step))
 
@@ -240,7 +244,7 @@ def test_every_parameter_of_every_architecture_is_trained(changes, matrix_optimi
     model = tiny_model(**changes)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     config = OptimConfig(matrix_optimizer=matrix_optimizer)
-    train(model, optim.build(model, config, single_run()), range(3))
+    train(model, build(model, config), range(3))
     for name, p in model.named_parameters():
         assert p.isfinite().all(), name
         assert not torch.equal(p.detach(), before[name]), name
@@ -268,7 +272,7 @@ def test_a_negative_learning_rate_is_refused():
 
 def test_the_gradient_norm_is_that_of_all_gradients_over_all_micro_batches():
     model = tiny_model()
-    optimizer = optim.build(model, OptimConfig(), single_run())
+    optimizer = build(model, OptimConfig())
     for last, step in ((False, 0), (True, 1)):
         with optimizer.accumulate(last=last):
             model.token_losses(tokens(step)[:, :-1], tokens(step)[:, 1:]).mean().backward()
@@ -279,7 +283,7 @@ def test_the_gradient_norm_is_that_of_all_gradients_over_all_micro_batches():
 
 def test_gradients_of_scaled_losses_are_scaled_back():
     plain, scaled = tiny_model(), tiny_model()
-    optimizers = [optim.build(m, OptimConfig(), single_run()) for m in (plain, scaled)]
+    optimizers = [build(m, OptimConfig()) for m in (plain, scaled)]
     for model, factor in ((plain, 1.0), (scaled, 1024.0)):
         (model.token_losses(tokens(0)[:, :-1], tokens(0)[:, 1:]).mean() * factor).backward()
     norms = [
@@ -293,7 +297,7 @@ def test_gradients_of_scaled_losses_are_scaled_back():
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
     model = tiny_model()
-    optimizer = optim.build(model, OptimConfig(), single_run())
+    optimizer = build(model, OptimConfig())
     train(model, optimizer, range(2))
     weights = copy.deepcopy(model.state_dict())
     state = optimizer.state_by_name()
@@ -308,7 +312,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 def test_parameters_without_a_gradient_count_as_having_a_zero_one():
     model = tiny_model()
-    optimizer = optim.build(model, OptimConfig(), single_run())
+    optimizer = build(model, OptimConfig())
     before = model.blocks[0].mlp.up.weight.detach().clone()
     with optimizer.accumulate(last=True):
         model.head.weight.square().sum().backward()
@@ -319,10 +323,10 @@ def test_parameters_without_a_gradient_count_as_having_a_zero_one():
 
 def test_training_goes_on_exactly_from_a_saved_state():
     model = tiny_model()
-    optimizer = optim.build(model, OptimConfig(), single_run())
+    optimizer = build(model, OptimConfig())
     train(model, optimizer, range(4))
     twin = copy.deepcopy(model)
-    other = optim.build(twin, OptimConfig(), single_run())
+    other = build(twin, OptimConfig())
     other.load_state_by_name(optimizer.state_by_name())
     assert other.steps_done == 4
     train(model, optimizer, range(4, 7))
@@ -333,7 +337,7 @@ def test_training_goes_on_exactly_from_a_saved_state():
 
 def test_the_state_is_whole_and_by_parameter_name():
     model = tiny_model()
-    state = optim.build(model, OptimConfig(), single_run()).state_by_name()
+    state = build(model, OptimConfig()).state_by_name()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     assert shapes["blocks.1.mlp.up.weight.momentum"] == (128, 32)
     assert shapes["blocks.1.mlp.up.weight.variance"] == (128, 1)
@@ -343,8 +347,8 @@ def test_the_state_is_whole_and_by_parameter_name():
 
 
 def test_a_state_of_another_model_is_refused():
-    state = optim.build(tiny_model(), OptimConfig(), single_run()).state_by_name()
-    other = optim.build(tiny_model(vocab_size=70), OptimConfig(), single_run())
+    state = build(tiny_model(), OptimConfig()).state_by_name()
+    other = build(tiny_model(vocab_size=70), OptimConfig())
     with pytest.raises(CheckpointError, match=r"embedding\.weight\.first_moment: shape \(67, 32\)"):
         other.load_state_by_name(state)
 
@@ -353,7 +357,7 @@ def test_a_repeated_batch_is_learned_by_heart():
     final = {}
     for kind in ("muon", "adamw"):
         model = tiny_model(torch.float32)
-        optimizer = optim.build(model, OptimConfig(matrix_optimizer=kind), single_run())
+        optimizer = build(model, OptimConfig(matrix_optimizer=kind))
         for _ in range(12):
             final[kind] = backward(model, optimizer, 0).item()
             optimizer.step(StepSettings())

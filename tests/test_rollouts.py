@@ -263,7 +263,9 @@ def test_two_ranks_together_train_on_the_rows_of_one(monkeypatch):
 
 def test_the_reward_rises():
     batches = source(prompts_per_step=8, samples_per_prompt=8)
-    optimizer = optim.build(batches.model, optim.OptimConfig(lr_scale=0.2), single_run())
+    optimizer = optim.build(
+        batches.model, optim.OptimConfig(lr_scale=0.2), single_run(), tokens_per_step=4096
+    )
     loss_fn = token_loss(batches.model.token_losses)
     rewards = []
     for _ in range(10):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import checkpoint_manager, tokenizer
+from nanochat import checkpoint_manager, optim, tokenizer
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError, ConfigError, DataError
 from nanochat.metrics import read_rows
@@ -71,6 +71,43 @@ def test_a_stage_is_not_overwritten_but_resumed(base):
     assert checkpoint_manager.latest(folder).name == "step_000008"
 
 
+def test_a_refused_resume_leaves_the_record_as_it_was(base):
+    folder = train(base)
+    before = {name: (folder / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
+    other = base / "other.jsonl"
+    other.write_text((base / "texts.jsonl").read_text().replace("cat", "dog"))
+    with pytest.raises(CheckpointError, match="cannot resume: the data of the training rows"):
+        base_train.main([*TINY, "--data", str(other), "--resume"])
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_a_resumed_stage_keeps_its_dtype(base):
+    folder = train(base, "--dtype", "float64")
+    train(base, "--tokens", "4096", "--resume")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["compute_dtype"], config["attention"]) == ("float64", "blocks")
+    assert len(losses(folder)) == 16
+
+
+def test_epsilon_follows_the_tokens_of_a_step(base, monkeypatch):
+    asked = []
+    build = optim.build
+
+    def spy(*args, **kwargs):
+        asked.append(kwargs["tokens_per_step"])
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(optim, "build", spy)
+    train(base)
+    chat_sft.main([*CHAT, "--data", str(chats(base / "chats.jsonl"))])
+    assert asked == [256, 64]
+
+
+def test_half_precision_without_loss_scaling_is_refused(base):
+    with pytest.raises(ConfigError, match="--dtype float16 cannot train"):
+        train(base, "--dtype", "float16")
+
+
 def test_two_ranks_equal_one(base):
     alone = losses(train(base, "--dtype", "float64"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -119,6 +156,27 @@ def test_conversations_of_your_own_train_a_chat_model(base):
     assert "mid_train" in config["source"]
     found = losses(folder)
     assert found[-1] < losses(base / "base" / "runs" / "tiny" / "mid_train")[0]
+    chat_sft.main(
+        [*CHAT, "--data", str(data), "--val-data", str(data), "--epochs", "2", "--resume"]
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert "mid_train" in config["source"]  # not the checkpoint that it went on from
+
+
+def test_conversations_without_room_are_told_of(base, capsys):
+    train(base)
+    data = chats(base / "chats.jsonl")
+    long = {"role": "user", "content": "the cat sat on the mat. " * 4}
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows[::4]:
+        row["messages"][0] = long
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat_sft.main([*CHAT, "--data", str(data), "--val-data", str(data)])
+    said = capsys.readouterr().out
+    assert "warning: 25.0% of the conversations are left out, as no answer begins within 32" in said
+    folder = base / "base" / "runs" / "tiny" / "chat_sft"
+    facts = json.loads((folder / "result.json").read_text())["settings"]
+    assert facts["conversations_left_out"] == 0.25
 
 
 def problems(folder: Path) -> Path:

@@ -55,7 +55,7 @@ class Rows:
 def make_trainer(model, batches, folder, *, steps=4, hooks=(), log_every=1, resume_step=None):
     run = single_run()
     return Trainer(
-        optimizer=optim.build(model, OptimConfig(), run),
+        optimizer=optim.build(model, OptimConfig(), run, tokens_per_step=4096),
         batches=batches,
         loss_fn=token_loss(model.token_losses),
         schedule=schedules.warmup_decay(8, warmup_steps=2),
