@@ -116,7 +116,8 @@ function stopwatch() {
   let first = null;
   let count = 0;
   const seconds = (since) => (performance.now() - since) / 1000;
-  const rate = (tokens) => (tokens > 1 ? `${((tokens - 1) / seconds(first)).toFixed(1)} tokens/s` : "");
+  // Of the whole answer: short ones arrive in one burst, whose speed would be the network's.
+  const rate = (tokens) => (tokens > 1 ? `${(tokens / seconds(start)).toFixed(1)} tokens/s` : "");
   return {
     tick() {
       first ??= performance.now();
