@@ -13,7 +13,7 @@ use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyByteArray, PyBytes, PyIterator, PyString};
 use rustbpe_core::count::{Documents, count_pieces};
 use rustbpe_core::encode::{self, Group};
-use rustbpe_core::scanner;
+use rustbpe_core::scanner::{Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train;
 
@@ -258,7 +258,7 @@ fn split(text: &Bound<'_, PyAny>, pattern: &str) -> PyResult<Vec<String>> {
 
 #[pymodule]
 fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("PATTERN", scanner::PATTERN)?;
+    module.add("PATTERN", Ours::PATTERN)?;
     module.add_function(wrap_pyfunction!(train_bpe, module)?)?;
     module.add_function(wrap_pyfunction!(split, module)?)?;
     module.add_class::<Encoder>()

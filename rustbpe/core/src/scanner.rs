@@ -1,77 +1,153 @@
-//! The split pattern written out by hand: one pass, one table lookup a character.
+//! Split patterns written out by hand: one pass, and eight letters at a time where they are ASCII.
 //!
-//! Owns the one pattern below; any other goes through the regex engine (`split`).
+//! Owns the patterns below; any other goes through the regex engine (`split`).
 
 use std::sync::LazyLock;
 
 use crate::unicode::{LETTERS, NUMBERS, SPACES};
 
-/// The pattern that [`Scanner`] cuts by.
-pub const PATTERN: &str = concat!(
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}",
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-);
+/// What tells one built-in pattern from another.
+pub trait Rules {
+    const PATTERN: &str;
+    /// Most numbers in a piece.
+    const NUMBERS: usize;
+    /// Numbers take a space before them.
+    const SPACED_NUMBERS: bool = false;
+    /// Contractions in either case, any character but a newline before letters, newlines after
+    /// punctuation, and whitespace that ends with its last newline.
+    const GPT4: bool = true;
+    /// Whitespace at the end of the text is one piece, whatever its newlines.
+    const END: bool = true;
+}
 
-const OTHER: u8 = 0;
-const LETTER: u8 = 1;
-const NUMBER: u8 = 2;
-const SPACE: u8 = 3; // whitespace but for the next
-const NEWLINE: u8 = 4; // \r and \n
+/// Our own pattern: GPT-4's with numbers in twos, as small vocabularies learn those better.
+pub struct Ours;
 
-static CLASSES: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut classes = vec![OTHER; 0x110000];
-    for (ranges, class) in [(&LETTERS[..], LETTER), (&NUMBERS[..], NUMBER), (&SPACES[..], SPACE)] {
+impl Rules for Ours {
+    const PATTERN: &str = concat!(
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}",
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    );
+    const NUMBERS: usize = 2;
+    const END: bool = false;
+}
+
+/// The pattern of GPT-4's vocabulary, as tiktoken writes it.
+pub struct Cl100k;
+
+impl Rules for Cl100k {
+    const PATTERN: &str = concat!(
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+",
+        r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+    );
+    const NUMBERS: usize = 3;
+}
+
+/// The pattern of GPT-2's vocabulary, as tiktoken writes it.
+pub struct Gpt2;
+
+impl Rules for Gpt2 {
+    const PATTERN: &str = concat!(
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$",
+        r"|\s+(?!\S)|\s"
+    );
+    const NUMBERS: usize = usize::MAX;
+    const SPACED_NUMBERS: bool = true;
+    const GPT4: bool = false;
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Other,
+    Letter,
+    Number,
+    Space, // whitespace but for the next
+    Newline, // \r and \n
+}
+use Class::{Letter, Newline, Number, Other, Space};
+
+/// The class of every code point, in pages of 256 of which equal ones are kept once.
+struct Classes {
+    ascii: [Class; 128],
+    page_of: Vec<u16>,
+    pages: Vec<[Class; 256]>,
+}
+
+static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
+    let mut all = vec![Other; 0x110000];
+    for (ranges, class) in [(&LETTERS[..], Letter), (&NUMBERS[..], Number), (&SPACES[..], Space)] {
         for range in ranges.chunks_exact(2) {
-            classes[range[0] as usize..=range[1] as usize].fill(class);
+            all[range[0] as usize..=range[1] as usize].fill(class);
         }
     }
-    classes[b'\r' as usize] = NEWLINE;
-    classes[b'\n' as usize] = NEWLINE;
-    classes
+    all[b'\r' as usize] = Newline;
+    all[b'\n' as usize] = Newline;
+    let mut ascii = [Other; 128];
+    ascii.copy_from_slice(&all[..128]);
+    let (mut page_of, mut pages) = (Vec::new(), Vec::<[Class; 256]>::new());
+    for page in all.chunks_exact(256) {
+        let known = pages.iter().position(|other| other == page).unwrap_or_else(|| {
+            let mut new = [Other; 256];
+            new.copy_from_slice(page);
+            pages.push(new);
+            pages.len() - 1
+        });
+        page_of.push(known as u16);
+    }
+    Classes { ascii, page_of, pages }
 });
 
-/// Cuts text by [`PATTERN`].
-#[derive(Clone, Copy)]
-pub struct Scanner {
-    classes: &'static [u8],
-}
-
-impl Default for Scanner {
-    fn default() -> Self {
-        Self { classes: &CLASSES }
+/// Call `visit` with start and end of each piece of a text, in order.
+///
+/// Every character begins a piece or goes on with one: nothing is left out.
+#[inline]
+pub fn scan<R: Rules>(text: &str, mut visit: impl FnMut(usize, usize)) {
+    let scanner = Scanner { text: text.as_bytes(), classes: &CLASSES };
+    let mut start = 0;
+    while start < text.len() {
+        let end = scanner.piece_end::<R>(start);
+        visit(start, end);
+        start = end;
     }
 }
 
-impl Scanner {
+struct Scanner<'a> {
+    text: &'a [u8],
+    classes: &'static Classes,
+}
+
+impl Scanner<'_> {
     /// Where the piece that begins at `start` ends. `start` is a character's first byte.
     ///
-    /// Every character begins a piece, so that no text is left between two of them. The comments
-    /// give the alternative of the pattern that is at work.
-    pub fn piece_end(&self, text: &str, start: usize) -> usize {
-        let text = text.as_bytes();
-        let (class, length) = self.class(text, start);
+    /// The comments give the alternative of the pattern that is at work.
+    #[inline(always)]
+    fn piece_end<R: Rules>(&self, start: usize) -> usize {
+        let (class, length) = self.class(start);
         let second = start + length;
         match class {
-            LETTER => self.run_end(text, second, LETTER), // ...?+\p{L}+
-            NUMBER => match self.class_or_end(text, second) {
-                (NUMBER, length) => second + length, // \p{N}{1,2}
-                _ => second,
-            },
-            NEWLINE => self.whitespace_end(text, start),
-            SPACE => match self.class_or_end(text, second).0 {
-                LETTER => self.run_end(text, second, LETTER), // [^\r\n\p{L}\p{N}]?+\p{L}+
-                OTHER if text[start] == b' ' && second < text.len() => {
-                    self.other_end(text, second) //  ?[^\s\p{L}\p{N}]++[\r\n]*
+            Letter => self.letters_end(second), // ...\p{L}+
+            Number => self.numbers_end(second, R::NUMBERS - 1), // \p{N}{1,n}
+            Newline if R::GPT4 => self.whitespace_end::<R>(start),
+            Space | Newline => {
+                let plain = self.text[start] == b' ';
+                match self.class_or_end(second).0 {
+                    Letter if R::GPT4 || plain => self.letters_end(second), // ...?\p{L}+
+                    Number if R::SPACED_NUMBERS && plain => {
+                        self.numbers_end(second, R::NUMBERS) //  ?\p{N}+
+                    }
+                    Other if plain && second < self.text.len() => {
+                        self.other_end::<R>(second) //  ?[^\s\p{L}\p{N}]++[\r\n]*
+                    }
+                    _ => self.whitespace_end::<R>(start),
                 }
-                _ => self.whitespace_end(text, start),
-            },
-            _ => {
-                if let Some(end) = contraction_end(text, start) {
+            }
+            Other => {
+                if let Some(end) = self.contraction_end::<R>(start) {
                     return end; // '(?i:[sdmt]|ll|ve|re)
                 }
-                match self.class_or_end(text, second).0 {
-                    LETTER => self.run_end(text, second, LETTER), // [^\r\n\p{L}\p{N}]?+\p{L}+
-                    _ => self.other_end(text, second),            //  ?[^\s\p{L}\p{N}]++[\r\n]*
+                match self.class_or_end(second).0 {
+                    Letter if R::GPT4 => self.letters_end(second), // [^\r\n\p{L}\p{N}]?+\p{L}+
+                    _ => self.other_end::<R>(second), //  ?[^\s\p{L}\p{N}]++[\r\n]*
                 }
             }
         }
@@ -79,96 +155,139 @@ impl Scanner {
 
     /// The class of the character at `at`, and its length in bytes.
     #[inline(always)]
-    fn class(&self, text: &[u8], at: usize) -> (u8, usize) {
-        let first = text[at];
+    fn class(&self, at: usize) -> (Class, usize) {
+        let first = self.text[at];
         if first < 0x80 {
-            return (self.classes[first as usize], 1);
+            return (self.classes.ascii[first as usize], 1);
         }
-        let (point, length) = decode(text, at);
-        (self.classes[point], length)
+        let (point, length) = self.decode(at);
+        let page = self.classes.page_of[point >> 8];
+        (self.classes.pages[page as usize][point & 0xFF], length)
     }
 
-    /// Like `class`; the end of the text counts as (OTHER, 0).
+    /// Like `class`; the end of the text counts as (Other, 0).
     #[inline(always)]
-    fn class_or_end(&self, text: &[u8], at: usize) -> (u8, usize) {
-        if at < text.len() { self.class(text, at) } else { (OTHER, 0) }
+    fn class_or_end(&self, at: usize) -> (Class, usize) {
+        if at < self.text.len() { self.class(at) } else { (Other, 0) }
+    }
+
+    /// The code point at `at` and its length in bytes; the text is valid UTF-8.
+    #[inline]
+    fn decode(&self, at: usize) -> (usize, usize) {
+        let first = self.text[at] as usize;
+        let next = |offset: usize| (self.text[at + offset] & 0x3F) as usize;
+        if first < 0xE0 {
+            (((first & 0x1F) << 6) | next(1), 2)
+        } else if first < 0xF0 {
+            (((first & 0x0F) << 12) | (next(1) << 6) | next(2), 3)
+        } else {
+            let high = ((first & 0x07) << 18) | (next(1) << 12);
+            (high | (next(2) << 6) | next(3), 4)
+        }
     }
 
     #[inline(always)]
-    fn run_end(&self, text: &[u8], mut at: usize, wanted: u8) -> usize {
-        while at < text.len() {
-            let (class, length) = self.class(text, at);
-            if class != wanted {
-                break;
+    fn letters_end(&self, mut at: usize) -> usize {
+        loop {
+            if let Some(&eight) = self.text[at..].first_chunk::<8>() {
+                let count = ascii_letters(u64::from_le_bytes(eight));
+                at += count;
+                if count == 8 {
+                    continue;
+                }
+                if self.text[at] < 0x80 {
+                    return at;
+                }
             }
-            at += length;
+            match self.class_or_end(at) {
+                (Letter, length) => at += length,
+                _ => return at,
+            }
+        }
+    }
+
+    /// The end of at most `most` numbers from `at` on.
+    #[inline(always)]
+    fn numbers_end(&self, mut at: usize, most: usize) -> usize {
+        let mut count = 0;
+        while count < most {
+            match self.class_or_end(at) {
+                (Number, length) => at += length,
+                _ => break,
+            }
+            count += 1;
         }
         at
     }
 
-    /// `[^\s\p{L}\p{N}]*[\r\n]*` from `at` on.
-    fn other_end(&self, text: &[u8], at: usize) -> usize {
-        let mut end = self.run_end(text, at, OTHER);
-        while end < text.len() && matches!(text[end], b'\r' | b'\n') {
-            end += 1;
+    /// `[^\s\p{L}\p{N}]*[\r\n]*` from `at` on, the newlines for GPT-4's rules only.
+    #[inline(always)]
+    fn other_end<R: Rules>(&self, mut at: usize) -> usize {
+        while at < self.text.len() {
+            match self.class(at) {
+                (Other, length) => at += length,
+                _ => break,
+            }
         }
-        end
+        while R::GPT4 && at < self.text.len() && matches!(self.text[at], b'\r' | b'\n') {
+            at += 1;
+        }
+        at
     }
 
-    /// `\s*[\r\n]|\s+(?!\S)|\s+` of the whitespace that begins at `start`.
-    fn whitespace_end(&self, text: &[u8], start: usize) -> usize {
+    /// `\s++$|\s*[\r\n]|\s+(?!\S)|\s+` of the whitespace that begins at `start`.
+    fn whitespace_end<R: Rules>(&self, start: usize) -> usize {
         let (mut end, mut last, mut newline_end) = (start, start, None);
-        while end < text.len() {
-            let (class, length) = self.class(text, end);
-            if class != SPACE && class != NEWLINE {
+        while end < self.text.len() {
+            let (class, length) = self.class(end);
+            if class != Space && class != Newline {
                 break;
             }
             last = end;
             end += length;
-            if class == NEWLINE {
+            if class == Newline {
                 newline_end = Some(end);
             }
         }
-        if let Some(end) = newline_end {
+        if R::END && end == self.text.len() {
+            return end; // \s++$
+        }
+        if let (true, Some(end)) = (R::GPT4, newline_end) {
             return end; // \s*[\r\n]: the longest
         }
-        if end == text.len() || last == start {
+        if end == self.text.len() || last == start {
             return end; // nothing follows, or \s+ of one character
         }
         last // \s+(?!\S): the last one goes with what follows
     }
+
+    /// The end of `'(?i:[sdmt]|ll|ve|re)` at `start`, if it stands there; GPT-2 knows small letters.
+    #[inline(always)]
+    fn contraction_end<R: Rules>(&self, start: usize) -> Option<usize> {
+        if self.text[start] != b'\'' {
+            return None;
+        }
+        let folded = |byte: u8| if R::GPT4 { byte.to_ascii_lowercase() } else { byte };
+        let first = folded(*self.text.get(start + 1)?);
+        if matches!(first, b's' | b'd' | b'm' | b't') {
+            return Some(start + 2);
+        }
+        match (first, folded(*self.text.get(start + 2)?)) {
+            (b'l', b'l') | (b'v', b'e') | (b'r', b'e') => Some(start + 3),
+            (0xC5, 0xBF) if R::GPT4 => Some(start + 3), // U+017F, the long s, folds to s
+            _ => None,
+        }
+    }
 }
 
-/// The code point at `at` and its length in bytes; `text` is valid UTF-8 and `at` a first byte.
-#[inline]
-fn decode(text: &[u8], at: usize) -> (usize, usize) {
-    let first = text[at] as usize;
-    let next = |offset: usize| (text[at + offset] & 0x3F) as usize;
-    if first < 0xE0 {
-        (((first & 0x1F) << 6) | next(1), 2)
-    } else if first < 0xF0 {
-        (((first & 0x0F) << 12) | (next(1) << 6) | next(2), 3)
-    } else {
-        let high = ((first & 0x07) << 18) | (next(1) << 12);
-        (high | (next(2) << 6) | next(3), 4)
-    }
-}
-
-/// The end of `'(?i:[sdmt]|ll|ve|re)` at `start`, if it stands there.
-#[inline]
-fn contraction_end(text: &[u8], start: usize) -> Option<usize> {
-    if text[start] != b'\'' {
-        return None;
-    }
-    let first = text.get(start + 1)?;
-    match first.to_ascii_lowercase() {
-        b's' | b'd' | b'm' | b't' => return Some(start + 2),
-        _ => {}
-    }
-    let second = text.get(start + 2)?;
-    match (first.to_ascii_lowercase(), second.to_ascii_lowercase()) {
-        (b'l', b'l') | (b'v', b'e') | (b'r', b'e') => Some(start + 3),
-        (0xC5, 0xBF) => Some(start + 3), // U+017F, the long s, folds to s
-        _ => None,
-    }
+/// How many of eight bytes, from the lowest on, are ASCII letters.
+#[inline(always)]
+fn ascii_letters(bytes: u64) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    let small = (bytes | (0x20 * EACH)) & !HIGH;
+    let from_a = small + (0x80 - b'a' as u64) * EACH;
+    let beyond_z = small + (0x80 - b'z' as u64 - 1) * EACH;
+    let letters = from_a & !beyond_z & !bytes & HIGH;
+    ((letters ^ HIGH).trailing_zeros() / 8) as usize
 }

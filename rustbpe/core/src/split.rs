@@ -2,40 +2,39 @@
 
 use fancy_regex::Regex;
 
-use crate::scanner::{PATTERN, Scanner};
+use crate::scanner::{self, Cl100k, Gpt2, Ours, Rules};
 
-/// Cuts text by a pattern: the hand-written scanner for ours, the regex engine for any other.
+/// Cuts text by a pattern: by hand where the pattern is a known one, else by the regex engine.
 pub enum Splitter {
-    Scanner(Scanner),
+    Ours,
+    Cl100k,
+    Gpt2,
     Regex(Box<Regex>),
 }
 
 impl Splitter {
     /// Errors: the pattern is not a valid regular expression.
     pub fn new(pattern: &str) -> Result<Self, String> {
-        if pattern == PATTERN {
-            return Ok(Self::Scanner(Scanner::default()));
-        }
-        match Regex::new(pattern) {
-            Ok(regex) => Ok(Self::Regex(Box::new(regex))),
-            Err(error) => Err(format!("the split pattern is not valid: {error}")),
+        match pattern {
+            Ours::PATTERN => Ok(Self::Ours),
+            Cl100k::PATTERN => Ok(Self::Cl100k),
+            Gpt2::PATTERN => Ok(Self::Gpt2),
+            _ => match Regex::new(pattern) {
+                Ok(regex) => Ok(Self::Regex(Box::new(regex))),
+                Err(error) => Err(format!("the split pattern is not valid: {error}")),
+            },
         }
     }
 
     /// Call `visit` with start and end of each piece, in order.
     ///
-    /// Errors: a pattern other than ours gave up on this text (too much backtracking).
+    /// Errors: a pattern that is not built in gave up on this text (too much backtracking).
     #[inline]
     pub fn split(&self, text: &str, mut visit: impl FnMut(usize, usize)) -> Result<(), String> {
         match self {
-            Self::Scanner(scanner) => {
-                let mut start = 0;
-                while start < text.len() {
-                    let end = scanner.piece_end(text, start);
-                    visit(start, end);
-                    start = end;
-                }
-            }
+            Self::Ours => scanner::scan::<Ours>(text, visit),
+            Self::Cl100k => scanner::scan::<Cl100k>(text, visit),
+            Self::Gpt2 => scanner::scan::<Gpt2>(text, visit),
             Self::Regex(regex) => {
                 for found in regex.find_iter(text) {
                     let piece = found.map_err(|e| format!("the split pattern failed: {e}"))?;

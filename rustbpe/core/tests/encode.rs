@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use rustbpe_core::count::PieceCounts;
 use rustbpe_core::encode::Encoder;
-use rustbpe_core::scanner::PATTERN;
+use rustbpe_core::scanner::{Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train::{Tokens, train};
 
@@ -13,13 +13,13 @@ const TEXT: &str = "it was the best of times, it was the worst of times; aaaaaaa
 
 fn vocabulary(text: &str, size: usize) -> Tokens {
     let mut counts = PieceCounts::default();
-    counts.add_document(text, &Splitter::new(PATTERN).unwrap()).unwrap();
+    counts.add_document(text, &Splitter::new(Ours::PATTERN).unwrap()).unwrap();
     train(&counts, size, |_| true).unwrap()
 }
 
 fn encoder(tokens: &[Vec<u8>]) -> Encoder {
     let tokens: Vec<&[u8]> = tokens.iter().map(Vec::as_slice).collect();
-    Encoder::new(&tokens, PATTERN).unwrap()
+    Encoder::new(&tokens, Ours::PATTERN).unwrap()
 }
 
 fn encode(encoder: &Encoder, texts: &[&str], bos: Option<u32>, threads: usize) -> Vec<Vec<u32>> {
@@ -39,7 +39,7 @@ fn encode(encoder: &Encoder, texts: &[&str], bos: Option<u32>, threads: usize) -
 fn naive(tokens: &[Vec<u8>], text: &str) -> Vec<u32> {
     let rank = |bytes: &[u8]| tokens.iter().position(|token| token == bytes);
     let mut result = Vec::new();
-    let splitter = Splitter::new(PATTERN).unwrap();
+    let splitter = Splitter::new(Ours::PATTERN).unwrap();
     let mut pieces = Vec::new();
     splitter.split(text, |start, end| pieces.push(&text.as_bytes()[start..end])).unwrap();
     for piece in pieces {
@@ -116,7 +116,7 @@ fn vocabularies_that_cannot_work_are_errors() {
     let bytes: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
     let error = |extra: &[&[u8]], skip: usize| {
         let tokens = bytes.iter().skip(skip).map(Vec::as_slice).chain(extra.iter().copied());
-        Encoder::new(&tokens.collect::<Vec<_>>(), PATTERN).err().unwrap()
+        Encoder::new(&tokens.collect::<Vec<_>>(), Ours::PATTERN).err().unwrap()
     };
     assert_eq!(error(&[b""], 0), "token 256 is empty");
     assert_eq!(error(&[b"ab", b"ab"], 0), "token 257 is there twice");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rustbpe_core::count::{Documents, PieceCounts, count_pieces};
-use rustbpe_core::scanner::PATTERN;
+use rustbpe_core::scanner::{Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train::{Tokens, train};
 
@@ -12,7 +12,7 @@ const TEXT: &str = "the cat sat on the mat, the rat sat on the cat's hat; aaaa a
      abab ababab babababa mississippi Mississippi misses éé ééé 日本日本日本 日本";
 
 fn counts_of(documents: &[&str], threads: usize) -> PieceCounts {
-    let splitter = Splitter::new(PATTERN).unwrap();
+    let splitter = Splitter::new(Ours::PATTERN).unwrap();
     let mut documents = documents.iter();
     let next = || {
         Ok::<_, String>(documents.next().map(|text| {
@@ -129,7 +129,7 @@ fn training_stops_when_told_to() {
 
 #[test]
 fn a_failing_source_ends_the_counting() {
-    let splitter = Splitter::new(PATTERN).unwrap();
+    let splitter = Splitter::new(Ours::PATTERN).unwrap();
     let result = count_pieces(&splitter, 2, || Err::<Option<Documents>, _>("no more".to_string()));
     assert_eq!(result.err().unwrap(), "no more");
 }
