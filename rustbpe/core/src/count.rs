@@ -1,12 +1,33 @@
-//! How often each piece occurs, counted on several threads.
+//! How often each piece occurs, counted on several threads into one table.
+//!
+//! A thread counts into a small front table of its own, which fits its cache. What falls out of it
+//! goes in groups to the shared table, which is cut by hash into parts with a lock each. Counts are
+//! exact; under a memory budget the rarest pieces are dropped, and `Loss` tells how much that was.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::mem;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::key::{KeyTable, MAX_SHORT, pack, unpack};
+use crate::key::{self, KeyTable, MAX_SHORT, pack, unpack};
 use crate::split::Splitter;
+
+const PARTS: usize = 64;
+/// Pieces of a thread that wait for one part of the shared table.
+const GROUP: usize = 256;
+/// Slots of a thread's front table: half of a core's second-level cache.
+const FRONT_SLOTS: usize = 1 << 14;
+/// Different long pieces that a thread keeps to itself.
+const FRONT_LONG: usize = 1 << 12;
+/// What an entry of the map of long pieces costs beside the bytes of the piece.
+const LONG_ENTRY: usize = 64;
+
+/// Texts that are counted one after another by one thread.
+pub trait Batch: Send {
+    /// Call `visit` with each text; its error ends the visits and is returned.
+    fn visit(&self, visit: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String>;
+}
 
 /// Documents one after another in one buffer; `ends[i]` is where document i ends.
 #[derive(Default)]
@@ -20,95 +41,288 @@ impl Documents {
         self.text.push_str(document);
         self.ends.push(self.text.len());
     }
+}
 
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.text[start..end])
+impl Batch for Documents {
+    fn visit(&self, visit: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String> {
+        let mut start = 0;
+        for &end in &self.ends {
+            visit(&self.text[start..end])?;
+            start = end;
+        }
+        Ok(())
     }
+}
+
+/// What was dropped to stay within a memory budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// No piece's count is too low by more than this.
+    pub count: u64,
+    /// Text that is missing from the counts.
+    pub bytes: u64,
 }
 
 /// Pieces and how often they occur.
-#[derive(Default)]
+#[derive(Clone)]
 pub struct PieceCounts {
-    short: KeyTable,
-    long: HashMap<Box<[u8]>, u64>,
+    parts: Vec<Part>,
+    /// Bytes of text that were counted, dropped ones included.
+    pub bytes: u64,
+}
+
+impl Default for PieceCounts {
+    fn default() -> Self {
+        Self { parts: (0..PARTS).map(|_| Part::default()).collect(), bytes: 0 }
+    }
 }
 
 impl PieceCounts {
-    /// Count the pieces of one document.
-    ///
-    /// Errors: see [`Splitter::split`].
-    pub fn add_document(&mut self, text: &str, splitter: &Splitter) -> Result<(), String> {
-        splitter.split(text, |start, end| self.add(text.as_bytes(), start, end, 1))
-    }
-
-    #[inline]
-    fn add(&mut self, text: &[u8], start: usize, end: usize, count: u64) {
-        if end - start <= MAX_SHORT {
-            *self.short.entry(pack(text, start, end)) += count;
-        } else if let Some(present) = self.long.get_mut(&text[start..end]) {
-            *present += count;
-        } else {
-            self.long.insert(text[start..end].into(), count);
-        }
-    }
-
     /// Add one piece a number of times. An empty piece counts for nothing.
     pub fn add_piece(&mut self, piece: &[u8], count: u64) {
-        if !piece.is_empty() {
-            self.add(piece, 0, piece.len(), count);
-        }
-    }
-
-    fn add_all(&mut self, other: PieceCounts) {
-        for (key, count) in other.short.iter() {
-            *self.short.entry(key) += count;
-        }
-        for (piece, count) in other.long {
-            *self.long.entry(piece).or_default() += count;
+        match piece.len() {
+            0 => {}
+            length @ ..=MAX_SHORT => {
+                let key = pack(piece, 0, length);
+                *self.parts[part_of(key)].short.entry(key) += count;
+            }
+            _ => self.parts[part_of_long(piece)].add_long(piece.into(), count),
         }
     }
 
     /// Number of different pieces.
     pub fn len(&self) -> usize {
-        self.short.len() + self.long.len()
+        self.parts.iter().map(|part| part.short.len() + part.long.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Call `visit` with each piece and its count, in no order.
-    pub fn for_each(&self, mut visit: impl FnMut(&[u8], u64)) {
-        for (key, count) in self.short.iter() {
-            let (bytes, length) = unpack(key);
-            visit(&bytes[..length], count);
-        }
-        for (piece, count) in &self.long {
-            visit(piece, *count);
+    pub fn loss(&self) -> Loss {
+        let count = self.parts.iter().map(|part| part.loss.count).max().unwrap_or(0);
+        let bytes = self.parts.iter().map(|part| part.loss.bytes).sum();
+        Loss { count, bytes }
+    }
+
+    /// Bytes of all different pieces.
+    pub fn piece_bytes(&self) -> usize {
+        let short = |part: &Part| part.short.iter().map(|(key, _)| unpack(key).1).sum::<usize>();
+        self.parts.iter().map(|part| short(part) + part.long_bytes).sum()
+    }
+
+    /// Call `visit` with each piece and its count, in no order, and free them on the way.
+    pub fn drain(self, mut visit: impl FnMut(&[u8], u64)) {
+        for part in self.parts {
+            for (key, count) in part.short.iter() {
+                let (bytes, length) = unpack(key);
+                visit(&bytes[..length], count);
+            }
+            for (piece, count) in &part.long {
+                visit(piece, *count);
+            }
         }
     }
 }
 
-/// Count pieces on `threads` threads while `next` delivers documents on this one.
+/// One part of the shared table.
+#[derive(Clone, Default)]
+struct Part {
+    short: KeyTable,
+    long: HashMap<Box<[u8]>, u64>,
+    long_bytes: usize,
+    loss: Loss,
+}
+
+impl Part {
+    fn add_long(&mut self, piece: Box<[u8]>, count: u64) {
+        let length = piece.len();
+        let present = self.long.entry(piece).or_insert_with(|| {
+            self.long_bytes += length;
+            0
+        });
+        *present += count;
+    }
+
+    fn memory(&self) -> usize {
+        self.short.memory() + self.long_bytes + self.long.len() * LONG_ENTRY
+    }
+
+    /// Drop the rarest pieces until at most half of the budget is in use.
+    fn prune(&mut self, budget: usize) {
+        let mut most = 0;
+        while self.memory() > budget / 2 && self.short.len() + self.long.len() > 0 {
+            most = self.least_count().max(most + 1);
+            let lost = &mut self.loss.bytes;
+            self.short.retain(|key, count| {
+                let keep = count > most;
+                *lost += if keep { 0 } else { count * unpack(key).1 as u64 };
+                keep
+            });
+            let long_bytes = &mut self.long_bytes;
+            self.long.retain(|piece, count| {
+                let keep = *count > most;
+                if !keep {
+                    *lost += *count * piece.len() as u64;
+                    *long_bytes -= piece.len();
+                }
+                keep
+            });
+            self.long.shrink_to_fit();
+        }
+        self.loss.count += most;
+    }
+
+    fn least_count(&self) -> u64 {
+        let short = self.short.iter().map(|(_, count)| count).min();
+        let long = self.long.values().min().copied();
+        short.into_iter().chain(long).min().unwrap_or(0)
+    }
+}
+
+fn part_of(key: u128) -> usize {
+    (key::hash(key) >> 58) as usize
+}
+
+fn part_of_long(piece: &[u8]) -> usize {
+    let mix = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+    (piece.iter().fold(1, mix).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58) as usize
+}
+
+/// The shared table while it is filled.
+struct Shared {
+    parts: Vec<Mutex<Part>>,
+    part_budget: usize,
+}
+
+impl Shared {
+    fn lock(&self, part: usize) -> MutexGuard<'_, Part> {
+        // A thread that fails while it holds a part fails the whole counting.
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one thread keeps to itself.
+struct Front<'a> {
+    shared: &'a Shared,
+    slots: Vec<(u64, u64, u64)>, // the key's halves and the count; 0 where nothing is kept
+    groups: Vec<Vec<(u128, u64)>>,
+    long: HashMap<Box<[u8]>, u64>,
+    bytes: u64,
+}
+
+impl<'a> Front<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            slots: vec![(0, 0, 0); FRONT_SLOTS],
+            groups: (0..PARTS).map(|_| Vec::with_capacity(GROUP)).collect(),
+            long: HashMap::new(),
+            bytes: 0,
+        }
+    }
+
+    fn add_document(&mut self, text: &str, splitter: &Splitter) -> Result<(), String> {
+        self.bytes += text.len() as u64;
+        splitter.split(text, |start, end| match end - start <= MAX_SHORT {
+            true => self.add_short(pack(text.as_bytes(), start, end)),
+            false => self.add_long(&text.as_bytes()[start..end]),
+        })
+    }
+
+    #[inline]
+    fn add_short(&mut self, key: u128) {
+        let (low, high) = (key as u64, (key >> 64) as u64);
+        let slot = &mut self.slots[key::hash(key) as usize % FRONT_SLOTS];
+        if (slot.0, slot.1) == (low, high) {
+            slot.2 += 1;
+            return;
+        }
+        let (low, high, count) = mem::replace(slot, (low, high, 1));
+        if count > 0 {
+            self.hand_over(u128::from(low) | u128::from(high) << 64, count);
+        }
+    }
+
+    fn hand_over(&mut self, key: u128, count: u64) {
+        let part = part_of(key);
+        self.groups[part].push((key, count));
+        if self.groups[part].len() == GROUP {
+            self.flush_group(part);
+        }
+    }
+
+    fn flush_group(&mut self, part: usize) {
+        let mut shared = self.shared.lock(part);
+        for (key, count) in self.groups[part].drain(..) {
+            *shared.short.entry(key) += count;
+        }
+        if shared.memory() > self.shared.part_budget {
+            shared.prune(self.shared.part_budget);
+        }
+    }
+
+    fn add_long(&mut self, piece: &[u8]) {
+        if let Some(count) = self.long.get_mut(piece) {
+            *count += 1;
+        } else {
+            self.long.insert(piece.into(), 1);
+            if self.long.len() == FRONT_LONG {
+                self.flush_long();
+            }
+        }
+    }
+
+    fn flush_long(&mut self) {
+        for (piece, count) in mem::take(&mut self.long) {
+            let mut shared = self.shared.lock(part_of_long(&piece));
+            shared.add_long(piece, count);
+            if shared.memory() > self.shared.part_budget {
+                shared.prune(self.shared.part_budget);
+            }
+        }
+    }
+
+    /// Hand everything over and return how many bytes of text were counted.
+    fn finish(mut self) -> u64 {
+        for (low, high, count) in mem::take(&mut self.slots) {
+            if count > 0 {
+                self.hand_over(u128::from(low) | u128::from(high) << 64, count);
+            }
+        }
+        for part in 0..PARTS {
+            self.flush_group(part);
+        }
+        self.flush_long();
+        self.bytes
+    }
+}
+
+/// Count pieces on `threads` threads while `next` delivers texts on this one.
 ///
 /// `next` gives None at the end. Its error ends the counting and is returned.
-/// Errors: `next` failed, or see [`Splitter::split`].
-pub fn count_pieces<E: From<String>>(
+/// budget: bytes of memory that the counts may take; None counts exactly whatever it takes.
+/// Errors: `next` or a batch failed, or see [`Splitter::split`].
+pub fn count_pieces<B: Batch, E: From<String>>(
     splitter: &Splitter,
     threads: usize,
-    mut next: impl FnMut() -> Result<Option<Documents>, E>,
+    budget: Option<usize>,
+    mut next: impl FnMut() -> Result<Option<B>, E>,
 ) -> Result<PieceCounts, E> {
     let threads = threads.max(1);
-    let (sender, receiver) = sync_channel::<Documents>(threads);
+    let shared = Shared {
+        parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+        part_budget: budget.map_or(usize::MAX, |bytes| bytes / PARTS),
+    };
+    let (sender, receiver) = sync_channel::<B>(threads);
     let receiver = Mutex::new(receiver);
-    thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| count_received(&receiver, splitter))).collect();
+    let bytes = thread::scope(|scope| {
+        let work = || count_received(&receiver, splitter, &shared);
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let fed = loop {
             match next() {
-                Ok(Some(documents)) => {
-                    if sender.send(documents).is_err() {
+                Ok(Some(batch)) => {
+                    if sender.send(batch).is_err() {
                         break Ok(());
                     }
                 }
@@ -117,42 +331,35 @@ pub fn count_pieces<E: From<String>>(
             }
         };
         drop(sender);
-        let mut total = PieceCounts::default();
-        let mut failure = None;
+        let mut counted = Ok(0);
         for worker in workers {
-            match worker.join() {
-                Ok(Ok(counts)) if total.is_empty() => total = counts,
-                Ok(Ok(counts)) => total.add_all(counts),
-                Ok(Err(error)) => failure = Some(error),
-                Err(_) => failure = Some("a counting thread failed".into()),
-            }
+            let part = worker.join().unwrap_or_else(|_| Err("a counting thread failed".into()));
+            counted = counted.and_then(|sum| Ok(sum + part?));
         }
         fed?;
-        match failure {
-            Some(error) => Err(error.into()),
-            None => Ok(total),
-        }
-    })
+        counted.map_err(E::from)
+    })?;
+    let unlock = |part: Mutex<Part>| part.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(PieceCounts { parts: shared.parts.into_iter().map(unlock).collect(), bytes })
 }
 
-fn count_received(
-    receiver: &Mutex<Receiver<Documents>>,
+fn count_received<B: Batch>(
+    receiver: &Mutex<Receiver<B>>,
     splitter: &Splitter,
-) -> Result<PieceCounts, String> {
-    let mut counts = PieceCounts::default();
-    let mut failure = None;
+    shared: &Shared,
+) -> Result<u64, String> {
+    let mut front = Front::new(shared);
+    let mut result = Ok(());
     loop {
         let received = match receiver.lock() {
             Ok(receiver) => receiver.recv(),
             Err(_) => break,
         };
-        let Ok(documents) = received else { break };
-        for document in documents.iter() {
-            if failure.is_none() {
-                // After a failure go on receiving, so that the sender is never left waiting.
-                failure = counts.add_document(document, splitter).err();
-            }
+        let Ok(batch) = received else { break };
+        if result.is_ok() {
+            // After a failure go on receiving, so that the sender is never left waiting.
+            result = batch.visit(&mut |text| front.add_document(text, splitter));
         }
     }
-    failure.map_or(Ok(counts), Err)
+    result.map(|()| front.finish())
 }

@@ -40,7 +40,11 @@ pub fn hash(key: u128) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
+/// Slots of an empty table.
+const LEAST: usize = 1 << 6;
+
 /// Values of `u64` by key, in open addressing.
+#[derive(Clone)]
 pub struct KeyTable {
     slots: Vec<[u64; 3]>, // the key's halves and the value; no key has a last half of 0
     used: usize,
@@ -48,7 +52,7 @@ pub struct KeyTable {
 
 impl Default for KeyTable {
     fn default() -> Self {
-        Self { slots: vec![[0; 3]; 1 << 10], used: 0 }
+        Self { slots: vec![[0; 3]; LEAST], used: 0 }
     }
 }
 
@@ -56,8 +60,8 @@ impl KeyTable {
     /// The value of a key, to be changed; 0 where it was not there.
     #[inline]
     pub fn entry(&mut self, key: u128) -> &mut u64 {
-        if self.used * 2 >= self.slots.len() {
-            self.grow();
+        if self.used * 4 >= self.slots.len() * 3 {
+            self.resize(self.slots.len() * 2);
         }
         let at = self.find(key);
         if self.slots[at][1] == 0 {
@@ -94,9 +98,26 @@ impl KeyTable {
         at
     }
 
-    fn grow(&mut self) {
-        let larger = vec![[0; 3]; self.slots.len() * 2];
-        let old = std::mem::replace(&mut self.slots, larger);
+    /// Bytes that the table takes.
+    pub fn memory(&self) -> usize {
+        self.slots.len() * size_of::<[u64; 3]>()
+    }
+
+    /// Keep what `keep` says of a key and its value, in a table that is as small as may be.
+    pub fn retain(&mut self, mut keep: impl FnMut(u128, u64) -> bool) {
+        self.used = 0;
+        for slot in &mut self.slots {
+            if slot[1] != 0 && keep(u128::from(slot[0]) | u128::from(slot[1]) << 64, slot[2]) {
+                self.used += 1;
+            } else {
+                *slot = [0; 3];
+            }
+        }
+        self.resize((self.used * 2).next_power_of_two().max(LEAST));
+    }
+
+    fn resize(&mut self, slots: usize) {
+        let old = std::mem::replace(&mut self.slots, vec![[0; 3]; slots]);
         for slot in old.into_iter().filter(|slot| slot[1] != 0) {
             let at = self.find(u128::from(slot[0]) | u128::from(slot[1]) << 64);
             self.slots[at] = slot;

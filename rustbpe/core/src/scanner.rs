@@ -61,7 +61,7 @@ enum Class {
     Other,
     Letter,
     Number,
-    Space, // whitespace but for the next
+    Space,   // whitespace but for the next
     Newline, // \r and \n
 }
 use Class::{Letter, Newline, Number, Other, Space};
@@ -125,7 +125,7 @@ impl Scanner<'_> {
         let (class, length) = self.class(start);
         let second = start + length;
         match class {
-            Letter => self.letters_end(second), // ...\p{L}+
+            Letter => self.letters_end(second),                 // ...\p{L}+
             Number => self.numbers_end(second, R::NUMBERS - 1), // \p{N}{1,n}
             Newline if R::GPT4 => self.whitespace_end::<R>(start),
             Space | Newline => {
@@ -147,7 +147,7 @@ impl Scanner<'_> {
                 }
                 match self.class_or_end(second).0 {
                     Letter if R::GPT4 => self.letters_end(second), // [^\r\n\p{L}\p{N}]?+\p{L}+
-                    _ => self.other_end::<R>(second), //  ?[^\s\p{L}\p{N}]++[\r\n]*
+                    _ => self.other_end::<R>(second),              //  ?[^\s\p{L}\p{N}]++[\r\n]*
                 }
             }
         }

@@ -18,7 +18,7 @@ pub type Tokens = Vec<Vec<u8>>;
 /// `tick` is called after each merge with the number of tokens so far; false ends the training
 /// with an error, as do a vocabulary of less than 256 and counts beyond 2^63.
 pub fn train(
-    counts: &PieceCounts,
+    counts: PieceCounts,
     vocab_size: usize,
     tick: impl FnMut(usize) -> bool,
 ) -> Result<Tokens, String> {
@@ -84,12 +84,12 @@ struct Trainer<S> {
 }
 
 impl<S: Symbol> Trainer<S> {
-    fn new(counts: &PieceCounts) -> Result<Self, String> {
-        let mut symbols = Vec::new();
+    fn new(counts: PieceCounts) -> Result<Self, String> {
+        let mut symbols = Vec::with_capacity(counts.piece_bytes());
         let mut words = Vec::with_capacity(counts.len());
         let mut total: i64 = 0;
         let mut fits = true;
-        counts.for_each(|piece, count| {
+        counts.drain(|piece, count| {
             if piece.len() < 2 {
                 return;
             }

@@ -13,8 +13,9 @@ const TEXT: &str = "it was the best of times, it was the worst of times; aaaaaaa
 
 fn vocabulary(text: &str, size: usize) -> Tokens {
     let mut counts = PieceCounts::default();
-    counts.add_document(text, &Splitter::new(Ours::PATTERN).unwrap()).unwrap();
-    train(&counts, size, |_| true).unwrap()
+    let splitter = Splitter::new(Ours::PATTERN).unwrap();
+    splitter.split(text, |from, to| counts.add_piece(text[from..to].as_bytes(), 1)).unwrap();
+    train(counts, size, |_| true).unwrap()
 }
 
 fn encoder(tokens: &[Vec<u8>]) -> Encoder {

@@ -21,13 +21,13 @@ fn counts_of(documents: &[&str], threads: usize) -> PieceCounts {
             batch
         }))
     };
-    count_pieces(&splitter, threads, next).unwrap()
+    count_pieces(&splitter, threads, None, next).unwrap()
 }
 
 /// Byte-pair training as one would explain it: count all pairs afresh for each merge.
-fn naive(counts: &PieceCounts, vocab_size: usize) -> Tokens {
+fn naive(counts: PieceCounts, vocab_size: usize) -> Tokens {
     let mut words: Vec<(Vec<u32>, u64)> = Vec::new();
-    counts.for_each(|piece, count| {
+    counts.drain(|piece, count| {
         words.push((piece.iter().map(|&byte| u32::from(byte)).collect(), count));
     });
     let mut tokens: Tokens = (0..=255u8).map(|byte| vec![byte]).collect();
@@ -62,8 +62,8 @@ fn naive(counts: &PieceCounts, vocab_size: usize) -> Tokens {
 fn merges_equal_those_of_a_naive_trainer() {
     let counts = counts_of(&[TEXT], 1);
     for vocab_size in [256, 257, 300, 10_000] {
-        let wanted = naive(&counts, vocab_size);
-        assert_eq!(train(&counts, vocab_size, |_| true).unwrap(), wanted);
+        let wanted = naive(counts.clone(), vocab_size);
+        assert_eq!(train(counts.clone(), vocab_size, |_| true).unwrap(), wanted);
     }
 }
 
@@ -72,26 +72,26 @@ fn merges_of_runs_equal_those_of_a_naive_trainer() {
     for unit in ["a", "ab", "aab", "abcab", "aabb"] {
         let words: Vec<String> = (1..24).map(|count| unit.repeat(count)).collect();
         let counts = counts_of(&[&words.join(" ")], 1);
-        let wanted = naive(&counts, 2_000);
-        assert_eq!(train(&counts, 2_000, |_| true).unwrap(), wanted, "{unit}");
+        let wanted = naive(counts.clone(), 2_000);
+        assert_eq!(train(counts.clone(), 2_000, |_| true).unwrap(), wanted, "{unit}");
     }
 }
 
 #[test]
 fn wide_and_narrow_symbols_give_the_same_merges() {
     let counts = counts_of(&[TEXT], 1);
-    let narrow = train(&counts, 1 << 16, |_| true).unwrap();
-    assert_eq!(train(&counts, (1 << 16) + 1, |_| true).unwrap(), narrow);
+    let narrow = train(counts.clone(), 1 << 16, |_| true).unwrap();
+    assert_eq!(train(counts.clone(), (1 << 16) + 1, |_| true).unwrap(), narrow);
 }
 
 #[test]
 fn threads_and_the_order_of_documents_change_nothing() {
     let mut documents: Vec<&str> = TEXT.split_inclusive(' ').collect();
-    let wanted = train(&counts_of(&documents, 1), 400, |_| true).unwrap();
+    let wanted = train(counts_of(&documents, 1), 400, |_| true).unwrap();
     for threads in [1, 2, 7] {
         documents.rotate_left(11);
         documents.reverse();
-        assert_eq!(train(&counts_of(&documents, threads), 400, |_| true).unwrap(), wanted);
+        assert_eq!(train(counts_of(&documents, threads), 400, |_| true).unwrap(), wanted);
     }
 }
 
@@ -101,7 +101,7 @@ fn a_piece_may_occur_more_than_2_to_the_32_times() {
     counts.add_piece(b"ab", 1 << 33);
     counts.add_piece(b"cd", (1 << 33) + 1);
     counts.add_piece(b"ef", 1 << 31);
-    let tokens = train(&counts, 259, |_| true).unwrap();
+    let tokens = train(counts.clone(), 259, |_| true).unwrap();
     assert_eq!(tokens[256..], [b"cd".to_vec(), b"ab".to_vec(), b"ef".to_vec()]);
 }
 
@@ -109,27 +109,28 @@ fn a_piece_may_occur_more_than_2_to_the_32_times() {
 fn counts_beyond_what_fits_are_an_error() {
     let mut counts = PieceCounts::default();
     counts.add_piece(b"ab", u64::MAX);
-    let error = train(&counts, 300, |_| true).unwrap_err();
+    let error = train(counts.clone(), 300, |_| true).unwrap_err();
     assert!(error.starts_with("the text is too large"), "{error}");
 }
 
 #[test]
 fn sizes_that_cannot_be_are_errors_and_no_text_gives_the_bytes() {
     let counts = PieceCounts::default();
-    let error = train(&counts, 255, |_| true).unwrap_err();
+    let error = train(counts.clone(), 255, |_| true).unwrap_err();
     assert_eq!(error, "vocab_size must be at least 256, got 255");
-    assert_eq!(train(&counts, 300, |_| true).unwrap().len(), 256);
+    assert_eq!(train(counts.clone(), 300, |_| true).unwrap().len(), 256);
 }
 
 #[test]
 fn training_stops_when_told_to() {
     let counts = counts_of(&[TEXT], 1);
-    assert_eq!(train(&counts, 300, |done| done < 260).unwrap_err(), "interrupted");
+    assert_eq!(train(counts.clone(), 300, |done| done < 260).unwrap_err(), "interrupted");
 }
 
 #[test]
 fn a_failing_source_ends_the_counting() {
     let splitter = Splitter::new(Ours::PATTERN).unwrap();
-    let result = count_pieces(&splitter, 2, || Err::<Option<Documents>, _>("no more".to_string()));
+    let result =
+        count_pieces(&splitter, 2, None, || Err::<Option<Documents>, _>("no more".to_string()));
     assert_eq!(result.err().unwrap(), "no more");
 }
