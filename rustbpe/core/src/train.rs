@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::mem;
 
 use crate::count::PieceCounts;
 
@@ -70,6 +71,19 @@ struct Pair {
     words: Vec<u32>,
 }
 
+/// Ask for an element's memory ahead of its use; does nothing where the machine has no such thing.
+#[inline(always)]
+fn prefetch<T>(values: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that reads nothing; any address will do.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch(values.as_ptr().wrapping_add(index).cast(), _MM_HINT_T0);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, index);
+}
+
 /// Left id in the upper half, so that keys compare as pairs do.
 fn pair_key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
@@ -116,22 +130,35 @@ impl<S: Symbol> Trainer<S> {
 
     /// The pairs of bytes to begin with.
     fn count_pairs(&mut self) {
-        let mut pairs: Vec<Pair> = (0..1 << 16).map(|_| Pair::default()).collect();
-        for (index, word) in self.words.iter().enumerate() {
-            let start = word.start as usize;
-            let symbols = &self.symbols[start..start + word.length as usize];
-            for window in symbols.windows(2) {
-                let pair = &mut pairs[(window[0].id() << 8 | window[1].id()) as usize];
-                pair.count += word.count;
-                if pair.words.last() != Some(&(index as u32)) {
-                    pair.words.push(index as u32);
-                }
+        // Once to know how long the lists of words get: they take most of the memory.
+        let mut sizes = vec![0; 1 << 16];
+        let mut last = vec![u32::MAX; 1 << 16];
+        self.for_byte_pairs(|pair, _, word| {
+            sizes[pair] += usize::from(mem::replace(&mut last[pair], word) != word);
+        });
+        let list = |size| Pair { count: 0, words: Vec::with_capacity(size) };
+        let mut pairs: Vec<Pair> = sizes.into_iter().map(list).collect();
+        self.for_byte_pairs(|pair, count, word| {
+            let pair = &mut pairs[pair];
+            pair.count += count;
+            if pair.words.last() != Some(&word) {
+                pair.words.push(word);
             }
-        }
+        });
         for (bytes, pair) in pairs.into_iter().enumerate().filter(|(_, pair)| pair.count > 0) {
             let key = pair_key(bytes as u32 >> 8, bytes as u32 & 0xFF);
             self.queue.push((pair.count, Reverse(key)));
             self.pairs.insert(key, pair);
+        }
+    }
+
+    /// Visit every two neighbouring bytes, as one number, with their word's count and index.
+    fn for_byte_pairs(&self, mut visit: impl FnMut(usize, i64, u32)) {
+        for (index, word) in (0..).zip(&self.words) {
+            let start = word.start as usize;
+            for pair in self.symbols[start..start + word.length as usize].windows(2) {
+                visit((pair[0].id() << 8 | pair[1].id()) as usize, word.count, index);
+            }
         }
     }
 
@@ -180,7 +207,14 @@ impl<S: Symbol> Trainer<S> {
         right: &mut Neighbours,
     ) {
         let (first, second) = (S::new(first), S::new(second));
-        for &index in words {
+        for (place, &index) in words.iter().enumerate() {
+            // Words lie anywhere in memory: ask for the next ones while this one is at work.
+            if let Some(&ahead) = words.get(place + 16) {
+                prefetch(&self.words, ahead as usize);
+            }
+            if let Some(&ahead) = words.get(place + 8) {
+                prefetch(&self.symbols, self.words[ahead as usize].start as usize);
+            }
             let word = &mut self.words[index as usize];
             let start = word.start as usize;
             let symbols = &mut self.symbols[start..start + word.length as usize];
@@ -219,10 +253,10 @@ impl<S: Symbol> Trainer<S> {
             self.gain(pair_key(x, new), left.counts[x as usize], left.take_words(x));
         }
         for x in left.touched.drain(..) {
-            self.lose(pair_key(x, first), std::mem::take(&mut left.counts[x as usize]), merged);
+            self.lose(pair_key(x, first), mem::take(&mut left.counts[x as usize]), merged);
         }
         for y in right.touched.drain(..) {
-            self.lose(pair_key(second, y), std::mem::take(&mut right.counts[y as usize]), merged);
+            self.lose(pair_key(second, y), mem::take(&mut right.counts[y as usize]), merged);
         }
     }
 
@@ -269,7 +303,7 @@ impl Neighbours {
     }
 
     fn take_words(&mut self, symbol: u32) -> Vec<u32> {
-        std::mem::take(&mut self.words[symbol as usize])
+        mem::take(&mut self.words[symbol as usize])
     }
 }
 
