@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat import storage
@@ -45,19 +46,29 @@ def shard_name(index: int) -> str:
     return f"shard_{index:05d}.parquet"
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """The documents of one shard, in order.
+def read_columns(path: Path) -> Iterator[pa.StringArray]:
+    """The documents of one shard, in order, some at a time; none of them null or empty.
 
     Raises: DataError if the file is missing, damaged or has no column `text`.
     """
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=512, columns=["text"]):
-                yield from (text for text in batch.column(0).to_pylist() if text)
+                texts = batch.column(0)
+                yield texts.filter(pc.greater(pc.binary_length(texts), 0))
     except FileNotFoundError:
         raise DataError(f"{path} is gone; run again to make it anew") from None
-    except (pa.ArrowException, UnicodeDecodeError, IndexError, OSError) as error:
+    except (pa.ArrowException, IndexError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The documents of one shard, in order, as strings. Raises: as read_columns."""
+    for texts in read_columns(path):
+        try:
+            yield from texts.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
 
 
 class ShardWriter:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from nanochat import shards as shard_files
 from nanochat import storage
@@ -21,7 +22,7 @@ from nanochat.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-BATCH_CHARACTERS = 4_000_000  # encoded at a time: enough for every core, little memory
+BATCH_BYTES = 8_000_000  # encoded at a time: enough for every core, little memory
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,17 @@ def _save(path: Path, array: np.ndarray) -> None:
         file.write(np.ascontiguousarray(array).data)
 
 
-def _batches(path: Path) -> Iterator[list[str]]:
-    texts: list[str] = []
+def _batches(path: Path) -> Iterator[pa.StringArray]:
+    columns: list[pa.StringArray] = []
     waiting = 0
-    for text in shard_files.read_texts(path):
-        texts.append(text)
-        waiting += len(text)
-        if waiting >= BATCH_CHARACTERS:
-            yield texts
-            texts, waiting = [], 0
-    if texts:
-        yield texts
+    for column in shard_files.read_columns(path):
+        columns.append(column)
+        waiting += column.nbytes
+        if waiting >= BATCH_BYTES:
+            yield pa.concat_arrays(columns)
+            columns, waiting = [], 0
+    if columns:
+        yield pa.concat_arrays(columns)
 
 
 def _path(stem: Path, kind: str) -> Path:

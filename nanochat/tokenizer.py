@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +50,17 @@ LONG_TEXT_CHARACTERS = 100_000
 Batch = tuple[np.ndarray, np.ndarray]
 
 
+class TextColumn(Protocol):
+    """What is used of a pyarrow.StringArray: texts that Rust reads where they lie."""
+
+    def __len__(self) -> int: ...
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[Any, Any]: ...
+
+    def to_pylist(self) -> list[str]: ...
+
+
+
 class Tokenizer(Protocol):
     """What the rest of the package knows about a vocabulary."""
 
@@ -64,7 +76,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ordinary tokens of a text; what looks like a special token stays plain text."""
 
-    def encode_batch(self, texts: Sequence[str], *, bos: bool) -> Batch:
+    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> Batch:
         """Tokens [N] (uint16, or uint32 where ids need it) and offsets [len(texts) + 1] int64.
 
         The tokens of texts[i] are tokens[offsets[i] : offsets[i + 1]]; bos puts `<|bos|>` first.
@@ -110,7 +122,7 @@ class BpeTokenizer:
             return ids
         return self._tiktoken.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str], *, bos: bool) -> Batch:
+    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> Batch:
         kind = _id_type(self.vocab_size)
         first = self.bos_id if bos else None
         try:
@@ -166,8 +178,9 @@ class CharTokenizer:
         ids: list[int] = self._id_of[_code_points(text)].tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str], *, bos: bool) -> Batch:
-        encoded = [self._id_of[_code_points(text)] for text in texts]
+    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> Batch:
+        strings = texts if isinstance(texts, Sequence) else texts.to_pylist()
+        encoded = [self._id_of[_code_points(text)] for text in strings]
         return _join(encoded, self.bos_id if bos else None, self.vocab_size)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -186,18 +199,38 @@ class CharTokenizer:
         return from_json, (self.to_json(),)
 
 
+@dataclass(frozen=True)
+class TrainingText:
+    """What a vocabulary was learnt from.
+
+    pieces: different ones. lost_bytes: of text that a memory limit kept out of the counts;
+    lost_count: no piece was counted too low by more than this.
+    """
+
+    bytes: int
+    pieces: int
+    lost_bytes: int
+    lost_count: int
+
+
 def train_bpe(
-    texts: Iterable[str],
+    texts: Iterable[str | bytes | Path | TextColumn],
     vocab_size: int,
     pattern: str = SPLIT_PATTERN,
     *,
     threads: int | None = None,
+    memory: int | None = None,
+    counted: Callable[[TrainingText], object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> BpeTokenizer:
     """Learn a byte-pair vocabulary.
 
+    texts: documents, UTF-8 files of one document each, or Arrow columns of documents.
     vocab_size: with the nine special tokens. Little text may not fill it: the result is smaller.
     threads: that read the text; None takes all cores. The result does not depend on them.
+    memory: bytes that the counts of pieces may take; rare ones are dropped to stay within them.
+        None counts exactly.
+    counted: called once the text is read and merging begins.
     progress: called now and then with the number of tokens learnt so far.
     Raises: ConfigError for a size that cannot be; DataError if there is no text.
     """
@@ -205,7 +238,15 @@ def train_bpe(
         raise ConfigError(f"vocab_size must be at least {MIN_BPE_SIZE}, got {vocab_size}")
     wanted = vocab_size - len(SPECIAL_TOKENS)
     try:
-        tokens = _rustbpe.train(texts, wanted, pattern, threads=threads, progress=progress)
+        tokens = _rustbpe.train(
+            texts,
+            wanted,
+            pattern,
+            threads=threads,
+            memory=memory,
+            counted=counted and (lambda *facts: counted(TrainingText(*facts))),
+            progress=progress,
+        )
     except ValueError as error:
         raise DataError(f"the vocabulary cannot be learnt: {error}") from error
     if len(tokens) == 256:

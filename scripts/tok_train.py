@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from nanochat import config, device, report, storage, tokenizer
@@ -18,6 +21,7 @@ from nanochat.config import RunOptions, nested, option
 from nanochat.dataset import DataOptions, open_data
 from nanochat.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
+from nanochat.trainer import duration
 
 NAME = "tok_train"
 SAY_EVERY_S = 2.0
@@ -45,6 +49,12 @@ class TokTrainConfig:
         None, "characters to learn from of each document; none: all"
     )
 
+    count_memory: int | None = option(
+        None,
+        "bytes that the counts of pieces may take, for text of 100 GB and more; rare pieces are "
+        "dropped to stay within them, and the loss is told; none: exact",
+    )
+
     def __post_init__(self) -> None:
         least = tokenizer.MIN_BPE_SIZE if self.tokenizer == "bpe" else tokenizer.MIN_CHAR_SIZE
         if self.vocab_size < least:
@@ -54,7 +64,7 @@ class TokTrainConfig:
             )
         if self.name is not None:
             config.check_name("--name", self.name)
-        for limit in ("max_characters", "max_document_characters"):
+        for limit in ("max_characters", "max_document_characters", "count_memory"):
             value = getattr(self, limit)
             if value is not None and value < 1:
                 flag = "--" + limit.replace("_", "-")
@@ -65,8 +75,10 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokTrainConfig, argv, stage=NAME)
     begin_s = time.perf_counter()
     dataset = open_data(cfg.data, base=storage.base_dir())
-    texts = Reading(dataset.documents("train"), cfg)
-    learnt = train(cfg, texts)
+    texts = Reading(dataset.columns("train"), cfg, dataset.characters("train"))
+    learnt, notes = train(cfg, texts)
+    for note in notes:
+        print(f"note: {note}")
     path = tokenizer_path(cfg)
     tokenizer.save(learnt, path)
     seconds = time.perf_counter() - begin_s
@@ -80,49 +92,100 @@ def main(argv: list[str] | None = None) -> None:
         folder / "config.json",
         {"stage": NAME, "options": options, "data": dataset.manifest, **facts},
     )
-    report.record(folder, section(cfg, learnt, texts, seconds=seconds, facts=facts))
+    report.record(folder, section(learnt, texts, seconds=seconds, facts=facts, notes=notes))
 
 
 class Reading:
-    """Documents within the limits of the options; counts them and says how far they are read."""
+    """Columns of documents within the limits of the options; counts them, says how far they are.
 
-    def __init__(self, documents: Iterable[str], cfg: TokTrainConfig) -> None:
-        self._source = documents
+    expected: characters there are to read, where that is known.
+    """
+
+    def __init__(
+        self, columns: Iterable[pa.StringArray], cfg: TokTrainConfig, expected: int | None
+    ) -> None:
+        self._source = columns
         self._limit = cfg.max_characters
         self._document_limit = cfg.max_document_characters
+        self._expected = expected
+        if self._limit is not None and expected is not None:
+            self._expected = min(self._limit, expected)
         self.documents = 0
         self.characters = 0
 
-    def __iter__(self) -> Iterator[str]:
-        said_s = time.monotonic()
-        for document in self._source:
-            text = document[: self._document_limit]
-            if self._limit is not None:
-                text = text[: self._limit - self.characters]
-            self.documents += 1
-            self.characters += len(text)
-            yield text
+    def __iter__(self) -> Iterator[pa.StringArray]:
+        begin_s = said_s = time.monotonic()
+        for column in self._source:
+            yield self._within_limits(column)
             if self._limit is not None and self.characters >= self._limit:
                 return
             if time.monotonic() - said_s > SAY_EVERY_S:
                 said_s = time.monotonic()
-                print(f"read {self.characters / 1e6:,.1f} million characters", flush=True)
+                share = self.characters / self._expected if self._expected else None
+                read = f"read {self.characters / 1e6:,.1f} million characters"
+                print(read + left(said_s - begin_s, share), flush=True)
+
+    def _within_limits(self, column: pa.StringArray) -> pa.StringArray:
+        if self._document_limit is not None:
+            column = pc.utf8_slice_codeunits(column, 0, self._document_limit)
+        ends = self.characters + np.cumsum(pc.utf8_length(column).to_numpy())
+        if self._limit is not None and len(ends) and ends[-1] > self._limit:
+            last = int(np.searchsorted(ends, self._limit))
+            text = column[last].as_py()
+            cut = text[: len(text) + self._limit - int(ends[last])]
+            column = pa.concat_arrays([column[:last], pa.array([cut], column.type)])
+            ends = np.append(ends[:last], self._limit)
+        self.documents += len(column)
+        self.characters = int(ends[-1]) if len(ends) else self.characters
+        return column
 
 
-def train(cfg: TokTrainConfig, texts: Reading) -> Tokenizer:
-    """Learn the vocabulary that the options ask for."""
+def left(elapsed_s: float, share: float | None) -> str:
+    """How much longer it takes if `share` of the work took `elapsed_s`; nothing if not known."""
+    if not share:
+        return ""
+    return f", {share:.0%}, {duration(elapsed_s / share - elapsed_s)} left"
+
+
+def train(cfg: TokTrainConfig, texts: Reading) -> tuple[Tokenizer, list[str]]:
+    """Learn the vocabulary that the options ask for; with notes on what is not as asked."""
     if cfg.tokenizer == "char":
-        return tokenizer.train_char(texts, cfg.vocab_size)
-    said_s = time.monotonic()
+        strings = (text for column in texts for text in column.to_pylist())
+        return tokenizer.train_char(strings, cfg.vocab_size), []
+    begin_s = said_s = time.monotonic()
+    notes = []
+
+    def counted(text: tokenizer.TrainingText) -> None:
+        nonlocal begin_s
+        begin_s = time.monotonic()
+        print(f"{text.pieces:,} different pieces in {text.bytes / 1e6:,.1f} MB", flush=True)
+        if text.lost_bytes:
+            notes.append(
+                f"--count-memory dropped rare pieces, {text.lost_bytes / text.bytes:.2%} of the "
+                f"text; no count is too low by more than {text.lost_count:,}"
+            )
 
     def progress(tokens: int) -> None:
         nonlocal said_s
         if time.monotonic() - said_s > SAY_EVERY_S:
             said_s = time.monotonic()
-            print(f"learnt {tokens:,} of {cfg.vocab_size:,} tokens", flush=True)
+            rest = left(said_s - begin_s, tokens / cfg.vocab_size)
+            print(f"learnt {tokens:,} of {cfg.vocab_size:,} tokens{rest}", flush=True)
 
-    threads = cfg.common.threads
-    return tokenizer.train_bpe(texts, cfg.vocab_size, threads=threads, progress=progress)
+    learnt = tokenizer.train_bpe(
+        texts,
+        cfg.vocab_size,
+        threads=cfg.common.threads,
+        memory=cfg.count_memory,
+        counted=counted,
+        progress=progress,
+    )
+    if learnt.vocab_size < cfg.vocab_size:
+        notes.append(
+            f"the text had pairs for {learnt.vocab_size:,} tokens only, not {cfg.vocab_size:,}; "
+            "more text gives more"
+        )
+    return learnt, notes
 
 
 def tokenizer_path(cfg: TokTrainConfig) -> Path:
@@ -132,17 +195,10 @@ def tokenizer_path(cfg: TokTrainConfig) -> Path:
 
 
 def section(
-    cfg: TokTrainConfig, learnt: Tokenizer, texts: Reading, *, seconds: float, facts: dict[str, Any]
+    learnt: Tokenizer, texts: Reading, *, seconds: float, facts: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
     """The stage as the report takes it."""
     lengths = learnt.token_bytes[learnt.token_bytes > 0]
-    notes = []
-    if cfg.tokenizer == "bpe" and learnt.vocab_size < cfg.vocab_size:
-        notes.append(
-            f"the text had pairs for {learnt.vocab_size:,} tokens only, not {cfg.vocab_size:,}; "
-            "more text gives more"
-        )
-        print(f"note: {notes[0]}")
     return {
         "title": NAME,
         "seconds": seconds,

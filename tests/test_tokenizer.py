@@ -13,9 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tiktoken
+import tiktoken_ext.openai_public
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +156,96 @@ def test_training_on_nothing_or_to_an_impossible_size_is_refused():
         tokenizer.train_char(["ab"], 10)
 
 
+def columns(texts, kind=None):
+    """Texts as Arrow columns, cut out of a longer one so that they do not begin at its start."""
+    whole = pa.array(["before", None, *texts, "after"], kind or pa.string())
+    return [whole.slice(1, 1 + len(texts) // 2), whole.slice(2 + len(texts) // 2, -(-len(texts) // 2))]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_arrow_columns_are_read_like_strings(kind):
+    texts = [f"{TEXT} {n} {n * n}" for n in range(61)]
+    assert _rustbpe.train(columns(texts, kind), 600, SPLIT_PATTERN) == _rustbpe.train(
+        texts, 600, SPLIT_PATTERN
+    )
+    first, second = columns(texts, kind)
+    for bos in (True, False):
+        parts = [trained().encode_batch(column, bos=bos) for column in (first, second)]
+        wanted, offsets = trained().encode_batch(texts, bos=bos)
+        assert np.array_equal(np.concatenate([tokens for tokens, _ in parts]), wanted)
+        ends = [parts[0][1], parts[1][1][1:] + parts[0][1][-1]]
+        assert np.array_equal(np.concatenate(ends), offsets)
+
+
+def test_arrow_columns_without_text_give_nothing():
+    for empty in (pa.array([], pa.string()), pa.array([None], pa.string())):
+        assert len(_rustbpe.train([empty], 300, SPLIT_PATTERN)) == 256
+        assert trained().encode_batch(empty, bos=True)[1].tolist() == [0]
+    assert trained().encode_batch(pa.array([""]), bos=False)[1].tolist() == [0, 0]
+
+
+def test_arrow_columns_that_hold_no_text_are_refused():
+    with pytest.raises(TypeError, match="must hold strings, got format \"l\""):
+        _rustbpe.train([pa.array([1, 2])], 300, SPLIT_PATTERN)
+    torn = pa.array([b"fine", b"\xff"], pa.binary())
+    with pytest.raises(DataError, match="not UTF-8: row 1 of a column"):
+        trained().encode_batch(torn, bos=False)
+    with pytest.raises(ValueError, match="not UTF-8: row 1 of a column"):
+        _rustbpe.train([torn], 300, SPLIT_PATTERN)
+
+
+def long_text() -> str:
+    lines = [f"{TEXT} number {n * 7919 % 100_003}" for n in range(60_000)]
+    return "\n".join(lines)
+
+
+def test_long_documents_and_files_are_cut_without_a_trace(tmp_path):
+    text = long_text()
+    assert len(text) > 5_000_000
+    wanted = pypi_tokens([text], 1000)
+    path = tmp_path / "long.txt"
+    path.write_text(text, encoding="utf-8")
+    for threads in (1, 3):
+        assert _rustbpe.train([text], 1000, SPLIT_PATTERN, threads=threads) == wanted
+        assert _rustbpe.train([path], 1000, SPLIT_PATTERN, threads=threads) == wanted
+
+
+def test_a_file_without_a_place_to_cut_is_read_whole(tmp_path):
+    text = "a bc 日" * 700_000
+    path = tmp_path / "line.txt"
+    path.write_text(text, encoding="utf-8")
+    found = []
+    wanted = _rustbpe.train([text], 270, SPLIT_PATTERN)
+    assert _rustbpe.train([path], 270, SPLIT_PATTERN, counted=lambda *f: found.append(f)) == wanted
+    assert found[0][:2] == (path.stat().st_size, 4)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "torn.txt"
+    path.write_bytes(b"fine\n" * 100 + b"\xff")
+    with pytest.raises(ValueError, match="torn.txt is not UTF-8"):
+        _rustbpe.train([path], 300, SPLIT_PATTERN)
+    with pytest.raises(FileNotFoundError):
+        _rustbpe.train([tmp_path / "none.txt"], 300, SPLIT_PATTERN)
+
+
+def test_a_memory_limit_drops_the_rarest_pieces_and_says_how_much():
+    random = np.random.default_rng(0)
+    rare = ["".join(map(chr, random.integers(97, 123, 9))) for _ in range(100_000)]
+    texts = [f"the cat sat on the mat {word}" for word in rare]
+    read = []
+    exact = tokenizer.train_bpe(texts, 300, counted=read.append)
+    roomy = tokenizer.train_bpe(texts, 300, memory=1 << 30, counted=read.append)
+    small = tokenizer.train_bpe(texts, 300, memory=1 << 20, counted=read.append)
+    assert roomy.sha256 == exact.sha256
+    assert [text.lost_bytes for text in read[:2]] == [0, 0]
+    assert read[2].bytes == read[0].bytes == sum(map(len, texts))
+    assert read[2].pieces < 100_000 < read[0].pieces
+    assert 0 < read[2].lost_bytes <= 10 * 100_000
+    assert 1 <= read[2].lost_count < 1000
+    assert {b" the", b" cat", b" sat", b" on", b" mat"} <= set(small.tokens)
+
+
 def test_what_goes_wrong_while_training_is_raised():
     def broken():
         yield TEXT
@@ -163,7 +255,7 @@ def test_what_goes_wrong_while_training_is_raised():
         tokenizer.train_bpe(broken(), 300)
     with pytest.raises(DataError, match="not UTF-8"):
         tokenizer.train_bpe([b"\xff"], 300)  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="a text must be a str, got int"):
+    with pytest.raises(TypeError, match="a text must be a str, bytes, a path or an Arrow array of strings, got int"):
         tokenizer.train_bpe([3], 300)  # type: ignore[list-item]
     with pytest.raises(DataError, match="split pattern is not valid"):
         tokenizer.train_bpe([TEXT], 300, pattern="(")
@@ -187,6 +279,20 @@ def test_ctrl_c_ends_training():
     assert time.monotonic() - begin_s < 4
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals work differently there")
+def test_ctrl_c_ends_counting_with_a_slow_pattern():
+    def without_end():
+        while True:
+            yield TEXT * 100
+
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    begin_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _rustbpe.train(without_end(), 300, r"\p{L}+|\s+|[^\p{L}\s]+")
+    assert time.monotonic() - begin_s < 10
+
+
 def test_another_pattern_goes_through_the_regex_engine():
     pattern = r"\p{L}+|\s+|[^\p{L}\s]+"
     assert _rustbpe.split("don't 123", pattern) == ["don", "'", "t", " ", "123"]
@@ -194,6 +300,34 @@ def test_another_pattern_goes_through_the_regex_engine():
     same = tokenizer.from_json(learnt.to_json())
     assert same.encode_batch([TEXT], bos=False)[0].tolist() == learnt.encode(TEXT)
     assert learnt.decode(learnt.encode(TEXT)) == TEXT
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS.map("".join))
+def test_the_patterns_of_gpt2_and_gpt4_give_the_tokens_of_tiktoken(text):
+    for encoder, reference in published_patterns():
+        tokens, _ = encoder.encode_batch([text])
+        assert np.frombuffer(tokens, np.uint32).tolist() == reference.encode_ordinary(text)
+
+
+@functools.cache
+def published_patterns():
+    """Our tokens with each published pattern that is built in, and tiktoken's encoding of them."""
+    ranks = {token: rank for rank, token in enumerate(trained().tokens)}
+    assert len(_rustbpe.PATTERNS) == 3
+    return [
+        (
+            _rustbpe.Encoder(trained().tokens, pattern),
+            tiktoken.Encoding("it", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}),
+        )
+        for pattern in _rustbpe.PATTERNS
+    ]
+
+
+def test_the_built_in_patterns_are_those_of_tiktoken():
+    published = Path(tiktoken_ext.openai_public.__file__).read_text()
+    for pattern in _rustbpe.PATTERNS[1:]:
+        assert pattern in published
 
 
 @settings(max_examples=400, deadline=None)

@@ -2,25 +2,31 @@
 //!
 //! Work runs without the GIL; Ctrl-C is looked for between steps; errors become ValueError.
 
+mod arrow;
+mod text;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyByteArray, PyBytes, PyIterator, PyString};
-use rustbpe_core::count::{Documents, count_pieces};
+use pyo3::types::{PyByteArray, PyBytes};
+use rustbpe_core::count::count_pieces;
 use rustbpe_core::encode::{self, Group};
-use rustbpe_core::scanner::{Ours, Rules};
+use rustbpe_core::scanner::{Cl100k, Gpt2, Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train;
 
-/// Documents are handed to counting threads in batches of about this many bytes.
-const BATCH_BYTES: usize = 4 << 20;
+/// Texts of fewer bytes are encoded without a look for Ctrl-C.
+const SHORT_BYTES: usize = 4 << 20;
 /// How often a long computation looks for Ctrl-C and reports progress.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+use crate::arrow::Column;
+use crate::text::{Feeder, text_of};
 
 /// What may end a computation early.
 enum Failure {
@@ -31,6 +37,12 @@ enum Failure {
 impl From<String> for Failure {
     fn from(message: String) -> Self {
         Self::Input(message)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Python(error.into())
     }
 }
 
@@ -50,31 +62,34 @@ impl From<Failure> for PyErr {
 }
 
 /// Learn the tokens of a vocabulary, in rank order.
+#[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
 #[pyfunction]
-#[pyo3(name = "train", signature = (texts, vocab_size, pattern, *, threads=None, progress=None))]
+#[pyo3(
+    name = "train",
+    signature = (texts, vocab_size, pattern, *, threads=None, memory=None, counted=None, progress=None)
+)]
 fn train_bpe<'py>(
     py: Python<'py>,
     texts: &Bound<'py, PyAny>,
     vocab_size: usize,
     pattern: &str,
     threads: Option<usize>,
+    memory: Option<usize>,
+    counted: Option<Py<PyAny>>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let splitter = Splitter::new(pattern).map_err(PyValueError::new_err)?;
-    let mut iterator = Some(texts.try_iter()?.unbind());
+    let mut feeder = Feeder::new(texts, &splitter)?;
     let threads = threads.unwrap_or_else(default_threads);
+    let counts = py.detach(|| count_pieces(&splitter, threads, memory, || feeder.next()))?;
+    if let Some(counted) = counted {
+        let loss = counts.loss();
+        counted.call1(py, (counts.bytes, counts.len(), loss.bytes, loss.count))?;
+    }
     let tokens = py.detach(|| -> Result<_, Failure> {
-        let counts = count_pieces(&splitter, threads, || {
-            let Some(texts) = &iterator else { return Ok(None) };
-            let (documents, more) = Python::attach(|py| next_documents(texts.bind(py)))?;
-            if !more {
-                iterator = None;
-            }
-            Ok::<_, Failure>(Some(documents))
-        })?;
         let mut interrupted = None;
         let mut checked = Instant::now();
-        let tokens = train::train(&counts, vocab_size, |done| {
+        let tokens = train::train(counts, vocab_size, |done| {
             if checked.elapsed() < CHECK_EVERY {
                 return true;
             }
@@ -88,42 +103,6 @@ fn train_bpe<'py>(
         }
     })?;
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
-}
-
-/// The next batch of documents, and whether there may be more after it.
-fn next_documents(texts: &Bound<'_, PyIterator>) -> PyResult<(Documents, bool)> {
-    let mut texts = texts.clone();
-    let mut documents = Documents::default();
-    while documents.text.len() < BATCH_BYTES {
-        let Some(item) = texts.next() else { return Ok((documents, false)) };
-        let item = item?;
-        if let Ok(bytes) = item.cast::<PyBytes>() {
-            let text = std::str::from_utf8(bytes.as_bytes());
-            documents.push(text.map_err(|error| {
-                PyValueError::new_err(format!("a document is not UTF-8: {error}"))
-            })?);
-        } else {
-            documents.push(&text_of(&item)?);
-        }
-    }
-    texts.py().check_signals()?;
-    Ok((documents, true))
-}
-
-/// The characters of a str; surrogate pairs are joined and lone ones replaced, as tiktoken does.
-fn text_of(item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
-    let Ok(text) = item.cast::<PyString>() else {
-        let kind = item.get_type().qualname()?;
-        return Err(PyTypeError::new_err(format!("a text must be a str, got {kind}")));
-    };
-    match text.clone().try_into() {
-        Err(error) if PyErr::is_instance_of::<PyUnicodeEncodeError>(&error, item.py()) => {
-            let bytes = text.call_method1("encode", ("utf-16", "surrogatepass"))?;
-            let repaired = bytes.call_method1("decode", ("utf-16", "replace"))?;
-            repaired.cast_into::<PyString>()?.try_into()
-        }
-        other => other,
-    }
 }
 
 fn report(py: Python<'_>, progress: Option<&Py<PyAny>>, done: usize) -> PyResult<()> {
@@ -160,14 +139,25 @@ impl Encoder {
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Bound<'py, PyAny>>,
+        texts: &Bound<'py, PyAny>,
         bos: Option<u32>,
         width: usize,
         threads: Option<usize>,
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
-        let texts = texts.iter().map(text_of).collect::<PyResult<Vec<_>>>()?;
         let threads = threads.unwrap_or_else(default_threads);
-        let groups = py.detach(|| self.encode_groups(&texts, bos, threads))?;
+        let groups = if let Some(column) = Column::from_python(texts)? {
+            py.detach(|| {
+                let texts = column.texts().map_err(Failure::Input)?;
+                self.encode_groups(&texts, bos, threads)
+            })?
+        } else {
+            let texts = texts.extract::<Vec<Bound<'_, PyAny>>>()?;
+            let texts = texts.iter().map(text_of).collect::<PyResult<Vec<_>>>()?;
+            py.detach(|| {
+                let texts: Vec<&str> = texts.iter().map(|text: &PyBackedStr| &**text).collect();
+                self.encode_groups(&texts, bos, threads)
+            })?
+        };
         let count: usize = groups.iter().map(|group| group.tokens.len()).sum();
         let largest = groups.iter().flat_map(|group| &group.tokens).max().copied();
         if !matches!(width, 2 | 4) || (width == 2 && largest.is_some_and(|id| id > 0xFFFF)) {
@@ -177,7 +167,8 @@ impl Encoder {
             py.detach(|| write_tokens(&groups, width, bytes));
             Ok(())
         })?;
-        let offsets = PyByteArray::new_with(py, (texts.len() + 1) * 8, |bytes| {
+        let texts: usize = groups.iter().map(|group| group.lengths.len()).sum();
+        let offsets = PyByteArray::new_with(py, (texts + 1) * 8, |bytes| {
             write_offsets(&groups, bytes);
             Ok(())
         })?;
@@ -189,17 +180,16 @@ impl Encoder {
     /// Encode on other threads while this one looks for Ctrl-C.
     fn encode_groups(
         &self,
-        texts: &[PyBackedStr],
+        texts: &[&str],
         bos: Option<u32>,
         threads: usize,
     ) -> Result<Vec<Group>, Failure> {
-        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
         let stop = AtomicBool::new(false);
-        if texts.iter().map(|text| text.len()).sum::<usize>() < BATCH_BYTES {
-            return Ok(self.inner.encode_batch(&texts, bos, threads, &stop)?);
+        if texts.iter().map(|text| text.len()).sum::<usize>() < SHORT_BYTES {
+            return Ok(self.inner.encode_batch(texts, bos, threads, &stop)?);
         }
         let (sender, receiver) = channel();
-        let (texts, stop) = (&texts, &stop);
+        let stop = &stop;
         thread::scope(|scope| {
             scope.spawn(move || {
                 let groups = self.inner.encode_batch(texts, bos, threads, stop);
@@ -259,6 +249,7 @@ fn split(text: &Bound<'_, PyAny>, pattern: &str) -> PyResult<Vec<String>> {
 #[pymodule]
 fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PATTERN", Ours::PATTERN)?;
+    module.add("PATTERNS", (Ours::PATTERN, Cl100k::PATTERN, Gpt2::PATTERN))?;
     module.add_function(wrap_pyfunction!(train_bpe, module)?)?;
     module.add_function(wrap_pyfunction!(split, module)?)?;
     module.add_class::<Encoder>()

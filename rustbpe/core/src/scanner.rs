@@ -111,6 +111,18 @@ pub fn scan<R: Rules>(text: &str, mut visit: impl FnMut(usize, usize)) {
     }
 }
 
+/// The first place at or after `from` where a text may be cut without a change of any piece.
+///
+/// That is behind a newline between a visible ASCII character and an ASCII letter: the newline ends
+/// a piece by every built-in pattern, at the end of a text as well as before a letter.
+pub fn next_cut(text: &[u8], from: usize) -> Option<usize> {
+    let from = from.max(2);
+    let behind = text.get(from - 2..)?.windows(3).position(|around| {
+        around[1] == b'\n' && around[0].is_ascii_graphic() && around[2].is_ascii_alphabetic()
+    });
+    behind.map(|place| place + from)
+}
+
 struct Scanner<'a> {
     text: &'a [u8],
     classes: &'static Classes,

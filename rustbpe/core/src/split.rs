@@ -26,6 +26,16 @@ impl Splitter {
         }
     }
 
+    /// The first place at or after `from` where a text may be cut without a change of any piece.
+    ///
+    /// None where there is none, and for patterns that are not built in.
+    pub fn next_cut(&self, text: &[u8], from: usize) -> Option<usize> {
+        match self {
+            Self::Regex(_) => None,
+            _ => scanner::next_cut(text, from),
+        }
+    }
+
     /// Call `visit` with start and end of each piece, in order.
     ///
     /// Errors: a pattern that is not built in gave up on this text (too much backtracking).
