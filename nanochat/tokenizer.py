@@ -60,7 +60,6 @@ class TextColumn(Protocol):
     def to_pylist(self) -> list[str]: ...
 
 
-
 class Tokenizer(Protocol):
     """What the rest of the package knows about a vocabulary."""
 

@@ -159,7 +159,10 @@ def test_training_on_nothing_or_to_an_impossible_size_is_refused():
 def columns(texts, kind=None):
     """Texts as Arrow columns, cut out of a longer one so that they do not begin at its start."""
     whole = pa.array(["before", None, *texts, "after"], kind or pa.string())
-    return [whole.slice(1, 1 + len(texts) // 2), whole.slice(2 + len(texts) // 2, -(-len(texts) // 2))]
+    return [
+        whole.slice(1, 1 + len(texts) // 2),
+        whole.slice(2 + len(texts) // 2, -(-len(texts) // 2)),
+    ]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
@@ -185,7 +188,7 @@ def test_arrow_columns_without_text_give_nothing():
 
 
 def test_arrow_columns_that_hold_no_text_are_refused():
-    with pytest.raises(TypeError, match="must hold strings, got format \"l\""):
+    with pytest.raises(TypeError, match='must hold strings, got format "l"'):
         _rustbpe.train([pa.array([1, 2])], 300, SPLIT_PATTERN)
     torn = pa.array([b"fine", b"\xff"], pa.binary())
     with pytest.raises(DataError, match="not UTF-8: row 1 of a column"):
@@ -255,7 +258,9 @@ def test_what_goes_wrong_while_training_is_raised():
         tokenizer.train_bpe(broken(), 300)
     with pytest.raises(DataError, match="not UTF-8"):
         tokenizer.train_bpe([b"\xff"], 300)  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="a text must be a str, bytes, a path or an Arrow array of strings, got int"):
+    with pytest.raises(
+        TypeError, match="a text must be a str, bytes, a path or an Arrow array of strings, got int"
+    ):
         tokenizer.train_bpe([3], 300)  # type: ignore[list-item]
     with pytest.raises(DataError, match="split pattern is not valid"):
         tokenizer.train_bpe([TEXT], 300, pattern="(")
