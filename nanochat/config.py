@@ -78,21 +78,31 @@ def check_name(flag: str, name: str) -> None:
 
 
 def parse(
-    cls: type[T], argv: Sequence[str] | None, *, stage: str, sections: Sequence[str] = ()
+    cls: type[T],
+    argv: Sequence[str] | None,
+    *,
+    stage: str,
+    sections: Sequence[str] = (),
+    word: str | None = None,
 ) -> T:
     """Build a stage's options from its defaults, then the preset's section, then flags.
 
     argv: the words after the program's name; None takes them from the command line.
     sections: for a tool that looks at other stages: their sections of the preset, of which it takes
         the options that it has.
+    word: the option that may also be given as a word without its flag.
     Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
     """
     fields = flat_fields(cls)
     parser = _parser(cls, fields, stage)
+    if word is not None:
+        parser.add_argument("word", nargs="?", default=_ABSENT, help=f"the same as --{word}")
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--"]:  # torchrun needs it between its own flags and the stage's
         words = words[1:]
     given = vars(parser.parse_args(words))
+    if word is not None and (plain := given.pop("word")) is not _ABSENT:
+        given[word] = plain
     preset = given.pop("preset")
     values: dict[str, Any] = {}
     for section in ("common", *(sections or (stage,))) if preset else ():

@@ -75,9 +75,17 @@ def line_chart(
 
 
 def bar_chart(
-    rows: Sequence[tuple[str, Sequence[Bar]]], *, title: str, low: float = 0.0, high: float = 1.0
+    rows: Sequence[tuple[str, Sequence[Bar]]],
+    *,
+    title: str,
+    low: float = 0.0,
+    high: float = 1.0,
+    tick: str = ".0%",
 ) -> str:
-    """Rows of horizontal bars, one bar a series, with whiskers of one standard error."""
+    """Rows of horizontal bars, one bar a series, with whiskers of one standard error.
+
+    tick: format of the numbers at the axis.
+    """
     label_width, text_width, width = 240, 110, 800
     span = width - label_width - text_width
 
@@ -95,10 +103,10 @@ def bar_chart(
             y += BAR_HEIGHT + BAR_GAP
         y += GROUP_GAP - BAR_GAP
     axis = []
-    for tick in ticks(low, high, 5):
-        x = x_of(tick)
+    for value in ticks(low, high, 5):
+        x = x_of(value)
         axis.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{y:.1f}"/>')
-        axis.append(f'<text class="tick a-mid" x="{x:.1f}" y="{y + 14:.1f}">{tick:.0%}</text>')
+        axis.append(f'<text class="tick a-mid" x="{x:.1f}" y="{y + 14:.1f}">{value:{tick}}</text>')
     box = f'viewBox="0 0 {width} {y + 20:.0f}"'
     open_tag = f'<svg class="bars" {box} role="img" aria-label="{escape(title)}">'
     return "".join([open_tag, *axis, *marks, "</svg>"])

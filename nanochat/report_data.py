@@ -35,6 +35,7 @@ SERIES_NAMES = {
 }
 ACCURACY = "accuracy"  # the unit of results that go into the table of accuracies
 CENTERED = "centred accuracy"
+BYTES_A_TOKEN = "bytes a token"  # the unit of tokenizers compared
 GAIN = "points"  # the unit of a difference of accuracies, as a share
 # metric -> what its plot is called; others that a stage logs are plotted under their own names
 PLOTS = {

@@ -14,6 +14,7 @@ from nanochat.plots import Bar, Curve
 from nanochat.report_data import Run, StageData
 
 Sections = list[tuple[str, str, str]]  # (anchor, heading, body)
+TOKENIZER_COLOURS = ("tok", "other", "base")  # ours first
 
 
 def render(run: Run, *, written: str) -> str:
@@ -44,6 +45,7 @@ def _sections(run: Run) -> Sections:
         ("core", "In-context tasks", _core(run)),
         ("samples", "What it says", _samples(run)),
         ("training", "Training", _training(run)),
+        ("tokenizer", "Tokenizer", _tokenizer(run)),
         ("stages", "Time and memory", _stages(run)),
         ("figures", "All figures", _figures(run)),
         ("settings", "Machine and settings", _settings(run)),
@@ -144,6 +146,33 @@ def _core(run: Run) -> str:
 def _core_bar(result: dict[str, Any]) -> Bar:
     text = data.with_error({**result, "unit": data.ACCURACY})
     return Bar(result["value"], result.get("stderr"), text, "base", f"{result['name']}: {text}")
+
+
+def _tokenizer(run: Run) -> str:
+    """Bytes per token by kind of text, ours beside the published vocabularies."""
+    stage = run.get("tok_eval")
+    rows: dict[str, list[Bar]] = {}
+    series: dict[str, str] = {}
+    for result in stage.results:
+        if result.get("unit") == data.BYTES_A_TOKEN and data.is_number(result["value"]):
+            domain, _, name = result["name"].rpartition(", ")
+            colour = series.setdefault(name, TOKENIZER_COLOURS[len(series) % 3])
+            text = f"{result['value']:.2f}"
+            rows.setdefault(domain, []).append(
+                Bar(result["value"], None, text, colour, f"{name}: {text} bytes a token")
+            )
+    if not rows:
+        return ""
+    high = max(bar.value for bars in rows.values() for bar in bars)
+    chart = plots.bar_chart(list(rows.items()), title="bytes per token", high=high, tick=".0f")
+    legend = "".join(
+        f'<span class="{c}"><i></i>{escape(name)}</span>' for name, c in series.items()
+    )
+    return (
+        '<p class="remark">Bytes per token: the more, the shorter the sequences for the same '
+        f'text.</p><p class="legend">{legend}</p><figure class="wide">{chart}</figure>'
+        f"{_notes(stage.result.get('notes') or [])}"
+    )
 
 
 def _training(run: Run) -> str:

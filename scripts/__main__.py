@@ -10,6 +10,7 @@ STAGES = {
     "doctor": "what this machine can do, and what to do about what it cannot",
     "plan": "size, time and memory of a run before it starts",
     "tok_train": "train a tokenizer",
+    "tokenize": "show how a text falls into tokens",
     "tok_eval": "compare the tokenizer with gpt2's and cl100k's",
     "base_train": "train a base model on plain text",
     "base_loss": "bits per byte and samples of a base model",
@@ -23,6 +24,9 @@ STAGES = {
     "sample": "continue a prompt with any model",
     "report": "write a run's report.md and report.html",
 }
+
+# A module scripts/tokenize.py would hide Python's own from scripts that are run by their path.
+MODULES = {"tokenize": "tok_show"}
 
 
 def main() -> None:
@@ -39,7 +43,7 @@ def main() -> None:
 def _run(name: str, words: list[str]) -> None:
     if name not in STAGES:
         raise ConfigError(f"nanochat has no stage {name!r}; there are {', '.join(STAGES)}")
-    importlib.import_module(f"scripts.{name}").main(words)
+    importlib.import_module(f"scripts.{MODULES.get(name, name)}").main(words)
 
 
 if __name__ == "__main__":

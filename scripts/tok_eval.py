@@ -31,6 +31,8 @@ LOAD_LIMIT_S = 30.0
 CHUNK_CHARACTERS = 50_000
 OTHER_TEXTS = {
     "numbers": " ".join(f"{n} + {n * 7 % 1000} = {n + n * 7 % 1000};" for n in range(1, 3000, 37)),
+    "mathematics": r"Let $f(x) = x^2 - 3x + 2$. Then $f'(x) = 2x - 3 = 0$ at $x = \frac{3}{2}$, so "
+    r"$\min f = -\frac{1}{4}$. For $n \ge 1$: $\sum_{k=1}^{n} k^2 = \frac{n(n+1)(2n+1)}{6}$. ",
     "German": "Am Morgen ging die alte Fischerin zum Hafen, weil sie wissen wollte, ob das Boot "
     "ihres Sohnes schon zurückgekehrt war. Über dem Wasser lag Nebel, und die Möwen schwiegen.",
     "Spanish": "El panadero se levantó antes del amanecer y encendió el horno. Cuando llegaron los "
@@ -73,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     folder = storage.stage_dir(cfg.common.run, NAME)
     storage.write_json(folder / "config.json", {"stage": NAME, "options": config.to_dict(cfg)})
     results = [*figures(rows), *vocabulary_use(own, texts)]
+    notes = [longest_tokens(own), *notes]
+    print(notes[0])
     report.record(
         folder,
         {
@@ -182,6 +186,13 @@ def figures(rows: Sequence[Comparison]) -> list[dict[str, Any]]:
         for name, count in row.tokens.items()
         for unit, size in (("bytes", row.size_bytes), ("characters", row.characters))
     ]
+
+
+def longest_tokens(own: Tokenizer, count: int = 20) -> str:
+    """The longest tokens in words: what the vocabulary was spent on."""
+    order = np.argsort(-own.token_bytes, kind="stable")[:count]
+    shown = ", ".join(repr(own.decode([int(token)])) for token in order)
+    return f"longest tokens: {shown}"
 
 
 def vocabulary_use(own: Tokenizer, texts: dict[str, list[str]]) -> list[dict[str, Any]]:

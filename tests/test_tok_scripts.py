@@ -1,6 +1,7 @@
 """tok_train and tok_eval as a user runs them."""
 
 import json
+import re
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ import tiktoken
 from nanochat import tokenizer
 from nanochat.errors import ConfigError, DataError
 from nanochat.tokenizer import BpeTokenizer, CharTokenizer
-from scripts import tok_eval, tok_train
+from scripts import tok_eval, tok_show, tok_train
 
 TEXTS = [f"Mary has {n} lambs; their {n % 9} fleeces were white as snow.\n" * 3 for n in range(90)]
 
@@ -119,7 +120,8 @@ def test_tok_eval_records_bytes_per_token_and_what_is_missing(base, capsys):
     characters = found["German, ours", "characters a token"]
     assert characters == pytest.approx(len(text) / len(learnt.encode(text)))
     assert 0 < found["vocabulary that occurs in the data", "of all tokens"] <= 1
-    notes = result(base, "tok_eval")["notes"]
+    longest, *notes = result(base, "tok_eval")["notes"]
+    assert longest.startswith("longest tokens: ' ")
     assert [note.split(" is left out: ConnectionError")[0] for note in notes] == ["gpt2", "cl100k"]
     assert "note: gpt2 is left out: ConnectionError" in capsys.readouterr().out
 
@@ -153,7 +155,7 @@ def test_tok_eval_does_not_wait_for_a_network_that_does_not_answer(base, monkeyp
     monkeypatch.setattr(tiktoken, "get_encoding", hang)
     tok_eval.main(words(base))
     never.set()
-    assert "gpt2 is left out: no answer from the network" in result(base, "tok_eval")["notes"][0]
+    assert "gpt2 is left out: no answer from the network" in result(base, "tok_eval")["notes"][1]
 
 
 def test_texts_a_character_tokenizer_cannot_spell_get_no_figure(base):
@@ -162,3 +164,36 @@ def test_texts_a_character_tokenizer_cannot_spell_get_no_figure(base):
     found = figures(base, "tok_eval")
     assert found["training text, ours", "bytes a token"] == 1
     assert ("Korean, ours", "bytes a token") not in found
+
+
+def test_tokenize_shows_every_token_with_its_id(base, capsys):
+    tok_train.main(words(base, "--vocab-size", "300"))
+    learnt = saved(base)
+    text = "the cat\tsat: 日本 naïve\n"
+    capsys.readouterr()
+    tok_show.main([text, "--tokenizer", "r"])
+    *rows, summary = capsys.readouterr().out.splitlines()
+    shown = "".join(cell.rstrip(" ") for row in rows[::2] for cell in row.split("|"))
+    ids = [int(id_) for row in rows[1::2] for id_ in row.split()]
+    assert ids == learnt.encode(text)
+    assert shown.startswith("the")
+    assert "\\t" in shown
+    assert "\\n" in shown
+    assert f"{len(ids)} tokens for {len(text.encode())} bytes" in summary
+    tok_show.main(["hi", "--chat", "--tokenizer", "r"])
+    assert "|<|bos|> |<|user_start|> |h" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="there is no text"):
+        tok_show.main(["", "--tokenizer", "r"])
+
+
+def test_rows_of_tokens_are_no_wider_than_the_terminal():
+    tokens = [
+        tok_show.Token(i, data, special=False) for i, data in enumerate([b"abc", b"\xe6"] * 40)
+    ]
+    tokens.append(tok_show.Token(7, "日本".encode(), special=True))
+    for coloured in (False, True):
+        found = tok_show.lines(tokens, 40, coloured=coloured)
+        plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in found]
+        assert all(tok_show.columns_of(line) <= 41 for line in plain)
+        assert [int(word) for line in plain[1::2] for word in line.split()] == [*range(80), 7]
+        assert "".join(plain[::2]).count("E6") == 40

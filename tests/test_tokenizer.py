@@ -226,7 +226,7 @@ def test_a_file_without_a_place_to_cut_is_read_whole(tmp_path):
 def test_files_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "torn.txt"
     path.write_bytes(b"fine\n" * 100 + b"\xff")
-    with pytest.raises(ValueError, match="torn.txt is not UTF-8"):
+    with pytest.raises(ValueError, match=r"torn\.txt is not UTF-8"):
         _rustbpe.train([path], 300, SPLIT_PATTERN)
     with pytest.raises(FileNotFoundError):
         _rustbpe.train([tmp_path / "none.txt"], 300, SPLIT_PATTERN)
