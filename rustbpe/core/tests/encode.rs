@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use proptest::prelude::*;
 use rustbpe_core::count::PieceCounts;
 use rustbpe_core::encode::Encoder;
 use rustbpe_core::scanner::{Ours, Rules};
@@ -14,7 +15,7 @@ const TEXT: &str = "it was the best of times, it was the worst of times; aaaaaaa
 fn vocabulary(text: &str, size: usize) -> Tokens {
     let mut counts = PieceCounts::default();
     let splitter = Splitter::new(Ours::PATTERN).unwrap();
-    splitter.split(text, |from, to| counts.add_piece(text[from..to].as_bytes(), 1)).unwrap();
+    splitter.split(text, |from, to| counts.add_piece(&text.as_bytes()[from..to], 1)).unwrap();
     train(counts, size, |_| true).unwrap()
 }
 
@@ -137,4 +138,17 @@ fn a_token_of_half_a_million_bytes_is_no_trouble() {
     let found = &encode(&encoder, &[&text], None, 1)[0];
     assert_eq!(found.iter().map(|&id| tokens[id as usize].len()).sum::<usize>(), text.len());
     assert_eq!(found.len(), 3); // 2^19, 2, 1
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn tokens_of_any_text_equal_those_of_a_naive_encoder(
+        text in "([abei tns]{0,40}|\\PC{0,10}|[ \n\t]{0,20}){0,4}",
+        size in 256..420usize,
+    ) {
+        let tokens = vocabulary(TEXT, size);
+        prop_assert_eq!(&encode(&encoder(&tokens), &[&text], None, 1)[0], &naive(&tokens, &text));
+    }
 }

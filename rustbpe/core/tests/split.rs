@@ -1,7 +1,11 @@
 //! The scanner against the regex engine.
 
+use std::sync::LazyLock;
+
 use fancy_regex::Regex;
-use rustbpe_core::scanner::{Cl100k, Gpt2, Ours, Rules, scan};
+use proptest::prelude::*;
+use proptest::{collection, sample};
+use rustbpe_core::scanner::{Cl100k, Gpt2, Ours, Rules, next_cut, scan};
 use rustbpe_core::split::Splitter;
 
 /// All that the pattern treats in a way of its own, and characters that look as if it did.
@@ -59,17 +63,11 @@ fn by_scanner<R: Rules>(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// A small generator of random numbers (SplitMix64), so that tests repeat.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((bits ^ (bits >> 31)) % limit as u64) as usize
-    }
+/// Texts that treat the pattern's special cases together: runs of characters of the alphabet.
+fn texts() -> impl Strategy<Value = String> {
+    let run = (sample::select(ALPHABET), prop_oneof![3 => 1..2usize, 1 => 2..20usize]);
+    collection::vec(run, 0..14)
+        .prop_map(|runs| runs.iter().map(|(c, count)| c.to_string().repeat(*count)).collect())
 }
 
 fn check_every_code_point<R: Rules>() {
@@ -91,26 +89,39 @@ fn every_code_point_is_classed_as_by_the_regex_engine() {
     check_every_code_point::<Gpt2>();
 }
 
-fn check_random_texts<R: Rules>() {
-    let regex = Regex::new(R::PATTERN).unwrap();
-    let mut random = Random(1);
-    for _ in 0..20_000 {
-        let length = 1 + random.below(14);
-        let mut text = String::new();
-        for _ in 0..length {
-            let count = if random.below(4) > 0 { 1 } else { 1 + random.below(19) };
-            let character = ALPHABET[random.below(ALPHABET.len())];
-            text.extend(std::iter::repeat_n(character, count));
-        }
-        assert_eq!(by_scanner::<R>(&text), by_regex(&regex, &text), "of {text:?}");
-    }
+static REGEXES: LazyLock<[Regex; 3]> = LazyLock::new(|| {
+    [Ours::PATTERN, Cl100k::PATTERN, Gpt2::PATTERN].map(|pattern| Regex::new(pattern).unwrap())
+});
+
+fn check_cut<R: Rules>(text: &str, cut: usize) {
+    let parts = [by_scanner::<R>(&text[..cut]), by_scanner::<R>(&text[cut..])];
+    assert_eq!(parts.concat(), by_scanner::<R>(text));
 }
 
-#[test]
-fn random_texts_are_cut_as_by_the_regex_engine() {
-    check_random_texts::<Ours>();
-    check_random_texts::<Cl100k>();
-    check_random_texts::<Gpt2>();
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn texts_are_cut_as_by_the_regex_engine(text in texts()) {
+        assert_eq!(by_scanner::<Ours>(&text), by_regex(&REGEXES[0], &text));
+        assert_eq!(by_scanner::<Cl100k>(&text), by_regex(&REGEXES[1], &text));
+        assert_eq!(by_scanner::<Gpt2>(&text), by_regex(&REGEXES[2], &text));
+    }
+
+    #[test]
+    fn a_cut_changes_no_piece(before in texts(), after in texts(), from in 0..40usize) {
+        let text = format!("{before}.\nx{after}");
+        let cut = next_cut(text.as_bytes(), from);
+        if from <= before.len() + 2 {
+            assert!(cut.is_some());
+        }
+        if let Some(cut) = cut {
+            assert!(cut >= from);
+            check_cut::<Ours>(&text, cut);
+            check_cut::<Cl100k>(&text, cut);
+            check_cut::<Gpt2>(&text, cut);
+        }
+    }
 }
 
 fn check_joined<R: Rules>(text: &str) {

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use rustbpe_core::count::{Documents, PieceCounts, count_pieces};
+use proptest::prelude::*;
+use rustbpe_core::count::{Documents, Loss, PieceCounts, count_pieces};
 use rustbpe_core::scanner::{Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train::{Tokens, train};
@@ -12,16 +13,20 @@ const TEXT: &str = "the cat sat on the mat, the rat sat on the cat's hat; aaaa a
      abab ababab babababa mississippi Mississippi misses éé ééé 日本日本日本 日本";
 
 fn counts_of(documents: &[&str], threads: usize) -> PieceCounts {
+    count(documents, threads, None)
+}
+
+fn count(documents: &[&str], threads: usize, budget: Option<usize>) -> PieceCounts {
     let splitter = Splitter::new(Ours::PATTERN).unwrap();
-    let mut documents = documents.iter();
+    let mut parts = documents.chunks(1 + documents.len() / 16);
     let next = || {
-        Ok::<_, String>(documents.next().map(|text| {
+        Ok::<_, String>(parts.next().map(|part| {
             let mut batch = Documents::default();
-            batch.push(text);
+            part.iter().for_each(|text| batch.push(text));
             batch
         }))
     };
-    count_pieces(&splitter, threads, None, next).unwrap()
+    count_pieces(&splitter, threads, budget, next).unwrap()
 }
 
 /// Byte-pair training as one would explain it: count all pairs afresh for each merge.
@@ -133,4 +138,54 @@ fn a_failing_source_ends_the_counting() {
     let result =
         count_pieces(&splitter, 2, None, || Err::<Option<Documents>, _>("no more".to_string()));
     assert_eq!(result.err().unwrap(), "no more");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn merges_of_any_text_equal_those_of_a_naive_trainer(
+        texts in prop::collection::vec("[abc é1]{0,30}|\\PC{0,12}", 0..6),
+        vocab_size in 256..320usize,
+    ) {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let counts = counts_of(&texts, 2);
+        let wanted = naive(counts.clone(), vocab_size);
+        prop_assert_eq!(train(counts, vocab_size, |_| true).unwrap(), wanted);
+    }
+}
+
+/// Words of five letters that differ in all of them, and some that come again and again.
+fn many_words() -> Vec<String> {
+    (0..200_000u64)
+        .map(|number| {
+            let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let word: String =
+                (0..9).map(|i| (b'a' + (mixed >> (5 * i + 8)) as u8 % 26) as char).collect();
+            format!("{word} often again")
+        })
+        .collect()
+}
+
+#[test]
+fn a_memory_budget_bounds_what_is_lost() {
+    let words = many_words();
+    let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+    let exact = counts_of(&texts, 1);
+    assert_eq!(exact.loss(), Loss::default());
+    let pruned = count(&texts, 2, Some(1 << 20));
+    let loss = pruned.loss();
+    assert_eq!(pruned.bytes, exact.bytes);
+    assert!(loss.count > 0 && loss.bytes > 0 && pruned.len() < exact.len() / 2);
+    let mut kept = HashMap::new();
+    let mut kept_bytes = 0;
+    pruned.drain(|piece, count| {
+        kept.insert(piece.to_vec(), count);
+        kept_bytes += piece.len() as u64 * count;
+    });
+    assert_eq!(kept_bytes + loss.bytes, exact.bytes);
+    exact.drain(|piece, count| {
+        let found = kept.get(piece).copied().unwrap_or(0);
+        assert!(found <= count && count - found <= loss.count, "{piece:?}");
+    });
 }
