@@ -17,6 +17,7 @@ import pyarrow as pa
 from nanochat import shards as shard_files
 from nanochat import storage
 from nanochat.dataset import Dataset
+from nanochat.errors import DataError
 from nanochat.shards import Shard
 from nanochat.tokenizer import Tokenizer
 
@@ -86,7 +87,11 @@ class TokenShards:
         log.info("encoding %s", shard.file)
         parts, sizes = [], [np.zeros(1, dtype=np.int64)]
         for texts in _batches(self._source / shard.file):
-            tokens, offsets = self._tokenizer.encode_batch(texts, bos=True)
+            try:
+                tokens, offsets = self._tokenizer.encode_batch(texts, bos=True)
+            except (DataError, UnicodeDecodeError) as error:
+                path = self._source / shard.file
+                raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
             parts.append(tokens)
             sizes.append(np.diff(offsets))
         tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)

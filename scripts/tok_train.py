@@ -25,6 +25,7 @@ from nanochat.trainer import duration
 
 NAME = "tok_train"
 SAY_EVERY_S = 2.0
+LEAST_COUNT_MEMORY = 10_000_000  # bytes; with less next to nothing could be counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,12 @@ class TokTrainConfig:
             )
         if self.name is not None:
             config.check_name("--name", self.name)
-        for limit in ("max_characters", "max_document_characters", "count_memory"):
+        if self.count_memory is not None and self.count_memory < LEAST_COUNT_MEMORY:
+            raise ConfigError(
+                f"--count-memory must be at least {LEAST_COUNT_MEMORY:,} or none, "
+                f"got {self.count_memory}"
+            )
+        for limit in ("max_characters", "max_document_characters"):
             value = getattr(self, limit)
             if value is not None and value < 1:
                 flag = "--" + limit.replace("_", "-")
