@@ -22,6 +22,7 @@ FORMAT = 1
 # About 15 M tokens of English: small enough to encode while the one before is trained on.
 SHARD_CHARACTERS = 64_000_000
 ROW_GROUP_CHARACTERS = 2_000_000
+BATCH_ROWS = 512  # documents read at a time
 SCHEMA = pa.schema([("text", pa.string())])
 
 
@@ -53,7 +54,7 @@ def read_columns(path: Path) -> Iterator[pa.StringArray]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=512, columns=["text"]):
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["text"]):
                 texts = batch.column(0)
                 yield texts.filter(pc.greater(pc.binary_length(texts), 0))
     except FileNotFoundError:

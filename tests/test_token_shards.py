@@ -59,7 +59,8 @@ def test_shards_hold_every_document_with_its_own_bos(dataset, tmp_path):
 def test_a_small_batch_size_changes_nothing(dataset, tmp_path, monkeypatch):
     tokenizer = CountingTokenizer()
     whole = TokenShards(dataset, "train", tokenizer, tmp_path / "a").open(0)
-    monkeypatch.setattr(token_shards, "BATCH_CHARACTERS", 50)
+    monkeypatch.setattr(shard_files, "BATCH_ROWS", 3)
+    monkeypatch.setattr(token_shards, "BATCH_BYTES", 200)
     parts = TokenShards(dataset, "train", tokenizer, tmp_path / "b").open(0)
     assert np.array_equal(whole.tokens, parts.tokens)
     assert np.array_equal(whole.offsets, parts.offsets)
