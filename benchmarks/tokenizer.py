@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100, help="of real text")
     parser.add_argument("--vocab-size", type=int, default=32_768, help="without special tokens")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="contenders whose name begins so")
     parser.add_argument("--generated", type=int, help="MB of made-up text for the trainer instead")
     parser.add_argument("--text", type=Path, action="append", help="folders to read; default: here")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a contender in its own process
@@ -52,11 +53,11 @@ def main() -> None:
     if given.generated:
         made_up(given.generated, given.vocab_size)
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
         size = write_corpus(given.text or ROOTS, given.megabytes * 1_000_000, folder)
-        found = {key: [] for key in CONTENDERS}
-        for number, contender in itertools.product(range(given.rounds), CONTENDERS):
+        found = {name: [] for name in CONTENDERS if name.startswith(given.only)}
+        for number, contender in itertools.product(range(given.rounds), list(found)):
             print(f"round {number + 1} of {given.rounds}: {contender}", file=sys.stderr)
             found[contender].append(in_own_process(contender, folder, given.vocab_size))
     show(found, size / 1e6)
@@ -229,11 +230,17 @@ def encode_to_shards(folder: Path, size: int) -> Work:
     data = Dataset(name="text", folder=folder, all_shards=(shard,))
     assert own.encode_batch(next(shards.read_columns(path)), bos=True)  # all is loaded and made
 
-    def work() -> np.ndarray:
-        found = TokenShards(data, "train", own, folder).open(0)
-        return found.tokens[found.tokens != own.bos_id].astype(np.uint32)
+    def work() -> WithBos:
+        return WithBos(TokenShards(data, "train", own, folder).open(0).tokens, own.bos_id)
 
     return work
+
+
+class WithBos(NamedTuple):
+    """Tokens of many texts with a BOS before each, which the others do not have."""
+
+    tokens: np.ndarray
+    bos: int
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -283,6 +290,8 @@ def digest_of(result: Any) -> str | None:
     """The same for the same tokens, however they are held."""
     if result is None:
         return None
+    if isinstance(result, WithBos):
+        result = result.tokens[result.tokens != result.bos].astype(np.uint32)
     if isinstance(result, Lists):
         result = np.fromiter(itertools.chain.from_iterable(result), np.uint32)
     data = result.tobytes() if isinstance(result, np.ndarray) else repr(result).encode()
@@ -336,7 +345,7 @@ def made_up(megabytes: int, size: int) -> None:
 
 
 def generated(size: int) -> Iterator[bytes]:
-    """Documents of 300 kB: common words, and one in 20 drawn at random. Quicker than training."""
+    """Documents of 300 kB: common words, and one in 16 drawn at random. Quicker than training."""
     rng = np.random.default_rng(1)
 
     def words(count: int, letters: int) -> np.ndarray:
@@ -349,7 +358,7 @@ def generated(size: int) -> Iterator[bytes]:
     while made < size:
         letters = int(rng.integers(2, 10))
         rows = common[letters][rng.integers(0, 4_000, 300_000 // (letters + 1))]
-        rows[::20] = words(len(rows[::20]), letters)
+        rows[::16] = words(len(rows[::16]), letters)
         made += rows.size
         yield rows.tobytes()
 

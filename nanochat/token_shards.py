@@ -86,7 +86,7 @@ class TokenShards:
     def _encode(self, shard: Shard, stem: Path) -> None:
         log.info("encoding %s", shard.file)
         parts, sizes = [], [np.zeros(1, dtype=np.int64)]
-        for texts in _batches(self._source / shard.file):
+        for texts in _read_ahead(_batches(self._source / shard.file)):
             try:
                 tokens, offsets = self._tokenizer.encode_batch(texts, bos=True)
             except (DataError, UnicodeDecodeError) as error:
@@ -119,6 +119,15 @@ def _batches(path: Path) -> Iterator[pa.StringArray]:
             columns, waiting = [], 0
     if columns:
         yield pa.concat_arrays(columns)
+
+
+def _read_ahead(batches: Iterator[pa.StringArray]) -> Iterator[pa.StringArray]:
+    """The same batches, each read while the one before is encoded."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        waiting = pool.submit(next, batches, None)
+        while (batch := waiting.result()) is not None:
+            waiting = pool.submit(next, batches, None)
+            yield batch
 
 
 def _path(stem: Path, kind: str) -> Path:
