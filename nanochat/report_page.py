@@ -164,7 +164,7 @@ def _tokenizer(run: Run) -> str:
     if not rows:
         return ""
     high = max(bar.value for bars in rows.values() for bar in bars)
-    chart = plots.bar_chart(list(rows.items()), title="bytes per token", high=high, tick=".0f")
+    chart = plots.bar_chart(list(rows.items()), title="bytes per token", high=high, tick=".1f")
     legend = "".join(
         f'<span class="{c}"><i></i>{escape(name)}</span>' for name, c in series.items()
     )
