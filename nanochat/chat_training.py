@@ -93,14 +93,7 @@ def train(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
         f"{steps:,} steps of {batch_rows} rows"
     )
-    counts = batches.sampled
-    if counts.dropped or counts.truncated:
-        opened.say(
-            f"warning: {counts.dropped / counts.conversations:.1%} of the conversations are left "
-            f"out, as no answer begins within {length} tokens; "
-            f"{counts.truncated / counts.conversations:.1%} are cut off there; "
-            "--sequence-length takes longer ones"
-        )
+    lost = _lost_shares(batches, length, opened)
 
     def evaluate() -> dict[str, float]:
         return {"val_loss": validation_loss(loaded, val_set, opened)} if val_set else {}
@@ -121,13 +114,22 @@ def train(
         optimizer_config=cfg.optimizer,
         evaluate=evaluate,
         sample=lambda: answers(loaded, opened, val_set),
-        facts={
-            "source": str(loaded.path),
-            "conversations": len(train_set),
-            "conversations_left_out": counts.dropped / counts.conversations,
-            "conversations_cut_off": counts.truncated / counts.conversations,
-        },
+        facts={"source": str(loaded.path), "conversations": len(train_set), **lost},
     )
+
+
+def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, float]:
+    """Shares of the conversations that rows are too short for; a warning where there are any."""
+    counts = batches.sampled
+    left_out = counts.dropped / counts.conversations
+    cut_off = counts.truncated / counts.conversations
+    if left_out or cut_off:
+        opened.say(
+            f"warning: {left_out:.1%} of the conversations are left out, as no answer begins "
+            f"within {length} tokens; {cut_off:.1%} are cut off there; --sequence-length takes "
+            "longer ones"
+        )
+    return {"conversations_left_out": left_out, "conversations_cut_off": cut_off}
 
 
 @torch.no_grad()

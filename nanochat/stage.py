@@ -199,11 +199,7 @@ def train(
         batches.load_state(resumed["state"]["batches"])
         facts = {**facts, **stage_record.origin(stage.dir)}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
-    with (
-        _claimed(stage, model),
-        contextlib.closing(batches),
-        _metrics(stage, resumed) as metrics,
-    ):
+    with _claimed(stage, model), contextlib.closing(batches), _metrics(stage, resumed) as metrics:
         if run.is_main:
             stage_record.write_config(
                 stage.dir, stage.name, stage.options, run, model, tokenizer, facts
@@ -227,13 +223,23 @@ def train(
             if trainer.progress.step >= total_steps:
                 results["evaluation"], results["samples"] = evaluate(), sample()
         summary = trainer.fit()
-        if run.is_main:
-            seconds = before_s + time.perf_counter() - begin_s
-            section = stage_record.section(stage.name, summary, run, results, facts, seconds)
-            report.record(stage.dir, section)
-            stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
-        barrier(run)
+        _record(stage, summary, results, facts, before_s + time.perf_counter() - begin_s)
     return summary
+
+
+def _record(
+    stage: Stage,
+    summary: Summary,
+    results: dict[str, Any],
+    facts: dict[str, Any],
+    seconds: float,
+) -> None:
+    """Write result.json, which says that the stage is complete. Collective."""
+    if stage.run.is_main:
+        section = stage_record.section(stage.name, summary, stage.run, results, facts, seconds)
+        report.record(stage.dir, section)
+        stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
+    barrier(stage.run)
 
 
 def _metrics(stage: Stage, resumed: dict[str, Any] | None) -> MetricsLogger:
