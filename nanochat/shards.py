@@ -56,7 +56,9 @@ def read_columns(path: Path) -> Iterator[pa.StringArray]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["text"]):
                 texts = batch.column(0)
-                yield texts.filter(pc.greater(pc.binary_length(texts), 0))
+                lengths = pc.binary_length(texts)
+                whole = texts.null_count == 0 and pc.all(pc.greater(lengths, 0)).as_py()
+                yield texts if whole else texts.filter(pc.greater(lengths, 0))
     except FileNotFoundError:
         raise DataError(f"{path} is gone; run again to make it anew") from None
     except (pa.ArrowException, IndexError, OSError) as error:

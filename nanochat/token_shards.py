@@ -6,10 +6,13 @@ at any time: one encodes it, the others wait.
 """
 
 import logging
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +22,14 @@ from nanochat import storage
 from nanochat.dataset import Dataset
 from nanochat.errors import DataError
 from nanochat.shards import Shard
-from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer import Batch, Tokenizer
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 8_000_000  # encoded at a time: enough for every core, little memory
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+BATCH_BYTES = 4_000_000 * (os.cpu_count() or 1)  # encoded at a time: enough for every core
 
 
 @dataclass(frozen=True)
@@ -85,27 +91,37 @@ class TokenShards:
 
     def _encode(self, shard: Shard, stem: Path) -> None:
         log.info("encoding %s", shard.file)
-        parts, sizes = [], [np.zeros(1, dtype=np.int64)]
-        for texts in _read_ahead(_batches(self._source / shard.file)):
+        path = self._source / shard.file
+
+        def encode(texts: pa.StringArray) -> Batch:
             try:
-                tokens, offsets = self._tokenizer.encode_batch(texts, bos=True)
+                return self._tokenizer.encode_batch(texts, bos=True)
             except (DataError, UnicodeDecodeError) as error:
-                path = self._source / shard.file
                 raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
-            parts.append(tokens)
-            sizes.append(np.diff(offsets))
-        tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)
-        _save(_path(stem, "tokens"), tokens)
+
+        sizes = [np.zeros(1, dtype=np.int64)]
+        dtype, count = np.dtype(np.uint16), 0
+        with storage.atomic_file(_path(stem, "tokens")) as file:
+            _write_header(file, dtype, 0)
+            begin = file.tell()
+            for tokens, offsets in _ahead(encode, _batches(path)):
+                file.write(tokens.data)
+                dtype, count = tokens.dtype, count + len(tokens)
+                sizes.append(np.diff(offsets))
+            file.seek(0)
+            _write_header(file, dtype, count)  # NumPy leaves room for the length to grow
+            assert file.tell() == begin, "the header has grown"
         # Written last: a shard with offsets is a whole one.
-        _save(_path(stem, "docs"), np.cumsum(np.concatenate(sizes)))
+        with storage.atomic_file(_path(stem, "docs")) as file:
+            offsets = np.cumsum(np.concatenate(sizes))
+            _write_header(file, offsets.dtype, len(offsets))
+            file.write(offsets.data)
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with storage.atomic_file(path) as file:
-        # np.save would lose the error number of a full disk.
-        header = np.lib.format.header_data_from_array_1_0(array)
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(np.ascontiguousarray(array).data)
+def _write_header(file: BinaryIO, dtype: np.dtype, length: int) -> None:
+    """The header of an .npy file. np.save would lose the error number of a full disk."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _batches(path: Path) -> Iterator[pa.StringArray]:
@@ -121,13 +137,16 @@ def _batches(path: Path) -> Iterator[pa.StringArray]:
         yield pa.concat_arrays(columns)
 
 
-def _read_ahead(batches: Iterator[pa.StringArray]) -> Iterator[pa.StringArray]:
-    """The same batches, each read while the one before is encoded."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        waiting = pool.submit(next, batches, None)
-        while (batch := waiting.result()) is not None:
-            waiting = pool.submit(next, batches, None)
-            yield batch
+def _ahead(make: Callable[[T], Result], items: Iterator[T]) -> Iterator[Result]:
+    """make(item) of each item, in order; two are made in the background while one is used."""
+    with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _path(stem: Path, kind: str) -> Path:

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyByteArray, PyBytes};
 use rustbpe_core::count::count_pieces;
-use rustbpe_core::encode::{self, Group};
+use rustbpe_core::encode::{self, Group, Token};
 use rustbpe_core::scanner::{Cl100k, Gpt2, Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train;
@@ -145,10 +145,27 @@ impl Encoder {
         threads: Option<usize>,
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let threads = threads.unwrap_or_else(default_threads);
+        let largest = (self.inner.size as u32 - 1).max(bos.unwrap_or(0));
+        match width {
+            2 if largest <= 0xFFFF => self.encode::<u16>(py, texts, bos, threads),
+            4 => self.encode::<u32>(py, texts, bos, threads),
+            _ => Err(PyValueError::new_err(format!("tokens do not fit {width} bytes"))),
+        }
+    }
+}
+
+impl Encoder {
+    fn encode<'py, T: Bytes>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        bos: Option<u32>,
+        threads: usize,
+    ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let groups = if let Some(column) = Column::from_python(texts)? {
             py.detach(|| {
                 let texts = column.texts().map_err(Failure::Input)?;
-                self.encode_groups(&texts, bos, threads)
+                self.encode_groups::<T>(&texts, bos, threads)
             })?
         } else {
             let texts = texts.extract::<Vec<Bound<'_, PyAny>>>()?;
@@ -159,12 +176,8 @@ impl Encoder {
             })?
         };
         let count: usize = groups.iter().map(|group| group.tokens.len()).sum();
-        let largest = groups.iter().flat_map(|group| &group.tokens).max().copied();
-        if !matches!(width, 2 | 4) || (width == 2 && largest.is_some_and(|id| id > 0xFFFF)) {
-            return Err(PyValueError::new_err(format!("tokens do not fit {width} bytes")));
-        }
-        let tokens = PyByteArray::new_with(py, count * width, |bytes| {
-            py.detach(|| write_tokens(&groups, width, bytes));
+        let tokens = PyByteArray::new_with(py, count * size_of::<T>(), |bytes| {
+            py.detach(|| write_tokens(&groups, bytes));
             Ok(())
         })?;
         let texts: usize = groups.iter().map(|group| group.lengths.len()).sum();
@@ -174,16 +187,14 @@ impl Encoder {
         })?;
         Ok((tokens, offsets))
     }
-}
 
-impl Encoder {
     /// Encode on other threads while this one looks for Ctrl-C.
-    fn encode_groups(
+    fn encode_groups<T: Token>(
         &self,
         texts: &[&str],
         bos: Option<u32>,
         threads: usize,
-    ) -> Result<Vec<Group>, Failure> {
+    ) -> Result<Vec<Group<T>>, Failure> {
         let stop = AtomicBool::new(false);
         if texts.iter().map(|text| text.len()).sum::<usize>() < SHORT_BYTES {
             return Ok(self.inner.encode_batch(texts, bos, threads, &stop)?);
@@ -213,20 +224,34 @@ impl Encoder {
     }
 }
 
-fn write_tokens(groups: &[Group], width: usize, bytes: &mut [u8]) {
-    let ids = groups.iter().flat_map(|group| &group.tokens);
-    if width == 2 {
-        for (place, &id) in bytes.chunks_exact_mut(2).zip(ids) {
-            place.copy_from_slice(&(id as u16).to_ne_bytes());
-        }
-    } else {
-        for (place, id) in bytes.chunks_exact_mut(4).zip(ids) {
-            place.copy_from_slice(&id.to_ne_bytes());
-        }
+/// Tokens that can be written as bytes in native order.
+trait Bytes: Token {
+    fn write(self, place: &mut [u8]);
+}
+
+impl Bytes for u16 {
+    fn write(self, place: &mut [u8]) {
+        place.copy_from_slice(&self.to_ne_bytes());
     }
 }
 
-fn write_offsets(groups: &[Group], bytes: &mut [u8]) {
+impl Bytes for u32 {
+    fn write(self, place: &mut [u8]) {
+        place.copy_from_slice(&self.to_ne_bytes());
+    }
+}
+
+fn write_tokens<T: Bytes>(groups: &[Group<T>], mut bytes: &mut [u8]) {
+    for group in groups {
+        let (part, rest) = bytes.split_at_mut(group.tokens.len() * size_of::<T>());
+        for (place, token) in part.chunks_exact_mut(size_of::<T>()).zip(&group.tokens) {
+            token.write(place);
+        }
+        bytes = rest;
+    }
+}
+
+fn write_offsets<T>(groups: &[Group<T>], bytes: &mut [u8]) {
     let mut offset: i64 = 0;
     let lengths = groups.iter().flat_map(|group| &group.lengths);
     for (place, length) in bytes.chunks_exact_mut(8).zip([&0].into_iter().chain(lengths)) {

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{mem, thread};
 
 use crate::key::{self, KeyTable, MAX_SHORT};
-use crate::merge::{self, PairTable};
+use crate::merge::{self, PairTable, SHORT_PIECE};
 use crate::split::Splitter;
 
 /// Texts are handed to threads in groups of about this many bytes.
@@ -17,23 +18,46 @@ const GROUP_BYTES: usize = 256 << 10;
 const PARALLEL_BYTES: usize = 64 << 10;
 /// Number of slots of a thread's cache: 2 MiB, the size of a core's second-level cache.
 const CACHE_SLOTS: usize = 1 << 16;
+/// Pieces longer than a key whose tokens a thread keeps.
+const CACHE_LONG: usize = 1 << 14;
+/// Tokens that fit a slot.
 const INLINE: usize = 4;
+/// Pieces that are looked up together.
+const WAITING: usize = 64;
 /// Marks the unused places of a slot; no vocabulary has so many tokens.
 const NONE: u32 = u32::MAX;
 
 /// A vocabulary ready to encode with; shared by threads.
 pub struct Encoder {
+    /// Number of tokens.
+    pub size: usize,
     splitter: Splitter,
     short: KeyTable,
     long: HashMap<Box<[u8]>, u32>,
-    bytes: [u32; 256],
     pairs: PairTable,
+    caches: Mutex<Vec<Cache>>,
+}
+
+/// What a token is written as: `u16` where the vocabulary allows it, else `u32`.
+pub trait Token: Copy + Send + Sync {
+    fn from_id(id: u32) -> Self;
+}
+
+impl Token for u16 {
+    fn from_id(id: u32) -> Self {
+        id as u16
+    }
+}
+
+impl Token for u32 {
+    fn from_id(id: u32) -> Self {
+        id
+    }
 }
 
 /// The tokens of consecutive texts, and how many each of them has.
-#[derive(Default)]
-pub struct Group {
-    pub tokens: Vec<u32>,
+pub struct Group<T> {
+    pub tokens: Vec<T>,
     pub lengths: Vec<usize>,
 }
 
@@ -45,8 +69,8 @@ impl Encoder {
     pub fn new(tokens: &[&[u8]], pattern: &str) -> Result<Self, String> {
         let mut short = KeyTable::default();
         let mut long = HashMap::new();
-        let mut bytes = [NONE; 256];
-        if tokens.len() >= 1 << 31 {
+        let mut bytes = [false; 256];
+        if tokens.len() > merge::MAX_TOKENS {
             return Err("the vocabulary has too many tokens".into());
         }
         for (rank, &token) in tokens.iter().enumerate() {
@@ -64,42 +88,45 @@ impl Encoder {
                 return Err(format!("token {rank} is there twice"));
             }
             if let [byte] = token {
-                bytes[*byte as usize] = rank;
+                bytes[*byte as usize] = true;
             }
         }
-        if let Some(byte) = bytes.iter().position(|&rank| rank == NONE) {
+        if let Some(byte) = bytes.iter().position(|&present| !present) {
             return Err(format!("there is no token for the byte 0x{byte:02x}"));
         }
         let splitter = Splitter::new(pattern)?;
-        Ok(Self { splitter, short, long, bytes, pairs: PairTable::new(tokens) })
+        let size = tokens.len();
+        Ok(Self { size, splitter, short, long, pairs: PairTable::new(tokens), caches: Mutex::default() })
     }
 
     /// Encode texts on `threads` threads, each text with `bos` first if there is one.
     ///
-    /// `stop` set from outside ends the work early; the result is then of no use.
+    /// `stop` set from outside ends the work early; the result is then of no use. Every token, and
+    /// `bos`, must fit `T`.
     /// Errors: see [`Splitter::split`].
-    pub fn encode_batch(
+    pub fn encode_batch<T: Token>(
         &self,
         texts: &[&str],
         bos: Option<u32>,
         threads: usize,
         stop: &AtomicBool,
-    ) -> Result<Vec<Group>, String> {
+    ) -> Result<Vec<Group<T>>, String> {
         let groups = group(texts);
         let total: usize = texts.iter().map(|text| text.len()).sum();
         let threads = if total < PARALLEL_BYTES { 1 } else { threads.clamp(1, groups.len()) };
         let next = AtomicUsize::new(0);
         let work = || {
             let mut done = Vec::new();
-            let mut cache = Cache::new(total);
+            let mut cache = self.caches().pop().unwrap_or_default();
             while !stop.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(texts) = groups.get(index) else { break };
                 done.push((index, self.encode_group(texts, bos, &mut cache)?));
             }
+            self.caches().push(cache);
             Ok(done)
         };
-        let mut done: Vec<(usize, Group)> = Vec::new();
+        let mut done: Vec<(usize, Group<T>)> = Vec::new();
         if threads == 1 {
             done = work()?;
         } else {
@@ -118,67 +145,125 @@ impl Encoder {
         Ok(done.into_iter().map(|(_, group)| group).collect())
     }
 
-    fn encode_group(
+    /// What threads of earlier batches have found out; one that failed has left nothing half-done.
+    fn caches(&self) -> MutexGuard<'_, Vec<Cache>> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn encode_group<T: Token>(
         &self,
         texts: &[&str],
         bos: Option<u32>,
         cache: &mut Cache,
-    ) -> Result<Group, String> {
-        let mut group = Group::default();
+    ) -> Result<Group<T>, String> {
         // Prose has four to five bytes a token.
-        group.tokens.reserve(texts.iter().map(|text| text.len() / 4 + 2).sum());
+        let room = texts.iter().map(|text| text.len() / 4 + 2).sum();
+        let tokens = Vec::with_capacity(room);
+        let mut writer =
+            Writer { encoder: self, cache, waiting: [0; WAITING], count: 0, merged: vec![], tokens };
+        let mut lengths = Vec::with_capacity(texts.len());
         for text in texts {
-            let before = group.tokens.len();
-            group.tokens.extend(bos);
-            let bytes = text.as_bytes();
-            self.splitter.split(text, |start, end| {
-                if end - start > MAX_SHORT {
-                    self.encode_long(&bytes[start..end], &mut group.tokens);
-                } else {
-                    self.encode_short(bytes, start, end, cache, &mut group.tokens);
-                }
-            })?;
-            group.lengths.push(group.tokens.len() - before);
+            let before = writer.tokens.len();
+            writer.tokens.extend(bos.map(T::from_id));
+            self.splitter.split(text, |start, end| writer.add(text.as_bytes(), start, end))?;
+            writer.look_up();
+            lengths.push(writer.tokens.len() - before);
         }
-        Ok(group)
+        Ok(Group { tokens: writer.tokens, lengths })
     }
 
+    /// Append the tokens of a piece that is none itself.
+    fn merge(&self, piece: &[u8], out: &mut Vec<u32>) {
+        if piece.len() <= MAX_SHORT {
+            merge::merge_short::<MAX_SHORT>(piece, &self.pairs, out);
+        } else if piece.len() <= SHORT_PIECE {
+            merge::merge_short::<SHORT_PIECE>(piece, &self.pairs, out);
+        } else {
+            merge::merge_long(piece, &self.pairs, out);
+        }
+    }
+}
+
+/// Writes the tokens of pieces, of many short ones together: so the processor fetches many slots
+/// of the cache at the same time, which is what encoding would else wait for.
+struct Writer<'a, T> {
+    encoder: &'a Encoder,
+    cache: &'a mut Cache,
+    waiting: [u128; WAITING], // keys of pieces, of which the first `count` count
+    count: usize,
+    merged: Vec<u32>,
+    tokens: Vec<T>,
+}
+
+impl<T: Token> Writer<'_, T> {
     #[inline]
-    fn encode_short(
-        &self,
-        text: &[u8],
-        start: usize,
-        end: usize,
-        cache: &mut Cache,
-        out: &mut Vec<u32>,
-    ) {
-        let key = key::pack(text, start, end);
-        let slot = cache.slot(key);
-        if slot.key == key {
-            out.extend(slot.tokens.iter().take_while(|&&token| token != NONE));
+    fn add(&mut self, text: &[u8], start: usize, end: usize) {
+        if end - start > MAX_SHORT {
+            self.look_up();
+            self.add_long(&text[start..end]);
             return;
         }
-        let before = out.len();
-        match self.short.get(key) {
-            Some(rank) => out.push(rank as u32 - 1),
-            None => merge::merge_short(&text[start..end], &self.bytes, &self.pairs, out),
-        }
-        let tokens = &out[before..];
-        if tokens.len() <= INLINE {
-            *slot = Slot { key, tokens: [NONE; INLINE] };
-            slot.tokens[..tokens.len()].copy_from_slice(tokens);
+        self.waiting[self.count] = key::pack(text, start, end);
+        self.count += 1;
+        if self.count == WAITING {
+            self.look_up();
         }
     }
 
-    fn encode_long(&self, piece: &[u8], out: &mut Vec<u32>) {
-        match self.long.get(piece) {
-            Some(&rank) => out.push(rank),
-            None if piece.len() <= merge::SHORT_PIECE => {
-                merge::merge_short(piece, &self.bytes, &self.pairs, out);
+    /// Write the tokens of the pieces that wait.
+    #[inline(never)]
+    fn look_up(&mut self) {
+        let mut ready = [0; WAITING * INLINE];
+        let mut end = 0;
+        for &key in &self.waiting[..mem::take(&mut self.count)] {
+            let slot = self.cache.slot(key);
+            if slot.key == key {
+                ready[end..end + INLINE].copy_from_slice(&slot.tokens);
+                end += slot.tokens.iter().map(|&token| usize::from(token != NONE)).sum::<usize>();
+                continue;
             }
-            None => merge::merge_long(piece, &self.bytes, &self.pairs, out),
+            write(&ready[..mem::take(&mut end)], &mut self.tokens);
+            self.merged.clear();
+            match self.encoder.short.get(key) {
+                Some(rank) => self.merged.push(rank as u32 - 1),
+                None => {
+                    let (bytes, length) = key::unpack(key);
+                    self.encoder.merge(&bytes[..length], &mut self.merged);
+                }
+            }
+            if self.merged.len() <= INLINE {
+                *slot = Slot { key, tokens: [NONE; INLINE] };
+                slot.tokens[..self.merged.len()].copy_from_slice(&self.merged);
+            }
+            write(&self.merged, &mut self.tokens);
+        }
+        write(&ready[..end], &mut self.tokens);
+    }
+
+    fn add_long(&mut self, piece: &[u8]) {
+        if let Some(&rank) = self.encoder.long.get(piece) {
+            self.tokens.push(T::from_id(rank));
+            return;
+        }
+        if let Some(ids) = self.cache.long.get(piece) {
+            write(ids, &mut self.tokens);
+            return;
+        }
+        self.merged.clear();
+        self.encoder.merge(piece, &mut self.merged);
+        write(&self.merged, &mut self.tokens);
+        if piece.len() <= SHORT_PIECE {
+            if self.cache.long.len() == CACHE_LONG {
+                self.cache.long.clear();
+            }
+            self.cache.long.insert(piece.into(), self.merged.as_slice().into());
         }
     }
+}
+
+#[inline]
+fn write<T: Token>(ids: &[u32], tokens: &mut Vec<T>) {
+    tokens.extend(ids.iter().map(|&id| T::from_id(id)));
 }
 
 /// Cut texts into runs of about [`GROUP_BYTES`].
@@ -201,6 +286,7 @@ fn group<'a, 'b>(texts: &'b [&'a str]) -> Vec<&'b [&'a str]> {
 /// Tokens of pieces met before; a piece takes the place of another one now and then.
 struct Cache {
     slots: Vec<Slot>,
+    long: HashMap<Box<[u8]>, Box<[u32]>>,
 }
 
 #[derive(Clone)]
@@ -209,16 +295,16 @@ struct Slot {
     tokens: [u32; INLINE],
 }
 
-impl Cache {
-    /// total: bytes to encode; little text needs few slots.
-    fn new(total: usize) -> Self {
-        let slots = total.next_power_of_two().clamp(1 << 8, CACHE_SLOTS);
-        Self { slots: vec![Slot { key: 0, tokens: [NONE; INLINE] }; slots] }
+impl Default for Cache {
+    fn default() -> Self {
+        let empty = Slot { key: 0, tokens: [NONE; INLINE] };
+        Self { slots: vec![empty; CACHE_SLOTS], long: HashMap::new() }
     }
+}
 
+impl Cache {
     #[inline]
     fn slot(&mut self, key: u128) -> &mut Slot {
-        let mask = self.slots.len() - 1;
-        &mut self.slots[(key::hash(key) >> 20) as usize & mask]
+        &mut self.slots[(key::hash(key) >> 20) as usize % CACHE_SLOTS]
     }
 }

@@ -7,22 +7,50 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 pub const SHORT_PIECE: usize = 64;
 /// The rank of a pair that is no token.
 const NONE: u32 = u32::MAX;
-const EMPTY: u64 = u64::MAX;
+/// Bits of a token in a slot of the table of pairs: left, right and joined fit 64.
+const ID_BITS: u32 = 21;
+/// Slots for pairs to a word of 64 bits that say whether a pair may be there: 8 bits a slot.
+const MAYBE_SHARE: usize = 8;
+/// Tokens that a vocabulary may have.
+pub const MAX_TOKENS: usize = (1 << ID_BITS) - 1;
 
 /// The rank of every two tokens whose joined bytes are a token.
+///
+/// Small, as looking things up in it is what merging waits for: eight bytes a pair, and pairs of
+/// single bytes, most of all lookups, in an array of their own.
 pub struct PairTable {
-    slots: Vec<(u64, u32)>,
+    bytes: [u32; 256],
+    byte_pairs: Vec<u32>,
+    maybe: Vec<u64>, // a bit for every hash of a pair: most pairs that are asked for are none
+    slots: Vec<u64>, // left, right, joined + 1; 0 where nothing is
 }
 
 impl PairTable {
-    /// tokens: bytes in rank order, all different.
+    /// tokens: bytes in rank order, all different, at most [`MAX_TOKENS`], all single bytes in them.
     pub fn new(tokens: &[&[u8]]) -> Self {
         let pairs = all_pairs(tokens);
-        let size = (pairs.len() * 2).next_power_of_two().max(16);
-        let mut table = Self { slots: vec![(EMPTY, NONE); size] };
-        for (key, rank) in pairs {
-            let at = table.find(key);
-            table.slots[at] = (key, rank);
+        let size = (pairs.len() * 3 / 2).next_power_of_two().max(64);
+        let mut table = Self {
+            bytes: [NONE; 256],
+            byte_pairs: vec![NONE; 1 << 16],
+            maybe: vec![0; size / MAYBE_SHARE],
+            slots: vec![0; size],
+        };
+        for (rank, token) in (0..).zip(tokens) {
+            if let [byte] = token {
+                table.bytes[*byte as usize] = rank;
+            }
+        }
+        for (left, right, rank) in pairs {
+            let key = pair_key(left, right);
+            let hash = pair_hash(key);
+            let (word, bit) = table.maybe_place(hash);
+            table.maybe[word] |= bit;
+            let at = table.find(key, hash);
+            table.slots[at] = key | u64::from(rank + 1);
+            if let ([left], [right]) = (tokens[left as usize], tokens[right as usize]) {
+                table.byte_pairs[byte_pair(*left, *right)] = rank;
+            }
         }
         table
     }
@@ -30,14 +58,27 @@ impl PairTable {
     /// The rank of two tokens joined, or a rank above all others.
     #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
-        self.slots[self.find(pair_key(left, right))].1
+        let key = pair_key(left, right);
+        let hash = pair_hash(key);
+        let (word, bit) = self.maybe_place(hash);
+        if self.maybe[word] & bit == 0 {
+            return NONE;
+        }
+        let slot = self.slots[self.find(key, hash)];
+        (slot as u32 & MAX_TOKENS as u32).wrapping_sub(1)
     }
 
     #[inline]
-    fn find(&self, key: u64) -> usize {
+    fn maybe_place(&self, hash: u64) -> (usize, u64) {
+        (hash as usize & (self.maybe.len() - 1), 1 << (hash >> 32 & 63))
+    }
+
+    /// The slot that holds a pair, or the empty one where it belongs.
+    #[inline]
+    fn find(&self, key: u64, hash: u64) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 24) as usize & mask;
-        while self.slots[at].0 != key && self.slots[at].0 != EMPTY {
+        let mut at = hash as usize & mask;
+        while self.slots[at] >> ID_BITS != key >> ID_BITS && self.slots[at] != 0 {
             at = (at + 1) & mask;
         }
         at
@@ -45,14 +86,23 @@ impl PairTable {
 }
 
 fn pair_key(left: u32, right: u32) -> u64 {
-    u64::from(left) << 32 | u64::from(right)
+    u64::from(left) << (2 * ID_BITS) | u64::from(right) << ID_BITS
 }
 
-/// Every way to cut a token into two tokens.
+/// A number that depends on all bits of a pair; its lower bits are good ones.
+fn pair_hash(key: u64) -> u64 {
+    key.wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
+}
+
+fn byte_pair(left: u8, right: u8) -> usize {
+    usize::from(left) << 8 | usize::from(right)
+}
+
+/// Every way to cut a token into two tokens: left, right, and the token.
 ///
 /// Prefixes and suffixes are looked up by a rolling hash, which makes this linear in the length of
 /// a token; what that finds is then looked up by its bytes.
-fn all_pairs(tokens: &[&[u8]]) -> Vec<(u64, u32)> {
+fn all_pairs(tokens: &[&[u8]]) -> Vec<(u32, u32, u32)> {
     const BASE: u64 = 0x9E37_79B9_7F4A_7C15 | 1;
     let roll = |hash: u64, byte: u8| hash.wrapping_mul(BASE).wrapping_add(u64::from(byte) + 1);
     let whole = |token: &[u8]| token.iter().fold(0, |hash, &byte| roll(hash, byte));
@@ -72,7 +122,7 @@ fn all_pairs(tokens: &[&[u8]]) -> Vec<(u64, u32)> {
             if hashes.contains(&(prefix, cut)) && hashes.contains(&(suffix, token.len() - cut)) {
                 let (left, right) = token.split_at(cut);
                 if let (Some(&left), Some(&right)) = (ranks.get(left), ranks.get(right)) {
-                    pairs.push((pair_key(left, right), rank));
+                    pairs.push((left, right, rank));
                 }
             }
         }
@@ -91,16 +141,16 @@ const fn inverse(value: u64) -> u64 {
     result
 }
 
-/// Append the tokens of a piece of at most [`SHORT_PIECE`] bytes.
-pub fn merge_short(piece: &[u8], bytes: &[u32; 256], pairs: &PairTable, out: &mut Vec<u32>) {
+/// Append the tokens of a piece of at most `MOST` bytes.
+pub fn merge_short<const MOST: usize>(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
     let mut length = piece.len();
-    let mut ids = [NONE; SHORT_PIECE];
-    let mut ranks = [NONE; SHORT_PIECE]; // of the pair that begins here
+    let mut ids = [NONE; MOST];
+    let mut ranks = [NONE; MOST]; // of the pair that begins here
     for (id, &byte) in ids.iter_mut().zip(piece) {
-        *id = bytes[byte as usize];
+        *id = pairs.bytes[byte as usize];
     }
-    for at in 1..length {
-        ranks[at - 1] = pairs.rank(ids[at - 1], ids[at]);
+    for (rank, pair) in ranks.iter_mut().zip(piece.windows(2)) {
+        *rank = pairs.byte_pairs[byte_pair(pair[0], pair[1])];
     }
     while length > 1 {
         let mut best = 0;
@@ -128,10 +178,10 @@ pub fn merge_short(piece: &[u8], bytes: &[u32; 256], pairs: &PairTable, out: &mu
 }
 
 /// Append the tokens of a piece of any length.
-pub fn merge_long(piece: &[u8], bytes: &[u32; 256], pairs: &PairTable, out: &mut Vec<u32>) {
+pub fn merge_long(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
     let length = piece.len();
     // A list linked both ways: the token at each first byte, NONE where it was merged away.
-    let mut ids: Vec<u32> = piece.iter().map(|&byte| bytes[byte as usize]).collect();
+    let mut ids: Vec<u32> = piece.iter().map(|&byte| pairs.bytes[byte as usize]).collect();
     let mut next: Vec<usize> = (1..=length).collect();
     let mut previous: Vec<usize> = (0..length).map(|at| at.wrapping_sub(1)).collect();
     let rank_at = |ids: &[u32], next: &[usize], at: usize| match next[at] < length {

@@ -25,7 +25,7 @@ fn encoder(tokens: &[Vec<u8>]) -> Encoder {
 }
 
 fn encode(encoder: &Encoder, texts: &[&str], bos: Option<u32>, threads: usize) -> Vec<Vec<u32>> {
-    let groups = encoder.encode_batch(texts, bos, threads, &AtomicBool::new(false)).unwrap();
+    let groups = encoder.encode_batch::<u32>(texts, bos, threads, &AtomicBool::new(false)).unwrap();
     let mut result = Vec::new();
     for group in groups {
         let mut tokens = group.tokens.into_iter();
