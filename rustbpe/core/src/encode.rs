@@ -22,8 +22,6 @@ const CACHE_SLOTS: usize = 1 << 16;
 const CACHE_LONG: usize = 1 << 14;
 /// Tokens that fit a slot.
 const INLINE: usize = 4;
-/// Pieces that are looked up together.
-const WAITING: usize = 64;
 /// Marks the unused places of a slot; no vocabulary has so many tokens.
 const NONE: u32 = u32::MAX;
 
@@ -96,7 +94,14 @@ impl Encoder {
         }
         let splitter = Splitter::new(pattern)?;
         let size = tokens.len();
-        Ok(Self { size, splitter, short, long, pairs: PairTable::new(tokens), caches: Mutex::default() })
+        Ok(Self {
+            size,
+            splitter,
+            short,
+            long,
+            pairs: PairTable::new(tokens),
+            caches: Mutex::default(),
+        })
     }
 
     /// Encode texts on `threads` threads, each text with `bos` first if there is one.
@@ -159,14 +164,12 @@ impl Encoder {
         // Prose has four to five bytes a token.
         let room = texts.iter().map(|text| text.len() / 4 + 2).sum();
         let tokens = Vec::with_capacity(room);
-        let mut writer =
-            Writer { encoder: self, cache, waiting: [0; WAITING], count: 0, merged: vec![], tokens };
+        let mut writer = Writer { encoder: self, cache, merged: vec![], tokens };
         let mut lengths = Vec::with_capacity(texts.len());
         for text in texts {
             let before = writer.tokens.len();
             writer.tokens.extend(bos.map(T::from_id));
             self.splitter.split(text, |start, end| writer.add(text.as_bytes(), start, end))?;
-            writer.look_up();
             lengths.push(writer.tokens.len() - before);
         }
         Ok(Group { tokens: writer.tokens, lengths })
@@ -184,13 +187,10 @@ impl Encoder {
     }
 }
 
-/// Writes the tokens of pieces, of many short ones together: so the processor fetches many slots
-/// of the cache at the same time, which is what encoding would else wait for.
+/// Writes the tokens of pieces.
 struct Writer<'a, T> {
     encoder: &'a Encoder,
     cache: &'a mut Cache,
-    waiting: [u128; WAITING], // keys of pieces, of which the first `count` count
-    count: usize,
     merged: Vec<u32>,
     tokens: Vec<T>,
 }
@@ -199,45 +199,37 @@ impl<T: Token> Writer<'_, T> {
     #[inline]
     fn add(&mut self, text: &[u8], start: usize, end: usize) {
         if end - start > MAX_SHORT {
-            self.look_up();
             self.add_long(&text[start..end]);
             return;
         }
-        self.waiting[self.count] = key::pack(text, start, end);
-        self.count += 1;
-        if self.count == WAITING {
-            self.look_up();
+        let key = key::pack(text, start, end);
+        let slot = self.cache.slot(key);
+        if slot.key == key {
+            let [first, rest @ ..] = &slot.tokens;
+            self.tokens.push(T::from_id(*first));
+            let rest = rest.iter().take_while(|&&id| id != NONE);
+            self.tokens.extend(rest.map(|&id| T::from_id(id)));
+        } else {
+            self.add_new(key);
         }
     }
 
-    /// Write the tokens of the pieces that wait.
     #[inline(never)]
-    fn look_up(&mut self) {
-        let mut ready = [0; WAITING * INLINE];
-        let mut end = 0;
-        for &key in &self.waiting[..mem::take(&mut self.count)] {
-            let slot = self.cache.slot(key);
-            if slot.key == key {
-                ready[end..end + INLINE].copy_from_slice(&slot.tokens);
-                end += slot.tokens.iter().map(|&token| usize::from(token != NONE)).sum::<usize>();
-                continue;
+    fn add_new(&mut self, key: u128) {
+        self.merged.clear();
+        match self.encoder.short.get(key) {
+            Some(rank) => self.merged.push(rank as u32 - 1),
+            None => {
+                let (bytes, length) = key::unpack(key);
+                self.encoder.merge(&bytes[..length], &mut self.merged);
             }
-            write(&ready[..mem::take(&mut end)], &mut self.tokens);
-            self.merged.clear();
-            match self.encoder.short.get(key) {
-                Some(rank) => self.merged.push(rank as u32 - 1),
-                None => {
-                    let (bytes, length) = key::unpack(key);
-                    self.encoder.merge(&bytes[..length], &mut self.merged);
-                }
-            }
-            if self.merged.len() <= INLINE {
-                *slot = Slot { key, tokens: [NONE; INLINE] };
-                slot.tokens[..self.merged.len()].copy_from_slice(&self.merged);
-            }
-            write(&self.merged, &mut self.tokens);
         }
-        write(&ready[..end], &mut self.tokens);
+        if self.merged.len() <= INLINE {
+            let slot = self.cache.slot(key);
+            *slot = Slot { key, tokens: [NONE; INLINE] };
+            slot.tokens[..self.merged.len()].copy_from_slice(&self.merged);
+        }
+        write(&self.merged, &mut self.tokens);
     }
 
     fn add_long(&mut self, piece: &[u8]) {
