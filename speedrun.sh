@@ -77,6 +77,8 @@ stage() {
     else
         "$PYTHON" -m "scripts.$name" "${words[@]}"
     fi
+    # Asked to end by a signal, a stage saves and exits 0.
+    [ -f "$run_dir/$name/result.json" ] || exit 130
 }
 
 stage tok_train single

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nanochat import storage, tokenizer
 from nanochat.distributed import Run
-from nanochat.errors import CheckpointError, ConfigError, DataError
+from nanochat.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
 
@@ -98,6 +98,37 @@ def latest(stage_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def newest_whole(stage_dir: Path) -> tuple[Path | None, list[DamagedCheckpointError]]:
+    """The newest checkpoint of a stage that is whole, and what is wrong with those after it.
+
+    Raises: CheckpointError if there are checkpoints, but none that is whole.
+    """
+    damages: list[DamagedCheckpointError] = []
+    for path in reversed(steps(stage_dir)):
+        try:
+            read_meta(path)
+        except DamagedCheckpointError as damage:
+            damages.append(damage)
+        else:
+            return path, damages
+    if damages:
+        raise CheckpointError(
+            f"no checkpoint in {stage_dir} is whole ({damages[0].what}); remove the folder to "
+            "train the stage again"
+        )
+    return None, []
+
+
+def set_aside_after(path: Path) -> None:
+    """Rename the checkpoints of a stage that are newer than `path`, so that none is taken again."""
+    for newer in steps(path.parent):
+        if newer > path:
+            aside = newer.with_name(f"damaged_{newer.name}")
+            if aside.exists():
+                shutil.rmtree(aside)
+            newer.rename(aside)
+
+
 def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
     """The newest checkpoint of the first of `stages` that has one.
 
@@ -151,16 +182,15 @@ def load_optimizer_state(path: Path) -> dict[str, Tensor]:
 def read_meta(path: Path) -> dict[str, Any]:
     """A checkpoint's meta.json, after checking the hash of every file beside it.
 
-    Raises: CheckpointError naming the file that is missing or altered.
+    Raises: DamagedCheckpointError naming the file that is missing or altered; CheckpointError for
+    another format.
     """
     try:
         meta = storage.read_json(path / META, "checkpoint description")
     except DataError as error:
-        raise CheckpointError(f"{error}; remove {path} to fall back on an older one") from None
+        raise DamagedCheckpointError(str(error), path) from None
     if not isinstance(meta, dict) or not {"format", "files", "model", "step"} <= set(meta):
-        raise CheckpointError(
-            f"{path / META} describes no checkpoint; remove {path} to fall back on an older one"
-        )
+        raise DamagedCheckpointError(f"{path / META} describes no checkpoint", path)
     if meta["format"] != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {meta['format']}, this version reads {FORMAT_VERSION}; train it "
@@ -168,9 +198,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         )
     for name, digest in meta["files"].items():
         if not (path / name).is_file() or _sha256(path / name) != digest:
-            raise CheckpointError(
-                f"{path / name} is missing or altered; remove {path} to fall back on an older one"
-            )
+            raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
     return meta
 
 

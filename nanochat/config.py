@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from nanochat.errors import ConfigError, explain
+from nanochat.errors import ConfigError, Stopped, explain
 
 T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
@@ -169,6 +169,8 @@ def cli(main: Callable[[], None]) -> NoReturn:
     try:
         main()
         sys.stdout.flush()
+    except Stopped:
+        pass
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -1,6 +1,7 @@
 """Errors that are the user's to fix; a script prints such an error as one line and exits 2."""
 
 import errno
+from pathlib import Path
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -19,6 +20,18 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, torn, or does not fit what is asked of it."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is torn or was altered: an older one may stand in for it."""
+
+    def __init__(self, what: str, path: Path) -> None:
+        super().__init__(f"{what}; remove {path} to fall back on an older one")
+        self.what = what
+
+
+class Stopped(Exception):
+    """Work that was asked to end, and has saved where it stands; a script then exits 0."""
 
 
 def explain(error: Exception, *, base: str) -> str | None:

@@ -22,13 +22,22 @@ from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, option
 from nanochat.dataloader import BatchSource
 from nanochat.distributed import DTYPES, Run, barrier, broadcast_object
-from nanochat.errors import ConfigError
+from nanochat.errors import CheckpointError, ConfigError, Stopped
 from nanochat.gpt import GPT
+from nanochat.interruption import asked_to_stop
 from nanochat.metrics import MetricsLogger, read_rows
 from nanochat.optim import OptimConfig
 from nanochat.schedules import Schedule
 from nanochat.tokenizer import Tokenizer
-from nanochat.trainer import Hook, Summary, Trainer, duration, token_loss
+from nanochat.trainer import (
+    REMEDY,
+    Hook,
+    Summary,
+    Trainer,
+    TrainingError,
+    duration,
+    token_loss,
+)
 
 Say = Callable[[str], None]
 CHECKPOINT_BYTES = 8  # of a parameter, at least: itself and one moment, both float32
@@ -73,7 +82,8 @@ class Stage:
     options: Any
     common: RunOptions
     loop: LoopOptions
-    resume_from: Path | None
+    resume_from: Path | None  # the newest checkpoint that is whole
+    newest: Path | None  # the newest one
     say: Say
 
 
@@ -95,13 +105,16 @@ def open_stage(
             pass  # better to hear of the other process now than once the data is ready
     newest = checkpoint_manager.latest(folder) if run.is_main else None
     newest = broadcast_object(run, newest)
-    if newest is not None and not loop.resume:
-        raise ConfigError(
-            f"run {common.run!r} already has {name} checkpoints in {folder}; "
-            "--resume goes on from them, --run NAME starts another run"
-        )
+    resume_from = newest
     if newest is not None:
-        say(f"resuming {name} from {newest}")
+        if not loop.resume:
+            raise ConfigError(
+                f"run {common.run!r} already has {name} checkpoints in {folder}; "
+                "--resume goes on from them, --run NAME starts another run"
+            )
+        resume_from = _newest_whole(folder, run, say)
+        if run.is_main:
+            say(f"resuming {name} from {resume_from}")
     return Stage(
         name=name,
         dir=folder,
@@ -109,9 +122,27 @@ def open_stage(
         options=options,
         common=common,
         loop=loop,
-        resume_from=newest,
+        resume_from=resume_from,
+        newest=newest,
         say=say if run.is_main else (lambda line: None),
     )
+
+
+def _newest_whole(folder: Path, run: Run, say: Say) -> Path | None:
+    """The newest checkpoint that is whole; those after it are named. Collective."""
+    found: Path | None = None
+    error: CheckpointError | None = None
+    if run.is_main:
+        try:
+            found, damages = checkpoint_manager.newest_whole(folder)
+            for damage in damages:
+                say(f"warning: {damage.what}: passing over this checkpoint")
+        except CheckpointError as raised:
+            error = raised
+    found, error = broadcast_object(run, (found, error))
+    if error is not None:
+        raise error
+    return found
 
 
 def recorded_dtype(name: str, common: RunOptions, loop: LoopOptions) -> str | None:
@@ -147,8 +178,10 @@ def _claimed(stage: Stage, model: GPT) -> Iterator[None]:
     busy = _busy(stage.name, stage.common)
     with storage.lock(_lock_path(stage.dir), busy=busy):
         storage.remove_leftovers(stage.dir, "")
-        if checkpoint_manager.latest(stage.dir) != stage.resume_from:
+        if checkpoint_manager.latest(stage.dir) != stage.newest:
             raise ConfigError(busy)
+        if stage.resume_from is not None:
+            checkpoint_manager.set_aside_after(stage.resume_from)
         _check_disk(stage, model)
         yield
 
@@ -184,6 +217,8 @@ def train(
 ) -> Summary:
     """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
 
+    Raises: Stopped if a signal asked for it, with a checkpoint saved.
+
     tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
     evaluate, sample: called by all ranks while training; their figures and texts are recorded.
     facts: what the report shows beside the options (parameters, tokens, hashes, backend).
@@ -199,7 +234,12 @@ def train(
         batches.load_state(resumed["state"]["batches"])
         facts = {**facts, **stage_record.origin(stage.dir)}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
-    with _claimed(stage, model), contextlib.closing(batches), _metrics(stage, resumed) as metrics:
+    with (
+        _claimed(stage, model),
+        contextlib.closing(batches),
+        _metrics(stage, resumed) as metrics,
+        asked_to_stop(announce=run.is_main) as stop,
+    ):
         if run.is_main:
             stage_record.write_config(
                 stage.dir, stage.name, stage.options, run, model, tokenizer, facts
@@ -216,6 +256,7 @@ def train(
             flops_per_token=flops.flops_per_token(model.config, model.config.sequence_length),
             log_every=loop.log_every,
             say=stage.say,
+            stop=stop,
         )
         if resumed is not None:
             _restore(trainer, stage, resumed["state"])
@@ -223,6 +264,12 @@ def train(
             if trainer.progress.step >= total_steps:
                 results["evaluation"], results["samples"] = evaluate(), sample()
         summary = trainer.fit()
+        if summary.steps < total_steps:
+            barrier(run)  # torchrun ends the others as soon as one has ended
+            stage.say(
+                f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there"
+            )
+            raise Stopped
         _record(stage, summary, results, facts, before_s + time.perf_counter() - begin_s)
     return summary
 
@@ -301,7 +348,7 @@ def _hooks(
 
     loop = stage.loop
     return [
-        Hook(save, every=loop.save_every),
+        Hook(save, every=loop.save_every, on_stop=True),
         Hook(evaluate_hook, every=loop.eval_every),
         Hook(sample_hook, every=loop.sample_every),
     ]
@@ -310,11 +357,14 @@ def _hooks(
 def _save(stage: Stage, trainer: Trainer, model: GPT, tokenizer: Tokenizer) -> None:
     """Write a checkpoint. Collective.
 
-    A disk that is full in the middle of training costs a warning; at the end, it is an error.
+    Raises: TrainingError if the weights are not finite; the checkpoint before stands.
+    A disk that is full in the middle of training costs a warning; at its end, it is an error.
     """
     tensors = trainer.optimizer.state_by_name()
     if stage.run.is_main:
         progress = trainer.progress
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
         state = {
             "progress": dict(vars(progress)),
             "batches": trainer.batches.state(),
@@ -339,7 +389,7 @@ def _save(stage: Stage, trainer: Trainer, model: GPT, tokenizer: Tokenizer) -> N
                 checkpoint_manager.keep_newest(stage.dir, 1)
                 path = write()
         except OSError as error:
-            if progress.step >= trainer.total_steps:
+            if progress.step >= trainer.total_steps or trainer.stopping:
                 raise
             stage.say(f"warning: checkpoint not saved at step {progress.step}: {error}")
             return

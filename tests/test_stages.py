@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,6 +70,78 @@ def test_a_stage_is_not_overwritten_but_resumed(base):
     train(base, "--dtype", "float32", "--resume")
     assert losses(folder) == whole
     assert checkpoint_manager.latest(folder).name == "step_000008"
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
+    folder = train(base, "--dtype", "float32", "--save-every", "2", "--keep", "4")
+    whole = losses(folder)
+    (folder / "result.json").unlink()
+    (folder / "step_000008" / "meta.json").write_text("{")
+    flip_a_bit(folder / "step_000006" / "optimizer.safetensors")
+    train(base, "--dtype", "float32", "--resume", "--save-every", "2", "--keep", "1")
+    said = capsys.readouterr().out
+    assert "step_000008/meta.json is not a readable" in said
+    assert "step_000006/optimizer.safetensors is missing or altered: passing over" in said
+    assert f"resuming base_train from {folder / 'step_000004'}" in said
+    assert losses(folder) == whole
+    assert [path.name for path in checkpoint_manager.steps(folder)] == ["step_000008"]
+    assert {path.name for path in folder.glob("damaged_*")} == {
+        "damaged_step_000006",
+        "damaged_step_000008",
+    }
+    flip_a_bit(folder / "step_000008" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*model\.safet"):
+        train(base, "--dtype", "float32", "--resume")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks' processes in /proc")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_to_one_rank_saves_and_ends_all(base, ranks):
+    words = [*TINY, "--data", str(base / "texts.jsonl"), "--dtype", "float32", "--threads", "1"]
+    words += ["--tokens", "256000", "--log-every", "7"]
+    command = [sys.executable, "-m", "scripts.base_train", *words]
+    if ranks == 2:
+        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        command = [sys.executable, "-m", *launch, "-m", "scripts.base_train", "--", *words]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step 14/"))
+    workers = children(process.pid) if ranks == 2 else [process.pid]
+    assert len(workers) == ranks
+    os.kill(workers[-1], signal.SIGTERM)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-2000:]
+    folder = base / "base" / "runs" / "tiny" / "base_train"
+    saved = checkpoint_manager.latest(folder)
+    assert f"saved {saved}\n" in said
+    step = int(saved.name.removeprefix("step_"))
+    assert 14 <= step < 1000
+    assert f"base_train stopped at step {step:,}; --resume goes on from there" in said
+    assert not (folder / "result.json").exists()
+    words[words.index("256000")] = str(256 * (step + 8))
+    base_train.main([*words, "--resume"])
+    assert (folder / "result.json").exists()
+    rows = [row["step"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+    assert rows == sorted({1, *range(7, step + 8, 7), step + 8})
+
+
+def children(parent: int) -> list[int]:
+    """The processes that one started, by their numbers."""
+    return [
+        int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    ]
 
 
 def test_a_refused_resume_leaves_the_record_as_it_was(base):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from nanochat.trainer import Hook, Trainer, TrainingError, duration, token_loss
 V, T = 32, 16
 
 
-def tiny_model(dtype: torch.dtype = torch.float32) -> GPT:
-    model = GPT(
-        GPTConfig(vocab_size=V, sequence_length=T, depth=2, width=32, heads=2), compute_dtype=dtype
-    )
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def tiny_model(dtype: torch.dtype = torch.float32, width: int = 32) -> GPT:
+    config = GPTConfig(vocab_size=V, sequence_length=T, depth=2, width=width, heads=2)
+    model = GPT(config, compute_dtype=dtype)
     model.init_weights(torch.Generator().manual_seed(0))
     return model
 
@@ -52,7 +55,9 @@ class Rows:
         self.step = state["step"]
 
 
-def make_trainer(model, batches, folder, *, steps=4, hooks=(), log_every=1, resume_step=None):
+def make_trainer(
+    model, batches, folder, *, steps=4, hooks=(), log_every=1, resume_step=None, stop=lambda: False
+):
     run = single_run()
     return Trainer(
         optimizer=optim.build(model, OptimConfig(), run, tokens_per_step=4096),
@@ -65,6 +70,7 @@ def make_trainer(model, batches, folder, *, steps=4, hooks=(), log_every=1, resu
         metrics=MetricsLogger(folder, run, resume_step=resume_step),
         flops_per_token=1e6,
         log_every=log_every,
+        stop=stop,
     )
 
 
@@ -97,12 +103,47 @@ def test_hooks_run_in_order_every_so_often_and_at_the_end(tmp_path):
     assert calls == [("save", 2), ("look", 3), ("save", 4), ("save", 5)]
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_remedy(tmp_path):
+class BrokenSteps(Rows):
+    """Rows whose loss is not finite in some steps."""
+
+    def __init__(self, *broken: int) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def next_step(self) -> list[Batch]:
+        batch = super().next_step()[0]
+        weights = torch.ones(batch.targets.shape)
+        if self.step in self.broken:
+            weights[0, 0] = math.nan
+        return [Batch(batch.inputs, batch.targets, weights)]
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
+    said: list[str] = []
     model = tiny_model()
-    with torch.no_grad():
-        model.embedding.weight.fill_(math.nan)
-    with pytest.raises(TrainingError, match=r"step 1: lower the learning rates"):
-        make_trainer(model, Rows(), tmp_path).fit()
+    trainer = make_trainer(model, BrokenSteps(2, 3, 4, 5, 8), tmp_path, steps=8, log_every=3)
+    trainer.say = said.append
+    before: list[torch.Tensor] = []
+    trainer.hooks = [
+        Hook(lambda t: before.append(model.head.weight.detach().clone()), every=1, at_end=False)
+    ]
+    trainer.fit()
+    assert not torch.equal(before[0], before[5])
+    assert all(torch.equal(before[0], later) for later in before[1:5])
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["skipped"] for row in rows] == [0, 4, 4]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert said.count("warning: step 4 skipped: its gradient norm is nan") == 1
+
+
+def test_steps_that_are_never_finite_stop_with_a_remedy(tmp_path):
+    for steps, most in ((4, 4), (20, 5)):
+        model = tiny_model()
+        with torch.no_grad():
+            model.embedding.weight.fill_(math.nan)
+        message = rf"last {most} steps, up to step {most}, are not finite: lower the learning rates"
+        with pytest.raises(TrainingError, match=message):
+            make_trainer(model, Rows(), tmp_path / str(steps), steps=steps).fit()
 
 
 def save(trainer, model, folder):
@@ -116,6 +157,17 @@ def save(trainer, model, folder):
     )
 
 
+def resumed(path, folder, **options):
+    """A trainer that goes on from a checkpoint, and its model."""
+    loaded = checkpoint_manager.load(path, single_run())
+    step = loaded.meta["step"]
+    trainer = make_trainer(loaded.model, Rows(), folder, resume_step=step, **options)
+    trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
+    trainer.batches.load_state(loaded.meta["state"]["batches"])
+    vars(trainer.progress).update(loaded.meta["state"]["progress"])
+    return trainer, loaded.model
+
+
 def test_a_resumed_run_ends_with_the_weights_of_one_left_alone(tmp_path):
     whole = tiny_model()
     make_trainer(whole, Rows(), tmp_path / "whole", steps=6).fit()
@@ -124,19 +176,54 @@ def test_a_resumed_run_ends_with_the_weights_of_one_left_alone(tmp_path):
     trainer.fit()
     path = save(trainer, first, tmp_path / "part")
 
-    loaded = checkpoint_manager.load(path, single_run())
-    second = make_trainer(loaded.model, Rows(), tmp_path / "part", steps=6, resume_step=3)
-    second.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
-    second.batches.load_state(loaded.meta["state"]["batches"])
-    second.progress.step = 3
+    second, model = resumed(path, tmp_path / "part", steps=6)
     second.fit()
-    for (name, a), b in zip(whole.named_parameters(), loaded.model.parameters(), strict=True):
+    for (name, a), b in zip(whole.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b), name
     losses = [
         [row["loss"] for row in read_rows(tmp_path / run / "metrics.jsonl")]
         for run in ("whole", "part")
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    whole = tiny_model()
+    make_trainer(whole, Rows(), tmp_path / "whole", steps=11, log_every=4).fit()
+    part = tiny_model()
+    saved: list[Path] = []
+    hook = Hook(
+        lambda trainer: saved.append(save(trainer, part, tmp_path / "part")),
+        at_end=False,
+        on_stop=True,
+    )
+    asked = iter([False] * 5 + [True])
+    trainer = make_trainer(
+        part,
+        Rows(),
+        tmp_path / "part",
+        steps=11,
+        log_every=4,
+        hooks=[hook],
+        stop=lambda: next(asked),
+    )
+    assert trainer.fit().steps == 6
+    assert [path.name for path in saved] == ["step_000006"]
+
+    second, model = resumed(saved[0], tmp_path / "part", steps=11, log_every=4)
+    assert second.fit().steps == 11
+    for (name, a), b in zip(whole.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    timed = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
+    rows = [
+        [
+            {key: value for key, value in row.items() if key not in timed}
+            for row in read_rows(tmp_path / run / "metrics.jsonl")
+        ]
+        for run in ("whole", "part")
+    ]
+    assert [row["step"] for row in rows[0]] == [1, 4, 8, 11]
+    assert rows[0] == rows[1]
 
 
 def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
@@ -156,6 +243,16 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
     (path / "meta.json").write_text(json.dumps({**meta, "format": 99}))
     with pytest.raises(CheckpointError, match="has format 99, this version reads"):
         checkpoint_manager.load(path, single_run())
+
+
+def test_a_checkpoint_of_the_first_format_still_trains_on(tmp_path):
+    """tests/golden/step_000003 was saved by this file's trainer after 3 of 5 steps of
+    tiny_model(width=16); losses.json holds the losses of the others in a run left alone.
+    """
+    trainer, _ = resumed(GOLDEN / "step_000003", tmp_path, steps=5)
+    trainer.fit()
+    found = [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl")]
+    assert found == pytest.approx(json.loads((GOLDEN / "losses.json").read_text()), rel=1e-5)
 
 
 def test_old_checkpoints_are_removed_and_the_newest_is_found(tmp_path):
