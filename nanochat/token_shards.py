@@ -5,8 +5,8 @@ shard, so that data sets which share shards share their tokens. Every process ma
 at any time: one encodes it, the others wait.
 """
 
+import io
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Result = TypeVar("Result")
 
-BATCH_BYTES = 4_000_000 * (os.cpu_count() or 1)  # encoded at a time: enough for every core
+BATCH_BYTES = 8_000_000  # encoded at a time: enough for many cores, little memory
 
 
 @dataclass(frozen=True)
@@ -158,22 +158,37 @@ def _load(stem: Path) -> EncodedShard | None:
     paths = _path(stem, "tokens"), _path(stem, "docs")
     if not all(path.is_file() for path in paths):
         return None
-    try:
-        tokens = np.load(paths[0], mmap_mode="r")
-        offsets = np.load(paths[1])
-    except (ValueError, OSError, EOFError):
-        tokens, offsets = None, None
-    if tokens is None or not _adds_up(tokens, offsets):
+    tokens, offsets = _map(paths[0], np.uint16, np.uint32), _map(paths[1], np.int64)
+    if tokens is None or offsets is None or not _adds_up(tokens, offsets):
         log.warning("%s is torn; encoding it again", paths[0])
         return None
-    return EncodedShard(tokens, offsets)
+    return EncodedShard(tokens, np.array(offsets))
+
+
+def _map(path: Path, *dtypes: type[np.generic]) -> np.ndarray | None:
+    """The array of an .npy file that was written here, or None if a bit of its header is not so."""
+    size = path.stat().st_size
+    for dtype in map(np.dtype, dtypes):
+        header = io.BytesIO()
+        _write_header(header, dtype, 0)
+        length, rest = divmod(size - len(header.getvalue()), dtype.itemsize)
+        if length < 0 or rest:
+            continue
+        header.seek(0)
+        _write_header(header, dtype, length)
+        begin = header.getvalue()
+        with path.open("rb") as file:
+            if file.read(len(begin)) != begin:
+                continue
+        if length == 0:  # nothing can be mapped
+            return np.zeros(0, dtype)
+        return np.memmap(path, dtype, mode="r", offset=len(begin), shape=(length,))
+    return None
 
 
 def _adds_up(tokens: np.ndarray, offsets: np.ndarray) -> bool:
     return (
-        tokens.ndim == offsets.ndim == 1
-        and tokens.dtype in (np.uint16, np.uint32)
-        and len(offsets) > 0
+        len(offsets) > 0
         and offsets[0] == 0
         and offsets[-1] == len(tokens)
         and bool(np.all(np.diff(offsets) > 0))

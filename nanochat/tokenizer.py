@@ -116,7 +116,8 @@ class BpeTokenizer:
         return self._special[name]
 
     def encode(self, text: str) -> list[int]:
-        if len(text) >= LONG_TEXT_CHARACTERS:
+        # tiktoken's engine gives up, with a panic, on long runs and on patterns that backtrack.
+        if len(text) >= LONG_TEXT_CHARACTERS or self.pattern not in _rustbpe.PATTERNS:
             ids: list[int] = self.encode_batch([text], bos=False)[0].tolist()
             return ids
         return self._tiktoken.encode_ordinary(text)
@@ -226,9 +227,9 @@ def train_bpe(
 
     texts: documents, UTF-8 files of one document each, or Arrow columns of documents.
     vocab_size: with the nine special tokens. Little text may not fill it: the result is smaller.
-    threads: that read the text; None takes all cores. The result does not depend on them.
-    memory: bytes that the counts of pieces may take; rare ones are dropped to stay within them.
-        None counts exactly.
+    threads: that read the text; None takes all cores. They change nothing of an exact result.
+    memory: bytes that the counts of pieces may take; rare ones are dropped to stay within them, and
+        which ones depends on the order of texts and on the threads. None counts exactly.
     counted: called once the text is read and merging begins.
     progress: called now and then with the number of tokens learnt so far.
     Raises: ConfigError for a size that cannot be; DataError if there is no text.
@@ -236,6 +237,14 @@ def train_bpe(
     if vocab_size < MIN_BPE_SIZE:
         raise ConfigError(f"vocab_size must be at least {MIN_BPE_SIZE}, got {vocab_size}")
     wanted = vocab_size - len(SPECIAL_TOKENS)
+    read = 0
+
+    def note(*facts: int) -> None:
+        nonlocal read
+        read = facts[0]
+        if counted is not None:
+            counted(TrainingText(*facts))
+
     try:
         tokens = _rustbpe.train(
             texts,
@@ -243,12 +252,12 @@ def train_bpe(
             pattern,
             threads=threads,
             memory=memory,
-            counted=counted and (lambda *facts: counted(TrainingText(*facts))),
+            counted=note,
             progress=progress,
         )
     except ValueError as error:
         raise DataError(f"the vocabulary cannot be learnt: {error}") from error
-    if len(tokens) == 256:
+    if read == 0:
         raise DataError("the text to learn a vocabulary from is empty; give --data with text in it")
     return BpeTokenizer(tokens, pattern=pattern)
 

@@ -113,9 +113,8 @@ class Reading:
         self._source = columns
         self._limit = cfg.max_characters
         self._document_limit = cfg.max_document_characters
-        self._expected = expected
-        if self._limit is not None and expected is not None:
-            self._expected = min(self._limit, expected)
+        known = [count for count in (self._limit, expected) if count is not None]
+        self._expected = min(known, default=None)
         self.documents = 0
         self.characters = 0
 

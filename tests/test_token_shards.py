@@ -86,7 +86,9 @@ def test_another_tokenizer_has_a_cache_of_its_own(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tokens", "docs"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "rubbish", "zeros"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "gone", "rubbish", "zeros", "zip", "short header", "other header"]
+)
 def test_a_torn_cache_is_made_again(dataset, tmp_path, kind, damage):
     tokenizer = CountingTokenizer()
     before = TokenShards(dataset, "train", tokenizer, tmp_path).open(0)
@@ -104,6 +106,9 @@ def test_a_torn_cache_is_made_again(dataset, tmp_path, kind, damage):
                 "empty": b"",
                 "rubbish": b"rubbish" * 99,
                 "zeros": data[:128] + bytes(len(data) - 128),
+                "zip": b"PK\x03\x04" + data[4:],
+                "short header": data[:8] + bytes([data[8] - 26]) + data[9:],
+                "other header": data.replace(b"False", b"Fals)"),
             }[damage]
         )
     again = TokenShards(dataset, "train", tokenizer, tmp_path).open(0)

@@ -1,6 +1,7 @@
 """Training against PyPI's rustbpe and a naive reference, encoding against tiktoken, files."""
 
 import functools
+import itertools
 import json
 import os
 import pickle
@@ -204,17 +205,28 @@ def test_arrow_columns_are_read_like_strings(kind):
     )
     first, second = columns(texts, kind)
     for bos in (True, False):
-        parts = [trained().encode_batch(column, bos=bos) for column in (first, second)]
+        with pytest.raises(DataError, match="a column holds nulls"):
+            trained().encode_batch(first, bos=bos)
+        parts = [trained().encode_batch(c.drop_null(), bos=bos) for c in (first, second)]
         wanted, offsets = trained().encode_batch(texts, bos=bos)
         assert np.array_equal(np.concatenate([tokens for tokens, _ in parts]), wanted)
         ends = [parts[0][1], parts[1][1][1:] + parts[0][1][-1]]
         assert np.array_equal(np.concatenate(ends), offsets)
 
 
+def test_large_columns_are_counted_in_runs_of_rows():
+    texts = [f"{TEXT} {n} {n * n}" for n in range(9000)]
+    assert sum(map(len, texts)) > 4_000_000
+    chunked = pa.chunked_array([pa.array([*texts, None]), pa.array(texts)])
+    found = [_rustbpe.train([chunked], 600, SPLIT_PATTERN, threads=n) for n in (1, 3)]
+    assert found == [_rustbpe.train(texts * 2, 600, SPLIT_PATTERN)] * 2
+
+
 def test_arrow_columns_without_text_give_nothing():
-    for empty in (pa.array([], pa.string()), pa.array([None], pa.string())):
-        assert len(_rustbpe.train([empty], 300, SPLIT_PATTERN)) == 256
-        assert trained().encode_batch(empty, bos=True)[1].tolist() == [0]
+    empty = pa.array([], pa.string())
+    for column in (empty, pa.array([None], pa.string())):
+        assert len(_rustbpe.train([column], 300, SPLIT_PATTERN)) == 256
+    assert trained().encode_batch(empty, bos=True)[1].tolist() == [0]
     assert trained().encode_batch(pa.array([""]), bos=False)[1].tolist() == [0, 0]
 
 
@@ -259,8 +271,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     path.write_bytes(b"fine\n" * 100 + b"\xff")
     with pytest.raises(ValueError, match=r"torn\.txt is not UTF-8"):
         _rustbpe.train([path], 300, SPLIT_PATTERN)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
         _rustbpe.train([tmp_path / "none.txt"], 300, SPLIT_PATTERN)
+    with pytest.raises(IsADirectoryError) as error:
+        _rustbpe.train([tmp_path], 300, SPLIT_PATTERN)
+    assert error.value.filename == str(tmp_path)
 
 
 def test_a_memory_limit_drops_the_rarest_pieces_and_says_how_much():
@@ -278,6 +293,26 @@ def test_a_memory_limit_drops_the_rarest_pieces_and_says_how_much():
     assert 0 < read[2].lost_bytes <= 10 * 100_000
     assert 1 <= read[2].lost_count < 1000
     assert {b" the", b" cat", b" sat", b" on", b" mat"} <= set(small.tokens)
+
+
+def test_sizes_at_the_limits_and_texts_without_pieces():
+    assert tokenizer.train_bpe(["hello hello"], 265).tokens == [bytes([b]) for b in range(256)]
+    assert tokenizer.train_bpe(["hello"], 300, pattern=r"\d+").vocab_size == 265
+    with pytest.raises(DataError, match="vocab_size must be 256 to 2097151, got 3000000"):
+        tokenizer.train_bpe([TEXT], 3_000_009)
+    for nothing in ([], [""], iter([])):
+        with pytest.raises(DataError, match="is empty"):
+            tokenizer.train_bpe(nothing, 300)
+    for single in (TEXT, TEXT.encode()):
+        with pytest.raises(TypeError, match="must be a list or iterator of texts"):
+            tokenizer.train_bpe(single, 300)  # type: ignore[arg-type]
+
+
+def test_a_pattern_that_tiktoken_gives_up_on_is_an_error_or_works():
+    pattern = r"(a|a)*+(?<=b)|(?:a|a|(?=a)a)*(?=c)|\w+|\W+"
+    learnt = tokenizer.train_bpe(["x y"], 300, pattern=pattern)
+    with pytest.raises(DataError, match="the split pattern failed"):
+        learnt.encode("a" * 40 + "!")
 
 
 def test_what_goes_wrong_while_training_is_raised():
@@ -329,6 +364,19 @@ def test_ctrl_c_ends_counting_with_a_slow_pattern():
     assert time.monotonic() - begin_s < 10
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals work differently there")
+@pytest.mark.parametrize("kind", ["document", "column", "empty"])
+def test_ctrl_c_ends_counting_within_one_document(kind):
+    text = TEXT * 100_000
+    texts = {"document": [text], "column": [pa.array([text])], "empty": itertools.repeat("")}[kind]
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    begin_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _rustbpe.train(texts, 300, r"\p{L}+|\s+|[^\p{L}\s]+")
+    assert time.monotonic() - begin_s < 10
+
+
 def test_another_pattern_goes_through_the_regex_engine():
     pattern = r"\p{L}+|\s+|[^\p{L}\s]+"
     assert _rustbpe.split("don't 123", pattern) == ["don", "'", "t", " ", "123"]
@@ -374,6 +422,29 @@ def test_the_rust_encoder_equals_tiktoken(text):
     assert learnt.encode_batch([text], bos=False)[0].tolist() == wanted
     assert learnt.encode(text) == wanted
     assert learnt.decode(wanted) == text
+
+
+def test_the_classes_of_all_code_points_are_those_of_tiktoken():
+    points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+
+    def pieces(text: str) -> int:
+        return len(_rustbpe.split(text, SPLIT_PATTERN))
+
+    letters = {point for point in points if pieces("a" + point) == 1}
+    numbers = {point for point in points if pieces("1" + point) == 1}
+    rest = [point for point in points if point not in letters and point not in numbers]
+    spaces = {point for point in rest if pieces(f".{point}.") > 1}
+    assert letters == matched_by_tiktoken(r"\p{L}", points)
+    assert numbers == matched_by_tiktoken(r"\p{N}", points)
+    assert spaces == matched_by_tiktoken(r"\s", points)
+
+
+def matched_by_tiktoken(pattern: str, points: list[str]) -> set[str]:
+    """The characters that a pattern matches: tokens are bytes, and what does not match is gone."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    encoding = tiktoken.Encoding("class", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    texts = ("".join(points[start : start + 4096]) for start in range(0, len(points), 4096))
+    return {point for text in texts for point in bytes(encoding.encode_ordinary(text)).decode()}
 
 
 def test_the_rust_encoder_equals_tiktoken_on_every_code_point():

@@ -3,6 +3,7 @@
 //! Source: <https://arrow.apache.org/docs/format/CDataInterface.html> and its PyCapsule protocol.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::ops::Range;
 use std::slice;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -91,13 +92,30 @@ impl Column {
         Ok(Some(column))
     }
 
-    /// The strings in order, those that are null left out.
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.array.length as usize
+    }
+
+    /// The rows in runs of about `size` bytes.
+    pub fn runs(&self, size: usize) -> Vec<Range<usize>> {
+        let mut runs = Vec::new();
+        let (mut first, mut bytes) = (0, 0);
+        for row in 0..self.rows() {
+            bytes += self.bytes(row).len();
+            if bytes >= size || row + 1 == self.rows() {
+                runs.push(first..row + 1);
+                (first, bytes) = (row + 1, 0);
+            }
+        }
+        runs
+    }
+
+    /// The strings of some rows in order, those that are null left out.
     ///
     /// Errors: a string that is not UTF-8.
-    pub fn texts(&self) -> Result<Vec<&str>, String> {
-        let rows = self.array.length as usize;
-        (0..rows)
-            .filter(|&row| !self.is_null(row))
+    pub fn texts(&self, rows: Range<usize>) -> Result<Vec<&str>, String> {
+        rows.filter(|&row| !self.is_null(row))
             .map(|row| {
                 std::str::from_utf8(self.bytes(row)).map_err(|error| {
                     format!("a document is not UTF-8: row {row} of a column: {error}")
@@ -130,7 +148,7 @@ impl Column {
                     (i64::from(*narrow.add(at)), i64::from(*narrow.add(at + 1)))
                 }
             };
-            if start == end {
+            if start >= end {
                 return &[]; // the data of a column of empty strings may be missing
             }
             let data = self.buffer(2).cast::<u8>();

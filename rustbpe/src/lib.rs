@@ -81,7 +81,8 @@ fn train_bpe<'py>(
     let splitter = Splitter::new(pattern).map_err(PyValueError::new_err)?;
     let mut feeder = Feeder::new(texts, &splitter)?;
     let threads = threads.unwrap_or_else(default_threads);
-    let counts = py.detach(|| count_pieces(&splitter, threads, memory, || feeder.next()))?;
+    let check = || -> Result<(), Failure> { Ok(Python::attach(|py| py.check_signals())?) };
+    let counts = py.detach(|| count_pieces(&splitter, threads, memory, || feeder.next(), check))?;
     if let Some(counted) = counted {
         let loss = counts.loss();
         counted.call1(py, (counts.bytes, counts.len(), loss.bytes, loss.count))?;
@@ -164,7 +165,10 @@ impl Encoder {
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let groups = if let Some(column) = Column::from_python(texts)? {
             py.detach(|| {
-                let texts = column.texts().map_err(Failure::Input)?;
+                let texts = column.texts(0..column.rows()).map_err(Failure::Input)?;
+                if texts.len() < column.rows() {
+                    return Err(Failure::Input("a column holds nulls; leave them out".into()));
+                }
                 self.encode_groups::<T>(&texts, bos, threads)
             })?
         } else {

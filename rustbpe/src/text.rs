@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyIterator, PyString};
@@ -17,6 +19,8 @@ use crate::arrow::Column;
 
 /// Documents go to counting threads in batches of about this many bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
+/// And of at most so many documents.
+const BATCH_TEXTS: usize = 1 << 16;
 
 /// The characters of a str; surrogate pairs are joined and lone ones replaced, as tiktoken does.
 pub fn text_of(item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
@@ -37,21 +41,22 @@ pub fn text_of(item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
 /// What one counting thread gets at a time.
 pub enum Texts {
     Documents(Documents),
-    Column(Column),
+    Rows(Arc<Column>, Range<usize>),
 }
 
 impl Batch for Texts {
     fn visit(&self, visit: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String> {
         match self {
             Self::Documents(documents) => documents.visit(visit),
-            Self::Column(column) => column.texts()?.into_iter().try_for_each(visit),
+            Self::Rows(column, rows) => column.texts(rows.clone())?.into_iter().try_for_each(visit),
         }
     }
 }
 
 /// Reads a Python iterator of str, bytes, paths of text files and Arrow columns.
 ///
-/// Long documents and files are cut where that changes no piece, so that no batch is long.
+/// Long documents and files are cut where that changes no piece, so that batches are short; rows of
+/// a column, and documents for a pattern that is not built in, stay whole.
 pub struct Feeder<'a> {
     items: Option<Py<PyIterator>>,
     splitter: &'a Splitter,
@@ -61,6 +66,9 @@ pub struct Feeder<'a> {
 
 impl<'a> Feeder<'a> {
     pub fn new(texts: &Bound<'_, PyAny>, splitter: &'a Splitter) -> PyResult<Self> {
+        if texts.is_instance_of::<PyString>() || texts.is_instance_of::<PyBytes>() {
+            return Err(PyTypeError::new_err("texts must be a list or iterator of texts, got one"));
+        }
         let items = Some(texts.try_iter()?.unbind());
         Ok(Self { items, splitter, ready: VecDeque::new(), file: None })
     }
@@ -90,7 +98,7 @@ impl<'a> Feeder<'a> {
             return Ok(());
         };
         let mut documents = Documents::default();
-        while documents.text.len() < BATCH_BYTES {
+        while documents.text.len() < BATCH_BYTES && documents.ends.len() < BATCH_TEXTS {
             let Some(item) = items.next() else {
                 self.items = None;
                 break;
@@ -105,10 +113,18 @@ impl<'a> Feeder<'a> {
             } else if item.is_instance_of::<PyString>() {
                 self.push(&text_of(&item)?, &mut documents);
             } else if let Some(column) = Column::from_python(&item)? {
-                self.ready.push_back(Texts::Column(column));
+                self.push_column(column);
+                break;
+            } else if let Some(chunks) = item.getattr_opt("chunks")? {
+                for chunk in chunks.try_iter()? {
+                    if let Some(column) = Column::from_python(&chunk?)? {
+                        self.push_column(column);
+                    }
+                }
                 break;
             } else if let Ok(path) = item.extract::<PathBuf>() {
-                self.file = Some((path.clone(), File::open(path)?, Vec::new()));
+                let file = File::open(&path).map_err(|error| named(error, &path))?;
+                self.file = Some((path, file, Vec::new()));
                 break;
             } else {
                 let kind = item.get_type().qualname()?;
@@ -121,6 +137,12 @@ impl<'a> Feeder<'a> {
             self.ready.push_front(Texts::Documents(documents));
         }
         Ok(())
+    }
+
+    fn push_column(&mut self, column: Column) {
+        let column = Arc::new(column);
+        let runs = column.runs(BATCH_BYTES);
+        self.ready.extend(runs.into_iter().map(|rows| Texts::Rows(column.clone(), rows)));
     }
 
     /// Add a document; all of a long one but its end becomes batches of its own.
@@ -140,7 +162,8 @@ impl<'a> Feeder<'a> {
         let Some((path, mut file, mut rest)) = self.file.take() else { return Ok(()) };
         let searched = rest.len();
         let wanted = (BATCH_BYTES as u64).max(searched as u64); // long lines are read ever faster
-        let read = file.by_ref().take(wanted).read_to_end(&mut rest)?;
+        let read = file.by_ref().take(wanted).read_to_end(&mut rest);
+        let read = read.map_err(|error| named(error, &path))?;
         let end = match read {
             0 => Some(rest.len()),
             _ => self.splitter.next_cut(&rest, searched.max(BATCH_BYTES / 2)),
@@ -159,4 +182,10 @@ impl<'a> Feeder<'a> {
         }
         Ok(())
     }
+}
+
+/// An error of the system as Python's OSError, with the file's name.
+fn named(error: std::io::Error, path: &Path) -> PyErr {
+    let reason = error.to_string();
+    PyOSError::new_err((error.raw_os_error(), reason, path.display().to_string()))
 }

@@ -6,20 +6,25 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crate::key::{self, KeyTable, MAX_SHORT, pack, unpack};
 use crate::split::Splitter;
 
 const PARTS: usize = 64;
+const MOST_THREADS: usize = 1024;
 /// Pieces of a thread that wait for one part of the shared table.
 const GROUP: usize = 256;
 /// Slots of a thread's front table: half of a core's second-level cache.
 const FRONT_SLOTS: usize = 1 << 14;
-/// Different long pieces that a thread keeps to itself.
-const FRONT_LONG: usize = 1 << 12;
+/// Bytes of different long pieces that a thread keeps to itself.
+const FRONT_LONG: usize = 1 << 18;
+/// How long the thread that delivers texts sleeps while the others have enough of them.
+const NAP: Duration = Duration::from_micros(300);
 /// What an entry of the map of long pieces costs beside the bytes of the piece.
 const LONG_ENTRY: usize = 64;
 
@@ -193,6 +198,7 @@ fn part_of_long(piece: &[u8]) -> usize {
 struct Shared {
     parts: Vec<Mutex<Part>>,
     part_budget: usize,
+    stop: AtomicBool,
 }
 
 impl Shared {
@@ -208,6 +214,7 @@ struct Front<'a> {
     slots: Vec<(u64, u64, u64)>, // the key's halves and the count; 0 where nothing is kept
     groups: Vec<Vec<(u128, u64)>>,
     long: HashMap<Box<[u8]>, u64>,
+    long_bytes: usize,
     bytes: u64,
 }
 
@@ -218,13 +225,18 @@ impl<'a> Front<'a> {
             slots: vec![(0, 0, 0); FRONT_SLOTS],
             groups: (0..PARTS).map(|_| Vec::with_capacity(GROUP)).collect(),
             long: HashMap::new(),
+            long_bytes: 0,
             bytes: 0,
         }
     }
 
     fn add_document(&mut self, text: &str, splitter: &Splitter) -> Result<(), String> {
+        if self.shared.stop.load(Ordering::Relaxed) {
+            return Err("stopped".into());
+        }
         self.bytes += text.len() as u64;
-        splitter.split(text, |start, end| match end - start <= MAX_SHORT {
+        let stop = &self.shared.stop;
+        splitter.split_until(stop, text, |start, end| match end - start <= MAX_SHORT {
             true => self.add_short(pack(text.as_bytes(), start, end)),
             false => self.add_long(&text.as_bytes()[start..end]),
         })
@@ -267,13 +279,15 @@ impl<'a> Front<'a> {
             *count += 1;
         } else {
             self.long.insert(piece.into(), 1);
-            if self.long.len() == FRONT_LONG {
+            self.long_bytes += piece.len() + LONG_ENTRY;
+            if self.long_bytes > FRONT_LONG {
                 self.flush_long();
             }
         }
     }
 
     fn flush_long(&mut self) {
+        self.long_bytes = 0;
         for (piece, count) in mem::take(&mut self.long) {
             let mut shared = self.shared.lock(part_of_long(&piece));
             shared.add_long(piece, count);
@@ -300,37 +314,51 @@ impl<'a> Front<'a> {
 
 /// Count pieces on `threads` threads while `next` delivers texts on this one.
 ///
-/// `next` gives None at the end. Its error ends the counting and is returned.
+/// `next` gives None at the end. Its error ends the counting and is returned, and so is that of
+/// `check`, which is called again and again while this thread has nothing else to do.
 /// budget: bytes of memory that the counts may take; None counts exactly whatever it takes.
-/// Errors: `next` or a batch failed, or see [`Splitter::split`].
+/// Errors: `next`, `check` or a batch failed, or see [`Splitter::split`].
 pub fn count_pieces<B: Batch, E: From<String>>(
     splitter: &Splitter,
     threads: usize,
     budget: Option<usize>,
     mut next: impl FnMut() -> Result<Option<B>, E>,
+    check: impl Fn() -> Result<(), E>,
 ) -> Result<PieceCounts, E> {
-    let threads = threads.max(1);
+    let threads = threads.clamp(1, MOST_THREADS);
     let shared = Shared {
         parts: (0..PARTS).map(|_| Mutex::default()).collect(),
         part_budget: budget.map_or(usize::MAX, |bytes| bytes / PARTS),
+        stop: AtomicBool::new(false),
     };
     let (sender, receiver) = sync_channel::<B>(threads);
     let receiver = Mutex::new(receiver);
     let bytes = thread::scope(|scope| {
         let work = || count_received(&receiver, splitter, &shared);
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let fed = loop {
-            match next() {
-                Ok(Some(batch)) => {
-                    if sender.send(batch).is_err() {
-                        break Ok(());
-                    }
-                }
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
+        let working = || !workers.iter().all(|worker| worker.is_finished());
+        let wait = || {
+            thread::sleep(NAP);
+            check()
         };
+        let mut feed = || {
+            while let Some(mut batch) = next()? {
+                while let Err(TrySendError::Full(back)) = sender.try_send(batch) {
+                    if !working() {
+                        return Ok(());
+                    }
+                    wait()?;
+                    batch = back;
+                }
+            }
+            Ok(())
+        };
+        let mut fed = feed();
         drop(sender);
+        while fed.is_ok() && working() {
+            fed = wait();
+        }
+        shared.stop.store(fed.is_err(), Ordering::Relaxed);
         let mut counted = Ok(0);
         for worker in workers {
             let part = worker.join().unwrap_or_else(|_| Err("a counting thread failed".into()));

@@ -1,5 +1,7 @@
 //! Cutting text into the pieces that merges never cross.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use fancy_regex::Regex;
 
 use crate::scanner::{self, Cl100k, Gpt2, Ours, Rules};
@@ -40,13 +42,27 @@ impl Splitter {
     ///
     /// Errors: a pattern that is not built in gave up on this text (too much backtracking).
     #[inline]
-    pub fn split(&self, text: &str, mut visit: impl FnMut(usize, usize)) -> Result<(), String> {
+    pub fn split(&self, text: &str, visit: impl FnMut(usize, usize)) -> Result<(), String> {
+        self.split_until(&AtomicBool::new(false), text, visit)
+    }
+
+    /// The same, ended by an error where the pattern is slow and `stop` is set.
+    #[inline]
+    pub fn split_until(
+        &self,
+        stop: &AtomicBool,
+        text: &str,
+        mut visit: impl FnMut(usize, usize),
+    ) -> Result<(), String> {
         match self {
             Self::Ours => scanner::scan::<Ours>(text, visit),
             Self::Cl100k => scanner::scan::<Cl100k>(text, visit),
             Self::Gpt2 => scanner::scan::<Gpt2>(text, visit),
             Self::Regex(regex) => {
                 for found in regex.find_iter(text) {
+                    if stop.load(Ordering::Relaxed) {
+                        return Err("stopped".into());
+                    }
                     let piece = found.map_err(|e| format!("the split pattern failed: {e}"))?;
                     if !piece.range().is_empty() {
                         visit(piece.start(), piece.end());

@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 
 use crate::count::PieceCounts;
+use crate::merge::MAX_TOKENS;
 
 /// The tokens in rank order: the 256 bytes, then one for each merge.
 pub type Tokens = Vec<Vec<u8>>;
@@ -17,14 +18,14 @@ pub type Tokens = Vec<Vec<u8>>;
 /// Learn merges until there are `vocab_size` tokens or no pair is left.
 ///
 /// `tick` is called after each merge with the number of tokens so far; false ends the training
-/// with an error, as do a vocabulary of less than 256 and counts beyond 2^63.
+/// with an error, as do a vocabulary of less than 256 or more than [`MAX_TOKENS`], and counts beyond 2^63.
 pub fn train(
     counts: PieceCounts,
     vocab_size: usize,
     tick: impl FnMut(usize) -> bool,
 ) -> Result<Tokens, String> {
-    if !(256..=1 << 31).contains(&vocab_size) {
-        return Err(format!("vocab_size must be at least 256, got {vocab_size}"));
+    if !(256..=MAX_TOKENS).contains(&vocab_size) {
+        return Err(format!("vocab_size must be 256 to {MAX_TOKENS}, got {vocab_size}"));
     }
     if vocab_size <= 1 << 16 {
         Trainer::<u16>::new(counts)?.run(vocab_size, tick)

@@ -26,7 +26,7 @@ fn count(documents: &[&str], threads: usize, budget: Option<usize>) -> PieceCoun
             batch
         }))
     };
-    count_pieces(&splitter, threads, budget, next).unwrap()
+    count_pieces(&splitter, threads, budget, next, || Ok(())).unwrap()
 }
 
 /// Byte-pair training as one would explain it: count all pairs afresh for each merge.
@@ -122,7 +122,7 @@ fn counts_beyond_what_fits_are_an_error() {
 fn sizes_that_cannot_be_are_errors_and_no_text_gives_the_bytes() {
     let counts = PieceCounts::default();
     let error = train(counts.clone(), 255, |_| true).unwrap_err();
-    assert_eq!(error, "vocab_size must be at least 256, got 255");
+    assert_eq!(error, "vocab_size must be 256 to 2097151, got 255");
     assert_eq!(train(counts.clone(), 300, |_| true).unwrap().len(), 256);
 }
 
@@ -135,8 +135,13 @@ fn training_stops_when_told_to() {
 #[test]
 fn a_failing_source_ends_the_counting() {
     let splitter = Splitter::new(Ours::PATTERN).unwrap();
-    let result =
-        count_pieces(&splitter, 2, None, || Err::<Option<Documents>, _>("no more".to_string()));
+    let result = count_pieces(
+        &splitter,
+        2,
+        None,
+        || Err::<Option<Documents>, _>("no more".to_string()),
+        || Ok(()),
+    );
     assert_eq!(result.err().unwrap(), "no more");
 }
 
