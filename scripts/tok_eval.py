@@ -3,19 +3,18 @@
 python -m scripts.tok_eval --preset pocket
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
 import torch
 
-from nanochat import config, device, report, storage, tokenizer
+from nanochat import config, device, published, report, storage, tokenizer
 from nanochat.config import RunOptions, nested, option
 from nanochat.dataset import DataOptions, open_data
 from nanochat.errors import ConfigError
@@ -25,10 +24,7 @@ NAME = "tok_eval"
 Encode = Callable[[str], list[int]]
 DATA_SPLITS = {"training text": "train", "validation text": "val"}
 REFERENCES = {"gpt2": "gpt2", "cl100k": "cl100k_base"}
-# tiktoken fetches its vocabularies without a time limit; a network that drops packets would hang.
-LOAD_LIMIT_S = 30.0
-# Pieces of this length keep tiktoken from its panic on very long runs of whitespace.
-CHUNK_CHARACTERS = 50_000
+CHUNK_CHARACTERS = published.TIKTOKEN_CHARACTERS  # what every published tokenizer can encode
 OTHER_TEXTS = {
     "numbers": " ".join(f"{n} + {n * 7 % 1000} = {n + n * 7 % 1000};" for n in range(1, 3000, 37)),
     "mathematics": r"Let $f(x) = x^2 - 3x + 2$. Then $f'(x) = 2x - 3 = 0$ at $x = \frac{3}{2}$, so "
@@ -117,32 +113,17 @@ def chunked(documents: Iterable[str], characters: int) -> list[str]:
 
 
 def load_references() -> tuple[dict[str, Encode], list[str]]:
-    """The published tokenizers that can be had, and a note on each that cannot.
-
-    They come from tiktoken's cache or the network.
-    """
+    """The published tokenizers that can be had, and a note on each that cannot."""
     loaded: dict[str, Encode] = {}
-    problems: dict[str, str] = {}
-
-    def load(name: str) -> None:
+    notes: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        waiting = {name: pool.submit(published.load, full) for name, full in REFERENCES.items()}
+    for name, reference in waiting.items():
         try:
-            loaded[name] = tiktoken.get_encoding(REFERENCES[name]).encode_ordinary
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors
-            problems[name] = type(error).__name__
-
-    # A thread that hangs must not keep the program alive.
-    threads = [threading.Thread(target=load, args=(name,), daemon=True) for name in REFERENCES]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LOAD_LIMIT_S)
-    notes = [
-        f"{name} is left out: {problems.get(name, 'no answer from the network')}; it is not in "
-        "tiktoken's cache (TIKTOKEN_CACHE_DIR)"
-        for name in REFERENCES
-        if name not in loaded
-    ]
-    return {name: loaded[name] for name in REFERENCES if name in loaded}, notes
+            loaded[name] = reference.result().encode
+        except ConfigError as error:
+            notes.append(f"{name} is left out: {error}")
+    return loaded, notes
 
 
 @dataclass(frozen=True)

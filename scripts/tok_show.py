@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import tiktoken
 
-from nanochat import config, tokenizer
+from nanochat import config, published, tokenizer
 from nanochat.config import option
 from nanochat.conversation import render_prompt
 from nanochat.errors import ConfigError
@@ -76,13 +76,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def cut(text: str, cfg: TokenizeConfig) -> list[Token]:
-    """The tokens of a text by the tokenizer that the options name."""
+    """The tokens of a text by the tokenizer that the options name.
+
+    Raises: ConfigError for a published one that cannot be loaded or cannot take so long a text,
+    and for --chat with it.
+    """
     if cfg.tokenizer in tiktoken.list_encoding_names() and not _is_ours(cfg.tokenizer):
         if cfg.chat:
             raise ConfigError(f"--chat needs a tokenizer of ours, {cfg.tokenizer} has no chat form")
-        published = tiktoken.get_encoding(cfg.tokenizer)
-        ids = published.encode_ordinary(text)
-        return [Token(i, published.decode_single_token_bytes(i), special=False) for i in ids]
+        theirs = published.load(cfg.tokenizer)
+        return [Token(i, theirs.token_bytes(i), special=False) for i in theirs.encode(text)]
     own = tokenizer.load(tokenizer.locate(cfg.tokenizer))
     ids = own.encode(text)
     if cfg.chat:

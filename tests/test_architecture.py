@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: "errors config device distributed interruption storage metrics downloads",
     1: "attention block_attention gpt gpt_config layers token_loss fp8 flops muon adamw optim "
-    "param_groups sharding schedules scaling tokenizer conversation packing sampling kv_cache "
-    "calculator eval_task _rustbpe",
+    "param_groups sharding schedules scaling tokenizer published conversation packing sampling "
+    "kv_cache calculator eval_task _rustbpe",
     2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
     "checkpoint_manager generation engine execution sandbox jsonl core_bundle sources pocket",
     3: "trainer stage stage_record chat_training eval_stage rollouts loss_eval core_eval chat_eval "
@@ -63,9 +63,14 @@ def test_every_module_has_a_layer():
     assert parts <= set(LAYER_OF), f"give a layer to {sorted(parts - set(LAYER_OF))}"
 
 
-def test_only_the_tokenizer_and_the_token_cache_import_the_rust_module():
+def test_only_the_tokenizers_and_the_token_cache_import_the_rust_module():
     users = {module_name(p) for p in SOURCES if "nanochat._rustbpe" in imports_of(p)}
-    assert users <= {"nanochat.tokenizer", "nanochat.token_shards", "scripts.doctor"}
+    assert users <= {
+        "nanochat.tokenizer",
+        "nanochat.published",
+        "nanochat.token_shards",
+        "scripts.doctor",
+    }
 
 
 def test_imports_have_no_circles():

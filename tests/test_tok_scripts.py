@@ -1,18 +1,25 @@
-"""tok_train and tok_eval as a user runs them."""
+"""tok_train, tok_eval and tok_show as a user runs them."""
 
 import json
 import re
 import threading
+from pathlib import Path
 
 import pytest
 import requests
 import tiktoken
 
-from nanochat import tokenizer
+from nanochat import _rustbpe, published, tokenizer
 from nanochat.errors import ConfigError, DataError
 from nanochat.tokenizer import BpeTokenizer, CharTokenizer
 from scripts import tok_eval, tok_show, tok_train
 
+CACHE = Path(__file__).parent.parent.parent / "shared" / "data" / "tiktoken_cache"
+PUBLISHED_ENCODING = tiktoken.get_encoding  # what the fixture below takes away
+UNAVAILABLE = (
+    "the vocabulary of {} cannot be loaded (ConnectionError); connect to the network once, or "
+    "set TIKTOKEN_CACHE_DIR to a folder that holds it"
+)
 TEXTS = [f"Mary has {n} lambs; their {n % 9} fleeces were white as snow.\n" * 3 for n in range(90)]
 
 
@@ -122,8 +129,11 @@ def test_tok_eval_records_bytes_per_token_and_what_is_missing(base, capsys):
     assert 0 < found["vocabulary that occurs in the data", "of all tokens"] <= 1
     longest, *notes = result(base, "tok_eval")["notes"]
     assert longest.startswith("longest tokens: ' ")
-    assert [note.split(" is left out: ConnectionError")[0] for note in notes] == ["gpt2", "cl100k"]
-    assert "note: gpt2 is left out: ConnectionError" in capsys.readouterr().out
+    assert notes == [
+        f"{short} is left out: {UNAVAILABLE.format(full)}"
+        for short, full in tok_eval.REFERENCES.items()
+    ]
+    assert f"note: {notes[0]}" in capsys.readouterr().out
 
 
 def test_tok_eval_compares_with_the_encodings_that_can_be_loaded(base, monkeypatch):
@@ -144,7 +154,7 @@ def test_tok_eval_compares_with_the_encodings_that_can_be_loaded(base, monkeypat
 
 
 def test_tok_eval_does_not_wait_for_a_network_that_does_not_answer(base, monkeypatch):
-    monkeypatch.setattr(tok_eval, "LOAD_LIMIT_S", 0.05)
+    monkeypatch.setattr(published, "LOAD_LIMIT_S", 0.05)
     tok_train.main(words(base, "--vocab-size", "300"))
     never = threading.Event()
 
@@ -155,7 +165,8 @@ def test_tok_eval_does_not_wait_for_a_network_that_does_not_answer(base, monkeyp
     monkeypatch.setattr(tiktoken, "get_encoding", hang)
     tok_eval.main(words(base))
     never.set()
-    assert "gpt2 is left out: no answer from the network" in result(base, "tok_eval")["notes"][1]
+    note = result(base, "tok_eval")["notes"][1]
+    assert "the vocabulary of gpt2 cannot be loaded (no answer from the network in 0.05 s)" in note
 
 
 def test_texts_a_character_tokenizer_cannot_spell_get_no_figure(base):
@@ -184,6 +195,81 @@ def test_tokenize_shows_every_token_with_its_id(base, capsys):
     assert "|<|bos|> |<|user_start|> |h" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="there is no text"):
         tok_show.main(["", "--tokenizer", "r"])
+
+
+@pytest.mark.parametrize("error", [requests.exceptions.ConnectionError, OSError, ValueError])
+def test_tokenize_says_in_one_line_that_a_vocabulary_cannot_be_loaded(base, monkeypatch, error):
+    def unavailable(name):
+        raise error("no such host")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", unavailable)
+    wanted = UNAVAILABLE.format("gpt2").replace("ConnectionError", error.__name__)
+    with pytest.raises(ConfigError) as caught:
+        tok_show.main(["hi", "--tokenizer", "gpt2"])
+    assert str(caught.value) == wanted
+
+
+def test_tokenize_does_not_wait_for_a_network_that_does_not_answer(base, monkeypatch):
+    monkeypatch.setattr(published, "LOAD_LIMIT_S", 0.05)
+    never = threading.Event()
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: never.wait(30))
+    with pytest.raises(ConfigError, match=r"no answer from the network in 0\.05 s"):
+        tok_show.main(["hi", "--tokenizer", "cl100k_base"])
+    never.set()
+
+
+@pytest.fixture
+def gpt2(base, monkeypatch):
+    if not CACHE.exists():
+        pytest.skip(f"{CACHE} is not there")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(CACHE))
+    monkeypatch.setattr(tiktoken, "get_encoding", PUBLISHED_ENCODING)
+    return tiktoken.get_encoding("gpt2")
+
+
+def test_tokenize_shows_the_tokens_of_gpt2(gpt2, capsys):
+    text = "How many r are in strawberry? It's 3,  日本\n"
+    tok_show.main([text, "--tokenizer", "gpt2"])
+    *rows, summary = capsys.readouterr().out.splitlines()
+    ids = [int(id_) for row in rows[1::2] for id_ in row.split()]
+    assert ids == gpt2.encode_ordinary(text)
+    assert rows[0].startswith("|How  | many | r  | are | in | strawberry |?  |")
+    assert f"{len(ids)} tokens for {len(text.encode())} bytes" in summary
+    with pytest.raises(ConfigError, match="gpt2 has no chat form"):
+        tok_show.main([text, "--tokenizer", "gpt2", "--chat"])
+
+
+def test_a_million_spaces_before_a_text_do_not_break_gpt2(gpt2):
+    # tiktoken itself panics here, with an exception that is no Exception.
+    cfg = tok_show.TokenizeConfig(tokenizer="gpt2")
+    tokens = tok_show.cut(" " * 1_200_000 + "text", cfg)
+    assert len(tokens) == 1_200_000
+    assert [token.bytes for token in tokens[-2:]] == [b" ", b" text"]
+
+
+def encoding_of(pattern, ranks):
+    return tiktoken.Encoding("it", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+@pytest.mark.parametrize("pattern", _rustbpe.PATTERNS)
+def test_published_vocabularies_give_the_tokens_of_tiktoken(pattern):
+    learnt = tokenizer.train_bpe(TEXTS, 400, pattern).tokens
+    text = "Mary's 12345 lambs\n\n  were  snow-white \ud800; 日本 "
+    gapless = encoding_of(pattern, {token: rank for rank, token in enumerate(learnt)})
+    gaps = encoding_of(pattern, {token: 2 * rank for rank, token in enumerate(learnt)})
+    for encoding, length in ((gapless, 200_000), (gaps, published.TIKTOKEN_CHARACTERS)):
+        given = (text * 10_000)[:length]
+        wanted = encoding.encode_ordinary(given)
+        assert published.PublishedTokenizer(encoding).encode(given) == wanted
+
+
+def test_a_text_too_long_for_what_only_tiktoken_encodes_is_refused(base, monkeypatch):
+    other = encoding_of(r"\s+(?!\S)|.", {bytes([byte]): byte for byte in range(256)})
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: other)
+    cfg = tok_show.TokenizeConfig(tokenizer="o200k_base")
+    assert len(tok_show.cut("a" * 50_000, cfg)) == 50_000
+    with pytest.raises(ConfigError, match="50,001 characters is too long for it, which takes 50,0"):
+        tok_show.main([" " * 50_000 + "a", "--tokenizer", "o200k_base"])
 
 
 def test_rows_of_tokens_are_no_wider_than_the_terminal():

@@ -1,0 +1,230 @@
+"""Kill training at random moments, resume it, and compare the end with a run left alone.
+
+python benchmarks/faults.py --kills 200 --folder /tmp/faults     # goes on where it was interrupted
+python benchmarks/faults.py --kills 8 --stages chat_rl --ranks 1
+
+Every stage trains a tiny model on one thread, in float32, on one rank and on two. Half of the kills
+(SIGKILL to all ranks) fall anywhere, half fall while a checkpoint is being written. After each, the
+newest checkpoint that the run had said was saved must be there and whole. At the end weights,
+optimizer and metrics (but for their times) must be those of the run left alone, bit for bit.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat import checkpoint_manager, tokenizer
+from nanochat.metrics import read_rows
+
+ROOT = Path(__file__).parent.parent
+TIMED = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
+STAGES = ("base_train", "mid_train", "chat_sft", "chat_rl")
+COMMON = (
+    "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5".split()
+)
+MODEL = "--depth 1 --width 32 --heads 2 --sequence-length 64 --tokens-per-step 512 --tokens 30720"
+CHAT = "--tokens-per-step 128 --epochs 3"
+RL = "--steps 40 --eval-items 2 --prompts-per-step 2 --samples-per-prompt 2 --max-new-tokens 4"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="kept, so that it can go on; none: temporary")
+    given = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["NANOCHAT_BASE_DIR"] = str(folder)
+        prepare(folder)
+        log = folder / "kills.jsonl"
+        done = len(log.read_text().splitlines()) if log.exists() else 0
+        cases = [Case(stage, ranks) for stage in given.stages for ranks in given.ranks]
+        for case in cases:
+            case.reference()
+        for number in itertools.count():
+            if done >= given.kills:
+                break
+            case = cases[number % len(cases)]
+            for kill in case.disturb(random.Random(f"{given.seed} {done} {number}")):
+                done += 1
+                with log.open("a") as file:
+                    file.write(json.dumps(kill) + "\n")
+            print(f"{done:,} of {given.kills:,} kills: {case} ended as if left alone", flush=True)
+    in_saves = sum(json.loads(line)["in_save"] for line in log.read_text().splitlines())
+    print(f"{done:,} kills, {in_saves:,} of them while saving: nothing lost, nothing different")
+
+
+def prepare(folder: Path) -> None:
+    """Texts, conversations, problems and a character tokenizer."""
+    if (folder / "tokenizers" / "t" / "tokenizer.json").exists():
+        return
+    texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 4 for i in range(80)]
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"cat {i}"},
+                {"role": "assistant", "content": f"mat {i}"},
+            ]
+        }
+        for i in range(120)
+    ]
+    problems = [
+        {"question": f"{i} + 1", "answer": f"<<{i}+1={i + 1}>> #### {i + 1}"} for i in range(90)
+    ]
+    (folder / "gsm8k").mkdir(parents=True, exist_ok=True)
+    for name, rows in (
+        ("texts.jsonl", [{"text": text} for text in texts]),
+        ("chats.jsonl", chats),
+        ("gsm8k/train.jsonl", problems),
+        ("gsm8k/test.jsonl", problems[:10]),
+    ):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    everything = "".join(texts) + json.dumps(chats) + json.dumps(problems)
+    tokenizer.save(
+        tokenizer.train_char([everything]), folder / "tokenizers" / "t" / "tokenizer.json"
+    )
+
+
+@dataclass
+class Case:
+    """One stage on a number of ranks."""
+
+    stage: str
+    ranks: int
+
+    def __str__(self) -> str:
+        return f"{self.stage} on {self.ranks}"
+
+    def folder(self, run: str) -> Path:
+        return Path(os.environ["NANOCHAT_BASE_DIR"], "runs", run, self.stage)
+
+    def command(self, run: str) -> list[str]:
+        base = Path(os.environ["NANOCHAT_BASE_DIR"])
+        words = [*COMMON, "--run", run, "--resume"]
+        if self.stage == "base_train":
+            words += [*MODEL.split(), "--tokenizer", "t", "--data", str(base / "texts.jsonl")]
+            words += ["--device-batch-size", "4", "--val-rows", "4"]
+        else:
+            before = STAGES[STAGES.index(self.stage) - 1]
+            words += ["--source", str(Case(before, 1).folder("whole1")), "--device-batch-size", "4"]
+            if self.stage == "chat_rl":
+                words = [word for word in words if word != "--no-compile"]
+                words += [*RL.split(), "--tasks", f"gsm8k={base / 'gsm8k'}"]
+            else:
+                words += [*CHAT.split(), "--data", str(base / "chats.jsonl")]
+        if self.ranks == 1:
+            return [sys.executable, "-m", f"scripts.{self.stage}", *words]
+        launch = ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
+        return [sys.executable, "-m", *launch, "-m", f"scripts.{self.stage}", "--", *words]
+
+    def start(self, run: str) -> subprocess.Popen:
+        (self.folder(run).parent).mkdir(parents=True, exist_ok=True)
+        with (self.folder(run).parent / f"{self.stage}.log").open("a") as said:
+            return subprocess.Popen(
+                self.command(run),
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    def finish(self, run: str) -> None:
+        if self.start(run).wait() != 0:
+            log = (self.folder(run).parent / f"{self.stage}.log").read_text()
+            raise SystemExit(f"{self} failed in run {run}:\n{log[-3000:]}")
+
+    def reference(self) -> None:
+        """The run left alone, of this case and of the stages before it on one rank."""
+        for stage in STAGES[: STAGES.index(self.stage)]:
+            if not (Case(stage, 1).folder("whole1") / "result.json").exists():
+                Case(stage, 1).finish("whole1")
+        if not (self.folder(f"whole{self.ranks}") / "result.json").exists():
+            self.finish(f"whole{self.ranks}")
+
+    def disturb(self, dice: random.Random) -> list[dict]:
+        """Train with some kills to the end; what was killed when.
+
+        Raises: SystemExit if a checkpoint is lost or the end is another one.
+        """
+        run = f"killed{self.ranks}"
+        folder = self.folder(run)
+        shutil.rmtree(folder, ignore_errors=True)
+        log = folder.parent / f"{self.stage}.log"
+        log.unlink(missing_ok=True)
+        kills = []
+        for _ in range(dice.randint(1, 4)):
+            process, in_save = self.start(run), dice.random() < 0.5
+            delay_s = dice.uniform(0, 0.02) if in_save else dice.uniform(1, 9)
+            wait_for_save = dice.randint(1, 4)
+            in_save = in_save and await_saving(folder, process, wait_for_save)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(delay_s)
+            ended = process.poll() is not None
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if ended:
+                break
+            kills.append({"case": str(self), "in_save": in_save, "step": self.newest(run, log)})
+        self.finish(run)
+        whole, found = self.end(f"whole{self.ranks}"), self.end(run)
+        for name in whole:
+            if whole[name] != found[name]:
+                raise SystemExit(f"{self}: {name} differs from the run left alone: see {folder}")
+        return kills
+
+    def newest(self, run: str, log: Path) -> int:
+        """The step of the newest checkpoint that the run said was saved; it is whole."""
+        lines = log.read_text().splitlines() if log.exists() else []
+        said = [line.removeprefix("saved ") for line in lines if line.startswith("saved ")]
+        if not said:
+            return 0
+        whole, _ = checkpoint_manager.newest_whole(self.folder(run))
+        if whole is None or whole < Path(said[-1]):
+            raise SystemExit(f"{self}: {said[-1]} was saved and is lost")
+        return int(whole.name.removeprefix("step_"))
+
+    def end(self, run: str) -> dict[str, str]:
+        """What must be equal at the end, by name."""
+        last = checkpoint_manager.latest(self.folder(run))
+        assert last is not None
+        rows = [
+            {key: value for key, value in row.items() if key not in TIMED}
+            for row in read_rows(self.folder(run) / "metrics.jsonl")
+        ]
+        files = {
+            name: (last / name).read_bytes()
+            for name in ("model.safetensors", "optimizer.safetensors")
+        }
+        found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        return {"checkpoint": last.name, **found, "metrics": json.dumps(rows)}
+
+
+def await_saving(folder: Path, process: subprocess.Popen, count: int) -> bool:
+    """Wait until a checkpoint is being written, for the `count`-th time; False if it ended."""
+    seen: set[str] = set()
+    while process.poll() is None:
+        seen.update(path.name for path in folder.glob(".step_*"))
+        if len(seen) >= count:
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+if __name__ == "__main__":
+    main()
