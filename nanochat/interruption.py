@@ -37,7 +37,9 @@ def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
             # print may not be called while it is at work below
             os.write(sys.stderr.fileno(), f"{name}: saving after this step\n".encode())
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    # A program started in the background has its SIGINT ignored, and means it.
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield asked.is_set
     finally:

@@ -368,7 +368,11 @@ def test_ctrl_c_ends_counting_with_a_slow_pattern():
 @pytest.mark.parametrize("kind", ["document", "column", "empty"])
 def test_ctrl_c_ends_counting_within_one_document(kind):
     text = TEXT * 100_000
-    texts = {"document": [text], "column": [pa.array([text])], "empty": itertools.repeat("")}[kind]
+    texts = {
+        "document": [text],
+        "column": [pa.array([text])],
+        "empty": itertools.repeat("", 10**8),
+    }[kind]
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     begin_s = time.monotonic()
