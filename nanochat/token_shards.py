@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Result = TypeVar("Result")
 
-BATCH_BYTES = 8_000_000  # encoded at a time: enough for many cores, little memory
+BATCH_BYTES = 4_000_000  # encoded at a time: enough for many cores, little memory
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _batches(path: Path) -> Iterator[pa.StringArray]:
         columns.append(column)
         waiting += column.nbytes
         if waiting >= BATCH_BYTES:
-            yield pa.concat_arrays(columns)
+            yield columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
             columns, waiting = [], 0
     if columns:
         yield pa.concat_arrays(columns)
