@@ -264,24 +264,26 @@ def train(
             if trainer.progress.step >= total_steps:
                 results["evaluation"], results["samples"] = evaluate(), sample()
         summary = trainer.fit()
-        if summary.steps < total_steps:
-            barrier(run)  # torchrun ends the others as soon as one has ended
-            stage.say(
-                f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there"
-            )
-            raise Stopped
-        _record(stage, summary, results, facts, before_s + time.perf_counter() - begin_s)
+        _finish(stage, trainer, summary, results, facts, before_s + time.perf_counter() - begin_s)
     return summary
 
 
-def _record(
+def _finish(
     stage: Stage,
+    trainer: Trainer,
     summary: Summary,
     results: dict[str, Any],
     facts: dict[str, Any],
     seconds: float,
 ) -> None:
-    """Write result.json, which says that the stage is complete. Collective."""
+    """Write result.json, which says that the stage is complete. Collective.
+
+    Raises: Stopped if it is not.
+    """
+    if summary.steps < trainer.total_steps:
+        barrier(stage.run)  # torchrun ends the others as soon as one has ended
+        stage.say(f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there")
+        raise Stopped
     if stage.run.is_main:
         section = stage_record.section(stage.name, summary, stage.run, results, facts, seconds)
         report.record(stage.dir, section)
