@@ -217,17 +217,14 @@ def train(
 ) -> Summary:
     """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
 
-    Raises: Stopped if a signal asked for it, with a checkpoint saved.
-
     tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
     evaluate, sample: called by all ranks while training; their figures and texts are recorded.
     facts: what the report shows beside the options (parameters, tokens, hashes, backend).
+    Raises: Stopped if a signal asked for it, with a checkpoint saved.
     """
     begin_s = time.perf_counter()
-    before_s = 0.0  # what training took before it was interrupted
-    run, loop = stage.run, stage.loop
+    run = stage.run
     optimizer = optim.build(model, optimizer_config, run, tokens_per_step=tokens_per_step)
-    losses = _token_losses(model, stage, loop.compile if use_compile is None else use_compile)
     resumed = checkpoint_manager.read_meta(stage.resume_from) if stage.resume_from else None
     if resumed is not None:
         # Refuses other data than before; first of all, so that the record of before still stands.
@@ -240,32 +237,36 @@ def train(
         _metrics(stage, resumed) as metrics,
         asked_to_stop(announce=run.is_main) as stop,
     ):
-        if run.is_main:
-            stage_record.write_config(
-                stage.dir, stage.name, stage.options, run, model, tokenizer, facts
-            )
+        _write_config(stage, model, tokenizer, facts)
         trainer = Trainer(
             optimizer=optimizer,
             batches=batches,
-            loss_fn=token_loss(losses),
+            loss_fn=token_loss(_token_losses(model, stage, use_compile)),
             schedule=schedule,
             hooks=_hooks(stage, model, tokenizer, evaluate, sample, results),
             run=run,
             total_steps=total_steps,
             metrics=metrics,
             flops_per_token=flops.flops_per_token(model.config, model.config.sequence_length),
-            log_every=loop.log_every,
+            log_every=stage.loop.log_every,
             say=stage.say,
             stop=stop,
         )
         if resumed is not None:
             _restore(trainer, stage, resumed["state"])
-            before_s = trainer.progress.elapsed_s
+            begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
             if trainer.progress.step >= total_steps:
                 results["evaluation"], results["samples"] = evaluate(), sample()
         summary = trainer.fit()
-        _finish(stage, trainer, summary, results, facts, before_s + time.perf_counter() - begin_s)
+        _finish(stage, trainer, summary, results, facts, time.perf_counter() - begin_s)
     return summary
+
+
+def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+    if stage.run.is_main:
+        stage_record.write_config(
+            stage.dir, stage.name, stage.options, stage.run, model, tokenizer, facts
+        )
 
 
 def _finish(
@@ -310,9 +311,9 @@ def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loade
     return loaded
 
 
-def _token_losses(model: GPT, stage: Stage, wanted: bool) -> Callable[..., torch.Tensor]:
-    """The model's loss, compiled where that is asked for and possible."""
-    if not wanted:
+def _token_losses(model: GPT, stage: Stage, wanted: bool | None) -> Callable[..., torch.Tensor]:
+    """The model's loss, compiled where that is asked for (None: by --compile) and possible."""
+    if not (stage.loop.compile if wanted is None else wanted):
         return model.token_losses
     if stage.run.device.type == "cpu" and not devices.has_compiler():
         stage.say(
