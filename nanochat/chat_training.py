@@ -23,7 +23,7 @@ from nanochat.errors import ConfigError
 from nanochat.generation import Request
 from nanochat.optim import OptimConfig
 from nanochat.sampling import SamplingParams
-from nanochat.stage import LoopOptions, Stage
+from nanochat.stage_opening import LoopOptions, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

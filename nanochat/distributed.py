@@ -58,7 +58,8 @@ def single_run(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
 def session(options: RunOptions, dtype: str | None = None) -> Iterator[Run]:
     """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
-    dtype: where the options name none; None too has rank 0 measure and tell the others. Collective.
+    dtype: where the options name none; without it too rank 0 measures. Its choice is everyone's.
+    Collective.
     """
     rank, world_size, local_rank = _place()
     device = devices.choose_device(options.device)
@@ -85,9 +86,9 @@ def session(options: RunOptions, dtype: str | None = None) -> Iterator[Run]:
             compute_dtype=torch.float32,
         )
         name = options.dtype or dtype
-        if name is None:
-            measured = devices.measure_dtype(device) if run.is_main else torch.float32
-            name = broadcast_object(run, str(measured).removeprefix("torch."))
+        if name is None and run.is_main:
+            name = str(devices.measure_dtype(device)).removeprefix("torch.")
+        name = broadcast_object(run, name)  # rank 0's: the others may lack the record it is from
         yield Run(**{**run.__dict__, "compute_dtype": DTYPES[name]})
     finally:
         if world_size > 1 and dist.is_initialized():

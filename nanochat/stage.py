@@ -7,27 +7,25 @@ once all is done. A stage's script brings the model, the batches and the schedul
 import contextlib
 import functools
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanochat import checkpoint_manager, config, flops, optim, report, stage_record, storage
+from nanochat import checkpoint_manager, config, flops, optim, report, stage_record
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
-from nanochat.config import RunOptions, option
 from nanochat.dataloader import BatchSource
-from nanochat.distributed import DTYPES, Run, barrier, broadcast_object
-from nanochat.errors import CheckpointError, ConfigError, Stopped
+from nanochat.distributed import barrier
+from nanochat.errors import ConfigError, Stopped
 from nanochat.gpt import GPT
 from nanochat.interruption import asked_to_stop
 from nanochat.metrics import MetricsLogger, read_rows
 from nanochat.optim import OptimConfig
 from nanochat.schedules import Schedule
+from nanochat.stage_opening import Stage, claimed
 from nanochat.tokenizer import Tokenizer
 from nanochat.trainer import (
     REMEDY,
@@ -38,166 +36,6 @@ from nanochat.trainer import (
     duration,
     token_loss,
 )
-
-Say = Callable[[str], None]
-CHECKPOINT_BYTES = 8  # of a parameter, at least: itself and one moment, both float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopOptions:
-    """How the training loop runs."""
-
-    compile: bool = option(
-        True, "fuse kernels with torch.compile; on a CPU it needs a C++ compiler"
-    )
-    resume: bool = option(
-        False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
-    )
-    device_batch_size: int = option(
-        16, "rows in one forward pass on one device; smaller needs less memory"
-    )
-    log_every: int = option(10, "steps between console lines and metrics rows")
-    eval_every: int | None = option(None, "steps between evaluations; none: only at the end")
-    sample_every: int | None = option(None, "steps between samples; none: only at the end")
-    save_every: int | None = option(None, "steps between checkpoints; none: only at the end")
-    keep: int = option(2, "newest checkpoints of the stage that are kept")
-
-    def __post_init__(self) -> None:
-        for name in ("device_batch_size", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("eval_every", "sample_every", "save_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of a run, opened."""
-
-    name: str
-    dir: Path
-    run: Run
-    options: Any
-    common: RunOptions
-    loop: LoopOptions
-    resume_from: Path | None  # the newest checkpoint that is whole
-    newest: Path | None  # the newest one
-    say: Say
-
-
-def open_stage(
-    name: str, options: Any, *, common: RunOptions, loop: LoopOptions, run: Run, say: Say
-) -> Stage:
-    """Find where the stage stands: fresh, or to be resumed. Collective.
-
-    Raises: ConfigError if the folder already holds checkpoints and resuming was not asked for, or
-        for a dtype that cannot train.
-    """
-    if run.compute_dtype is torch.float16:
-        raise ConfigError(
-            "--dtype float16 cannot train: small gradients become 0 in it; use bfloat16 or float32"
-        )
-    folder = storage.stage_dir(common.run, name)
-    if run.is_main and _lock_path(folder).exists():
-        with storage.lock(_lock_path(folder), busy=_busy(name, common)):
-            pass  # better to hear of the other process now than once the data is ready
-    newest = checkpoint_manager.latest(folder) if run.is_main else None
-    newest = broadcast_object(run, newest)
-    resume_from = newest
-    if newest is not None:
-        if not loop.resume:
-            raise ConfigError(
-                f"run {common.run!r} already has {name} checkpoints in {folder}; "
-                "--resume goes on from them, --run NAME starts another run"
-            )
-        resume_from = _newest_whole(folder, run, say)
-        if run.is_main:
-            say(f"resuming {name} from {resume_from}")
-    return Stage(
-        name=name,
-        dir=folder,
-        run=run,
-        options=options,
-        common=common,
-        loop=loop,
-        resume_from=resume_from,
-        newest=newest,
-        say=say if run.is_main else (lambda line: None),
-    )
-
-
-def _newest_whole(folder: Path, run: Run, say: Say) -> Path | None:
-    """The newest checkpoint that is whole; those after it are named. Collective."""
-    found: Path | None = None
-    error: CheckpointError | None = None
-    if run.is_main:
-        try:
-            found, damages = checkpoint_manager.newest_whole(folder)
-            for damage in damages:
-                say(f"warning: {damage.what}: passing over this checkpoint")
-        except CheckpointError as raised:
-            error = raised
-    found, error = broadcast_object(run, (found, error))
-    if error is not None:
-        raise error
-    return found
-
-
-def recorded_dtype(name: str, common: RunOptions, loop: LoopOptions) -> str | None:
-    """The compute dtype that a stage goes on in: the one it was begun in; None for a new stage."""
-    folder = storage.stage_dir(common.run, name)
-    if not loop.resume or not checkpoint_manager.steps(folder):
-        return None
-    found = stage_record.read_config(folder).get("compute_dtype")
-    return found if found in DTYPES else None
-
-
-def _lock_path(folder: Path) -> Path:
-    return folder / ".lock"
-
-
-def _busy(name: str, common: RunOptions) -> str:
-    return (
-        f"another process is at {name} of run {common.run!r}; wait for it, stop it, or give this "
-        "one a run of its own: --run NAME"
-    )
-
-
-@contextlib.contextmanager
-def _claimed(stage: Stage, model: GPT) -> Iterator[None]:
-    """Hold the stage's lock (rank 0), and clear what a killed process left half-written.
-
-    Raises: ConfigError if another process trains it, or did since the stage was opened, or if the
-    disk is too full.
-    """
-    if not stage.run.is_main:
-        yield
-        return
-    busy = _busy(stage.name, stage.common)
-    with storage.lock(_lock_path(stage.dir), busy=busy):
-        storage.remove_leftovers(stage.dir, "")
-        if checkpoint_manager.latest(stage.dir) != stage.newest:
-            raise ConfigError(busy)
-        if stage.resume_from is not None:
-            checkpoint_manager.set_aside_after(stage.resume_from)
-        _check_disk(stage, model)
-        yield
-
-
-def _check_disk(stage: Stage, model: GPT) -> None:
-    """Refuse at the start what is sure to fail at the end.
-
-    Raises: ConfigError if the disk cannot hold even one checkpoint.
-    """
-    parameters = sum(p.numel() for p in model.parameters())
-    needed, free = CHECKPOINT_BYTES * parameters, shutil.disk_usage(stage.dir).free
-    if free < needed:
-        raise ConfigError(
-            f"a checkpoint takes {needed / 1e9:.2g} GB, {stage.dir} has {free / 1e9:.2g} GB free; "
-            "free some, or set NANOCHAT_BASE_DIR to a larger disk"
-        )
 
 
 def train(
@@ -232,7 +70,7 @@ def train(
         facts = {**facts, **stage_record.origin(stage.dir)}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
     with (
-        _claimed(stage, model),
+        claimed(stage, model),
         contextlib.closing(batches),
         _metrics(stage, resumed) as metrics,
         asked_to_stop(announce=run.is_main) as stop,

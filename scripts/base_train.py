@@ -15,12 +15,12 @@ import torch
 from nanochat import (
     checkpoint_manager,
     config,
-    distributed,
     flops,
     fp8,
     loss_eval,
     schedules,
     stage,
+    stage_opening,
     storage,
     tokenizer,
 )
@@ -35,7 +35,7 @@ from nanochat.gpt import GPT, GPTConfig
 from nanochat.optim import OptimConfig
 from nanochat.sampling import SamplingParams
 from nanochat.scaling import ScaledPlan, scaled_plan
-from nanochat.stage import LoopOptions, Stage
+from nanochat.stage_opening import LoopOptions, Stage
 from nanochat.tokenizer import Tokenizer
 
 NAME = "base_train"
@@ -85,8 +85,7 @@ class BaseTrainConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
-    with distributed.session(cfg.common, stage.recorded_dtype(NAME, cfg.common, cfg.loop)) as run:
-        opened = stage.open_stage(NAME, cfg, common=cfg.common, loop=cfg.loop, run=run, say=print)
+    with stage_opening.opened(NAME, cfg) as opened:
         encoder = tokenizer.load(tokenizer_path(cfg))
         model = build_model(cfg, opened, encoder)
         plan = scale(cfg, model.config)
@@ -100,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
         val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
         batches = StreamBatches(
-            stream, batch_rows=batch_rows, device_rows=cfg.loop.device_batch_size, run=run
+            stream, batch_rows=batch_rows, device_rows=cfg.loop.device_batch_size, run=opened.run
         )
         facts = describe(model, plan, steps)
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
@@ -118,8 +117,8 @@ def main(argv: list[str] | None = None) -> None:
             total_steps=steps,
             tokens_per_step=batch_rows * length,
             optimizer_config=scaled_optimizer(cfg.optimizer, plan),
-            evaluate=lambda: evaluate(model, val_rows, encoder, run),
-            sample=lambda: samples(model, encoder, run),
+            evaluate=lambda: evaluate(model, val_rows, encoder, opened.run),
+            sample=lambda: samples(model, encoder, opened.run),
             facts={**facts, "data": data.manifest},
         )
 

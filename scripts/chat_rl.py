@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat import chat_eval, chat_training, config, distributed, schedules, stage
+from nanochat import chat_eval, chat_training, config, distributed, schedules, stage, stage_opening
 from nanochat.config import RunOptions, nested, option
 from nanochat.errors import ConfigError
 from nanochat.eval_task import EvalTask
 from nanochat.optim import OptimConfig
 from nanochat.rollouts import RewardTask, RolloutBatches, RolloutOptions
-from nanochat.stage import LoopOptions
+from nanochat.stage_opening import LoopOptions
 from tasks.gsm8k import GSM8K, HUB
 from tasks.pocket import PocketProblems, PocketTask
 
@@ -51,8 +51,7 @@ class ChatRlConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatRlConfig, argv, stage=NAME)
-    with distributed.session(cfg.common, stage.recorded_dtype(NAME, cfg.common, cfg.loop)) as run:
-        opened = stage.open_stage(NAME, cfg, common=cfg.common, loop=cfg.loop, run=run, say=print)
+    with stage_opening.opened(NAME, cfg) as opened:
         task, held_out = open_tasks(cfg)
         loaded = chat_training.load_model(opened, cfg.source, ("chat_sft", "mid_train"), None)
         batches = RolloutBatches(
@@ -61,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             task,
             cfg.rollouts,
             device_rows=cfg.loop.device_batch_size,
-            run=run,
+            run=opened.run,
             seed=cfg.common.seed,
         )
         steps = cfg.steps or max(1, len(task) // cfg.rollouts.prompts_per_step)
@@ -72,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 
         def evaluate() -> dict[str, float]:
             batches.engine.refresh(loaded.model)
-            return {**batches.figures(), **pass_at_1(batches, held_out, cfg, run)}
+            return {**batches.figures(), **pass_at_1(batches, held_out, cfg, opened.run)}
 
         def sample() -> list[dict[str, str]]:
             shown = min(8, len(held_out[0]))

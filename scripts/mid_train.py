@@ -5,7 +5,7 @@ python -m scripts.mid_train --preset pocket
 
 from dataclasses import dataclass
 
-from nanochat import chat_training, config, distributed, stage
+from nanochat import chat_training, config, stage_opening
 from nanochat.chat_training import ChatTrainConfig
 from tasks import mixtures
 
@@ -19,8 +19,7 @@ class MidTrainConfig(ChatTrainConfig):
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(MidTrainConfig, argv, stage=NAME)
-    with distributed.session(cfg.common, stage.recorded_dtype(NAME, cfg.common, cfg.loop)) as run:
-        opened = stage.open_stage(NAME, cfg, common=cfg.common, loop=cfg.loop, run=run, say=print)
+    with stage_opening.opened(NAME, cfg) as opened:
         train_set, val_set = mixtures.build(
             cfg.data,
             stage="mid",

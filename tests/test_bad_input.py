@@ -11,7 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nanochat import checkpoint_manager, config, device, metrics, stage, storage, tokenizer
+from nanochat import (
+    checkpoint_manager,
+    config,
+    device,
+    metrics,
+    stage_opening,
+    storage,
+    tokenizer,
+)
 from nanochat.config import RunOptions
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError, ConfigError, DataError, explain
@@ -195,7 +203,7 @@ def test_a_full_disk_at_the_final_save_leaves_nothing_half_written(base, monkeyp
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(base, monkeypatch):
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(stage_opening.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ConfigError, match=r"a checkpoint takes .* GB, .*base_train has 1e-06 GB"):
         train(base)
 
