@@ -30,18 +30,22 @@ def adamw_update(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     *,
-    steps_done: int,
+    steps_done: int | Tensor,
     settings: AdamWSettings,
     lr_scale: float = 1.0,
     decay_scale: float = 1.0,
+    finite: Tensor | None = None,
 ) -> None:
     """One step of AdamW on each of several tensors, in place.
 
     weights, grads, first, second: lists of tensors of equal shapes; first and second are the
-    moments, zero before the first step. steps_done: steps taken before this one.
+    moments, zero before the first step. steps_done: steps taken before this one, a number or 0-d
+    float32. finite: 0-d bool on the device, for the fused kernels of CPUs and CUDA only; where it
+    is False nothing changes.
     """
     # The kernel counts on from these; fp32 holds whole numbers exactly up to 2^24.
-    steps = [torch.full((), float(steps_done), device=w.device) for w in weights]
+    done = torch.as_tensor(steps_done, dtype=torch.float32, device=weights[0].device)
+    steps = [done.clone() for _ in weights]
     adamw(
         list(weights),
         list(grads),
@@ -58,4 +62,5 @@ def adamw_update(
         weight_decay=settings.weight_decay * decay_scale,
         eps=settings.eps,
         maximize=False,
+        found_inf=None if finite is None else (~finite).float(),
     )

@@ -93,21 +93,24 @@ def evaluate(
     option letters as the answer's first token, in one forward pass. A choice task's written
     figure is named so, as it is the harder one.
     max_items: a fixed draw of so many items, the same for every model. Rank r of w asks every w-th.
-    Raises: ConfigError for letters of a task that has none.
+    Raises: ConfigError for letters of a task that has none; OutOfMemory.
     """
     indices = draw_items(len(task), max_items)
     mine = indices[run.rank :: run.world_size]
-    if mode == "letters":
-        texts = whole = preferred_letters(engine, task, mine)
-    else:
-        replies = written_answers(engine, task, mine, max_new_tokens=max_new_tokens)
-        texts = [reply.text for reply in replies]
-        whole = [shown(reply.parts) for reply in replies]
-    rows = [
-        {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": said}
-        for i, text, said in zip(mine, texts, whole, strict=True)
-    ]
-    every = [row for part in distributed.gather_objects(run, rows) for row in part]
+
+    def ask() -> list[dict[str, Any]]:
+        if mode == "letters":
+            texts = whole = preferred_letters(engine, task, mine)
+        else:
+            replies = written_answers(engine, task, mine, max_new_tokens=max_new_tokens)
+            texts = [reply.text for reply in replies]
+            whole = [shown(reply.parts) for reply in replies]
+        return [
+            {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": said}
+            for i, text, said in zip(mine, texts, whole, strict=True)
+        ]
+
+    every = [row for part in distributed.gather_work(run, ask) for row in part]
     every.sort(key=lambda row: row["item"])
     baseline = CHOICE_BASELINE if task.kind == "choice" else 0.0
     written = task.kind == "choice" and mode == "write"

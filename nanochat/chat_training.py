@@ -17,7 +17,7 @@ from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, nested, option
 from nanochat.conversation import Conversation, Message, render_prompt
 from nanochat.dataloader import ChatBatches
-from nanochat.distributed import all_reduce_sum
+from nanochat.distributed import gather_work
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -137,18 +137,22 @@ def validation_loss(loaded: Loaded, conversations: Sequence[Conversation], opene
     """Mean loss in nats over the supervised tokens of some conversations. Collective."""
     run, length = opened.run, loaded.model.config.sequence_length
     rows = ChatRows(conversations, loaded.tokenizer, length, seed=0)
-    total = torch.zeros(2, dtype=torch.float64)
     at_once = opened.loop.device_batch_size
-    for index in range(rows.buckets):
-        bucket = rows.bucket(0, index)
-        for start in range(run.rank * at_once, len(bucket.inputs), run.world_size * at_once):
-            part = slice(start, start + at_once)
-            inputs = torch.from_numpy(bucket.inputs[part]).long().to(run.device)
-            targets = torch.from_numpy(bucket.targets[part]).long().to(run.device)
-            losses = loaded.model.token_losses(inputs, targets)
-            total += torch.stack([losses.double().sum(), (targets >= 0).sum()]).cpu()
-    nats, count = all_reduce_sum(run, total.to(run.device)).tolist()
-    return nats / max(count, 1)
+
+    def measure() -> tuple[float, int]:
+        nats, count = 0.0, 0
+        for index in range(rows.buckets):
+            bucket = rows.bucket(0, index)
+            for start in range(run.rank * at_once, len(bucket.inputs), run.world_size * at_once):
+                part = slice(start, start + at_once)
+                inputs = torch.from_numpy(bucket.inputs[part]).long().to(run.device)
+                targets = torch.from_numpy(bucket.targets[part]).long().to(run.device)
+                nats += float(loaded.model.token_losses(inputs, targets).cpu().double().sum())
+                count += int((bucket.targets[part] >= 0).sum())
+        return nats, count
+
+    nats, counts = zip(*gather_work(run, measure), strict=True)
+    return sum(nats) / max(sum(counts), 1)
 
 
 def load_model(

@@ -8,6 +8,7 @@ Nothing in it depends on the number of processes that wrote it.
 import dataclasses
 import errno
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,30 +47,39 @@ class Loaded:
     path: Path
 
 
+@torch.no_grad()
+def copy_of_weights(model: GPT) -> dict[str, Tensor]:
+    """The weights by name, on the CPU, in memory of their own."""
+    return {
+        name: parameter.detach().to("cpu", copy=True).contiguous()
+        for name, parameter in model.named_parameters()
+    }
+
+
 def save(
     stage_dir: Path,
     step: int,
     *,
-    model: GPT,
+    weights: Mapping[str, Tensor],
+    config: GPTConfig,
     tokenizer_: Tokenizer,
     optimizer_state: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> Path:
     """Write `step_<step>` and return its path; when this returns it survives a power cut.
 
-    state: plain JSON values to resume from (loop, loader, random generators).
+    weights, optimizer_state: contiguous, on the CPU. state: plain JSON values to resume from.
     Raises: OSError(ENOSPC) on a full disk; nothing half-written is left behind.
     """
     path = stage_dir / f"step_{step:06d}"
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     with storage.atomic_folder(path) as folder:
-        _save_tensors(weights, folder / WEIGHTS)
+        _save_tensors(dict(weights), folder / WEIGHTS)
         _save_tensors(dict(optimizer_state), folder / OPTIMIZER)
         tokenizer.save(tokenizer_, folder / TOKENIZER)
         meta = {
             "format": FORMAT_VERSION,
             "step": step,
-            "model": dataclasses.asdict(model.config),
+            "model": dataclasses.asdict(config),
             "tokenizer_sha256": tokenizer_.sha256,
             "state": dict(state),
             "files": {f.name: _sha256(f) for f in sorted(folder.iterdir())},
@@ -78,18 +88,23 @@ def save(
     return path
 
 
-def keep_newest(stage_dir: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints of a stage."""
-    for path in steps(stage_dir)[:-count]:
-        # Killed while it removes files, it must not leave a checkpoint that looks whole.
-        hidden = path.rename(path.with_name(f".{path.name}.removed_"))
-        shutil.rmtree(hidden)
+def remove(path: Path) -> None:
+    """Remove a checkpoint, whole or not at all as far as a reader can tell."""
+    # Killed while it removes files, it must not leave a checkpoint that looks whole.
+    hidden = path.rename(path.with_name(f".{path.name}.removed_"))
+    shutil.rmtree(hidden)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    return int(path.name.removeprefix("step_"))
 
 
 def steps(stage_dir: Path) -> list[Path]:
     """The checkpoints of a stage, oldest first."""
-    found = stage_dir.glob("step_*") if stage_dir.is_dir() else ()
-    return sorted(p for p in found if (p / META).is_file())
+    found = stage_dir.iterdir() if stage_dir.is_dir() else ()
+    whole = [p for p in found if re.fullmatch(r"step_\d+", p.name) and (p / META).is_file()]
+    return sorted(whole, key=step_of)
 
 
 def latest(stage_dir: Path) -> Path | None:
@@ -98,13 +113,18 @@ def latest(stage_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def newest_whole(stage_dir: Path) -> tuple[Path | None, list[DamagedCheckpointError]]:
+def newest_whole(
+    stage_dir: Path, until: int | None = None
+) -> tuple[Path | None, list[DamagedCheckpointError]]:
     """The newest checkpoint of a stage that is whole, and what is wrong with those after it.
 
+    until: the last step that it may be of.
     Raises: CheckpointError if there are checkpoints, but none that is whole.
     """
     damages: list[DamagedCheckpointError] = []
     for path in reversed(steps(stage_dir)):
+        if until is not None and step_of(path) > until:
+            continue
         try:
             read_meta(path)
         except DamagedCheckpointError as damage:
@@ -119,11 +139,14 @@ def newest_whole(stage_dir: Path) -> tuple[Path | None, list[DamagedCheckpointEr
     return None, []
 
 
-def set_aside_after(path: Path) -> None:
-    """Rename the checkpoints of a stage that are newer than `path`, so that none is taken again."""
+def set_aside_after(path: Path, why: str) -> None:
+    """Rename the checkpoints of a stage that are newer than `path`, so that none is taken again.
+
+    why: a word to put before their names.
+    """
     for newer in steps(path.parent):
-        if newer > path:
-            aside = newer.with_name(f"damaged_{newer.name}")
+        if step_of(newer) > step_of(path):
+            aside = newer.with_name(f"{why}_{newer.name}")
             if aside.exists():
                 shutil.rmtree(aside)
             newer.rename(aside)
@@ -170,8 +193,13 @@ def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None
         raise CheckpointError(f"{path}: the tokenizer is not the one the model was trained with")
     model = GPT(config, compute_dtype=run.compute_dtype)
     model.to(run.device)
-    _copy_weights(model, _load_tensors(path / WEIGHTS), path)
+    load_weights(path, model)
     return Loaded(model=model, tokenizer=tokenizer_, meta=meta, path=path)
+
+
+def load_weights(path: Path, model: GPT) -> None:
+    """Put a checkpoint's weights into a model of its shape."""
+    _copy_weights(model, _load_tensors(path / WEIGHTS), path)
 
 
 def load_optimizer_state(path: Path) -> dict[str, Tensor]:

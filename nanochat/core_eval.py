@@ -6,6 +6,7 @@ model's own losses decide. Nothing is generated.
 Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -114,15 +115,16 @@ def evaluate(
 
     max_items: items a task, the first after shuffling; few-shot examples come from all items.
     log: file for one JSON row per item (rank 0 writes it). Rank r of w scores items r, r+w, ...
-    Raises: DataError for a bundle that is missing, incomplete or of another layout.
+    Raises: DataError for a bundle that is missing, incomplete or of another layout; OutOfMemory.
     """
     results: list[TaskResult] = []
     rows: list[dict[str, Any]] = []
     for task in core_bundle.read_bundle(bundle):
         items = core_bundle.read_items(task)
         count = len(items) if max_items is None else min(max_items, len(items))
-        mine = score_items(reader, task, items, range(run.rank, count, run.world_size))
-        every = [row for part in distributed.gather_objects(run, mine) for row in part]
+        chosen = range(run.rank, count, run.world_size)
+        score = functools.partial(score_items, reader, task, items, chosen)
+        every = [row for part in distributed.gather_work(run, score) for row in part]
         every.sort(key=lambda row: row["item"])
         result = _result(task, [row["correct"] for row in every])
         say(

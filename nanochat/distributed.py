@@ -6,10 +6,10 @@ Owns the process group. Every function marked "collective" is called by all rank
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from nanochat import device as devices
 from nanochat.config import RunOptions
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, OutOfMemory, explain_memory
+
+T = TypeVar("T")
 
 DTYPES = {
     "float64": torch.float64,
@@ -118,6 +120,28 @@ def gather_objects(run: Run, value: Any) -> list[Any]:
     result: list[Any] = [None] * run.world_size
     dist.all_gather_object(result, value)
     return result
+
+
+def gather_work(run: Run, work: Callable[[], T]) -> list[T]:
+    """What `work` gives on every rank, in rank order, on every rank. Collective.
+
+    work: uses no collective, so that it may fail on one rank while the others go on.
+    Raises: OutOfMemory on all ranks if any of them ran out of memory.
+    """
+    result, failure = None, None
+    try:
+        result = work()
+    except (MemoryError, RuntimeError) as error:
+        failure = explain_memory(error)
+        if failure is None:
+            raise
+    if failure is not None and run.device.type == "cuda":
+        torch.cuda.empty_cache()  # now that the error no longer holds what was computed
+    gathered = gather_objects(run, (result, failure))
+    for rank, (_, failure) in enumerate(gathered):
+        if failure is not None:
+            raise OutOfMemory(f"rank {rank}: {failure}" if run.world_size > 1 else failure)
+    return [result for result, _ in gathered]
 
 
 def barrier(run: Run) -> None:

@@ -30,6 +30,10 @@ class DamagedCheckpointError(CheckpointError):
         self.what = what
 
 
+class OutOfMemory(UserError):
+    """A part of the work that memory did not suffice for, on any rank; all ranks raise it."""
+
+
 class Stopped(Exception):
     """Work that was asked to end, and has saved where it stands; a script then exits 0."""
 
@@ -43,14 +47,18 @@ def explain(error: Exception, *, base: str) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _explain_disk(error, str(error.filename or base))
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(t in str(error).lower() for t in OUT_OF_MEMORY)
-    ):
-        return (
-            "out of memory; a smaller --device-batch-size, --slots, --sequence-length or --depth "
-            f"needs less ({str(error)[:120] or 'the system gave no more'})"
-        )
-    return None
+    return explain_memory(error)
+
+
+def explain_memory(error: Exception) -> str | None:
+    """What helps against an error that is about memory; None for another one."""
+    known = isinstance(error, RuntimeError) and any(t in str(error).lower() for t in OUT_OF_MEMORY)
+    if not (known or isinstance(error, MemoryError)):
+        return None
+    return (
+        "out of memory; a smaller --device-batch-size, --slots, --sequence-length or --depth "
+        f"needs less ({str(error)[:120] or 'the system gave no more'})"
+    )
 
 
 def _explain_disk(error: OSError, place: str) -> str | None:

@@ -5,7 +5,7 @@ Owns the two measures: over fixed validation rows, and over whole documents. Doe
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,15 +49,19 @@ def bits_per_byte(
     Returns infinity if no target has a byte.
     """
     mine = rows[run.rank :: run.world_size].astype(np.int64)
-    nats, size = 0.0, 0
-    for start in range(0, len(mine), batch_rows):
-        batch = mine[start : start + batch_rows]
-        inputs, targets = batch[:, :-1], batch[:, 1:]
-        lengths = token_bytes[targets].astype(np.int64)
-        counted = np.where(lengths > 0, targets, -1)
-        nats += _sum_losses(model, inputs, counted, run.device)
-        size += int(lengths.sum())
-    return _bits(*_over_ranks(run, nats, size))
+
+    def measure() -> tuple[float, ...]:
+        nats, size = 0.0, 0
+        for start in range(0, len(mine), batch_rows):
+            batch = mine[start : start + batch_rows]
+            inputs, targets = batch[:, :-1], batch[:, 1:]
+            lengths = token_bytes[targets].astype(np.int64)
+            counted = np.where(lengths > 0, targets, -1)
+            nats += _sum_losses(model, inputs, counted, run.device)
+            size += int(lengths.sum())
+        return nats, size
+
+    return _bits(*_over_ranks(run, measure))
 
 
 @torch.no_grad()
@@ -76,19 +80,23 @@ def document_bpb(
     each token is predicted once, from what precedes it in its window. Rank r of w measures the
     documents r, r+w, ...
     """
-    nats, size, tokens, count = 0.0, 0, 0, 0
     mine = itertools.islice(documents, run.rank, None, run.world_size)
-    for texts in _chunks(mine, DOCUMENTS_AT_ONCE):
-        windows: list[tuple[Sequence[int], Sequence[int]]] = []
-        for text in texts:
-            ids = [tokenizer.bos_id, *tokenizer.encode(text)]
-            windows += _windows(ids, sequence_length)
-            size += len(text.encode("utf-8", errors="replace"))
-            tokens += len(ids) - 1
-            count += 1
-        for inputs, targets in _batches(windows, sequence_length, batch_tokens):
-            nats += _sum_losses(model, inputs, targets, run.device)
-    total_nats, total_size, total_tokens, total_count = _over_ranks(run, nats, size, tokens, count)
+
+    def measure() -> tuple[float, ...]:
+        nats, size, tokens, count = 0.0, 0, 0, 0
+        for texts in _chunks(mine, DOCUMENTS_AT_ONCE):
+            windows: list[tuple[Sequence[int], Sequence[int]]] = []
+            for text in texts:
+                ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+                windows += _windows(ids, sequence_length)
+                size += len(text.encode("utf-8", errors="replace"))
+                tokens += len(ids) - 1
+                count += 1
+            for inputs, targets in _batches(windows, sequence_length, batch_tokens):
+                nats += _sum_losses(model, inputs, targets, run.device)
+        return nats, size, tokens, count
+
+    total_nats, total_size, total_tokens, total_count = _over_ranks(run, measure)
     return DocumentLoss(
         bpb=_bits(total_nats, total_size),
         bytes=int(total_size),
@@ -143,9 +151,9 @@ def _sum_losses(
     return losses.cpu().double().sum().item()
 
 
-def _over_ranks(run: Run, *values: float) -> list[float]:
-    """Each value summed over all ranks. Collective."""
-    gathered = distributed.gather_objects(run, values)
+def _over_ranks(run: Run, measure: Callable[[], tuple[float, ...]]) -> list[float]:
+    """Each measured value summed over all ranks. Collective; raises what `gather_work` does."""
+    gathered = distributed.gather_work(run, measure)
     return [sum(column) for column in zip(*gathered, strict=True)]
 
 

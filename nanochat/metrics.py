@@ -8,7 +8,7 @@ import json
 import logging
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from nanochat import storage
 from nanochat.distributed import Run
@@ -33,16 +33,14 @@ class MetricsLogger:
 
         resume_step: the checkpoint's step; None starts an empty file.
         """
-        self._file = None
+        self._file: TextIO | None = None
         self._refused = False
         self._wandb = None
         if not run.is_main:
             return
         stage_dir.mkdir(parents=True, exist_ok=True)
-        path = stage_dir / "metrics.jsonl"
-        kept = [] if resume_step is None else rows_until(path, resume_step)
-        storage.write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        self._path = stage_dir / "metrics.jsonl"
+        self._file = _reopened(self._path, resume_step)
         if wandb_project is not None:
             self._wandb = _open_wandb(wandb_project, stage_dir, config)
 
@@ -60,6 +58,12 @@ class MetricsLogger:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step: training goes on from there."""
+        if self._file is not None:
+            self._file.close()
+            self._file = _reopened(self._path, step)
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,6 +78,13 @@ class MetricsLogger:
                 self._file.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
+
+
+def _reopened(path: Path, step: int | None) -> TextIO:
+    """A metrics file with its rows up to a step (None: with none), open for more."""
+    kept = [] if step is None else rows_until(path, step)
+    storage.write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return path.open("a", encoding="utf-8")
 
 
 def _open_wandb(project: str, stage_dir: Path, config: dict[str, Any] | None) -> Any:

@@ -92,13 +92,17 @@ def muon_update(
     weight_decay: float,
     recipe: MuonRecipe,
     polar_dtype: torch.dtype,
+    finite: Tensor | None = None,
 ) -> None:
     """One step of Muon on a stack of matrices; everything in place, `grads` is used up.
 
     weights, grads, momentum: (L, R, C). variance: (L, R, 1) or (L, 1, C), see `variance_shape`.
+    finite: 0-d bool on the device; where it is False nothing changes.
     A matrix whose gradients have all been zero does not change under cautious decay.
     """
     rows, columns = weights.shape[-2:]
+    if finite is not None:  # a momentum that moves towards itself stays exactly what it is
+        grads = torch.where(finite, grads, momentum)
     momentum.lerp_(grads, 1 - momentum_beta)
     update = grads.lerp_(momentum, momentum_beta) if recipe.nesterov else momentum.clone()
     if recipe.row_equilibration:
@@ -106,7 +110,7 @@ def muon_update(
     update = polar_express(update, polar_dtype).to(weights.dtype)
     # Renormalising and the variance reduction scale rows, columns and whole matrices only, so the
     # factors are multiplied up first: one pass over the matrices instead of four.
-    scale = _update_scale(update, variance, recipe)
+    scale = _update_scale(update, variance, recipe, finite)
     lr *= shape_lr_scale(rows, columns)
     update = update * (scale * lr)
     if weight_decay:
@@ -114,10 +118,12 @@ def muon_update(
         if recipe.cautious_decay:
             decay.mul_(update * weights > 0)
         update.add_(decay)
-    weights.sub_(update)
+    weights.sub_(update if finite is None else update.where(finite, 0))
 
 
-def _update_scale(update: Tensor, variance: Tensor, recipe: MuonRecipe) -> Tensor:
+def _update_scale(
+    update: Tensor, variance: Tensor, recipe: MuonRecipe, finite: Tensor | None
+) -> Tensor:
     """What the orthogonalised update is to be multiplied by; moves `variance` in place.
 
     Returns (L, 1, 1), (L, R, 1) or (L, 1, C). The variance reduction keeps the matrix's norm.
@@ -132,7 +138,10 @@ def _update_scale(update: Tensor, variance: Tensor, recipe: MuonRecipe) -> Tenso
     if recipe.variance_beta is None:
         return scale
     sums.mul_(scale.square())
-    variance.lerp_(sums / update.size(dim), 1 - recipe.variance_beta)
+    means = sums / update.size(dim)
+    if finite is not None:
+        means = means.where(finite, variance)
+    variance.lerp_(means, 1 - recipe.variance_beta)
     per_neuron = variance.clamp_min(1e-10).rsqrt_()
     new_norms = (sums * per_neuron.square()).sum(dim=(-2, -1), keepdim=True).sqrt_()
     return scale * per_neuron * (norms * scale / new_norms.clamp_min(TINY))

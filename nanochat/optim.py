@@ -178,7 +178,10 @@ class MuonAdamW:
     def __init__(self, groups: Sequence[Group], run: Run) -> None:
         self.groups = list(groups)
         self.run = run
-        self.steps_done = 0
+        self._device = self.groups[0].buckets[0].parameters[0].device
+        self.steps_done = torch.zeros((), device=self._device)
+        # Elsewhere the host has to wait for nothing, or AdamW's kernel cannot select.
+        self.selects_on_device = self._device.type == "cuda"
         self._owner = {id(b): group for group in self.groups for b in group.buckets}
         self._buckets = [b for group in self.groups for b in group.buckets]
         self._order: list[int] = list(range(len(self._buckets)))  # in which buckets are launched
@@ -208,33 +211,38 @@ class MuonAdamW:
             self._last = False
 
     @torch.no_grad()
-    def step(self, settings: StepSettings, *, grad_scale: float = 1.0) -> dict[str, Tensor]:
+    def step(self, settings: StepSettings, *, loss: Tensor | None = None) -> dict[str, Tensor]:
         """Update every weight. Collective.
 
-        grad_scale: what the losses were multiplied by (fp16); gradients are divided by it.
-        Returns "grad_norm": the norm of the global gradient, 0-d. If it is not finite, neither
-        weights nor state change.
+        loss: this rank's share of the step's loss, 0-d; it travels with the norm.
+        Returns "grad_norm", the norm of the global gradient, and "loss", the sum over ranks; both
+        0-d. If either is not finite, neither weights nor state change; on a GPU that is decided
+        there, and the host waits for nothing.
         """
         self._finish_reducing()
         grads = [grad for group in self.groups for grad in group.owned_grads()]
-        if grad_scale != 1.0:
-            everything = [b.grad for b in self._buckets if b.grad is not None]
-            torch._foreach_mul_(everything, 1 / grad_scale)
-        norm = self._norm(grads)
-        if bool(norm.isfinite()):
-            publications = []
-            for group in self.groups:
-                group.update(settings, self.steps_done)
-                publications += [bucket.publish() for bucket in group.buckets]
-            for publication in publications:
-                publication.finish()
-            self.steps_done += 1
+        norm, total = self._sums(grads, loss)
+        finite = norm.isfinite() & total.isfinite()
+        if self.selects_on_device:
+            self._update(settings, finite)
+        elif bool(finite):
+            self._update(settings, None)
         for group in self.groups:
             group.forget_grads()
         self._learn_order()
         self._launched = 0
         self.begin_step()
-        return {"grad_norm": norm}
+        return {"grad_norm": norm, "loss": total}
+
+    def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
+        """Update and publish all groups; where `finite` is False nothing changes. Collective."""
+        publications = []
+        for group in self.groups:
+            group.update(settings, self.steps_done, finite)
+            publications += [bucket.publish() for bucket in group.buckets]
+        for publication in publications:
+            publication.finish()
+        self.steps_done += 1 if finite is None else finite
 
     def zero_grad(self) -> None:
         """Drop gradients that no step has taken."""
@@ -251,7 +259,7 @@ class MuonAdamW:
                 if self.run.is_main:
                     result[key] = tensor.to("cpu", copy=True).contiguous()
         if self.run.is_main:
-            result["steps_done"] = torch.tensor(self.steps_done)
+            result["steps_done"] = self.steps_done.cpu().long()
         return result
 
     @torch.no_grad()
@@ -277,7 +285,7 @@ class MuonAdamW:
                 whole.copy_(state[key])
             return split.broadcast(whole)
 
-        self.steps_done = int(fetch("steps_done", torch.Size()))
+        self.steps_done.copy_(fetch("steps_done", torch.Size()))
         for group in self.groups:
             group.load(fetch)
 
@@ -326,10 +334,13 @@ class MuonAdamW:
             bucket.pending.wait()
             bucket.pending = None
 
-    def _norm(self, grads: Sequence[Tensor]) -> Tensor:
+    def _sums(self, grads: Sequence[Tensor], loss: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of the global gradient and the sum of the losses. Collective."""
         like = self._buckets[0].parameters[0].detach()
         norms = torch.stack([like.new_zeros(()), *torch._foreach_norm(list(grads))])
-        return all_reduce_sum(self.run, norms.square().sum()).sqrt()
+        own = like.new_zeros(()) if loss is None else loss.detach().to(like.dtype)
+        squares, total = all_reduce_sum(self.run, torch.stack([norms.square().sum(), own])).unbind()
+        return squares.sqrt(), total
 
     def _learn_order(self) -> None:
         """After the first step, launch buckets in the order in which rank 0 completed them."""

@@ -48,8 +48,11 @@ class MuonGroup:
         assert self.grads is not None
         return [self.grads]
 
-    def update(self, settings: StepSettings, steps_done: int) -> None:
-        """One step of Muon on the owned matrices; the schedule's momentum counts."""
+    def update(self, settings: StepSettings, steps_done: Tensor, finite: Tensor | None) -> None:
+        """One step of Muon on the owned matrices; the schedule's momentum counts.
+
+        finite: 0-d bool on the device; where it is False nothing changes.
+        """
         assert self.grads is not None
         weights = torch.zeros_like(self.momentum)
         views: list[Tensor] = []
@@ -71,6 +74,7 @@ class MuonGroup:
             weight_decay=self.weight_decay * settings.weight_decay_scale,
             recipe=self.recipe,
             polar_dtype=self.polar_dtype,
+            finite=finite,
         )
         torch._foreach_copy_(views, slots)
 
@@ -141,8 +145,11 @@ class AdamWGroup:
         counted = [b for b in self.buckets if not b.replicated or b.transport.rank == 0]
         return [b.grad for b in counted if b.grad is not None and b.grad.numel()]
 
-    def update(self, settings: StepSettings, steps_done: int) -> None:
-        """One step of AdamW on the owned slices."""
+    def update(self, settings: StepSettings, steps_done: Tensor, finite: Tensor | None) -> None:
+        """One step of AdamW on the owned slices.
+
+        steps_done: 0-d, steps before this one. finite: as in MuonGroup.
+        """
         pieces: list[list[Tensor]] = [[], [], [], []]
         for bucket, first, second in zip(self.buckets, self.first, self.second, strict=True):
             assert bucket.grad is not None
@@ -162,6 +169,7 @@ class AdamWGroup:
             settings=self.settings,
             lr_scale=settings.lr_scale,
             decay_scale=decay_scale,
+            finite=finite,
         )
 
     def forget_grads(self) -> None:

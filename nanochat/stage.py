@@ -5,10 +5,12 @@ once all is done. A stage's script brings the model, the batches and the schedul
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +20,48 @@ from nanochat import checkpoint_manager, config, flops, optim, report, stage_rec
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.dataloader import BatchSource
-from nanochat.distributed import barrier
-from nanochat.errors import ConfigError, Stopped
+from nanochat.distributed import barrier, gather_work
+from nanochat.errors import ConfigError, OutOfMemory, Stopped
 from nanochat.gpt import GPT
 from nanochat.interruption import asked_to_stop
 from nanochat.metrics import MetricsLogger, read_rows
 from nanochat.optim import OptimConfig
+from nanochat.progress import Progress, Summary, duration
+from nanochat.saving import Saver
 from nanochat.schedules import Schedule
-from nanochat.stage_opening import Stage, claimed
+from nanochat.stage_opening import Stage, claimed, newest_whole
 from nanochat.tokenizer import Tokenizer
-from nanochat.trainer import (
-    REMEDY,
-    Hook,
-    Summary,
-    Trainer,
-    TrainingError,
-    duration,
-    token_loss,
-)
+from nanochat.trainer import Hook, Trainer, TrainingError, token_loss
+
+
+@dataclass
+class _Findings:
+    """The latest figures and samples of a stage, for its record.
+
+    Where memory does not suffice for them, the ones before stand: training is worth more.
+    """
+
+    stage: Stage
+    evaluate: Callable[[], dict[str, float]]
+    sample: Callable[[], list[dict[str, str]]]
+    figures: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+    def measure(self) -> dict[str, float]:
+        """Evaluate; the figures, if it succeeded. Collective."""
+        try:
+            self.figures = figures = self.evaluate()
+        except OutOfMemory as error:
+            self.stage.say(f"warning: evaluation left out: {error}")
+            return {}
+        return figures
+
+    def look(self) -> None:
+        """Sample. Collective."""
+        try:
+            self.samples = gather_work(self.stage.run, self.sample)[0]
+        except OutOfMemory as error:
+            self.stage.say(f"warning: samples left out: {error}")
 
 
 def train(
@@ -68,11 +94,12 @@ def train(
         # Refuses other data than before; first of all, so that the record of before still stands.
         batches.load_state(resumed["state"]["batches"])
         facts = {**facts, **stage_record.origin(stage.dir)}
-    results: dict[str, Any] = {"evaluation": {}, "samples": []}
+    findings = _Findings(stage, evaluate, sample)
     with (
         claimed(stage, model),
         contextlib.closing(batches),
         _metrics(stage, resumed) as metrics,
+        contextlib.closing(Saver(stage, model, tokenizer)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
     ):
         _write_config(stage, model, tokenizer, facts)
@@ -81,7 +108,7 @@ def train(
             batches=batches,
             loss_fn=token_loss(_token_losses(model, stage, use_compile)),
             schedule=schedule,
-            hooks=_hooks(stage, model, tokenizer, evaluate, sample, results),
+            hooks=_hooks(stage, saver, findings),
             run=run,
             total_steps=total_steps,
             metrics=metrics,
@@ -89,14 +116,17 @@ def train(
             log_every=stage.loop.log_every,
             say=stage.say,
             stop=stop,
+            rewind=functools.partial(_rewind, stage, saver, model),
         )
         if resumed is not None:
-            _restore(trainer, stage, resumed["state"])
+            assert stage.resume_from is not None
+            _restore(trainer, stage.resume_from, resumed["state"])
             begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
             if trainer.progress.step >= total_steps:
-                results["evaluation"], results["samples"] = evaluate(), sample()
+                findings.measure()
+                findings.look()
         summary = trainer.fit()
-        _finish(stage, trainer, summary, results, facts, time.perf_counter() - begin_s)
+        _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
     return summary
 
 
@@ -111,7 +141,7 @@ def _finish(
     stage: Stage,
     trainer: Trainer,
     summary: Summary,
-    results: dict[str, Any],
+    findings: _Findings,
     facts: dict[str, Any],
     seconds: float,
 ) -> None:
@@ -124,6 +154,7 @@ def _finish(
         stage.say(f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there")
         raise Stopped
     if stage.run.is_main:
+        results = {"evaluation": findings.figures, "samples": findings.samples}
         section = stage_record.section(stage.name, summary, stage.run, results, facts, seconds)
         report.record(stage.dir, section)
         stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
@@ -162,91 +193,59 @@ def _token_losses(model: GPT, stage: Stage, wanted: bool | None) -> Callable[...
     return torch.compile(model.token_losses, dynamic=False)
 
 
-def _hooks(
-    stage: Stage,
-    model: GPT,
-    tokenizer: Tokenizer,
-    evaluate: Callable[[], dict[str, float]],
-    sample: Callable[[], list[dict[str, str]]],
-    results: dict[str, Any],
-) -> list[Hook]:
+def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
     """Save, then evaluate, then sample: what an evaluation breaks must not cost a checkpoint."""
 
-    def save(trainer: Trainer) -> None:
-        _save(stage, trainer, model, tokenizer)
+    def evaluate(trainer: Trainer) -> None:
+        saver.wait()
+        if figures := findings.measure():
+            saver.judge(trainer.progress.step, figures)
+            trainer.metrics.log(trainer.progress.step, dict(figures))
+            shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            stage.say(f"step {trainer.progress.step:,} | {shown}")
 
-    def evaluate_hook(trainer: Trainer) -> None:
-        figures = evaluate()
-        results["evaluation"] = figures
-        trainer.metrics.log(trainer.progress.step, dict(figures))
-        shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        stage.say(f"step {trainer.progress.step:,} | {shown}")
-
-    def sample_hook(trainer: Trainer) -> None:
-        results["samples"] = sample()
-        for item in results["samples"][:4]:
+    def sample(trainer: Trainer) -> None:
+        saver.wait()
+        findings.look()
+        for item in findings.samples[:4]:
             stage.say(f"  {item['prompt']!r} -> {item['text']!r}")
 
     loop = stage.loop
     return [
-        Hook(save, every=loop.save_every, on_stop=True),
-        Hook(evaluate_hook, every=loop.eval_every),
-        Hook(sample_hook, every=loop.sample_every),
+        Hook(saver.save, every=loop.save_every, on_stop=True),
+        Hook(evaluate, every=loop.eval_every),
+        Hook(sample, every=loop.sample_every),
     ]
 
 
-def _save(stage: Stage, trainer: Trainer, model: GPT, tokenizer: Tokenizer) -> None:
-    """Write a checkpoint. Collective.
+def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
+    """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
 
-    Raises: TrainingError if the weights are not finite; the checkpoint before stands.
-    A disk that is full in the middle of training costs a warning; at its end, it is an error.
+    It is the newest whole one from before the steps that were not finite.
+    Raises: TrainingError if there is none.
     """
-    tensors = trainer.optimizer.state_by_name()
-    if stage.run.is_main:
-        progress = trainer.progress
-        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-            raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
-        state = {
-            "progress": dict(vars(progress)),
-            "batches": trainer.batches.state(),
-            "total_steps": trainer.total_steps,
-        }
-        write = functools.partial(
-            checkpoint_manager.save,
-            stage.dir,
-            progress.step,
-            model=model,
-            tokenizer_=tokenizer,
-            optimizer_state=tensors,
-            state=state,
+    saver.wait()
+    healthy = trainer.progress.step - trainer.progress.skipped_in_a_row
+    path = newest_whole(stage.dir, stage.run, stage.say, until=healthy)
+    if path is None:
+        raise TrainingError(
+            "one step after another is not finite, and there is no checkpoint to go back to: lower "
+            "the learning rates (--lr-scale 0.5)"
         )
-        try:
-            try:
-                path = write()
-            except OSError:
-                # The older ones are the first to go where there is no room for all.
-                if len(checkpoint_manager.steps(stage.dir)) < 2:
-                    raise
-                checkpoint_manager.keep_newest(stage.dir, 1)
-                path = write()
-        except OSError as error:
-            if progress.step >= trainer.total_steps or trainer.stopping:
-                raise
-            stage.say(f"warning: checkpoint not saved at step {progress.step}: {error}")
-            return
-        checkpoint_manager.keep_newest(stage.dir, stage.loop.keep)
-        stage.say(f"saved {path}")
+    if stage.run.is_main:
+        checkpoint_manager.set_aside_after(path, "abandoned")
+    checkpoint_manager.load_weights(path, model)
+    trainer.metrics.rewind(checkpoint_manager.step_of(path))
+    _restore(trainer, path, checkpoint_manager.read_meta(path)["state"])
 
 
-def _restore(trainer: Trainer, stage: Stage, state: dict[str, Any]) -> None:
+def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     """Bring optimizer and progress to where the checkpoint was written. Collective."""
-    path = stage.resume_from
-    assert path is not None
-    rows = read_rows(stage.dir / "metrics.jsonl") if stage.run.is_main else []
+    rows = read_rows(path.parent / "metrics.jsonl") if trainer.run.is_main else []
     trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
     trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
-    for name, value in state["progress"].items():
-        setattr(trainer.progress, name, value)
+    known = {f.name for f in dataclasses.fields(Progress)}
+    trainer.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
 
 
 def rows_per_step(tokens_per_step: int, sequence_length: int, name: str) -> int:

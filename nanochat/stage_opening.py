@@ -6,6 +6,7 @@ there is `stage`'s business.
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +42,23 @@ class LoopOptions:
     sample_every: int | None = option(None, "steps between samples; none: only at the end")
     save_every: int | None = option(None, "steps between checkpoints; none: only at the end")
     keep: int = option(2, "newest checkpoints of the stage that are kept")
+    keep_every: int | None = option(None, "checkpoints at multiples of so many steps stay as well")
+    keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
 
     def __post_init__(self) -> None:
         for name in ("device_batch_size", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("eval_every", "sample_every", "save_every"):
+        for name in ("eval_every", "sample_every", "save_every", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
+        saved, judged = self.save_every, self.eval_every
+        if self.keep_best and (saved is None or judged is None or saved % judged):
+            raise ConfigError(
+                "--keep-best needs evaluations where checkpoints are saved: give an --eval-every "
+                "that divides --save-every"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +88,14 @@ class StageOptions(Protocol):
         """Options of the loop."""
 
 
+def say_line(line: str) -> None:
+    """Print a line in one piece: a thread may say that it has saved while a step is reported."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 @contextlib.contextmanager
-def opened(name: str, options: StageOptions, *, say: Say = print) -> Iterator[Stage]:
+def opened(name: str, options: StageOptions, *, say: Say = say_line) -> Iterator[Stage]:
     """Start the process group and open a stage in it. Collective; raises what `open_stage` does."""
     dtype = _recorded_dtype(name, options)
     with distributed.session(options.common, dtype) as run:
@@ -111,7 +126,7 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
                 f"run {common.run!r} already has {name} checkpoints in {folder}; "
                 "--resume goes on from them, --run NAME starts another run"
             )
-        resume_from = _newest_whole(folder, run, say)
+        resume_from = newest_whole(folder, run, say)
         if run.is_main:
             say(f"resuming {name} from {resume_from}")
     return Stage(
@@ -127,13 +142,16 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
     )
 
 
-def _newest_whole(folder: Path, run: Run, say: Say) -> Path | None:
-    """The newest checkpoint that is whole; those after it are named. Collective."""
+def newest_whole(folder: Path, run: Run, say: Say, until: int | None = None) -> Path | None:
+    """The newest checkpoint that is whole; those after it are named. Collective.
+
+    until: the last step that it may be of.
+    """
     found: Path | None = None
     error: CheckpointError | None = None
     if run.is_main:
         try:
-            found, damages = checkpoint_manager.newest_whole(folder)
+            found, damages = checkpoint_manager.newest_whole(folder, until)
             for damage in damages:
                 say(f"warning: {damage.what}: passing over this checkpoint")
         except CheckpointError as raised:
@@ -180,7 +198,7 @@ def claimed(stage: Stage, model: GPT) -> Iterator[None]:
         if checkpoint_manager.latest(stage.dir) != stage.newest:
             raise ConfigError(busy)
         if stage.resume_from is not None:
-            checkpoint_manager.set_aside_after(stage.resume_from)
+            checkpoint_manager.set_aside_after(stage.resume_from, "damaged")
         _check_disk(stage, model)
         yield
 

@@ -16,8 +16,8 @@ from nanochat import device as devices
 from nanochat.distributed import Run
 from nanochat.errors import DataError
 from nanochat.gpt import GPT
+from nanochat.progress import Summary
 from nanochat.tokenizer import Tokenizer
-from nanochat.trainer import Summary
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ data formats nor files; saving, evaluating and sampling are hooks.
 
 import math
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +20,14 @@ from nanochat.distributed import Run, all_reduce_sum
 from nanochat.errors import UserError
 from nanochat.metrics import MetricsLogger
 from nanochat.optim import MuonAdamW
+from nanochat.progress import Progress, Summary, duration
 from nanochat.schedules import Schedule
 
 LossFn = Callable[[Batch], Tensor]
-# Steps whose gradient is not finite are left out; so many one after another are no accident.
+# Steps that are not finite are left out; so many one after another are no accident, and going back
+# to one checkpoint more often than that helps no more.
 MOST_SKIPPED = 5
+MOST_REWINDS = 3
 REMEDY = "lower the learning rates (--lr-scale 0.5), --resume goes on from the last checkpoint"
 
 
@@ -45,44 +49,31 @@ class Hook:
 
 
 @dataclass
-class Progress:
-    """How far training is; saved in the checkpoint.
-
-    skipped: steps whose gradient was not finite, and which changed nothing.
-    open_loss, open_steps: what a run that was stopped between two rows of its metrics had gathered
-    for the next one.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    elapsed_s: float = 0.0
-    skipped: int = 0
-    open_loss: float = 0.0
-    open_steps: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a stage's training came to, with what it had before it was resumed."""
-
-    steps: int
-    trained_steps: int  # since it was resumed
-    tokens: int
-    elapsed_s: float
-    tokens_per_s: float
-    final_loss: float
-    data_wait_share: float
-
-
-@dataclass
 class _Window:
-    """Sums since the last logged row; tokens and times since the kernels were built."""
+    """Tokens and times since the last logged row, and since the kernels were built."""
 
-    loss: Tensor
-    steps: int = 0
     tokens: int = 0
     wait_s: float = 0.0
     start_s: float = field(default_factory=time.perf_counter)
+
+
+class _Figures:
+    """A step's numbers on their way from the device: on a CPU they are there at once."""
+
+    def __init__(self, step: int, values: Tensor) -> None:
+        self.step = step
+        self._host, self._copied = values, None
+        if values.device.type == "cuda":
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The numbers, waited for."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host.tolist()
 
 
 class Trainer:
@@ -108,7 +99,13 @@ class Trainer:
         log_every: int = 10,
         say: Callable[[str], None] = lambda line: None,
         stop: Callable[[], bool] = lambda: False,
+        rewind: Callable[["Trainer"], None] | None = None,
     ) -> None:
+        """See the class; stop: whether this process was asked to end.
+
+        rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
+        that what comes next is new data. Collective.
+        """
         self.optimizer = optimizer
         self.batches = batches
         self.loss_fn = loss_fn
@@ -121,34 +118,44 @@ class Trainer:
         self.log_every = log_every
         self.say = say
         self.stop = stop
+        self.rewind = rewind
         self.stopping = False
         self.progress = Progress()
         self.peak_flops = devices.peak_flops(run.device, run.compute_dtype)
-        self._window = self._open_window()
-        self._wait_s = 0.0
         self.last_loss = math.nan
+        self._window = _Window()
+        self._wait_s = 0.0
         self._warm = False
-        self._skipped_in_a_row = 0
-        self._flag: tuple[Tensor, torch.cuda.Event] | None = None
+        self._unread: deque[_Figures] = deque()
+        self._lag = 1 if run.device.type == "cuda" else 0  # steps whose figures are not waited for
+        self._grad_norm = math.nan
+        self._rewound_to: Counter[int] = Counter()
 
     def fit(self) -> Summary:
         """Train from `progress.step` to the last step, or until asked to stop. Collective.
 
-        Raises: TrainingError if one step after another has no finite gradient; the last checkpoint
-            stands.
+        Raises: TrainingError if one step after another is not finite, and going back to the last
+            checkpoint does not help; it stands.
         """
         first_step, first_tokens = self.progress.step, self.progress.tokens
         begin_s = time.perf_counter()
         hooks_s = 0.0
-        self._window = self._open_window()
+        self._window = _Window()
         while self.progress.step < self.total_steps and not self.stopping:
             self._step()
-            if self._row_is_due():
+            due = self._row_is_due()
+            self._read(0 if due else self._lag)
+            if self.stopping:
+                self._read(0)
+            if self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps):
+                self._rewind()
+                continue
+            if due:
                 self._log()
             elif not self._warm:
                 self._say_started()
             if self.stopping:
-                self._close_window()
+                self.progress.elapsed_s += time.perf_counter() - self._window.start_s
             hook_begin_s = time.perf_counter()
             self._run_hooks()
             spent_s = time.perf_counter() - hook_begin_s
@@ -183,64 +190,91 @@ class Trainer:
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one micro-batch"
-        stats = self.optimizer.step(self.schedule(self.progress.step))
+        stats = self.optimizer.step(self.schedule(self.progress.step), loss=total)
         self.optimizer.zero_grad()
-        self._stats = stats
-        self.stopping = self._read_later(stop)
-        window = self._window
         rows_tokens = sum(b.inputs.numel() for b in micro_batches)
-        window.tokens += rows_tokens * self.run.world_size
+        self._window.tokens += rows_tokens * self.run.world_size
         self.progress.step += 1
         self.progress.tokens += rows_tokens * self.run.world_size
-        if bool(stats["grad_norm"].isfinite()):
-            window.loss = window.loss + total.double()
-            window.steps += 1
-            self._skipped_in_a_row = 0
-        else:
-            self._skip(float(stats["grad_norm"]))
+        loss, norm = stats["loss"], stats["grad_norm"]
+        figures = torch.stack([loss, norm, stop.to(norm.dtype)])
+        self._unread.append(_Figures(self.progress.step, figures))
 
-    def _skip(self, grad_norm: float) -> None:
-        """Count a step that the optimizer has left out.
+    def _read(self, lag: int) -> None:
+        """Take the figures of all but the last `lag` steps; they are the same on every rank."""
+        while len(self._unread) > lag:
+            figures = self._unread.popleft()
+            loss, self._grad_norm, stop = figures.read()
+            self.stopping = self.stopping or bool(stop)
+            if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
+                self.progress.skip()
+                self.say(
+                    f"warning: step {figures.step:,} skipped: its loss is {loss:.4g}, its gradient "
+                    f"norm {self._grad_norm:.4g}"
+                )
+                continue
+            mean = self.progress.loss_mean
+            if self.progress.take(loss):
+                self.say(
+                    f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
+                    f"{loss:.4f}"
+                )
 
-        Raises: TrainingError if there were many one after another.
+    def _rewind(self) -> None:
+        """Go back to the last checkpoint, and leave out the data since. Collective.
+
+        Raises: TrainingError if there is none, or if going back did not help before.
         """
-        self.progress.skipped += 1
-        self._skipped_in_a_row += 1
-        step = self.progress.step
-        self.say(f"warning: step {step:,} skipped: its gradient norm is {grad_norm}")
-        if self._skipped_in_a_row in (MOST_SKIPPED, self.total_steps):
+        before = self.progress
+        trouble = (
+            f"the last {before.skipped_in_a_row} steps, up to step {before.step:,}, were not finite"
+        )
+        if self.rewind is None:
+            raise TrainingError(f"{trouble}: {REMEDY}")
+        self.rewind(self)
+        progress, back = self.progress, self.progress.step
+        progress.skipped, progress.spikes = before.skipped, before.spikes
+        progress.rewinds = before.rewinds + 1
+        self._rewound_to[back] += 1
+        if self._rewound_to[back] > MOST_REWINDS:
             raise TrainingError(
-                f"the gradients of the last {self._skipped_in_a_row} steps, up to step {step:,}, "
-                f"are not finite: {REMEDY}"
+                f"{trouble}, as before with other data from the checkpoint of step {back:,} on: "
+                f"{REMEDY}"
             )
+        self.say(
+            f"warning: {trouble}: back to the checkpoint of step {back:,}, on with the data that "
+            "comes next"
+        )
+        self._unread.clear()
+        self._window = _Window()
 
     def _log(self) -> None:
-        """Read the window's figures, write a row and say a line. Collective."""
-        window = self._window
-        if window.steps == 0:
+        """Write a row of the window's figures and say a line."""
+        window, progress = self._window, self.progress
+        if progress.window_steps == 0:
             return  # all were skipped
-        loss = float(all_reduce_sum(self.run, window.loss)) / window.steps
         devices.synchronize(self.run.device)
         elapsed_s = max(time.perf_counter() - window.start_s, 1e-9)
-        self.progress.elapsed_s += elapsed_s
+        progress.elapsed_s += elapsed_s
         self._wait_s += window.wait_s
-        self.last_loss = loss
+        self.last_loss = loss = progress.close_window()
         rate = window.tokens / elapsed_s
-        grad_norm = float(self._stats["grad_norm"])
-        settings = self.schedule(self.progress.step - 1)
+        settings = self.schedule(progress.step - 1)
         row: dict[str, Any] = {
-            "tokens": self.progress.tokens,
+            "tokens": progress.tokens,
             "loss": loss,
             "lr_scale": settings.lr_scale,
-            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
-            "skipped": self.progress.skipped,
+            "grad_norm": self._grad_norm if math.isfinite(self._grad_norm) else None,
+            "skipped": progress.skipped,
+            "rewinds": progress.rewinds,
+            "spikes": progress.spikes,
             "tokens_per_s": rate,
             "mfu": self._mfu(rate),
             "data_wait_share": window.wait_s / elapsed_s,
-            "elapsed_s": self.progress.elapsed_s,
+            "elapsed_s": progress.elapsed_s,
         }
-        self.metrics.log(self.progress.step, row)
-        left_tokens = (self.total_steps / self.progress.step - 1) * self.progress.tokens
+        self.metrics.log(progress.step, row)
+        left_tokens = (self.total_steps / progress.step - 1) * progress.tokens
         # the first step builds kernels: its speed says nothing about what is left
         left = (
             f"left {duration(left_tokens / rate)}"
@@ -250,12 +284,11 @@ class Trainer:
         self._warm = True
         mfu = f" | mfu {row['mfu']:.1%}" if row["mfu"] is not None else ""
         self.say(
-            f"step {self.progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
-            f"lr x{settings.lr_scale:.2f} | grad {grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
+            f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
+            f"lr x{settings.lr_scale:.2f} | grad {self._grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
             f"{left}"
         )
-        self.progress.open_loss, self.progress.open_steps = 0.0, 0
-        self._window = self._open_window()
+        self._window = _Window()
 
     def _say_started(self) -> None:
         """Say that a resumed run is under way, and leave its first step out of the speed."""
@@ -267,36 +300,8 @@ class Trainer:
         self.say(
             f"step {self.progress.step:,}/{self.total_steps:,} | started in {duration(elapsed_s)}"
         )
-        window.start_s, window.wait_s, window.tokens = time.perf_counter(), 0.0, 0
+        self._window = _Window()
         self._warm = True
-
-    def _open_window(self) -> _Window:
-        """An empty window, or what a stopped run had in its last one; rank 0 holds the sums."""
-        progress = self.progress
-        loss = torch.tensor(progress.open_loss, dtype=torch.float64, device=self.run.device)
-        mine = loss if self.run.is_main else torch.zeros_like(loss)
-        return _Window(loss=mine, steps=progress.open_steps)
-
-    def _close_window(self) -> None:
-        """Keep the window's sums for the run that goes on: the next row is then as it would be."""
-        window = self._window
-        loss = float(all_reduce_sum(self.run, window.loss))
-        self.progress.open_loss, self.progress.open_steps = loss, window.steps
-        self.progress.elapsed_s += time.perf_counter() - window.start_s
-
-    def _read_later(self, flag: Tensor) -> bool:
-        """What a flag on the device says; on a GPU that of the step before, to wait for nothing."""
-        if flag.device.type != "cuda":
-            return bool(flag)
-        host = torch.empty((), dtype=flag.dtype, pin_memory=True)
-        host.copy_(flag, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-        before, self._flag = self._flag, (host, copied)
-        if before is None:
-            return False
-        before[1].synchronize()
-        return bool(before[0])
 
     def _mfu(self, tokens_per_s: float) -> float | None:
         if self.peak_flops is None:
@@ -333,15 +338,3 @@ def token_loss(token_losses: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
         return (losses if batch.weights is None else losses * batch.weights).sum()
 
     return loss_fn
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 45s, 3m12s, 2h05m, 12d04h."""
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

@@ -13,8 +13,8 @@ from nanochat import device as devices
 from nanochat.config import nested, option
 from nanochat.errors import ConfigError
 from nanochat.gpt_config import GPTConfig
+from nanochat.progress import duration
 from nanochat.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
-from nanochat.trainer import duration
 
 # Shares of the peak that training reaches: 59% was published for d24 on 8xH100 (99-minute run);
 # 54-60% was measured on two CPU cores at depth 4 in bfloat16.

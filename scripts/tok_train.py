@@ -20,8 +20,8 @@ from nanochat import config, device, report, storage, tokenizer
 from nanochat.config import RunOptions, nested, option
 from nanochat.dataset import DataOptions, open_data
 from nanochat.errors import ConfigError
+from nanochat.progress import duration
 from nanochat.tokenizer import Tokenizer
-from nanochat.trainer import duration
 
 NAME = "tok_train"
 SAY_EVERY_S = 2.0

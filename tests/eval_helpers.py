@@ -38,7 +38,13 @@ def save_model(path, tokenizer, seed):
             if parameter.ndim == 2:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     checkpoint_manager.save(
-        path, 5, model=model, tokenizer_=tokenizer, optimizer_state={}, state={}
+        path,
+        5,
+        weights=checkpoint_manager.copy_of_weights(model),
+        config=model.config,
+        tokenizer_=tokenizer,
+        optimizer_state={},
+        state={},
     )
 
 

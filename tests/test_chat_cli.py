@@ -36,10 +36,12 @@ def base(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(folder))
         for stage, seed in (("base_train", 1), ("chat_sft", 2)):
+            model = random_model(seed)
             checkpoint_manager.save(
                 storage.stage_dir("demo", stage),
                 7,
-                model=random_model(seed),
+                weights=checkpoint_manager.copy_of_weights(model),
+                config=model.config,
                 tokenizer_=TOKENIZER,
                 optimizer_state={},
                 state={},

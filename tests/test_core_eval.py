@@ -277,7 +277,7 @@ def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatc
             lambda run, value, keep=keep: keep.append(value) or [value],
         )
         core_eval.evaluate(reader(), bundle, run=run(rank), max_items=3)
-    assert [len(part) for part in shares[1]] == [1, 1, 1, 1]
+    assert [len(part) for part, _ in shares[1]] == [1, 1, 1, 1]
     full = {rank: [] for rank in range(3)}
     for rank in full:
         keep = full[rank]

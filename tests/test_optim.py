@@ -1,6 +1,7 @@
 """The optimizer against references written for the purpose, and against torch's own."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -281,33 +282,40 @@ def test_the_gradient_norm_is_that_of_all_gradients_over_all_micro_batches():
     torch.testing.assert_close(found, expected)
 
 
-def test_gradients_of_scaled_losses_are_scaled_back():
-    plain, scaled = tiny_model(), tiny_model()
-    optimizers = [build(m, OptimConfig()) for m in (plain, scaled)]
-    for model, factor in ((plain, 1.0), (scaled, 1024.0)):
-        (model.token_losses(tokens(0)[:, :-1], tokens(0)[:, 1:]).mean() * factor).backward()
-    norms = [
-        optimizer.step(StepSettings(), grad_scale=factor)["grad_norm"]
-        for optimizer, factor in zip(optimizers, (1.0, 1024.0), strict=True)
-    ]
-    torch.testing.assert_close(norms[0], norms[1])
-    for mine, other in zip(plain.parameters(), scaled.parameters(), strict=True):
-        torch.testing.assert_close(mine, other)
-
-
-def test_a_gradient_that_is_not_finite_changes_nothing():
-    model = tiny_model()
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize(
+    "where", ["embedding.weight", "blocks.0.mlp.up.weight", "x0_scales", "loss"]
+)
+def test_a_step_that_is_not_finite_changes_nothing(where, dtype, on_device):
+    model = tiny_model(dtype)
     optimizer = build(model, OptimConfig())
+    optimizer.selects_on_device = on_device
     train(model, optimizer, range(2))
     weights = copy.deepcopy(model.state_dict())
     state = optimizer.state_by_name()
-    backward(model, optimizer, 2)
-    model.embedding.weight.grad[3, 3] = float("nan")
-    assert optimizer.step(StepSettings())["grad_norm"].isnan()
+    loss = backward(model, optimizer, 2)
+    broken = dict(model.named_parameters()).get(where)
+    if broken is not None:
+        broken.grad.view(-1)[-1] = math.inf
+    stats = optimizer.step(StepSettings(), loss=loss * math.nan if where == "loss" else loss)
+    assert stats["grad_norm"].isfinite() == (where == "loss")
+    assert stats["loss"].isnan() == (where == "loss")
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name]), name
     for name, value in optimizer.state_by_name().items():
         assert torch.equal(value, state[name]), name
+
+
+def test_a_flag_on_the_device_leaves_finite_steps_as_they_are():
+    models = [tiny_model(torch.float32) for _ in range(2)]
+    for model, on_device in zip(models, (False, True), strict=True):
+        optimizer = build(model, OptimConfig())
+        optimizer.selects_on_device = on_device
+        train(model, optimizer, range(3))
+        assert optimizer.steps_done == 3
+    for mine, theirs in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_parameters_without_a_gradient_count_as_having_a_zero_one():

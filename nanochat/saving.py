@@ -1,0 +1,144 @@
+"""Saving while training goes on: copies are taken between steps and written by a thread.
+
+Owns when a checkpoint counts as saved, what a full disk costs, and which checkpoints stay. What a
+checkpoint is on disk is the business of `checkpoint_manager`.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nanochat import checkpoint_manager
+from nanochat.gpt import GPT
+from nanochat.metrics import read_rows
+from nanochat.stage_opening import Stage
+from nanochat.tokenizer import Tokenizer
+from nanochat.trainer import REMEDY, Trainer, TrainingError
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What is to be written, in memory that no step changes."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    optimizer_state: Mapping[str, Tensor]
+    state: dict[str, Any]
+    must: bool  # nothing comes after it that could save again
+
+
+class Saver:
+    """Writes a stage's checkpoints, one at a time. Only "saved ..." means that one is safe."""
+
+    def __init__(self, stage: Stage, model: GPT, tokenizer: Tokenizer) -> None:
+        self._stage = stage
+        self._model = model
+        self._tokenizer = tokenizer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._writing: Future[None] | None = None
+        self._merits: dict[int, float] = {}  # by step
+        if stage.run.is_main:
+            for row in read_rows(stage.dir / "metrics.jsonl"):
+                self.judge(row.pop("step", 0), row)
+
+    def save(self, trainer: Trainer) -> None:
+        """Copy what belongs to a checkpoint and start to write it. Collective.
+
+        The last one is waited for: at the end, or when training was asked to stop.
+        Raises: TrainingError if the weights are not finite, and the checkpoint before stands;
+            OSError if the last one cannot be written. One before that costs a warning only.
+        """
+        self.wait()
+        progress = trainer.progress
+        must = progress.step >= trainer.total_steps or trainer.stopping
+        if progress.skipped_in_a_row and not must:
+            return  # nothing new to save, and not where a run should go back to
+        if not all(bool(weight.isfinite().all()) for weight in self._model.parameters()):
+            raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
+        optimizer_state = trainer.optimizer.state_by_name()
+        if not self._stage.run.is_main:
+            return
+        snapshot = _Snapshot(
+            step=progress.step,
+            weights=checkpoint_manager.copy_of_weights(self._model),
+            optimizer_state=optimizer_state,
+            state={
+                "progress": dict(vars(progress)),
+                "batches": trainer.batches.state(),
+                "total_steps": trainer.total_steps,
+            },
+            must=must,
+        )
+        self._writing = self._thread.submit(self._write, snapshot)
+        if must:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until what was begun is on the disk, or was warned of.
+
+        Raises: OSError if it was the last one and cannot be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Let the thread finish what it is at."""
+        self._thread.shutdown()
+
+    def judge(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Note how good an evaluation found the model of a step: "val_..." is the better the lower.
+
+        In RL "pass@1 ..." is the better the higher. The first figure of either kind counts.
+        """
+        for name, value in figures.items():
+            if name.startswith(("val_", "pass@1")):
+                self._merits[step] = -value if name.startswith("val_") else value
+                return
+
+    def _write(self, snapshot: _Snapshot) -> None:
+        try:
+            try:
+                path = self._write_once(snapshot)
+            except OSError:
+                # The older ones are the first to go where there is no room for all.
+                if not self._retain(newest=1):
+                    raise
+                path = self._write_once(snapshot)
+        except OSError as error:
+            if snapshot.must:
+                raise
+            self._stage.say(f"warning: checkpoint not saved at step {snapshot.step:,}: {error}")
+            return
+        self._stage.say(f"saved {path}")
+        self._retain(newest=self._stage.loop.keep)
+
+    def _write_once(self, snapshot: _Snapshot) -> Path:
+        return checkpoint_manager.save(
+            self._stage.dir,
+            snapshot.step,
+            weights=snapshot.weights,
+            config=self._model.config,
+            tokenizer_=self._tokenizer,
+            optimizer_state=snapshot.optimizer_state,
+            state=snapshot.state,
+        )
+
+    def _retain(self, newest: int) -> bool:
+        """Remove what need not be kept; whether there was any."""
+        loop, found = self._stage.loop, checkpoint_manager.steps(self._stage.dir)
+        kept = set(found[-newest:])
+        by_step = {checkpoint_manager.step_of(path): path for path in found}
+        if loop.keep_every is not None:
+            kept |= {path for step, path in by_step.items() if step % loop.keep_every == 0}
+        judged = by_step.keys() & self._merits.keys()
+        if loop.keep_best and judged:
+            kept.add(by_step[max(judged, key=self._merits.__getitem__)])
+        for path in found:
+            if path not in kept:
+                checkpoint_manager.remove(path)
+        return len(kept) < len(found)

@@ -1,0 +1,233 @@
+"""Saving beside training: what counts as saved, what stays, and what failures may cost."""
+
+import errno
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat import checkpoint_manager, loss_eval, tokenizer
+from nanochat.errors import ConfigError
+from nanochat.gpt import GPT
+from nanochat.metrics import read_rows
+from nanochat.trainer import MOST_REWINDS, TrainingError
+from scripts import base_train
+
+TINY = (
+    "--run tiny --depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 "
+    "--device-batch-size 4 --tokens 4096 --no-compile --log-every 1 --device cpu --val-rows 4 "
+    "--dtype float32"
+).split()
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 8 for i in range(60)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    encoder = tokenizer.train_char(texts)
+    tokenizer.save(encoder, tmp_path / "base" / "tokenizers" / "tiny" / "tokenizer.json")
+    return tmp_path
+
+
+def train(base: Path, *words: str) -> Path:
+    """Train 16 steps."""
+    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *words])
+    return base / "base" / "runs" / "tiny" / "base_train"
+
+
+def kept(folder: Path) -> list[int]:
+    return [checkpoint_manager.step_of(path) for path in checkpoint_manager.steps(folder)]
+
+
+def rows(folder: Path, name: str) -> dict[int, float]:
+    """A figure of the metrics by step."""
+    found = read_rows(folder / "metrics.jsonl")
+    return {row["step"]: row[name] for row in found if name in row}
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(base, monkeypatch, capsys):
+    """The writing of step 4 ends only once step 7 is done, and holds the weights of step 4."""
+    real_save, real_step = checkpoint_manager.save, base_train.StreamBatches.next_step
+    asked, weights = [], {}
+    reached = threading.Event()
+
+    def next_step(batches):
+        asked.append(None)
+        if len(asked) == 8:
+            reached.set()
+        return real_step(batches)
+
+    def slow_save(folder, step, **parts):
+        if step == 4:
+            weights.update({name: tensor.clone() for name, tensor in parts["weights"].items()})
+            assert reached.wait(60)
+            assert all(torch.equal(parts["weights"][name], w) for name, w in weights.items())
+        return real_save(folder, step, **parts)
+
+    monkeypatch.setattr(checkpoint_manager, "save", slow_save)
+    monkeypatch.setattr(base_train.StreamBatches, "next_step", next_step)
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    assert kept(folder) == [4, 8, 12, 16]
+    said = [line.split("|")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert said.index("step 7/16") < said.index(f"saved {folder / 'step_000004'}")
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_evaluated(base, monkeypatch):
+    found = []
+    real = base_train.evaluate
+
+    def evaluate(*args):
+        found.append(kept(base / "base" / "runs" / "tiny" / "base_train")[-1])
+        return real(*args)
+
+    monkeypatch.setattr(base_train, "evaluate", evaluate)
+    train(base, "--save-every", "4", "--eval-every", "4")
+    assert found == [4, 8, 12, 16]
+
+
+def test_the_newest_the_best_and_every_nth_checkpoint_stay(base, monkeypatch):
+    losses = iter([5.0, 3.0, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(base_train, "evaluate", lambda *args: {"val_bpb": next(losses)})
+    words = "--save-every 2 --eval-every 2 --keep 1 --keep-every 8 --keep-best".split()
+    folder = train(base, *words)
+    assert kept(folder) == [6, 8, 16]
+    assert rows(folder, "val_bpb")[6] == 1.0
+
+
+def test_the_best_is_still_known_after_a_resume(base, monkeypatch):
+    losses = iter([5.0, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(base_train, "evaluate", lambda *args: {"val_bpb": next(losses)})
+    words = "--save-every 2 --eval-every 2 --keep 1 --keep-best".split()
+    first = [word if word != "4096" else "2048" for word in TINY]
+    base_train.main([*first, "--data", str(base / "texts.jsonl"), *words])
+    assert kept(train(base, *words, "--resume")) == [4, 16]
+
+
+def test_the_best_needs_evaluations_where_it_is_saved(base):
+    with pytest.raises(ConfigError, match="--keep-best needs evaluations where checkpoints are"):
+        train(base, "--save-every", "4", "--eval-every", "3", "--keep-best")
+
+
+def test_a_full_disk_in_the_middle_costs_a_warning(base, monkeypatch, capsys):
+    real = checkpoint_manager._save_tensors
+
+    def full_at_first(tensors, path):
+        if "step_000004" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint_manager, "_save_tensors", full_at_first)
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    assert kept(folder) == [8, 12, 16]
+    assert "warning: checkpoint not saved at step 4: [Errno 28]" in capsys.readouterr().out
+    assert not list(folder.glob(".step*"))
+
+
+# --- steps that are not finite
+
+
+def broken_steps(monkeypatch, *broken: int) -> list[int]:
+    """Make the loss of some takes of the stream NaN; gives the rows that were trained on."""
+    real, taken = base_train.StreamBatches.next_step, []
+
+    def next_step(batches):
+        taken.append(batches.state()["next_row"])
+        found = real(batches)
+        if len(taken) not in broken:
+            return found
+        nothing = torch.full(found[0].targets.shape, math.nan)
+        return [type(batch)(batch.inputs, batch.targets, nothing) for batch in found]
+
+    monkeypatch.setattr(base_train.StreamBatches, "next_step", next_step)
+    return taken
+
+
+def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, monkeypatch, capsys):
+    taken = broken_steps(monkeypatch, *range(7, 12))
+    folder = train(base, "--save-every", "4")
+    said = capsys.readouterr().out
+    assert (
+        "warning: the last 5 steps, up to step 11, were not finite: back to the checkpoint of step "
+        "4, on with the data that comes next"
+    ) in said
+    assert taken == [8 * i for i in range(11 + 12)]  # no row is taken twice
+    found = rows(folder, "loss")
+    assert list(found) == list(range(1, 17))
+    assert all(math.isfinite(loss) for loss in found.values())
+    assert rows(folder, "rewinds")[4] == 0
+    assert rows(folder, "rewinds")[16] == 1
+    assert rows(folder, "skipped")[16] == 5
+    state = checkpoint_manager.read_meta(checkpoint_manager.latest(folder))["state"]
+    assert state["batches"]["next_row"] == 8 * 23
+
+
+def test_a_rewound_run_that_is_killed_ends_as_if_it_had_not_been(base, monkeypatch):
+    """The same steps are not finite again, so the run goes back again, to the same weights."""
+    taken = broken_steps(monkeypatch, *range(7, 12))
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    whole, weights = rows(folder, "loss"), (folder / "step_000016" / "model.safetensors")
+    before = weights.read_bytes()
+    for step in (16, 12, 8):
+        checkpoint_manager.remove(folder / f"step_{step:06d}")
+    (folder / "result.json").unlink()
+    del taken[4:]  # it goes on from step 4, with the stream where it was then
+    train(base, "--save-every", "4", "--resume")
+    assert rows(folder, "loss") == whole
+    assert weights.read_bytes() == before
+
+
+def test_going_back_again_and_again_ends_with_a_remedy(base, monkeypatch):
+    broken_steps(monkeypatch, *range(7, 100))
+    with pytest.raises(TrainingError, match="as before with other data from the checkpoint of st"):
+        train(base, "--save-every", "4")
+    folder = base / "base" / "runs" / "tiny" / "base_train"
+    assert kept(folder) == [4]
+    assert MOST_REWINDS == 3
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(base, monkeypatch):
+    broken_steps(monkeypatch, *range(3, 100))
+    with pytest.raises(TrainingError, match="no checkpoint to go back to: lower the learning rat"):
+        train(base, "--save-every", "10")
+
+
+# --- evaluations that fail
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to")])
+def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, capsys, error):
+    real, calls = loss_eval._sum_losses, []
+
+    def fails_at_first(*args):
+        calls.append(None)
+        if len(calls) == 1:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(loss_eval, "_sum_losses", fails_at_first)
+    folder = train(base, "--save-every", "4", "--eval-every", "4")
+    assert "warning: evaluation left out: out of memory; a smaller" in capsys.readouterr().out
+    assert list(rows(folder, "val_bpb")) == [8, 12, 16]
+    assert (folder / "result.json").exists()
+
+
+def test_samples_without_memory_do_not_end_training(base, monkeypatch, capsys):
+    monkeypatch.setattr(base_train, "Engine", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
+    folder = train(base)
+    assert "warning: samples left out: out of memory" in capsys.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    assert result["samples"] == []
+
+
+def test_an_evaluation_that_fails_otherwise_is_not_hidden(base, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(GPT, "token_losses", GPT.token_losses)
+    monkeypatch.setattr(loss_eval, "_sum_losses", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train(base)
