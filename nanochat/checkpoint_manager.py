@@ -102,9 +102,13 @@ def step_of(path: Path) -> int:
 
 def steps(stage_dir: Path) -> list[Path]:
     """The checkpoints of a stage, oldest first."""
+    return [path for path in _folders(stage_dir) if (path / META).is_file()]
+
+
+def _folders(stage_dir: Path) -> list[Path]:
+    """What is named like a checkpoint, whole or not, oldest first."""
     found = stage_dir.iterdir() if stage_dir.is_dir() else ()
-    whole = [p for p in found if re.fullmatch(r"step_\d+", p.name) and (p / META).is_file()]
-    return sorted(whole, key=step_of)
+    return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
 
 
 def latest(stage_dir: Path) -> Path | None:
@@ -122,7 +126,7 @@ def newest_whole(
     Raises: CheckpointError if there are checkpoints, but none that is whole.
     """
     damages: list[DamagedCheckpointError] = []
-    for path in reversed(steps(stage_dir)):
+    for path in reversed(_folders(stage_dir)):
         if until is not None and step_of(path) > until:
             continue
         try:
@@ -144,7 +148,7 @@ def set_aside_after(path: Path, why: str) -> None:
 
     why: a word to put before their names.
     """
-    for newer in steps(path.parent):
+    for newer in _folders(path.parent):
         if step_of(newer) > step_of(path):
             aside = newer.with_name(f"{why}_{newer.name}")
             if aside.exists():

@@ -119,16 +119,14 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
             pass  # better to hear of the other process now than once the data is ready
     newest = checkpoint_manager.latest(folder) if run.is_main else None
     newest = broadcast_object(run, newest)
-    resume_from = newest
-    if newest is not None:
-        if not loop.resume:
-            raise ConfigError(
-                f"run {common.run!r} already has {name} checkpoints in {folder}; "
-                "--resume goes on from them, --run NAME starts another run"
-            )
-        resume_from = newest_whole(folder, run, say)
-        if run.is_main:
-            say(f"resuming {name} from {resume_from}")
+    if newest is not None and not loop.resume:
+        raise ConfigError(
+            f"run {common.run!r} already has {name} checkpoints in {folder}; "
+            "--resume goes on from them, --run NAME starts another run"
+        )
+    resume_from = newest_whole(folder, run, say) if loop.resume else None
+    if resume_from is not None and run.is_main:
+        say(f"resuming {name} from {resume_from}")
     return Stage(
         name=name,
         dir=folder,

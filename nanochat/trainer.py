@@ -171,6 +171,9 @@ class Trainer:
             tokens_per_s=(self.progress.tokens - first_tokens) / training_s,
             final_loss=self.last_loss,
             data_wait_share=self._wait_s / training_s,
+            skipped=self.progress.skipped,
+            rewinds=self.progress.rewinds,
+            spikes=self.progress.spikes,
         )
 
     def _step(self) -> None:

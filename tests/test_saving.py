@@ -161,6 +161,10 @@ def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, mon
     assert rows(folder, "rewinds")[4] == 0
     assert rows(folder, "rewinds")[16] == 1
     assert rows(folder, "skipped")[16] == 5
+    assert json.loads((folder / "result.json").read_text())["notes"] == [
+        "steps left out, as they were not finite: 5",
+        "returns to an earlier checkpoint after such steps: 1",
+    ]
     state = checkpoint_manager.read_meta(checkpoint_manager.latest(folder))["state"]
     assert state["batches"]["next_row"] == 8 * 23
 
