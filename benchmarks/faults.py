@@ -30,10 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat import checkpoint_manager, tokenizer
-from nanochat.metrics import read_rows
+from nanochat.metrics import MEASURED, read_rows
 
 ROOT = Path(__file__).parent.parent
-TIMED = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
 STAGES = ("base_train", "mid_train", "chat_sft", "chat_rl")
 COMMON = (
     "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5".split()
@@ -219,7 +218,7 @@ class Case:
         last = checkpoint_manager.latest(self.folder(run))
         assert last is not None
         rows = [
-            {key: value for key, value in row.items() if key not in TIMED}
+            {key: value for key, value in row.items() if key not in MEASURED}
             for row in read_rows(self.folder(run) / "metrics.jsonl")
         ]
         files = {

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def train(
         _metrics(stage, resumed) as metrics,
         contextlib.closing(Saver(stage, model, tokenizer)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
+        _profiler(stage) as after_step,
     ):
         _write_config(stage, model, tokenizer, facts)
         trainer = Trainer(
@@ -117,6 +118,7 @@ def train(
             say=stage.say,
             stop=stop,
             rewind=functools.partial(_rewind, stage, saver, model),
+            after_step=after_step,
         )
         if resumed is not None:
             assert stage.resume_from is not None
@@ -169,6 +171,24 @@ def _metrics(stage: Stage, resumed: dict[str, Any] | None) -> MetricsLogger:
         config=config.to_dict(stage.options),
         resume_step=resumed["step"] if resumed else None,
     )
+
+
+@contextlib.contextmanager
+def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
+    """Record the steps that --profile asks for, on rank 0; yields what marks a step's end."""
+    if stage.loop.profile is None or not stage.run.is_main:
+        yield lambda: None
+        return
+
+    def write(profiler: torch.profiler.profile) -> None:
+        path = stage.dir / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        stage.say(f"trace of {stage.loop.profile} steps: {path}")
+
+    # The first steps build kernels; the last one before recording warms the profiler up.
+    plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
+    with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step
 
 
 def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loaded:

@@ -43,13 +43,16 @@ class LoopOptions:
     save_every: int | None = option(None, "steps between checkpoints; none: only at the end")
     keep: int = option(2, "newest checkpoints of the stage that are kept")
     keep_every: int | None = option(None, "checkpoints at multiples of so many steps stay as well")
+    profile: int | None = option(
+        None, "steps to record, after the first few, as trace.json for https://ui.perfetto.dev"
+    )
     keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
 
     def __post_init__(self) -> None:
         for name in ("device_batch_size", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("eval_every", "sample_every", "save_every", "keep_every"):
+        for name in ("eval_every", "sample_every", "save_every", "keep_every", "profile"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")

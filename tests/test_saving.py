@@ -235,3 +235,11 @@ def test_an_evaluation_that_fails_otherwise_is_not_hidden(base, monkeypatch):
     monkeypatch.setattr(loss_eval, "_sum_losses", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train(base)
+
+
+def test_steps_are_recorded_where_that_is_asked_for(base):
+    folder = train(base, "--profile", "2")
+    trace = json.loads((folder / "trace.json").read_text())
+    steps = {e["name"] for e in trace["traceEvents"] if e["name"].startswith("ProfilerStep")}
+    assert steps == {"ProfilerStep#4", "ProfilerStep#5"}
+    assert any(event["name"] == "aten::mm" for event in trace["traceEvents"])
