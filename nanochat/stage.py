@@ -18,7 +18,7 @@ from nanochat import checkpoint_manager, config, flops, optim, report, stage_rec
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.dataloader import BatchSource
-from nanochat.distributed import barrier
+from nanochat.distributed import barrier, from_main, main_only
 from nanochat.errors import ConfigError, Stopped
 from nanochat.gpt import GPT
 from nanochat.interruption import asked_to_stop
@@ -63,7 +63,8 @@ def train(
     begin_s = time.perf_counter()
     run = stage.run
     optimizer = optim.build(model, optimizer_config, run, tokens_per_step=tokens_per_step)
-    resumed = checkpoint_manager.read_meta(stage.resume_from) if stage.resume_from else None
+    path = stage.resume_from
+    resumed = from_main(run, lambda: checkpoint_manager.read_meta(path)) if path else None
     if resumed is not None:
         # Refuses other data than before; first of all, so that the record of before still stands.
         batches.load_state(resumed["state"]["batches"])
@@ -244,7 +245,8 @@ def _restore(trainer: Trainer, stage: Stage, state: dict[str, Any]) -> None:
     assert path is not None
     rows = read_rows(stage.dir / "metrics.jsonl") if stage.run.is_main else []
     trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
-    trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
+    saved = main_only(stage.run, lambda: checkpoint_manager.load_optimizer_state(path))
+    trainer.optimizer.load_state_by_name(saved or {})
     for name, value in state["progress"].items():
         setattr(trainer.progress, name, value)
 
