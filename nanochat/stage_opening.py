@@ -139,12 +139,13 @@ def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, 
     Raises: ConfigError if another machine has newer ones; training would begin anew without.
     """
     own = checkpoint_manager.latest(folder)
-    found = gather_objects(run, (socket.gethostname(), own.name if own else ""))
-    host, step = max(found, key=lambda pair: pair[1])
-    if step > (newest.name if newest else ""):
+    found = gather_objects(run, (own.name if own else "", socket.gethostname(), str(own)))
+    step, host, path = max(found, key=lambda row: row[0])
+    here = newest.name if newest else ""
+    if step > here:
         raise ConfigError(
-            f"{host} has {folder / step}, but rank 0 is on {found[0][0]}, which has "
-            f"{newest.name if newest else 'no checkpoint'} of {name}; let {host} be the first node "
+            f"{host} has {path}, but rank 0 is on {found[0][1]}, which has "
+            f"{here or 'no checkpoint'} of {name}; let {host} be the first node "
             "(torchrun --node-rank 0, or the smallest --local-addr), or remove what it has"
         )
 
