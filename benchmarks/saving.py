@@ -7,18 +7,13 @@ the steps from one save on with that of the same number of steps before the next
 """
 
 import argparse
-import json
-import os
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
+import base_training
 import numpy as np
 
-from nanochat import tokenizer
-from nanochat.trainer import Hook, Trainer
-from scripts import base_train
+from nanochat.trainer import Hook
 
 VOCAB, TOKENS_PER_STEP, SAVE_EVERY = 8192, 8192, 50
 
@@ -29,43 +24,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--every", type=int, default=6, help="steps from save to save, here")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["NANOCHAT_BASE_DIR"] = folder
-        texts = write_data(Path(folder))
-        ends = train(texts, given.depth, steps=given.every * (given.rounds + 1), every=given.every)
+    tokens = given.every * (given.rounds + 1) * TOKENS_PER_STEP
+    words = f"--depth {given.depth} --sequence-length 512 --tokens-per-step {TOKENS_PER_STEP}"
+    words += f" --tokens {tokens} --save-every {given.every} --val-rows 1 --run saving"
+    ends: list[float] = []  # of each step, with what saving after it kept training waiting
+    clock = Hook(lambda _: ends.append(time.perf_counter()), every=1)
+    base_training.run(words.split(), lambda _: [clock], vocab_size=VOCAB, tokens=tokens)
     report(ends, given.every)
-
-
-def write_data(folder: Path) -> Path:
-    """Random characters of a vocabulary of the wanted size, and its tokenizer."""
-    letters = [chr(0x4E00 + i) for i in range(VOCAB - 9)]
-    encoder = tokenizer.train_char(["".join(letters)])
-    tokenizer.save(encoder, folder / "tokenizers" / "t" / "tokenizer.json")
-    rng = np.random.default_rng(0)
-    path = folder / "texts.jsonl"
-    with path.open("w") as file:
-        for _ in range(400):
-            text = "".join(letters[i] for i in rng.integers(0, len(letters), 2000))
-            file.write(json.dumps({"text": text}) + "\n")
-    return path
-
-
-def train(texts: Path, depth: int, *, steps: int, every: int) -> list[float]:
-    """The times at which each step was done, its saving begun."""
-    ends: list[float] = []
-    build = Trainer.__init__
-
-    def with_clock(trainer: Trainer, **options: object) -> None:
-        hooks = [*options.pop("hooks"), Hook(lambda _: ends.append(time.perf_counter()), every=1)]
-        build(trainer, hooks=hooks, **options)
-
-    Trainer.__init__ = with_clock
-    words = (
-        f"--depth {depth} --sequence-length 512 --tokens-per-step {TOKENS_PER_STEP} --run saving"
-    )
-    words += f" --tokens {steps * TOKENS_PER_STEP} --save-every {every} --val-rows 1 --tokenizer t"
-    base_train.main([*words.split(), "--data", str(texts)])
-    return ends
 
 
 def report(ends: list[float], every: int) -> None:
@@ -73,9 +38,8 @@ def report(ends: list[float], every: int) -> None:
     steps = np.diff(ends)  # of step 2, 3, ...
     half = every // 2
     costs, plain = [], []
-    for save in range(every, len(ends) - every, every):
-        # steps[save - 2] ends with the hook that saves after step `save`
-        beside = steps[save - 2 : save - 2 + half].sum()
+    for save in range(every, len(ends) - every + 1, every):
+        beside = steps[save - 2 : save - 2 + half].sum()  # from the step that is saved on
         rest = steps[save - 2 + half : save - 2 + 2 * half].sum()
         costs.append(beside - rest)
         plain.append(rest / half)
