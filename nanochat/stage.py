@@ -242,18 +242,23 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
 def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
 
-    It is the newest whole one from before the steps that were not finite.
+    It is the newest whole one from before the steps that were not finite; those after it go.
     Raises: TrainingError if there is none.
     """
     saver.wait()
     healthy = trainer.progress.step - trainer.progress.skipped_in_a_row
-    path = newest_whole(stage.dir, stage.run, stage.say, until=healthy)
+
+    def accept(step: int) -> bool:
+        return step <= healthy and saver.is_regular(step)
+
+    path = newest_whole(stage.dir, stage.run, stage.say, accept)
     if path is None:
         raise TrainingError(
             "one step after another is not finite, and there is no checkpoint to go back to: lower "
             "the learning rates (--lr-scale 0.5)"
         )
-    main_only(stage.run, lambda: checkpoint_manager.set_aside_after(path, "abandoned"))
+    saver.forget_after(checkpoint_manager.step_of(path))
+    main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
     checkpoint_manager.load_weights(path, model, stage.run)
     main_only(stage.run, lambda: trainer.metrics.rewind(meta["step"]))

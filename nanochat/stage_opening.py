@@ -57,6 +57,10 @@ class LoopOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
+        if self.keep_every is not None and self.keep_every % (
+            self.save_every or self.keep_every + 1
+        ):
+            raise ConfigError("--keep-every must be a multiple of --save-every")
         saved, judged = self.save_every, self.eval_every
         if self.keep_best and (saved is None or judged is None or saved % judged):
             raise ConfigError(
@@ -141,14 +145,16 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
     )
 
 
-def newest_whole(folder: Path, run: Run, say: Say, until: int | None = None) -> Path | None:
+def newest_whole(
+    folder: Path, run: Run, say: Say, accept: Callable[[int], bool] = lambda step: True
+) -> Path | None:
     """The newest checkpoint that is whole; those after it are named. Collective.
 
-    until: the last step that it may be of.
+    accept: of which steps it may be.
     """
 
     def find() -> Path | None:
-        found, damages = checkpoint_manager.newest_whole(folder, until)
+        found, damages = checkpoint_manager.newest_whole(folder, accept)
         for damage in damages:
             say(f"warning: {damage.what}: passing over this checkpoint")
         return found
@@ -220,7 +226,7 @@ def _claim(stage: Stage, model: GPT, stack: contextlib.ExitStack) -> None:
     if checkpoint_manager.latest(stage.dir) != stage.newest:
         raise ConfigError(busy)
     if stage.resume_from is not None:
-        checkpoint_manager.set_aside_after(stage.resume_from, "damaged")
+        checkpoint_manager.set_aside_after(stage.resume_from)
     _check_disk(stage, model)
 
 
