@@ -168,7 +168,13 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
     )
 
 
-def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None) -> Loaded:
+def load(
+    path: Path,
+    run: Run,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    attention_backend: str = "auto",
+) -> Loaded:
     """Read the model and tokenizer of a checkpoint, every file checked against its hash.
 
     path: a checkpoint folder, or a stage folder (its newest checkpoint is taken).
@@ -191,7 +197,7 @@ def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None
     if tokenizer_.sha256 != meta["tokenizer_sha256"]:
         raise CheckpointError(f"{path}: the tokenizer is not the one the model was trained with")
-    model = GPT(config, compute_dtype=run.compute_dtype)
+    model = GPT(config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
     model.to(run.device)
     load_weights(path, model)
     return Loaded(model=model, tokenizer=tokenizer_, meta=meta, path=path)
