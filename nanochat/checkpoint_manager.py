@@ -189,7 +189,13 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
     )
 
 
-def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None) -> Loaded:
+def load(
+    path: Path,
+    run: Run,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    attention_backend: str = "auto",
+) -> Loaded:
     """Read the model and tokenizer of a checkpoint, every file checked against its hash.
 
     path: a checkpoint folder, or a stage folder (its newest checkpoint is taken); rank 0 reads it
@@ -198,7 +204,7 @@ def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None
     Raises: CheckpointError if it is missing, torn, altered or of a later format.
     """
     found = from_main(run, lambda: _read(path, model_options or {}))
-    model = GPT(found.config, compute_dtype=run.compute_dtype)
+    model = GPT(found.config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
     model.to(run.device)
     load_weights(found.path, model, run)
     return Loaded(model=model, tokenizer=found.tokenizer, meta=found.meta, path=found.path)
