@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from nanochat import checkpoint_manager, schedules, stage
+from nanochat import batch_size, checkpoint_manager, schedules, stage
 from nanochat.chat_rows import ChatRows
 from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, nested, option
 from nanochat.conversation import Conversation, Message, render_prompt
 from nanochat.dataloader import ChatBatches
-from nanochat.distributed import gather_work
+from nanochat.distributed import Run, gather_work
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -79,12 +79,13 @@ def train(
     model = loaded.model
     length = model.config.sequence_length
     batch_rows = stage.rows_per_step(cfg.tokens_per_step, length, "tokens-per-step")
+    rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
     batches = ChatBatches(
         train_set,
         loaded.tokenizer,
         T=length,
         batch_rows=batch_rows,
-        device_rows=cfg.loop.device_batch_size,
+        device_rows=rows,
         run=opened.run,
         seed=cfg.common.seed,
     )
@@ -96,7 +97,9 @@ def train(
     lost = _lost_shares(batches, length, opened)
 
     def evaluate() -> dict[str, float]:
-        return {"val_loss": validation_loss(loaded, val_set, opened)} if val_set else {}
+        if not val_set:
+            return {}
+        return {"val_loss": validation_loss(loaded, val_set, run=opened.run, at_once=rows)}
 
     stage.train(
         opened,
@@ -114,7 +117,12 @@ def train(
         optimizer_config=cfg.optimizer,
         evaluate=evaluate,
         sample=lambda: answers(loaded, opened, val_set),
-        facts={"source": str(loaded.path), "conversations": len(train_set), **lost},
+        facts={
+            "source": str(loaded.path),
+            "conversations": len(train_set),
+            "device_batch_size": rows,
+            **lost,
+        },
     )
 
 
@@ -133,11 +141,15 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
 
 
 @torch.no_grad()
-def validation_loss(loaded: Loaded, conversations: Sequence[Conversation], opened: Stage) -> float:
-    """Mean loss in nats over the supervised tokens of some conversations. Collective."""
-    run, length = opened.run, loaded.model.config.sequence_length
+def validation_loss(
+    loaded: Loaded, conversations: Sequence[Conversation], *, run: Run, at_once: int
+) -> float:
+    """Mean loss in nats over the supervised tokens of some conversations. Collective.
+
+    at_once: rows of one forward pass on one device.
+    """
+    length = loaded.model.config.sequence_length
     rows = ChatRows(conversations, loaded.tokenizer, length, seed=0)
-    at_once = opened.loop.device_batch_size
 
     def measure() -> tuple[float, int]:
         nats, count = 0.0, 0

@@ -175,6 +175,7 @@ def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loade
     """The model a stage starts from: its own checkpoint when resuming, else the source's."""
     path = stage.resume_from or source
     loaded = checkpoint_manager.load(path, stage.run, model_options=model_options)
+    loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
     if stage.resume_from is None:
         stage.say(f"starting {stage.name} from {loaded.path}")
     return loaded

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nanochat import (
+    batch_size,
     checkpoint_manager,
     config,
     flops,
@@ -98,10 +99,9 @@ def main(argv: list[str] | None = None) -> None:
         stream = TokenStream(data, "train", encoder, length, seed=seed, base=base)
         val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
         val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
-        batches = StreamBatches(
-            stream, batch_rows=batch_rows, device_rows=cfg.loop.device_batch_size, run=opened.run
-        )
-        facts = describe(model, plan, steps)
+        rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
+        batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=rows, run=opened.run)
+        facts = {**describe(model, plan, steps), "device_batch_size": rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         stage.train(
             opened,
@@ -159,6 +159,7 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         model.to(opened.run.device)
         generator = torch.Generator(device=opened.run.device).manual_seed(cfg.common.seed)
         model.init_weights(generator)
+    model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
         opened.say(f"fp8 in {fp8.convert(model)} linears")
     return model
