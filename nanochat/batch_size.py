@@ -13,7 +13,7 @@ from nanochat import memory_plan
 from nanochat.dataloader import micro_batch_rows
 from nanochat.distributed import gather_objects, local_world_size
 from nanochat.errors import ConfigError, explain_memory
-from nanochat.gpt import GPT
+from nanochat.gpt import GPT, GPTConfig
 from nanochat.memory_plan import StepPlan
 from nanochat.stage_opening import Stage
 
@@ -54,31 +54,33 @@ def device_rows(
         saves_meanwhile=stage.loop.save_every is not None,
     )
     if run.device.type == "cuda":
-        fits, how = by_trial(model, step), "tried on this GPU"
+        # From one row up: a GPU that is asked for far too much may fail in other ways.
+        own, how = largest(by_trial(model, step), most), "tried on this GPU"
     else:
-        fits, how = by_estimate(model, step, most)
-    found = min(gather_objects(run, largest(fits, most)))
+        fits, how = _by_memory_left(model, step, most)
+        own = largest(fits, most, first=most)
+    found = min(gather_objects(run, own))
     if found == 0:
         raise ConfigError(
             f"--device-batch-size auto: not even one row of {length:,} tokens fits ({how}); "
             "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
         )
     count, rows = micro_batch_rows(batch_rows, found, run.world_size)
+    why = "a step has no more" if found == most else f"{found} would fit"
     stage.say(
         f"--device-batch-size auto: {rows} rows of {length:,} tokens, {count} times a step on each "
-        f"device ({how}; " + ("a step has no more)" if found == most else f"{found} fit)")
+        f"device ({how}; {why})"
     )
     return rows
 
 
-def largest(fits: Fits, most: int) -> int:
+def largest(fits: Fits, most: int, *, first: int = 1) -> int:
     """The largest number up to `most` that fits, 0 if 1 does not.
 
-    Doubles until one does not fit, which costs a GPU less than to begin with too many, and then
-    halves the gap.
+    first: what is tried first; then twice as many until they do not fit, then half the gap.
     """
     low, high = 0, most + 1
-    attempt = 1
+    attempt = first
     while high - low > 1:
         if fits(attempt):
             low = attempt
@@ -88,20 +90,30 @@ def largest(fits: Fits, most: int) -> int:
     return low
 
 
-def by_estimate(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
-    """Whether rows fit into this rank's share of the memory that is left, and how that is known."""
+def by_estimate(
+    config: GPTConfig, step: StepPlan, *, most: int, there_bytes: int, resident_bytes: int = 0
+) -> Fits:
+    """Whether rows fit by the estimate, and if it is too low as well.
+
+    most: rows of a step on one device. there_bytes: what the process may take in all.
+    resident_bytes: what it takes without a model.
+    """
+
+    def fits(rows: int) -> bool:
+        plan = memory_plan.with_rows(step, rows, most)
+        needed = memory_plan.estimate(config, plan, resident_bytes=resident_bytes)
+        return needed.total * (1 + ESTIMATE_ERROR) <= there_bytes
+
+    return fits
+
+
+def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
+    """The estimate for this rank's share of the memory that is left, and that in words."""
     resident = devices.resident_bytes()
     there = resident + devices.memory_left() // local_world_size()
     loaded = sum(p.numel() * p.itemsize for p in model.parameters())
-
-    def fits(rows: int) -> bool:
-        needed = memory_plan.estimate(
-            model.config,
-            memory_plan.with_rows(step, rows, most),
-            resident_bytes=max(0, resident - loaded),
-        )
-        return needed.total * (1 + ESTIMATE_ERROR) <= there
-
+    without = max(0, resident - loaded)
+    fits = by_estimate(model.config, step, most=most, there_bytes=there, resident_bytes=without)
     return fits, f"estimated, for {there / 1e9:.1f} GB"
 
 
