@@ -52,7 +52,7 @@ class StepPlan:
     length: int  # tokens of a row
     dtype: torch.dtype
     device_type: str = "cpu"
-    micro_batches: int = 1
+    accumulates: bool = False  # gradients of several passes: they are there beside activations
     world_size: int = 1
     compiled: bool = True
     checkpoint_activations: bool = False
@@ -61,8 +61,7 @@ class StepPlan:
 
 def with_rows(step: StepPlan, rows: int, most: int) -> StepPlan:
     """The same with other rows of a forward pass, when a device has `most` in a step."""
-    # From the second pass on there are gradients beside the activations; later ones add nothing.
-    return replace(step, rows=rows, micro_batches=1 if rows >= most else 2)
+    return replace(step, rows=rows, accumulates=rows < most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +141,12 @@ def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
         optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=step.length)
         ledger.watch(model)
         tokens = torch.zeros(step.rows, step.length, dtype=torch.int64)
-        for _ in range(step.micro_batches):
-            ledger.enter("forward")
-            model.token_losses(tokens, tokens).sum().backward()
+        if step.accumulates:
+            ledger.kind = "gradients"
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        ledger.enter("forward")
+        model.token_losses(tokens, tokens).sum().backward()
         ledger.enter("update")
         with torch.no_grad():
             for group in optimizer.groups:
@@ -179,8 +181,8 @@ def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig)
         parts,
         optimizer=optimizer,
         activations=round(share * parts.activations),
-        logits=round(share * logits) + (sums if moment in ("loss", MOST) else 0),
-        workspace=round(share * parts.workspace) + (sums if moment == "backward" else 0),
+        logits=round(share * logits),
+        workspace=round(share * parts.workspace) + (sums if moment != "forward" else 0),
     )
 
 

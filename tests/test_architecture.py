@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: "errors config device distributed interruption storage metrics downloads",
     1: "attention block_attention gpt gpt_config layers token_loss fp8 flops muon adamw optim "
-    "param_groups sharding memory_plan schedules scaling tokenizer published conversation packing "
-    "sampling kv_cache calculator eval_task _rustbpe",
+    "param_groups sharding memory_plan time_plan schedules scaling tokenizer published "
+    "conversation packing sampling kv_cache calculator eval_task _rustbpe",
     2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
     "checkpoint_manager generation engine execution sandbox jsonl core_bundle sources pocket",
     3: "trainer progress saving stage stage_opening stage_record chat_training eval_stage rollouts "

@@ -80,7 +80,7 @@ def test_activations_grow_with_rows_and_shrink_when_they_are_computed_again():
 
 def test_gradients_stand_beside_activations_from_the_second_micro_batch_on():
     config = small()
-    one, two = (memory_plan.rehearse(config, plan(micro_batches=n))["loss"] for n in (1, 2))
+    one, two = (memory_plan.rehearse(config, plan(accumulates=x))["loss"] for x in (False, True))
     assert one.gradients == 0
     assert two.gradients == bytes_of(GPT(config, compute_dtype=torch.float32).parameters())
     assert two.activations == one.activations
