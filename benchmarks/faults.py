@@ -3,10 +3,14 @@
 python benchmarks/faults.py --kills 200 --folder /tmp/faults     # goes on where it was interrupted
 python benchmarks/faults.py --kills 8 --stages chat_rl --ranks 1
 
-Every stage trains a tiny model on one thread, in float32, on one rank and on two. Half of the kills
-(SIGKILL to all ranks) fall anywhere, half fall while a checkpoint is being written. After each, the
-newest checkpoint that the run had said was saved must be there and whole. At the end weights,
-optimizer and metrics (but for their times) must be those of the run left alone, bit for bit.
+Every stage trains a tiny model on one thread, in float32, on one rank and on two, with faults of
+its own (see faulty_stage.py): steps that are not finite, alone and five in a row, so that the run
+goes back to a checkpoint, and saves that find the disk full. Half of the kills (SIGKILL to all
+ranks) fall anywhere, half fall while a checkpoint is being written. After each, the newest
+checkpoint that the run had said was saved must be there and whole; then, in one case of three, it
+is damaged (a byte flipped, a file cut short or removed), and the one before it must do. At the end
+weights, optimizer and metrics (but for their times) must be those of the run left alone, bit for
+bit.
 """
 
 import argparse
@@ -26,10 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat import checkpoint_manager, tokenizer
-from nanochat.metrics import read_rows
+from nanochat.metrics import MEASURED, read_rows
 
 ROOT = Path(__file__).parent.parent
-TIMED = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
 STAGES = ("base_train", "mid_train", "chat_sft", "chat_rl")
 COMMON = (
     "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5".split()
@@ -65,8 +68,13 @@ def main() -> None:
                 with log.open("a") as file:
                     file.write(json.dumps(kill) + "\n")
             print(f"{done:,} of {given.kills:,} kills: {case} ended as if left alone", flush=True)
-    in_saves = sum(json.loads(line)["in_save"] for line in log.read_text().splitlines())
-    print(f"{done:,} kills, {in_saves:,} of them while saving: nothing lost, nothing different")
+        kills = [json.loads(line) for line in log.read_text().splitlines()]
+        in_saves = sum(kill["in_save"] for kill in kills)
+        damaged = sum(kill["damaged"] is not None for kill in kills)
+        print(
+            f"{done:,} kills, {in_saves:,} of them while saving, {damaged:,} followed by damage to "
+            "the newest checkpoint: nothing lost, nothing different"
+        )
 
 
 def prepare(folder: Path) -> None:
@@ -127,10 +135,11 @@ class Case:
                 words += [*RL.split(), "--tasks", f"gsm8k={base / 'gsm8k'}"]
             else:
                 words += [*CHAT.split(), "--data", str(base / "chats.jsonl")]
+        script = str(ROOT / "benchmarks" / "faulty_stage.py")
         if self.ranks == 1:
-            return [sys.executable, "-m", f"scripts.{self.stage}", *words]
+            return [sys.executable, script, self.stage, *words]
         launch = ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
-        return [sys.executable, "-m", *launch, "-m", f"scripts.{self.stage}", "--", *words]
+        return [sys.executable, "-m", *launch, script, "--", self.stage, *words]
 
     def start(self, run: str) -> subprocess.Popen:
         (self.folder(run).parent).mkdir(parents=True, exist_ok=True)
@@ -180,7 +189,12 @@ class Case:
             process.wait()
             if ended:
                 break
-            kills.append({"case": str(self), "in_save": in_save, "step": self.newest(run, log)})
+            step = self.newest(run, log)
+            kill = {"case": str(self), "in_save": in_save, "step": step, "damaged": None}
+            if dice.random() < 1 / 3 and len(checkpoint_manager.steps(folder)) > 1:
+                kill["damaged"] = damage(checkpoint_manager.latest(folder), dice)
+                log.write_text("")  # what it says was saved is no longer to be there
+            kills.append(kill)
         self.finish(run)
         whole, found = self.end(f"whole{self.ranks}"), self.end(run)
         for name in whole:
@@ -204,7 +218,7 @@ class Case:
         last = checkpoint_manager.latest(self.folder(run))
         assert last is not None
         rows = [
-            {key: value for key, value in row.items() if key not in TIMED}
+            {key: value for key, value in row.items() if key not in MEASURED}
             for row in read_rows(self.folder(run) / "metrics.jsonl")
         ]
         files = {
@@ -213,6 +227,22 @@ class Case:
         }
         found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         return {"checkpoint": last.name, **found, "metrics": json.dumps(rows)}
+
+
+def damage(checkpoint: Path | None, dice: random.Random) -> str:
+    """Do to one file of a checkpoint what a bad disk may do; says what."""
+    assert checkpoint is not None
+    path = dice.choice(sorted(checkpoint.iterdir()))
+    kind = dice.choice(("flipped", "cut", "removed"))
+    data = bytearray(path.read_bytes())
+    if kind == "flipped":
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data)
+    elif kind == "cut":
+        path.write_bytes(data[: dice.randrange(len(data))])
+    else:
+        path.unlink()
+    return f"{path.name} {kind}"
 
 
 def await_saving(folder: Path, process: subprocess.Popen, count: int) -> bool:

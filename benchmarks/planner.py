@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from nanochat import device as devices
-from nanochat import memory_plan, time_plan, tokenizer
+from nanochat import memory_limit, memory_plan, time_plan, tokenizer
 from nanochat.distributed import DTYPES
 from nanochat.gpt_config import GPTConfig
 from nanochat.memory_plan import StepPlan
@@ -150,7 +150,7 @@ def run(case: Case, threads: int, folder: Path) -> dict[str, float]:
 
 def measure(case: Case, threads: int) -> dict[str, float]:
     """Train here; what it took and what was estimated."""
-    resident = devices.resident_bytes()
+    resident = memory_limit.resident_bytes()
     torch.set_num_threads(threads)
     peaks = [peak(case)]
     prepare(case)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from nanochat import device as devices
-from nanochat import memory_plan
+from nanochat import memory_limit, memory_plan
 from nanochat.dataloader import micro_batch_rows
 from nanochat.distributed import gather_objects, local_world_size
 from nanochat.errors import ConfigError, explain_memory
@@ -109,8 +109,8 @@ def by_estimate(
 
 def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
     """The estimate for this rank's share of the memory that is left, and that in words."""
-    resident = devices.resident_bytes()
-    there = resident + devices.memory_left() // local_world_size()
+    resident = memory_limit.resident_bytes()
+    there = resident + memory_limit.memory_left() // local_world_size()
     loaded = sum(p.numel() * p.itemsize for p in model.parameters())
     without = max(0, resident - loaded)
     fits = by_estimate(model.config, step, most=most, there_bytes=there, resident_bytes=without)

@@ -17,7 +17,7 @@ from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, nested, option
 from nanochat.conversation import Conversation, Message, render_prompt
 from nanochat.dataloader import ChatBatches
-from nanochat.distributed import Run, gather_work
+from nanochat.distributed import Run, check_same_data, from_main, gather_work, on_all
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -80,15 +80,19 @@ def train(
     length = model.config.sequence_length
     batch_rows = stage.rows_per_step(cfg.tokens_per_step, length, "tokens-per-step")
     rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
-    batches = ChatBatches(
-        train_set,
-        loaded.tokenizer,
-        T=length,
-        batch_rows=batch_rows,
-        device_rows=rows,
-        run=opened.run,
-        seed=cfg.common.seed,
+    batches = on_all(
+        opened.run,
+        lambda: ChatBatches(
+            train_set,
+            loaded.tokenizer,
+            T=length,
+            batch_rows=batch_rows,
+            device_rows=rows,
+            run=opened.run,
+            seed=cfg.common.seed,
+        ),
     )
+    check_same_data(opened.run, {**batches.state()["stream"], "content": batches.digest})
     steps = max(1, round(cfg.epochs * batches.rows_per_epoch / batch_rows))
     opened.say(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
@@ -170,13 +174,13 @@ def validation_loss(
 def load_model(
     opened: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None
 ) -> Loaded:
-    """The model a chat stage starts from."""
+    """The model a chat stage starts from. Collective."""
     if source is not None:
         path = Path(source).expanduser()
     elif opened.resume_from is not None:
         path = opened.resume_from
     else:
-        path = checkpoint_manager.find(opened.common.run, stages)
+        path = from_main(opened.run, lambda: checkpoint_manager.find(opened.common.run, stages))
     options: dict[str, Any] = {}
     if sequence_length is not None:
         options["sequence_length"] = sequence_length

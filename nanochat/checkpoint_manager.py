@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nanochat import storage, tokenizer
-from nanochat.distributed import Run
+from nanochat.distributed import Run, broadcast_tensors, from_main, main_only
 from nanochat.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
@@ -102,9 +102,13 @@ def step_of(path: Path) -> int:
 
 def steps(stage_dir: Path) -> list[Path]:
     """The checkpoints of a stage, oldest first."""
+    return [path for path in _folders(stage_dir) if (path / META).is_file()]
+
+
+def _folders(stage_dir: Path) -> list[Path]:
+    """What is named like a checkpoint, whole or not, oldest first."""
     found = stage_dir.iterdir() if stage_dir.is_dir() else ()
-    whole = [p for p in found if re.fullmatch(r"step_\d+", p.name) and (p / META).is_file()]
-    return sorted(whole, key=step_of)
+    return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
 
 
 def latest(stage_dir: Path) -> Path | None:
@@ -122,7 +126,7 @@ def newest_whole(
     Raises: CheckpointError if there are checkpoints, but none that is whole.
     """
     damages: list[DamagedCheckpointError] = []
-    for path in reversed(steps(stage_dir)):
+    for path in reversed(_folders(stage_dir)):
         if until is not None and step_of(path) > until:
             continue
         try:
@@ -144,7 +148,7 @@ def set_aside_after(path: Path, why: str) -> None:
 
     why: a word to put before their names.
     """
-    for newer in steps(path.parent):
+    for newer in _folders(path.parent):
         if step_of(newer) > step_of(path):
             aside = newer.with_name(f"{why}_{newer.name}")
             if aside.exists():
@@ -171,10 +175,29 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
 def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None) -> Loaded:
     """Read the model and tokenizer of a checkpoint, every file checked against its hash.
 
-    path: a checkpoint folder, or a stage folder (its newest checkpoint is taken).
+    path: a checkpoint folder, or a stage folder (its newest checkpoint is taken); rank 0 reads it
+    and sends it to the others, tensor by tensor. Collective.
     model_options: fields of GPTConfig to change, such as sequence_length.
     Raises: CheckpointError if it is missing, torn, altered or of a later format.
     """
+    found = from_main(run, lambda: _read(path, model_options or {}))
+    model = GPT(found.config, compute_dtype=run.compute_dtype)
+    model.to(run.device)
+    load_weights(found.path, model, run)
+    return Loaded(model=model, tokenizer=found.tokenizer, meta=found.meta, path=found.path)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """All of a checkpoint but its tensors."""
+
+    path: Path
+    meta: dict[str, Any]
+    config: GPTConfig
+    tokenizer: Tokenizer
+
+
+def _read(path: Path, model_options: Mapping[str, Any]) -> _Described:
     if not (path / META).is_file():
         newest = latest(path)
         if newest is None:
@@ -185,21 +208,19 @@ def load(path: Path, run: Run, *, model_options: Mapping[str, Any] | None = None
         path = newest
     meta = read_meta(path)
     try:
-        config = GPTConfig(**{**meta["model"], **(model_options or {})})
+        config = GPTConfig(**{**meta["model"], **model_options})
         tokenizer_ = tokenizer.load(path / TOKENIZER)
     except (TypeError, ConfigError, DataError) as error:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None
     if tokenizer_.sha256 != meta["tokenizer_sha256"]:
         raise CheckpointError(f"{path}: the tokenizer is not the one the model was trained with")
-    model = GPT(config, compute_dtype=run.compute_dtype)
-    model.to(run.device)
-    load_weights(path, model)
-    return Loaded(model=model, tokenizer=tokenizer_, meta=meta, path=path)
+    return _Described(path, meta, config, tokenizer_)
 
 
-def load_weights(path: Path, model: GPT) -> None:
-    """Put a checkpoint's weights into a model of its shape."""
-    _copy_weights(model, _load_tensors(path / WEIGHTS), path)
+def load_weights(path: Path, model: GPT, run: Run) -> None:
+    """Put a checkpoint's weights, which rank 0 has, into a model of their shapes. Collective."""
+    main_only(run, lambda: _copy_weights(model, _load_tensors(path / WEIGHTS), path))
+    broadcast_tensors(run, (parameter.detach() for parameter in model.parameters()))
 
 
 def load_optimizer_state(path: Path) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from nanochat.errors import ConfigError, Stopped, explain
+from nanochat.errors import ConfigError, SaidElsewhere, Stopped, explain
 
 T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
@@ -93,6 +93,22 @@ def parse(
     word: the option that may also be given as a word without its flag.
     Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
     """
+    try:
+        return _parse(cls, argv, stage=stage, sections=sections, word=word)
+    except ConfigError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise SaidElsewhere from None  # torchrun gave its processes the same words
+        raise
+
+
+def _parse(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    *,
+    stage: str,
+    sections: Sequence[str],
+    word: str | None,
+) -> T:
     fields = flat_fields(cls)
     parser = _parser(cls, fields, stage)
     if word is not None:
@@ -171,6 +187,8 @@ def cli(main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
     except Stopped:
         pass
+    except SaidElsewhere:
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -255,6 +255,7 @@ class ChatBatches(_Prefetched):
     ) -> None:
         rows = ChatRows(conversations, tokenizer, T, seed=seed)
         self.sampled, scale = rows.sample()
+        self.digest = rows.digest()
         self.rows_per_epoch = round(self.sampled.rows * scale)
         if self.rows_per_epoch < batch_rows:
             raise DataError(

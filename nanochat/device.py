@@ -1,14 +1,12 @@
-"""What the machine offers: device, compute dtype, peak speed, compiler, memory.
+"""What the machine offers: device, compute dtype, peak speed, compiler.
 
 Measures and names; keeps no state. The choice is made once (see distributed.session) and handed on.
 """
 
-import contextlib
 import ctypes
 import os
 import platform
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -146,10 +144,15 @@ def describe(device: torch.device) -> str:
 
 def cpu_name() -> str:
     """The processor's model name, where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    import platform
+
     return platform.processor() or platform.machine()
 
 
@@ -157,80 +160,16 @@ def memory_used(device: torch.device) -> int:
     """Peak bytes so far: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not of getrusage, whose peak begins with what the parent had when it started this process.
-    return _own_status("VmHWM") or _usage()
-
-
-def resident_bytes() -> int:
-    """Memory that this process takes now; where the system does not tell, what it took at most."""
-    return _own_status("VmRSS") or _usage()
-
-
-def _own_status(name: str) -> int | None:
     try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return next((int(x.split()[1]) * 1024 for x in status.splitlines() if x.startswith(name)), None)
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+        import sys
 
-
-def _usage() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def memory_left(root: Path = Path("/")) -> int:
-    """Bytes that processes here may still take before the system or a container's limit ends them.
-
-    root: where /proc and /sys are. Without them, all of the machine's memory.
-    """
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
-        available = next(x for x in lines if x.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([int(available.split()[1]) * 1024, *_left_in_groups(root)])
-
-
-def _left_in_groups(root: Path) -> list[int]:
-    """What is left in each control group with a limit that holds this process, and around it."""
-    mounts = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            mount, names = mounts, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = mounts / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        folder = mount / path.lstrip("/")
-        # In a container the path may be the host's: then its own group is at the mount itself.
-        for place in (folder, *folder.parents):
-            left += _left_in_group(place, *names)
-            if place == mount:
-                break
-    return left
-
-
-def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> list[int]:
-    """Limit less usage, without the files' pages that the system gives up; [] without a limit."""
-    try:
-        most, used = ((folder / name).read_text(encoding="utf-8") for name in (limit, usage))
-        stat = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    if most.strip() == "max":
-        return []
-    files = sum(int(line.split()[1]) for line in stat if line.startswith(f"{cache} "))
-    return [max(0, int(most) - int(used) + files)]
+        # On Linux this would count what the process that started this one had.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def synchronize(device: torch.device) -> None:

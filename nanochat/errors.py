@@ -28,6 +28,18 @@ class DamagedCheckpointError(CheckpointError):
     def __init__(self, what: str, path: Path) -> None:
         super().__init__(f"{what}; remove {path} to fall back on an older one")
         self.what = what
+        self.path = path
+
+    def __reduce__(self) -> tuple[type, tuple[str, Path]]:
+        return type(self), (self.what, self.path)  # it travels from rank to rank
+
+
+class RankError(UserError):
+    """Another process of the run has ended; the message is which, and why."""
+
+
+class SaidElsewhere(Exception):
+    """This process ends for a reason that another process on its machine prints."""
 
 
 class OutOfMemory(UserError):

@@ -2,7 +2,7 @@
 
 Owns the rehearsal: one step of the real model and the real optimizer, on tensors that have a shape
 and no values, with a ledger of what is alive. Nothing of the architecture is written down twice.
-Owns not: how much memory there is (device.py), or what batch is to fit into it (batch_size.py).
+Owns not: how much memory there is (memory_limit.py), or which batch fits into it (batch_size.py).
 """
 
 import weakref

@@ -16,6 +16,11 @@ from nanochat.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+# Figures of the machine in a row: they differ between two runs that are otherwise the same.
+MEASURED = frozenset(
+    "elapsed_s tokens_per_s step_s_p50 step_s_p99 data_wait_share mfu memory_bytes".split()
+)
+
 
 class MetricsLogger:
     """Appends rows to metrics.jsonl; on ranks other than 0 it does nothing."""

@@ -79,6 +79,9 @@ class Summary:
     tokens_per_s: float
     final_loss: float
     data_wait_share: float
+    skipped: int
+    rewinds: int
+    spikes: int
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nanochat import checkpoint_manager
@@ -57,7 +58,7 @@ class Saver:
         must = progress.step >= trainer.total_steps or trainer.stopping
         if progress.skipped_in_a_row and not must:
             return  # nothing new to save, and not where a run should go back to
-        if not all(bool(weight.isfinite().all()) for weight in self._model.parameters()):
+        if not torch.stack([p.isfinite().all() for p in self._model.parameters()]).all():
             raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
         optimizer_state = trainer.optimizer.state_by_name()
         if not self._stage.run.is_main:

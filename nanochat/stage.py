@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nanochat import checkpoint_manager, config, flops, optim, report, stage_rec
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.dataloader import BatchSource
-from nanochat.distributed import barrier, gather_work
+from nanochat.distributed import barrier, from_main, gather_work, main_only
 from nanochat.errors import ConfigError, OutOfMemory, Stopped
 from nanochat.gpt import GPT
 from nanochat.interruption import asked_to_stop
@@ -89,7 +89,8 @@ def train(
     begin_s = time.perf_counter()
     run = stage.run
     optimizer = optim.build(model, optimizer_config, run, tokens_per_step=tokens_per_step)
-    resumed = checkpoint_manager.read_meta(stage.resume_from) if stage.resume_from else None
+    path = stage.resume_from
+    resumed = from_main(run, lambda: checkpoint_manager.read_meta(path)) if path else None
     if resumed is not None:
         # Refuses other data than before; first of all, so that the record of before still stands.
         batches.load_state(resumed["state"]["batches"])
@@ -101,6 +102,7 @@ def train(
         _metrics(stage, resumed) as metrics,
         contextlib.closing(Saver(stage, model, tokenizer)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
+        _profiler(stage) as after_step,
     ):
         _write_config(stage, model, tokenizer, facts)
         trainer = Trainer(
@@ -117,6 +119,7 @@ def train(
             say=stage.say,
             stop=stop,
             rewind=functools.partial(_rewind, stage, saver, model),
+            after_step=after_step,
         )
         if resumed is not None:
             assert stage.resume_from is not None
@@ -169,6 +172,24 @@ def _metrics(stage: Stage, resumed: dict[str, Any] | None) -> MetricsLogger:
         config=config.to_dict(stage.options),
         resume_step=resumed["step"] if resumed else None,
     )
+
+
+@contextlib.contextmanager
+def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
+    """Record the steps that --profile asks for, on rank 0; yields what marks a step's end."""
+    if stage.loop.profile is None or not stage.run.is_main:
+        yield lambda: None
+        return
+
+    def write(profiler: torch.profiler.profile) -> None:
+        path = stage.dir / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        stage.say(f"trace of {stage.loop.profile} steps: {path}")
+
+    # The first steps build kernels; the last one before recording warms the profiler up.
+    plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
+    with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step
 
 
 def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loaded:
@@ -233,18 +254,19 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
             "one step after another is not finite, and there is no checkpoint to go back to: lower "
             "the learning rates (--lr-scale 0.5)"
         )
-    if stage.run.is_main:
-        checkpoint_manager.set_aside_after(path, "abandoned")
-    checkpoint_manager.load_weights(path, model)
-    trainer.metrics.rewind(checkpoint_manager.step_of(path))
-    _restore(trainer, path, checkpoint_manager.read_meta(path)["state"])
+    main_only(stage.run, lambda: checkpoint_manager.set_aside_after(path, "abandoned"))
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    checkpoint_manager.load_weights(path, model, stage.run)
+    main_only(stage.run, lambda: trainer.metrics.rewind(meta["step"]))
+    _restore(trainer, path, meta["state"])
 
 
 def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     """Bring optimizer and progress to where the checkpoint was written. Collective."""
     rows = read_rows(path.parent / "metrics.jsonl") if trainer.run.is_main else []
     trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
-    trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
+    saved = main_only(trainer.run, lambda: checkpoint_manager.load_optimizer_state(path))
+    trainer.optimizer.load_state_by_name(saved or {})
     known = {f.name for f in dataclasses.fields(Progress)}
     trainer.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
 

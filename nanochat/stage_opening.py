@@ -6,6 +6,7 @@ there is `stage`'s business.
 
 import contextlib
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import torch
 
 from nanochat import checkpoint_manager, distributed, stage_record, storage
 from nanochat.config import RunOptions, option
-from nanochat.distributed import DTYPES, Run, broadcast_object
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.distributed import DTYPES, Run, from_main, gather_objects, main_only
+from nanochat.errors import ConfigError
 from nanochat.gpt import GPT
 
 Say = Callable[[str], None]
@@ -46,6 +47,9 @@ class LoopOptions:
     save_every: int | None = option(None, "steps between checkpoints; none: only at the end")
     keep: int = option(2, "newest checkpoints of the stage that are kept")
     keep_every: int | None = option(None, "checkpoints at multiples of so many steps stay as well")
+    profile: int | None = option(
+        None, "steps to record, after the first few, as trace.json for https://ui.perfetto.dev"
+    )
     keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
 
     def __post_init__(self) -> None:
@@ -56,7 +60,7 @@ class LoopOptions:
         for name in ("log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("eval_every", "sample_every", "save_every", "keep_every"):
+        for name in ("eval_every", "sample_every", "save_every", "keep_every", "profile"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
@@ -121,21 +125,16 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
         )
     common, loop = options.common, options.loop
     folder = storage.stage_dir(common.run, name)
-    if run.is_main and _lock_path(folder).exists():
-        with storage.lock(_lock_path(folder), busy=_busy(name, common)):
-            pass  # better to hear of the other process now than once the data is ready
-    newest = checkpoint_manager.latest(folder) if run.is_main else None
-    newest = broadcast_object(run, newest)
-    resume_from = newest
-    if newest is not None:
-        if not loop.resume:
-            raise ConfigError(
-                f"run {common.run!r} already has {name} checkpoints in {folder}; "
-                "--resume goes on from them, --run NAME starts another run"
-            )
-        resume_from = newest_whole(folder, run, say)
-        if run.is_main:
-            say(f"resuming {name} from {resume_from}")
+    newest = from_main(run, lambda: _find_newest(folder, _busy(name, common)))
+    _refuse_checkpoints_elsewhere(folder, newest, name, run)
+    if newest is not None and not loop.resume:
+        raise ConfigError(
+            f"run {common.run!r} already has {name} checkpoints in {folder}; "
+            "--resume goes on from them, --run NAME starts another run"
+        )
+    resume_from = newest_whole(folder, run, say) if loop.resume else None
+    if resume_from is not None and run.is_main:
+        say(f"resuming {name} from {resume_from}")
     return Stage(
         name=name,
         dir=folder,
@@ -154,19 +153,39 @@ def newest_whole(folder: Path, run: Run, say: Say, until: int | None = None) -> 
 
     until: the last step that it may be of.
     """
-    found: Path | None = None
-    error: CheckpointError | None = None
-    if run.is_main:
-        try:
-            found, damages = checkpoint_manager.newest_whole(folder, until)
-            for damage in damages:
-                say(f"warning: {damage.what}: passing over this checkpoint")
-        except CheckpointError as raised:
-            error = raised
-    found, error = broadcast_object(run, (found, error))
-    if error is not None:
-        raise error
-    return found
+
+    def find() -> Path | None:
+        found, damages = checkpoint_manager.newest_whole(folder, until)
+        for damage in damages:
+            say(f"warning: {damage.what}: passing over this checkpoint")
+        return found
+
+    return from_main(run, find)
+
+
+def _find_newest(folder: Path, busy: str) -> Path | None:
+    """The newest checkpoint, whole or not, of a stage that nobody else is at."""
+    if _lock_path(folder).exists():
+        with storage.lock(_lock_path(folder), busy=busy):
+            pass  # better to hear of the other process now than once the data is ready
+    return checkpoint_manager.latest(folder)
+
+
+def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, run: Run) -> None:
+    """Rank 0's disk is the one that counts: it must be the one with the checkpoints. Collective.
+
+    Raises: ConfigError if another machine has newer ones; training would begin anew without.
+    """
+    own = checkpoint_manager.latest(folder)
+    mine, here = (checkpoint_manager.step_of(path) if path else -1 for path in (own, newest))
+    found = gather_objects(run, (mine, socket.gethostname(), str(own)))
+    step, host, path = max(found, key=lambda row: row[0])
+    if step > here:
+        raise ConfigError(
+            f"{host} has {path}, but rank 0 is on {found[0][1]}, which has "
+            f"{newest.name if newest else 'no checkpoint'} of {name}; let {host} be the first node "
+            "(torchrun --node-rank 0, or the smallest --local-addr), or remove what it has"
+        )
 
 
 def _recorded_dtype(name: str, options: StageOptions) -> str | None:
@@ -191,23 +210,25 @@ def _busy(name: str, common: RunOptions) -> str:
 
 @contextlib.contextmanager
 def claimed(stage: Stage, model: GPT) -> Iterator[None]:
-    """Hold the stage's lock (rank 0), and clear what a killed process left half-written.
+    """Hold the stage's lock (rank 0), and clear what a killed process left. Collective.
 
     Raises: ConfigError if another process trains it, or did since the stage was opened, or if the
     disk is too full.
     """
-    if not stage.run.is_main:
+    with contextlib.ExitStack() as stack:
+        main_only(stage.run, lambda: _claim(stage, model, stack))
         yield
-        return
+
+
+def _claim(stage: Stage, model: GPT, stack: contextlib.ExitStack) -> None:
     busy = _busy(stage.name, stage.common)
-    with storage.lock(_lock_path(stage.dir), busy=busy):
-        storage.remove_leftovers(stage.dir, "")
-        if checkpoint_manager.latest(stage.dir) != stage.newest:
-            raise ConfigError(busy)
-        if stage.resume_from is not None:
-            checkpoint_manager.set_aside_after(stage.resume_from, "damaged")
-        _check_disk(stage, model)
-        yield
+    stack.enter_context(storage.lock(_lock_path(stage.dir), busy=busy))
+    storage.remove_leftovers(stage.dir, "")
+    if checkpoint_manager.latest(stage.dir) != stage.newest:
+        raise ConfigError(busy)
+    if stage.resume_from is not None:
+        checkpoint_manager.set_aside_after(stage.resume_from, "damaged")
+    _check_disk(stage, model)
 
 
 def _check_disk(stage: Stage, model: GPT) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ LossFn = Callable[[Batch], Tensor]
 # to one checkpoint more often than that helps no more.
 MOST_SKIPPED = 5
 MOST_REWINDS = 3
+STEPS_TIMED = 1000  # the last ones, of whose times quantiles are taken
 REMEDY = "lower the learning rates (--lr-scale 0.5), --resume goes on from the last checkpoint"
 
 
@@ -100,11 +102,12 @@ class Trainer:
         say: Callable[[str], None] = lambda line: None,
         stop: Callable[[], bool] = lambda: False,
         rewind: Callable[["Trainer"], None] | None = None,
+        after_step: Callable[[], object] = lambda: None,
     ) -> None:
         """See the class; stop: whether this process was asked to end.
 
         rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
-        that what comes next is new data. Collective.
+        that what comes next is new data. Collective. after_step: called between steps, to profile.
         """
         self.optimizer = optimizer
         self.batches = batches
@@ -119,12 +122,14 @@ class Trainer:
         self.say = say
         self.stop = stop
         self.rewind = rewind
+        self.after_step = after_step
         self.stopping = False
         self.progress = Progress()
         self.peak_flops = devices.peak_flops(run.device, run.compute_dtype)
         self.last_loss = math.nan
         self._window = _Window()
         self._wait_s = 0.0
+        self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
         self._warm = False
         self._unread: deque[_Figures] = deque()
         self._lag = 1 if run.device.type == "cuda" else 0  # steps whose figures are not waited for
@@ -142,11 +147,15 @@ class Trainer:
         hooks_s = 0.0
         self._window = _Window()
         while self.progress.step < self.total_steps and not self.stopping:
+            step_begin_s = time.perf_counter()
             self._step()
             due = self._row_is_due()
             self._read(0 if due else self._lag)
             if self.stopping:
                 self._read(0)
+            self.after_step()
+            if self._warm:  # the first step builds kernels
+                self._steps_s.append(time.perf_counter() - step_begin_s)
             if self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps):
                 self._rewind()
                 continue
@@ -171,6 +180,9 @@ class Trainer:
             tokens_per_s=(self.progress.tokens - first_tokens) / training_s,
             final_loss=self.last_loss,
             data_wait_share=self._wait_s / training_s,
+            skipped=self.progress.skipped,
+            rewinds=self.progress.rewinds,
+            spikes=self.progress.spikes,
         )
 
     def _step(self) -> None:
@@ -270,7 +282,10 @@ class Trainer:
             "spikes": progress.spikes,
             "tokens_per_s": rate,
             "mfu": self._mfu(rate),
+            "step_s_p50": self._step_s(0.5),
+            "step_s_p99": self._step_s(0.99),
             "data_wait_share": window.wait_s / elapsed_s,
+            "memory_bytes": devices.memory_used(self.run.device),
             "elapsed_s": progress.elapsed_s,
         }
         self.metrics.log(progress.step, row)
@@ -286,7 +301,7 @@ class Trainer:
         self.say(
             f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
             f"lr x{settings.lr_scale:.2f} | grad {self._grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
-            f"{left}"
+            f"{row['memory_bytes'] / 1e9:.1f} GB | {left}"
         )
         self._window = _Window()
 
@@ -302,6 +317,10 @@ class Trainer:
         )
         self._window = _Window()
         self._warm = True
+
+    def _step_s(self, share: float) -> float | None:
+        """The time that this share of the last steps stayed below; None before there were any."""
+        return float(np.quantile(self._steps_s, share)) if self._steps_s else None
 
     def _mfu(self, tokens_per_s: float) -> float | None:
         if self.peak_flops is None:

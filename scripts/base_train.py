@@ -27,8 +27,8 @@ from nanochat import (
 )
 from nanochat.config import RunOptions, nested, option
 from nanochat.dataloader import StreamBatches, TokenStream
-from nanochat.dataset import DataOptions, open_data
-from nanochat.distributed import Run
+from nanochat.dataset import DataOptions, Dataset, open_data
+from nanochat.distributed import Run, broadcast_tensors, check_same_data, from_main, on_all
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -87,21 +87,19 @@ class BaseTrainConfig:
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
     with stage_opening.opened(NAME, cfg) as opened:
-        encoder = tokenizer.load(tokenizer_path(cfg))
+        run = opened.run
+        encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
         model = build_model(cfg, opened, encoder)
         plan = scale(cfg, model.config)
         length = model.config.sequence_length
         batch_rows = stage.rows_per_step(plan.tokens_per_step, length, "tokens-per-step")
         steps = max(1, plan.tokens // (batch_rows * length))
-        base = storage.base_dir()
-        data = open_data(cfg.data, base=base)
-        seed = cfg.common.seed
-        stream = TokenStream(data, "train", encoder, length, seed=seed, base=base)
-        val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
-        val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
-        rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
-        batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=rows, run=opened.run)
-        facts = {**describe(model, plan, steps), "device_batch_size": rows}
+        device_rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
+        data = on_all(run, lambda: open_data(cfg.data, base=storage.base_dir()))
+        sizes = {"batch_rows": batch_rows, "device_rows": device_rows, "length": length}
+        batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, **sizes))
+        check_same_data(run, batches.state()["stream"])
+        facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         stage.train(
             opened,
@@ -117,8 +115,8 @@ def main(argv: list[str] | None = None) -> None:
             total_steps=steps,
             tokens_per_step=batch_rows * length,
             optimizer_config=scaled_optimizer(cfg.optimizer, plan),
-            evaluate=lambda: evaluate(model, val_rows, encoder, opened.run),
-            sample=lambda: samples(model, encoder, opened.run),
+            evaluate=lambda: evaluate(model, val_rows, encoder, run),
+            sample=lambda: samples(model, encoder, run),
             facts={**facts, "data": data.manifest},
         )
 
@@ -135,6 +133,25 @@ def tokenizer_path(cfg: BaseTrainConfig) -> Path:
     return path
 
 
+def rows(
+    cfg: BaseTrainConfig,
+    run: Run,
+    data: Dataset,
+    encoder: Tokenizer,
+    *,
+    batch_rows: int,
+    device_rows: int,
+    length: int,
+) -> tuple[StreamBatches, np.ndarray]:
+    """The batches to train on and the rows to validate on; encodes what it needs of them."""
+    base, seed = storage.base_dir(), cfg.common.seed
+    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base)
+    val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
+    val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
+    batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
+    return batches, val_rows
+
+
 def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
     """A fresh model, or the one of the checkpoint that is resumed."""
     sizes = dataclasses.replace(cfg.model, vocab_size=encoder.vocab_size)
@@ -142,7 +159,8 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         loaded = checkpoint_manager.load(opened.resume_from, opened.run)
         if loaded.tokenizer.sha256 != encoder.sha256:
             raise ConfigError(
-                f"{loaded.path} was trained with another tokenizer than {tokenizer_path(cfg)}; "
+                f"{loaded.path} was trained with another tokenizer than "
+                f"{tokenizer.locate(cfg.tokenizer or cfg.common.run)}; "
                 "train from the start under another name: --run NAME"
             )
         model = loaded.model
@@ -159,6 +177,8 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         model.to(opened.run.device)
         generator = torch.Generator(device=opened.run.device).manual_seed(cfg.common.seed)
         model.init_weights(generator)
+        # The same seed may give other numbers on another kind of device.
+        broadcast_tensors(opened.run, (parameter.detach() for parameter in model.parameters()))
     model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
         opened.say(f"fp8 in {fp8.convert(model)} linears")

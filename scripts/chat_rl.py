@@ -5,8 +5,11 @@ python -m scripts.chat_rl --tasks gsm8k --steps 100
 """
 
 import dataclasses
+import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nanochat import (
     batch_size,
@@ -61,7 +64,8 @@ class ChatRlConfig:
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatRlConfig, argv, stage=NAME)
     with stage_opening.opened(NAME, cfg) as opened:
-        task, held_out = open_tasks(cfg)
+        task, held_out = distributed.on_all(opened.run, lambda: open_tasks(cfg))
+        distributed.check_same_data(opened.run, describe(task))
         loaded = chat_training.load_model(opened, cfg.source, ("chat_sft", "mid_train"), None)
         batches = RolloutBatches(
             loaded.model,
@@ -125,6 +129,12 @@ def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
         source = folder or HUB
         return GSM8K("train", source=source), [GSM8K("test", source=source)]
     raise ConfigError(f"--tasks must be pocket, gsm8k or gsm8k=FOLDER, got {cfg.tasks!r}")
+
+
+def describe(task: RewardTask) -> dict[str, Any]:
+    """What tells a set of problems from another."""
+    first = [task[i]["messages"] for i in range(min(100, len(task)))]
+    return {"problems": len(task), "content": f"{zlib.crc32(json.dumps(first).encode()):08x}"}
 
 
 def pass_at_1(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from nanochat import batch_size, config, flops, memory_plan, time_plan
+from nanochat import batch_size, config, flops, memory_limit, memory_plan, time_plan
 from nanochat import device as devices
 from nanochat.config import nested, option
 from nanochat.dataloader import micro_batch_rows
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(f"training    {plan.tokens:,} tokens, {_steps(plan):,} steps of {plan.tokens_per_step:,}")
     print(f"compute     {total_flops:.2e} FLOPs ({per_token:.2e} a token, forward and backward)")
-    resident_bytes = devices.resident_bytes()
+    resident_bytes = memory_limit.resident_bytes()
     machine = find_machine(cfg)
     step, passes = find_step(cfg, plan, machine, resident_bytes)
     estimate = memory_plan.estimate(sizes, step, resident_bytes=resident_bytes)
@@ -162,7 +162,7 @@ def find_step(
 def _memory_there(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int:
     """Bytes of this machine's GPU, or what a process may take on its CPU."""
     if machine.kind != "cuda":
-        return resident_bytes + devices.memory_left()
+        return resident_bytes + memory_limit.memory_left()
     if cfg.gpu is not None or not torch.cuda.is_available():
         raise ConfigError(
             "--device-batch-size auto is for the machine that this runs on; give a number"

@@ -105,7 +105,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import torch
-from nanochat import device, memory_plan, optim, schedules
+from nanochat import device, memory_limit, optim, schedules
 from nanochat.config import RunOptions
 from nanochat.dataloader import Batch
 from nanochat.distributed import session
@@ -119,7 +119,7 @@ class Same:
         return [Batch(rows, rows)]
 
 ROWS, again = json.loads(sys.argv[1])
-resident = device.resident_bytes()
+resident = memory_limit.resident_bytes()
 with session(RunOptions(device="cpu", dtype="float32", threads=1)) as run:
     config = GPTConfig(depth=4, sequence_length=256, vocab_size=2000)
     model = GPT(config, compute_dtype=run.compute_dtype)

@@ -161,6 +161,10 @@ def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, mon
     assert rows(folder, "rewinds")[4] == 0
     assert rows(folder, "rewinds")[16] == 1
     assert rows(folder, "skipped")[16] == 5
+    assert json.loads((folder / "result.json").read_text())["notes"] == [
+        "steps left out, as they were not finite: 5",
+        "returns to an earlier checkpoint after such steps: 1",
+    ]
     state = checkpoint_manager.read_meta(checkpoint_manager.latest(folder))["state"]
     assert state["batches"]["next_row"] == 8 * 23
 
@@ -231,3 +235,11 @@ def test_an_evaluation_that_fails_otherwise_is_not_hidden(base, monkeypatch):
     monkeypatch.setattr(loss_eval, "_sum_losses", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train(base)
+
+
+def test_steps_are_recorded_where_that_is_asked_for(base):
+    folder = train(base, "--profile", "2")
+    trace = json.loads((folder / "trace.json").read_text())
+    steps = {e["name"] for e in trace["traceEvents"] if e["name"].startswith("ProfilerStep")}
+    assert steps == {"ProfilerStep#4", "ProfilerStep#5"}
+    assert any(event["name"] == "aten::mm" for event in trace["traceEvents"])

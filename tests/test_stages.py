@@ -1,5 +1,6 @@
 """Stages as a user runs them: on files of one's own, on two ranks, resumed, and with bad input."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import checkpoint_manager, optim, tokenizer
+from nanochat import checkpoint_manager, memory_limit, memory_plan, optim, tokenizer
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError, ConfigError, DataError
 from nanochat.metrics import read_rows
@@ -82,11 +83,11 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
     folder = train(base, "--dtype", "float32", "--save-every", "2", "--keep", "4")
     whole = losses(folder)
     (folder / "result.json").unlink()
-    (folder / "step_000008" / "meta.json").write_text("{")
+    (folder / "step_000008" / "meta.json").unlink()
     flip_a_bit(folder / "step_000006" / "optimizer.safetensors")
     train(base, "--dtype", "float32", "--resume", "--save-every", "2", "--keep", "1")
     said = capsys.readouterr().out
-    assert "step_000008/meta.json is not a readable" in said
+    assert "step_000008/meta.json: no such checkpoint description: passing over" in said
     assert "step_000006/optimizer.safetensors is missing or altered: passing over" in said
     assert f"resuming base_train from {folder / 'step_000004'}" in said
     assert losses(folder) == whole
@@ -97,6 +98,9 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
     }
     flip_a_bit(folder / "step_000008" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*model\.safet"):
+        train(base, "--dtype", "float32", "--resume")
+    (folder / "step_000008" / "meta.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*meta\.json"):
         train(base, "--dtype", "float32", "--resume")
 
 
@@ -250,6 +254,57 @@ def test_conversations_without_room_are_told_of(base, capsys):
     folder = base / "base" / "runs" / "tiny" / "chat_sft"
     facts = json.loads((folder / "result.json").read_text())["settings"]
     assert facts["conversations_left_out"] == 0.25
+
+
+def test_auto_takes_all_rows_of_a_step_where_they_fit_and_records_the_number(base, capsys):
+    folder = train(base, "--device-batch-size", "auto", "--dtype", "float32")
+    assert "--device-batch-size auto: 8 rows of 32 tokens, 1 times" in capsys.readouterr().out
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["device_batch_size"] == "auto"
+    assert config["device_batch_size"] == 8
+    assert json.loads((folder / "result.json").read_text())["settings"]["device_batch_size"] == 8
+
+
+def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monkeypatch, capsys):
+    train(base, "--dtype", "float64", "--run", "whole", "--tokenizer", "tiny")
+    whole = losses(base / "base" / "runs" / "whole" / "base_train")
+    words = ["--dtype", "float64", "--device-batch-size", "auto"]
+    estimate = memory_plan.estimate
+    taken = memory_limit.resident_bytes()
+    monkeypatch.setattr(memory_limit, "resident_bytes", lambda: taken)
+    short = []
+
+    def note(config, step, *, resident_bytes):
+        found = estimate(config, step, resident_bytes=resident_bytes)
+        short.append(step.rows)
+        there = taken + memory_limit.memory_left()
+        # As if what is there were enough for three rows.
+        return dataclasses.replace(
+            found, peak=dataclasses.replace(found.peak, heap=0 if step.rows <= 3 else 2 * there)
+        )
+
+    monkeypatch.setattr(memory_plan, "estimate", note)
+    found = losses(train(base, *words))
+    assert short[0] == 8
+    assert "auto: 3 rows of 32 tokens, 3 times" in capsys.readouterr().out
+    assert found == pytest.approx(whole, rel=1e-9)
+    monkeypatch.setattr(memory_limit, "memory_left", lambda: -taken)
+    with pytest.raises(ConfigError, match=r"auto: not even one row of 32 tokens fits.*estimated"):
+        train(base, *words, "--run", "none", "--tokenizer", "tiny")
+
+
+def test_every_chat_stage_takes_auto_and_computes_layers_again(base):
+    train(base, "--checkpoint-activations")
+    chat = [word if word != "4" else "auto" for word in CHAT] + ["--checkpoint-activations"]
+    data = ["--data", str(chats(base / "chats.jsonl"))]
+    chat_sft.main([*chat, *data])
+    tasks = ["--tasks", f"gsm8k={problems(base / 'gsm8k')}", "--steps", "2", "--eval-items", "2"]
+    rollouts = ["--prompts-per-step", "2", "--samples-per-prompt", "3", "--max-new-tokens", "4"]
+    rl = [word for word in chat if word not in ("--tokens-per-step", "64", "--no-compile")]
+    chat_rl.main([*rl, *tasks, *rollouts])
+    for stage, rows in (("chat_sft", 2), ("chat_rl", 6)):
+        folder = base / "base" / "runs" / "tiny" / stage
+        assert json.loads((folder / "config.json").read_text())["device_batch_size"] == rows
 
 
 def problems(folder: Path) -> Path:

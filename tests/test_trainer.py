@@ -13,7 +13,7 @@ from nanochat.dataloader import Batch
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import MetricsLogger, read_rows
+from nanochat.metrics import MEASURED, MetricsLogger, read_rows
 from nanochat.optim import OptimConfig
 from nanochat.progress import Progress, duration
 from nanochat.tokenizer import train_char
@@ -162,13 +162,10 @@ def test_the_figures_of_a_step_may_be_read_one_step_later(tmp_path):
     assert [row["skipped"] for row in rows[0]] == [0, 2, 3, 3]
 
 
-TIMED = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
-
-
 def figures(folder: Path) -> list[dict]:
-    """The rows of the metrics but for their times."""
+    """The rows of the metrics but for the machine's figures."""
     return [
-        {key: value for key, value in row.items() if key not in TIMED}
+        {key: value for key, value in row.items() if key not in MEASURED}
         for row in read_rows(folder / "metrics.jsonl")
     ]
 
@@ -321,6 +318,14 @@ def test_metrics_drop_the_rows_after_the_checkpoint_and_a_torn_one(tmp_path):
         metrics.log(3, {"loss": 2.0})
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_rows_hold_the_times_of_steps_and_the_memory(tmp_path):
+    make_trainer(tiny_model(), Rows(), tmp_path, steps=5).fit()
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert rows[0]["step_s_p50"] is None  # the first step builds kernels
+    assert 0 < rows[-1]["step_s_p50"] <= rows[-1]["step_s_p99"] < 60
+    assert rows[-1]["memory_bytes"] > 1e7
 
 
 def test_durations_read_as_people_say_them():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import device
+from nanochat.memory_limit import memory_left
 
 GB = 10**9
 
@@ -34,39 +34,39 @@ V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def test_without_limits_it_is_what_the_system_has(root):
-    assert device.memory_left(root) == pytest.approx(8 * GB, abs=1024)
+    assert memory_left(root) == pytest.approx(8 * GB, abs=1024)
 
 
 def test_a_groups_limit_counts_and_files_in_memory_do_not(root):
     put(root, "proc/self/cgroup", "0::/jobs/one\n")
     group(root, "sys/fs/cgroup/jobs/one", V2, 4 * GB, 3 * GB, 1 * GB)
-    assert device.memory_left(root) == 2 * GB
+    assert memory_left(root) == 2 * GB
 
 
 def test_a_limit_further_up_counts_as_well(root):
     put(root, "proc/self/cgroup", "0::/jobs/one\n")
     group(root, "sys/fs/cgroup/jobs/one", V2, "max", 3 * GB, 0)
     group(root, "sys/fs/cgroup/jobs", V2, 5 * GB, 4 * GB, 0)
-    assert device.memory_left(root) == 1 * GB
+    assert memory_left(root) == 1 * GB
 
 
 def test_a_limit_of_version_1_counts_also_where_the_path_is_the_hosts(root):
     put(root, "proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/abc\n0::/\n")
     group(root, "sys/fs/cgroup/memory", V1, 3 * GB, 1 * GB, 0)
-    assert device.memory_left(root) == 2 * GB
+    assert memory_left(root) == 2 * GB
 
 
 def test_unlimited_groups_leave_what_the_system_has(root):
     put(root, "proc/self/cgroup", "4:memory:/a\n")
     group(root, "sys/fs/cgroup/memory/a", V1, 2**63 - 4096, 1 * GB, 0)
-    assert device.memory_left(root) == pytest.approx(8 * GB, abs=1024)
+    assert memory_left(root) == pytest.approx(8 * GB, abs=1024)
 
 
 def test_more_used_than_allowed_leaves_nothing(root):
     put(root, "proc/self/cgroup", "0::/a\n")
     group(root, "sys/fs/cgroup/a", V2, 1 * GB, 2 * GB, 0)
-    assert device.memory_left(root) == 0
+    assert memory_left(root) == 0
 
 
 def test_without_proc_it_is_the_machines_memory(tmp_path):
-    assert device.memory_left(tmp_path) > 2**28
+    assert memory_left(tmp_path) > 2**28
