@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from nanochat import checkpoint_manager, schedules, stage
+from nanochat import batch_size, checkpoint_manager, schedules, stage
 from nanochat.chat_rows import ChatRows
 from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, nested, option
 from nanochat.conversation import Conversation, Message, render_prompt
 from nanochat.dataloader import ChatBatches
-from nanochat.distributed import check_same_data, from_main, gather_work, on_all
+from nanochat.distributed import Run, check_same_data, from_main, gather_work, on_all
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -79,6 +79,7 @@ def train(
     model = loaded.model
     length = model.config.sequence_length
     batch_rows = stage.rows_per_step(cfg.tokens_per_step, length, "tokens-per-step")
+    rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
     batches = on_all(
         opened.run,
         lambda: ChatBatches(
@@ -86,7 +87,7 @@ def train(
             loaded.tokenizer,
             T=length,
             batch_rows=batch_rows,
-            device_rows=cfg.loop.device_batch_size,
+            device_rows=rows,
             run=opened.run,
             seed=cfg.common.seed,
         ),
@@ -100,7 +101,9 @@ def train(
     lost = _lost_shares(batches, length, opened)
 
     def evaluate() -> dict[str, float]:
-        return {"val_loss": validation_loss(loaded, val_set, opened)} if val_set else {}
+        if not val_set:
+            return {}
+        return {"val_loss": validation_loss(loaded, val_set, run=opened.run, at_once=rows)}
 
     stage.train(
         opened,
@@ -118,7 +121,12 @@ def train(
         optimizer_config=cfg.optimizer,
         evaluate=evaluate,
         sample=lambda: answers(loaded, opened, val_set),
-        facts={"source": str(loaded.path), "conversations": len(train_set), **lost},
+        facts={
+            "source": str(loaded.path),
+            "conversations": len(train_set),
+            "device_batch_size": rows,
+            **lost,
+        },
     )
 
 
@@ -137,11 +145,15 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
 
 
 @torch.no_grad()
-def validation_loss(loaded: Loaded, conversations: Sequence[Conversation], opened: Stage) -> float:
-    """Mean loss in nats over the supervised tokens of some conversations. Collective."""
-    run, length = opened.run, loaded.model.config.sequence_length
+def validation_loss(
+    loaded: Loaded, conversations: Sequence[Conversation], *, run: Run, at_once: int
+) -> float:
+    """Mean loss in nats over the supervised tokens of some conversations. Collective.
+
+    at_once: rows of one forward pass on one device.
+    """
+    length = loaded.model.config.sequence_length
     rows = ChatRows(conversations, loaded.tokenizer, length, seed=0)
-    at_once = opened.loop.device_batch_size
 
     def measure() -> tuple[float, int]:
         nats, count = 0.0, 0

@@ -299,6 +299,11 @@ def _object_device(run: Run) -> torch.device | None:
     return run.device if run.device.type == "cuda" else None
 
 
+def local_world_size() -> int:
+    """Processes of this run on this machine, among which its cores and memory are shared out."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _place() -> tuple[int, int, int]:
     """Rank, world size and local rank as torchrun tells them, else a world of one."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -321,8 +326,7 @@ def _set_threads(threads: int | None, begun: Begun, run: Run) -> None:
     torchrun sets OMP_NUM_THREADS=1, which would leave cores idle when ranks are few.
     """
     if threads is None:
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        threads = max(1, devices.cores() // local_world)
+        threads = max(1, devices.cores() // local_world_size())
         as_before = run.device.type == "cpu" and begun.world_size == run.world_size
         if as_before and begun.threads is not None and begun.threads != threads:
             threads = _threads_of_before(begun.threads, threads)

@@ -68,8 +68,9 @@ def explain_memory(error: Exception) -> str | None:
     if not (known or isinstance(error, MemoryError)):
         return None
     return (
-        "out of memory; a smaller --device-batch-size, --slots, --sequence-length or --depth "
-        f"needs less ({str(error)[:120] or 'the system gave no more'})"
+        "out of memory; a smaller --device-batch-size (or auto), --checkpoint-activations, a "
+        "smaller --slots, --sequence-length or --depth needs less "
+        f"({str(error)[:120] or 'the system gave no more'})"
     )
 
 

@@ -199,6 +199,7 @@ def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loade
     loaded = checkpoint_manager.load(
         path, stage.run, model_options=model_options, attention_backend=stage.attention
     )
+    loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
     if stage.resume_from is None:
         stage.say(f"starting {stage.name} from {loaded.path}")
     return loaded

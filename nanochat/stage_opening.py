@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -37,8 +37,11 @@ class LoopOptions:
     resume: bool = option(
         False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
     )
-    device_batch_size: int = option(
-        16, "rows in one forward pass on one device; smaller needs less memory"
+    device_batch_size: int | Literal["auto"] = option(
+        16, "rows in one forward pass on one device; auto takes as many as memory allows"
+    )
+    checkpoint_activations: bool = option(
+        False, "compute layers again in the backward pass: far less memory, a third more time"
     )
     log_every: int = option(10, "steps between console lines and metrics rows")
     eval_every: int | None = option(None, "steps between evaluations; none: only at the end")
@@ -52,7 +55,11 @@ class LoopOptions:
     keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
 
     def __post_init__(self) -> None:
-        for name in ("device_batch_size", "log_every", "keep"):
+        if self.device_batch_size != "auto" and self.device_batch_size < 1:
+            raise ConfigError(
+                f"--device-batch-size must be at least 1 or auto, got {self.device_batch_size}"
+            )
+        for name in ("log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
         for name in ("eval_every", "sample_every", "save_every", "keep_every", "profile"):

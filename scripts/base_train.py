@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nanochat import (
+    batch_size,
     checkpoint_manager,
     config,
     flops,
@@ -93,10 +94,12 @@ def main(argv: list[str] | None = None) -> None:
         length = model.config.sequence_length
         batch_rows = stage.rows_per_step(plan.tokens_per_step, length, "tokens-per-step")
         steps = max(1, plan.tokens // (batch_rows * length))
+        device_rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
         data = on_all(run, lambda: open_data(cfg.data, base=storage.base_dir()))
-        batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, batch_rows, length))
+        sizes = {"batch_rows": batch_rows, "device_rows": device_rows, "length": length}
+        batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, **sizes))
         check_same_data(run, batches.state()["stream"])
-        facts = describe(model, plan, steps)
+        facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         stage.train(
             opened,
@@ -135,7 +138,9 @@ def rows(
     run: Run,
     data: Dataset,
     encoder: Tokenizer,
+    *,
     batch_rows: int,
+    device_rows: int,
     length: int,
 ) -> tuple[StreamBatches, np.ndarray]:
     """The batches to train on and the rows to validate on; encodes what it needs of them."""
@@ -143,9 +148,7 @@ def rows(
     stream = TokenStream(data, "train", encoder, length, seed=seed, base=base)
     val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
     val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
-    batches = StreamBatches(
-        stream, batch_rows=batch_rows, device_rows=cfg.loop.device_batch_size, run=run
-    )
+    batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
     return batches, val_rows
 
 
@@ -182,6 +185,7 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         model.init_weights(generator)
         # The same seed may give other numbers on another kind of device.
         broadcast_tensors(opened.run, (parameter.detach() for parameter in model.parameters()))
+    model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
         opened.say(f"fp8 in {fp8.convert(model)} linears")
     return model

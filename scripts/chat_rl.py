@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat import chat_eval, chat_training, config, distributed, schedules, stage, stage_opening
+from nanochat import (
+    batch_size,
+    chat_eval,
+    chat_training,
+    config,
+    distributed,
+    schedules,
+    stage,
+    stage_opening,
+)
 from nanochat.config import RunOptions, nested, option
 from nanochat.errors import ConfigError
 from nanochat.eval_task import EvalTask
@@ -63,9 +72,16 @@ def main(argv: list[str] | None = None) -> None:
             loaded.tokenizer,
             task,
             cfg.rollouts,
-            device_rows=cfg.loop.device_batch_size,
             run=opened.run,
             seed=cfg.common.seed,
+        )
+        # Now that the engine, whose cache takes much memory, is there.
+        batches.device_rows = batch_size.device_rows(
+            opened,
+            loaded.model,
+            batch_rows=cfg.rollouts.prompts_per_step * cfg.rollouts.samples_per_prompt,
+            length=batches.engine.max_len,
+            may_compile=False,
         )
         steps = cfg.steps or max(1, len(task) // cfg.rollouts.prompts_per_step)
         opened.say(
@@ -93,7 +109,11 @@ def main(argv: list[str] | None = None) -> None:
             optimizer_config=dataclasses.replace(cfg.optimizer, lr_scale=scale),
             evaluate=evaluate,
             sample=sample,
-            facts={"source": str(loaded.path), "problems": len(task)},
+            facts={
+                "source": str(loaded.path),
+                "problems": len(task),
+                "device_batch_size": batches.device_rows,
+            },
             use_compile=False,  # rows have other lengths in every step
         )
 
