@@ -103,21 +103,23 @@ def main(argv: list[str] | None = None) -> None:
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         stage.train(
             opened,
-            model=model,
-            tokenizer=encoder,
-            batches=batches,
-            schedule=schedules.warmup_decay(
-                steps,
-                warmup_steps=cfg.warmup_steps,
-                warmdown_frac=cfg.warmdown_frac,
-                final_lr_frac=cfg.final_lr_frac,
+            stage.Recipe(
+                model=model,
+                tokenizer=encoder,
+                batches=batches,
+                schedule=schedules.warmup_decay(
+                    steps,
+                    warmup_steps=cfg.warmup_steps,
+                    warmdown_frac=cfg.warmdown_frac,
+                    final_lr_frac=cfg.final_lr_frac,
+                ),
+                total_steps=steps,
+                tokens_per_step=batch_rows * length,
+                optimizer=scaled_optimizer(cfg.optimizer, plan),
+                evaluate=lambda: evaluate(model, val_rows, encoder, run, device_rows),
+                sample=lambda: samples(model, encoder, run),
+                facts={**facts, "data": data.manifest},
             ),
-            total_steps=steps,
-            tokens_per_step=batch_rows * length,
-            optimizer_config=scaled_optimizer(cfg.optimizer, plan),
-            evaluate=lambda: evaluate(model, val_rows, encoder, run),
-            sample=lambda: samples(model, encoder, run),
-            facts={**facts, "data": data.manifest},
         )
 
 
@@ -217,10 +219,14 @@ def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, int]:
     }
 
 
-def evaluate(model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run) -> dict[str, float]:
-    """Bits per byte on the validation rows. Collective."""
+def evaluate(
+    model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run, device_rows: int
+) -> dict[str, float]:
+    """Bits per byte on the validation rows, so many at a time. Collective."""
     with fp8.disabled(model):
-        bpb = loss_eval.bits_per_byte(model, rows, token_bytes=encoder.token_bytes, run=run)
+        bpb = loss_eval.bits_per_byte(
+            model, rows, token_bytes=encoder.token_bytes, run=run, batch_rows=device_rows
+        )
     return {"val_bpb": bpb}
 
 
