@@ -1,10 +1,13 @@
 """What a parameter costs in memory while it trains: weights, gradients, optimizer, transients.
 
 python benchmarks/memory.py --depth 8 --ranks 4
+python benchmarks/memory.py --depth 8 --ranks 8 --first-only
 
 Each rank is a fresh process on the CPU. The figures are bytes a parameter of rank 0: sizes of
 tensors, and peaks of torch's allocator over those, in the second step. Rows are few and short, so
 that activations do not count. VmHWM is the process's own peak above what it had with torch loaded.
+gloo keeps copies of its own; with --first-only rank 0 runs alone and a collective is no more than
+the copy of its own part, which is what it costs in memory with NCCL.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from nanochat import optim
 from nanochat.distributed import Run
@@ -31,6 +35,7 @@ from nanochat.gpt_config import GPTConfig
 from nanochat.optim import MuonAdamW, OptimConfig
 from nanochat.param_groups import MuonGroup
 from nanochat.schedules import warmup_decay
+from nanochat.sharding import Pending, Transport
 
 TOKENS = 64
 
@@ -40,13 +45,18 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=32768)
+    parser.add_argument("--first-only", action="store_true")
     options = parser.parse_args()
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler's own messages
     with TemporaryDirectory() as folder:
-        mp.spawn(rank_process, args=(options, port, folder), nprocs=options.ranks)
+        mp.spawn(
+            rank_process,
+            args=(options, port, folder),
+            nprocs=1 if options.first_only else options.ranks,
+        )
         found = json.loads((Path(folder) / "found.json").read_text())
     parameters = found.pop("parameters")
     print(f"depth {options.depth}, {options.ranks} rank(s), {parameters:,} parameters")
@@ -57,7 +67,10 @@ def main() -> None:
 def rank_process(rank: int, options: argparse.Namespace, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     world_size = options.ranks
-    if world_size > 1:
+    if options.first_only:
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+        optim.transport = lambda *_: Alone(world_size=world_size)
+    elif world_size > 1:
         address = f"tcp://127.0.0.1:{port}"
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
     run = Run(
@@ -72,8 +85,20 @@ def rank_process(rank: int, options: argparse.Namespace, port: int, folder: str)
     found["VmHWM above a process without a model"] = status("VmHWM") - before
     if run.is_main:
         (Path(folder) / "found.json").write_text(json.dumps(found))
-    if world_size > 1:
+    if dist.is_initialized():
         dist.destroy_process_group()
+
+
+class Alone(Transport):
+    """The first of several ranks without the others: collectives that keep nothing."""
+
+    def reduce_scatter(self, owned: Tensor, whole: Tensor) -> Pending:
+        owned.copy_(whole.view(self.world_size, -1)[self.rank])
+        return Pending(keep=whole)
+
+    def all_gather(self, whole: Tensor, owned: Tensor) -> Pending:
+        whole.view(self.world_size, -1).copy_(owned)
+        return Pending(keep=owned)
 
 
 def measure(run: Run, config: GPTConfig) -> dict[str, int]:
