@@ -60,6 +60,12 @@ class BaseTrainConfig:
     tokenizer: str | None = option(
         None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own"
     )
+    packing: str = option(
+        "split",
+        "documents that do not fit into a row go on in another (split), or every row begins with "
+        "a document and the rest of what does not fit is thrown away (crop)",
+        choices=("split", "crop"),
+    )
     tokens: int | None = option(
         None, "tokens to train on; none: --ratio times the scaling parameters"
     )
@@ -101,6 +107,9 @@ def main(argv: list[str] | None = None) -> None:
         check_same_data(run, batches.state()["stream"])
         facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
+        if cfg.packing == "crop":
+            facts["cropped_share"] = batches.stream.cropped_share
+            opened.say(f"{facts['cropped_share']:.1%} of the tokens are thrown away by cropping")
         stage.train(
             opened,
             stage.Recipe(
@@ -147,7 +156,7 @@ def rows(
 ) -> tuple[StreamBatches, np.ndarray]:
     """The batches to train on and the rows to validate on; encodes what it needs of them."""
     base, seed = storage.base_dir(), cfg.common.seed
-    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base)
+    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing)
     val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
     val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
     batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
@@ -209,7 +218,7 @@ def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:
     )
 
 
-def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, int]:
+def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
     """What is about to be trained, in numbers."""
     return {
         "parameters": sum(flops.parameter_counts(model.config).values()),
