@@ -10,6 +10,7 @@ import importlib.resources
 import math
 import os
 import sys
+import time
 import tomllib
 import types
 import typing
@@ -23,6 +24,7 @@ from nanochat.errors import ConfigError, SaidElsewhere, Stopped, explain
 T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
 MAX_THREADS = 1024  # of one process; far more than that and threads cannot be made
+SPEAK_S = 2.0  # more than a process needs to say why it ends
 MAX_INT = 2**53  # beyond it neither JSON's numbers nor torch's sizes hold
 
 
@@ -188,6 +190,7 @@ def cli(main: Callable[[], None]) -> NoReturn:
     except Stopped:
         pass
     except SaidElsewhere:
+        time.sleep(SPEAK_S)  # torchrun ends all as soon as one has ended: who speaks goes first
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -311,7 +311,7 @@ def test_under_torchrun_the_reason_of_one_rank_is_one_line_and_all_end(tmp_path)
         env={**os.environ, "PYTHONPATH": str(ROOT), "NANOCHAT_BASE_DIR": str(node.base)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
