@@ -49,7 +49,7 @@ def device_rows(
         dtype=run.compute_dtype,
         device_type=run.device.type,
         world_size=run.world_size,
-        compiled=may_compile and stage.loop.compile and devices.has_compiler(),
+        compiled=may_compile and stage.loop.compile is not False and devices.has_compiler(),
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )

@@ -31,6 +31,8 @@ from nanochat.errors import (
     explain_memory,
 )
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # Of any wait for another rank: one may have to download and encode data that the others have.
@@ -70,12 +72,28 @@ def single_run(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What a stage that goes on was begun with; None where that is not known, or it is new.
+
+    Other choices than these would give other last bits, and after some steps another model.
+    threads: of each of world_size processes. attention: the backend. compiled: the training step.
+    """
+
+    dtype: str | None = None
+    threads: int | None = None
+    world_size: int | None = None
+    attention: str | None = None
+    compiled: bool | None = None
+
+
 @contextlib.contextmanager
-def session(options: RunOptions, dtype: str | None = None) -> Iterator[Run]:
+def session(options: RunOptions, begun: Begun | None = None) -> Iterator[Run]:
     """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
-    dtype: where the options name none; without it too rank 0 measures. Its choice is everyone's.
-    An error in one process reaches all, and every machine prints it once. Collective.
+    begun: taken where the options name nothing; without it the cores are shared out, and rank 0
+    measures the dtype. Rank 0's choice is everyone's. An error in one process reaches all, and
+    every machine prints it once. Collective.
     """
     rank, world_size, local_rank = _place()
     # What libraries log is shown once a machine: progress of its downloads, its fall-backs.
@@ -93,7 +111,6 @@ def session(options: RunOptions, dtype: str | None = None) -> Iterator[Run]:
             torch.cuda.set_device(device)
         elif device.type == "cpu":
             devices.keep_memory()
-        _set_threads(options.threads)
         torch.manual_seed(options.seed)
         if store is not None:
             _join_group(store, rank, world_size, device)
@@ -104,10 +121,13 @@ def session(options: RunOptions, dtype: str | None = None) -> Iterator[Run]:
             device=device,
             compute_dtype=torch.float32,
         )
-        name = options.dtype or dtype
+        # rank 0's: the others may lack the record it is from
+        begun = broadcast_object(run, begun or Begun())
+        _set_threads(options.threads, begun, run)
+        name = options.dtype or begun.dtype
         if name is None and run.is_main:
             name = str(devices.measure_dtype(device)).removeprefix("torch.")
-        name = broadcast_object(run, name)  # rank 0's: the others may lack the record it is from
+        name = broadcast_object(run, name)
         yield Run(**{**run.__dict__, "compute_dtype": DTYPES[name]})
 
 
@@ -300,11 +320,27 @@ def _place() -> tuple[int, int, int]:
     return rank, world_size, local_rank
 
 
-def _set_threads(threads: int | None) -> None:
-    """Share the cores out between the processes of this machine.
+def _set_threads(threads: int | None, begun: Begun, run: Run) -> None:
+    """Share the cores out between the processes of this machine, or take as many as before.
 
     torchrun sets OMP_NUM_THREADS=1, which would leave cores idle when ranks are few.
     """
     if threads is None:
         threads = max(1, devices.cores() // local_world_size())
+        as_before = run.device.type == "cpu" and begun.world_size == run.world_size
+        if as_before and begun.threads is not None and begun.threads != threads:
+            threads = _threads_of_before(begun.threads, threads)
     torch.set_num_threads(threads)
+
+
+def _threads_of_before(before: int, there: int) -> int:
+    if before > there:
+        log.warning(
+            "warning: begun with %d threads, there are cores for %d: the last bits will be others "
+            "than they would have been",
+            before,
+            there,
+        )
+        return there
+    log.info("%d threads, as before; --threads %d takes all cores", before, there)
+    return before

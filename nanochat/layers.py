@@ -5,11 +5,12 @@ Shapes: B rows, T tokens, C width, H heads, D head dimension.
 """
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nanochat import attention
 from nanochat.gpt_config import GPTConfig
@@ -80,7 +81,44 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(count, channels, dtype=dtype))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        if ids.device.type != "cpu":
+            return F.embedding(ids, self.weight)
+        rows: Tensor = _Lookup.apply(ids, self.weight)
+        return rows
+
+
+class _Lookup(torch.autograd.Function):
+    """F.embedding whose gradient is summed up in the order of the ids, compiled or not.
+
+    Compiled CPU code would have its threads add to the same rows at once: the order, and with it
+    the last bits of the gradient, would be others in every run.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.count = weight.shape[0]
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (ids,) = ctx.saved_tensors
+        return None, _sum_by_id(grad, ids, ctx.count)
+
+
+@torch.library.custom_op("nanochat::sum_by_id", mutates_args=())
+def _sum_by_id(rows: Tensor, ids: Tensor, count: int) -> Tensor:
+    """(count, C): sums of the rows (..., C) of each id; an op, as the compiler takes those whole.
+
+    ATen's kernel gives each thread ids of its own, so that no sum depends on their number either.
+    """
+    return torch.ops.aten.embedding_dense_backward(rows, ids, count, -1, False)
+
+
+@_sum_by_id.register_fake
+def _(rows: Tensor, ids: Tensor, count: int) -> Tensor:
+    return rows.new_empty(count, rows.shape[-1])
 
 
 class Attention(nn.Module):

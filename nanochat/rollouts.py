@@ -223,12 +223,13 @@ class RolloutBatches:
         return row_batches(rows, device_rows=self.device_rows, run=self._run, pad=pad)
 
     def state(self) -> dict[str, Any]:
-        """Where the next step starts."""
-        return {"position": self.position}
+        """Where the next step starts, and what `figures` has gathered: a resumed run goes on."""
+        return {"position": self.position, "totals": dict(self._totals)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken."""
         self.position = int(state["position"])
+        self._totals = {name: float(value) for name, value in state.get("totals", {}).items()}
 
     def figures(self) -> dict[str, float]:
         """Means over all answers since the last call, the same on every rank.

@@ -104,11 +104,12 @@ def train(
         asked_to_stop(announce=run.is_main) as stop,
         _profiler(stage) as after_step,
     ):
-        _write_config(stage, model, tokenizer, facts)
+        compiled = _compiles(stage, use_compile)
+        _write_config(stage, model, tokenizer, {**facts, "compiled": compiled})
         trainer = Trainer(
             optimizer=optimizer,
             batches=batches,
-            loss_fn=token_loss(_token_losses(model, stage, use_compile)),
+            loss_fn=token_loss(_token_losses(model, compiled)),
             schedule=schedule,
             hooks=_hooks(stage, saver, findings),
             run=run,
@@ -195,24 +196,31 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
 def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loaded:
     """The model a stage starts from: its own checkpoint when resuming, else the source's."""
     path = stage.resume_from or source
-    loaded = checkpoint_manager.load(path, stage.run, model_options=model_options)
+    loaded = checkpoint_manager.load(
+        path, stage.run, model_options=model_options, attention_backend=stage.attention
+    )
     loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
     if stage.resume_from is None:
         stage.say(f"starting {stage.name} from {loaded.path}")
     return loaded
 
 
-def _token_losses(model: GPT, stage: Stage, wanted: bool | None) -> Callable[..., torch.Tensor]:
-    """The model's loss, compiled where that is asked for (None: by --compile) and possible."""
-    if not (stage.loop.compile if wanted is None else wanted):
-        return model.token_losses
+def _token_losses(model: GPT, compiled: bool) -> Callable[..., torch.Tensor]:
+    return torch.compile(model.token_losses, dynamic=False) if compiled else model.token_losses
+
+
+def _compiles(stage: Stage, wanted: bool | None) -> bool:
+    """Whether the loss is compiled: if wanted, else by --compile, else as before, if possible."""
+    choices = (wanted, stage.loop.compile, stage.begun.compiled)
+    if next((choice for choice in choices if choice is not None), True) is False:
+        return False
     if stage.run.device.type == "cpu" and not devices.has_compiler():
         stage.say(
             "warning: no C++ compiler (g++ or clang++) found: training runs uncompiled, about "
             "half as fast; install one to change that"
         )
-        return model.token_losses
-    return torch.compile(model.token_losses, dynamic=False)
+        return False
+    return True
 
 
 def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
@@ -243,18 +251,23 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
 def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
 
-    It is the newest whole one from before the steps that were not finite.
+    It is the newest whole one from before the steps that were not finite; those after it go.
     Raises: TrainingError if there is none.
     """
     saver.wait()
     healthy = trainer.progress.step - trainer.progress.skipped_in_a_row
-    path = newest_whole(stage.dir, stage.run, stage.say, until=healthy)
+
+    def accept(step: int) -> bool:
+        return step <= healthy and saver.is_regular(step)
+
+    path = newest_whole(stage.dir, stage.run, stage.say, accept)
     if path is None:
         raise TrainingError(
             "one step after another is not finite, and there is no checkpoint to go back to: lower "
             "the learning rates (--lr-scale 0.5)"
         )
-    main_only(stage.run, lambda: checkpoint_manager.set_aside_after(path, "abandoned"))
+    saver.forget_after(checkpoint_manager.step_of(path))
+    main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
     checkpoint_manager.load_weights(path, model, stage.run)
     main_only(stage.run, lambda: trainer.metrics.rewind(meta["step"]))

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from nanochat import checkpoint_manager, distributed, stage_record, storage
+from nanochat import attention, checkpoint_manager, distributed, stage_record, storage
 from nanochat.config import RunOptions, option
-from nanochat.distributed import DTYPES, Run, from_main, gather_objects, main_only
+from nanochat.distributed import Begun, Run, broadcast_object, from_main, gather_objects, main_only
 from nanochat.errors import ConfigError
 from nanochat.gpt import GPT
 
@@ -29,8 +29,10 @@ CHECKPOINT_BYTES = 8  # of a parameter, at least: itself and one moment, both fl
 class LoopOptions:
     """How the training loop runs."""
 
-    compile: bool = option(
-        True, "fuse kernels with torch.compile; on a CPU it needs a C++ compiler"
+    compile: bool | None = option(
+        None,
+        "fuse kernels with torch.compile; none: where there is a compiler (a CPU needs a C++ "
+        "compiler), and as before with --resume",
     )
     resume: bool = option(
         False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
@@ -64,6 +66,10 @@ class LoopOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
+        if self.keep_every is not None and self.keep_every % (
+            self.save_every or self.keep_every + 1
+        ):
+            raise ConfigError("--keep-every must be a multiple of --save-every")
         saved, judged = self.save_every, self.eval_every
         if self.keep_best and (saved is None or judged is None or saved % judged):
             raise ConfigError(
@@ -84,6 +90,8 @@ class Stage:
     loop: LoopOptions
     resume_from: Path | None  # the newest checkpoint that is whole
     newest: Path | None  # the newest one
+    begun: Begun
+    attention: str  # the backend, as attention.choose takes it
     say: Say
 
 
@@ -108,8 +116,7 @@ def say_line(line: str) -> None:
 @contextlib.contextmanager
 def opened(name: str, options: StageOptions, *, say: Say = say_line) -> Iterator[Stage]:
     """Start the process group and open a stage in it. Collective; raises what `open_stage` does."""
-    dtype = _recorded_dtype(name, options)
-    with distributed.session(options.common, dtype) as run:
+    with distributed.session(options.common, _begun(name, options)) as run:
         yield open_stage(name, options, run=run, say=say)
 
 
@@ -135,6 +142,8 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
     resume_from = newest_whole(folder, run, say) if loop.resume else None
     if resume_from is not None and run.is_main:
         say(f"resuming {name} from {resume_from}")
+    begun = broadcast_object(run, _begun(name, options))
+    say = say if run.is_main else (lambda line: None)
     return Stage(
         name=name,
         dir=folder,
@@ -144,18 +153,22 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
         loop=loop,
         resume_from=resume_from,
         newest=newest,
-        say=say if run.is_main else (lambda line: None),
+        begun=begun,
+        attention=_attention(begun, run, say),
+        say=say,
     )
 
 
-def newest_whole(folder: Path, run: Run, say: Say, until: int | None = None) -> Path | None:
+def newest_whole(
+    folder: Path, run: Run, say: Say, accept: Callable[[int], bool] = lambda step: True
+) -> Path | None:
     """The newest checkpoint that is whole; those after it are named. Collective.
 
-    until: the last step that it may be of.
+    accept: of which steps it may be.
     """
 
     def find() -> Path | None:
-        found, damages = checkpoint_manager.newest_whole(folder, until)
+        found, damages = checkpoint_manager.newest_whole(folder, accept)
         for damage in damages:
             say(f"warning: {damage.what}: passing over this checkpoint")
         return found
@@ -188,13 +201,24 @@ def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, 
         )
 
 
-def _recorded_dtype(name: str, options: StageOptions) -> str | None:
-    """The compute dtype that a stage goes on in: the one it was begun in; None for a new stage."""
-    folder = storage.stage_dir(options.common.run, name)
-    if not options.loop.resume or not checkpoint_manager.steps(folder):
-        return None
-    found = stage_record.read_config(folder).get("compute_dtype")
-    return found if found in DTYPES else None
+def _begun(name: str, options: StageOptions) -> Begun:
+    """What a stage that goes on was begun with, also if that has saved no checkpoint yet."""
+    if not options.loop.resume:
+        return Begun()
+    return stage_record.begun(storage.stage_dir(options.common.run, name))
+
+
+def _attention(begun: Begun, run: Run, say: Say) -> str:
+    """The attention backend of before; "auto" where there was none or it does not work here."""
+    name = begun.attention
+    # On another kind of device nothing is as before: "blocks" is a CPU's, the others are not.
+    if name is None or (name == "blocks") != (run.device.type == "cpu"):
+        return "auto"
+    try:
+        return attention.choose(name, run.device).name
+    except ConfigError as error:
+        say(f"warning: {error}; the last bits will be others than they would have been")
+        return "auto"
 
 
 def _lock_path(folder: Path) -> Path:
@@ -227,7 +251,7 @@ def _claim(stage: Stage, model: GPT, stack: contextlib.ExitStack) -> None:
     if checkpoint_manager.latest(stage.dir) != stage.newest:
         raise ConfigError(busy)
     if stage.resume_from is not None:
-        checkpoint_manager.set_aside_after(stage.resume_from, "damaged")
+        checkpoint_manager.set_aside_after(stage.resume_from)
     _check_disk(stage, model)
 
 

@@ -13,7 +13,8 @@ import torch
 
 from nanochat import config, storage
 from nanochat import device as devices
-from nanochat.distributed import Run
+from nanochat.attention import BACKENDS
+from nanochat.distributed import DTYPES, Begun, Run
 from nanochat.errors import DataError
 from nanochat.gpt import GPT
 from nanochat.progress import Summary
@@ -33,6 +34,25 @@ def origin(folder: Path) -> dict[str, Any]:
     """What a resumed stage keeps of its record: the checkpoint that it once started from."""
     found = read_config(folder)
     return {"source": found["source"]} if "source" in found else {}
+
+
+def begun(folder: Path) -> Begun:
+    """What a stage's record says that it was begun with."""
+    found = read_config(folder)
+
+    def known(name: str, kind: type) -> Any:
+        value = found.get(name)
+        return value if type(value) is kind else None
+
+    dtype, attention = known("compute_dtype", str), known("attention", str)
+    threads = known("threads", int)
+    return Begun(
+        dtype=dtype if dtype in DTYPES else None,
+        threads=threads if threads and threads > 0 else None,
+        world_size=known("world_size", int),
+        attention=attention if attention in BACKENDS else None,
+        compiled=known("compiled", bool),
+    )
 
 
 def write_config(

@@ -41,7 +41,7 @@ class TrainingError(UserError):
 class Hook:
     """Something to do after a step: every so many steps, and at the end if asked.
 
-    on_stop: also when training is asked to end early.
+    on_stop: also when training is asked to end early; the others are then left for the resume.
     """
 
     fn: Callable[["Trainer"], None]
@@ -103,11 +103,13 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         rewind: Callable[["Trainer"], None] | None = None,
         after_step: Callable[[], object] = lambda: None,
+        watch_loss: bool = True,
     ) -> None:
         """See the class; stop: whether this process was asked to end.
 
         rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
         that what comes next is new data. Collective. after_step: called between steps, to profile.
+        watch_loss: whether a jump of the loss means anything.
         """
         self.optimizer = optimizer
         self.batches = batches
@@ -123,12 +125,14 @@ class Trainer:
         self.stop = stop
         self.rewind = rewind
         self.after_step = after_step
+        self.watch_loss = watch_loss
         self.stopping = False
         self.progress = Progress()
         self.peak_flops = devices.peak_flops(run.device, run.compute_dtype)
         self.last_loss = math.nan
         self._window = _Window()
         self._wait_s = 0.0
+        self._trained_steps, self._trained_tokens = 0, 0  # by this process, with those undone
         self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
         self._warm = False
         self._unread: deque[_Figures] = deque()
@@ -142,7 +146,6 @@ class Trainer:
         Raises: TrainingError if one step after another is not finite, and going back to the last
             checkpoint does not help; it stands.
         """
-        first_step, first_tokens = self.progress.step, self.progress.tokens
         begin_s = time.perf_counter()
         hooks_s = 0.0
         self._window = _Window()
@@ -156,9 +159,11 @@ class Trainer:
             self.after_step()
             if self._warm:  # the first step builds kernels
                 self._steps_s.append(time.perf_counter() - step_begin_s)
-            if self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps):
-                self._rewind()
-                continue
+            if self._must_rewind():
+                self._read(0)
+                if self._must_rewind():
+                    self._rewind()
+                    continue
             if due:
                 self._log()
             elif not self._warm:
@@ -174,10 +179,10 @@ class Trainer:
         training_s = max(elapsed_s - hooks_s, 1e-9)
         return Summary(
             steps=self.progress.step,
-            trained_steps=self.progress.step - first_step,
+            trained_steps=self._trained_steps,
             tokens=self.progress.tokens,
             elapsed_s=elapsed_s,
-            tokens_per_s=(self.progress.tokens - first_tokens) / training_s,
+            tokens_per_s=self._trained_tokens / training_s,
             final_loss=self.last_loss,
             data_wait_share=self._wait_s / training_s,
             skipped=self.progress.skipped,
@@ -191,9 +196,7 @@ class Trainer:
         micro_batches = self.batches.next_step()
         self._window.wait_s += time.perf_counter() - wait_begin_s
         counts = torch.stack([(b.targets >= 0).sum() for b in micro_batches]).sum()
-        shared = torch.stack([counts, torch.full_like(counts, self.stop())])
-        target_count, stop = all_reduce_sum(self.run, shared).unbind()
-        target_count = target_count.clamp(min=1)
+        target_count = all_reduce_sum(self.run, counts).clamp(min=1)
         total = None
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
@@ -202,21 +205,23 @@ class Trainer:
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one micro-batch"
-        stats = self.optimizer.step(self.schedule(self.progress.step), loss=total)
+        share = torch.stack([total, torch.full_like(total, self.stop())])
+        stats = self.optimizer.step(self.schedule(self.progress.step), share)
         self.optimizer.zero_grad()
         rows_tokens = sum(b.inputs.numel() for b in micro_batches)
         self._window.tokens += rows_tokens * self.run.world_size
         self.progress.step += 1
         self.progress.tokens += rows_tokens * self.run.world_size
-        loss, norm = stats["loss"], stats["grad_norm"]
-        figures = torch.stack([loss, norm, stop.to(norm.dtype)])
+        self._trained_steps += 1
+        self._trained_tokens += rows_tokens * self.run.world_size
+        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])
         self._unread.append(_Figures(self.progress.step, figures))
 
     def _read(self, lag: int) -> None:
         """Take the figures of all but the last `lag` steps; they are the same on every rank."""
         while len(self._unread) > lag:
             figures = self._unread.popleft()
-            loss, self._grad_norm, stop = figures.read()
+            self._grad_norm, loss, stop = figures.read()
             self.stopping = self.stopping or bool(stop)
             if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
                 self.progress.skip()
@@ -226,11 +231,15 @@ class Trainer:
                 )
                 continue
             mean = self.progress.loss_mean
-            if self.progress.take(loss):
+            if self.progress.take(loss) and self.watch_loss:
+                self.progress.spikes += 1
                 self.say(
                     f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
                     f"{loss:.4f}"
                 )
+
+    def _must_rewind(self) -> bool:
+        return self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps)
 
     def _rewind(self) -> None:
         """Go back to the last checkpoint, and leave out the data since. Collective.
@@ -246,7 +255,7 @@ class Trainer:
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
-        progress.rewinds = before.rewinds + 1
+        progress.rewinds, progress.elapsed_s = before.rewinds + 1, before.elapsed_s
         self._rewound_to[back] += 1
         if self._rewound_to[back] > MOST_REWINDS:
             raise TrainingError(
@@ -329,15 +338,16 @@ class Trainer:
 
     def _run_hooks(self) -> None:
         for hook in self.hooks:
-            if self._is_due(hook) or (hook.on_stop and self.stopping):
+            if hook.on_stop if self.stopping else self.is_due(hook):
                 hook.fn(self)
 
     def _row_is_due(self) -> bool:
         """After the same steps in a run left alone as in one that was stopped or killed."""
         first = self.progress.step == 1
-        return first or self._at(self.log_every) or any(map(self._is_due, self.hooks))
+        return first or self._at(self.log_every) or any(map(self.is_due, self.hooks))
 
-    def _is_due(self, hook: Hook) -> bool:
+    def is_due(self, hook: Hook) -> bool:
+        """Whether it is the hook's turn after the present step."""
         at_end = hook.at_end and self.progress.step == self.total_steps
         return at_end or (hook.every is not None and self._at(hook.every))
 

@@ -156,7 +156,9 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
     """A fresh model, or the one of the checkpoint that is resumed."""
     sizes = dataclasses.replace(cfg.model, vocab_size=encoder.vocab_size)
     if opened.resume_from is not None:
-        loaded = checkpoint_manager.load(opened.resume_from, opened.run)
+        loaded = checkpoint_manager.load(
+            opened.resume_from, opened.run, attention_backend=opened.attention
+        )
         if loaded.tokenizer.sha256 != encoder.sha256:
             raise ConfigError(
                 f"{loaded.path} was trained with another tokenizer than "
@@ -173,7 +175,11 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
                     "the options of before, or start another run: --run NAME"
                 )
     else:
-        model = GPT(sizes, compute_dtype=opened.run.compute_dtype)
+        model = GPT(
+            sizes,
+            compute_dtype=opened.run.compute_dtype,
+            attention_backend=opened.attention,
+        )
         model.to(opened.run.device)
         generator = torch.Generator(device=opened.run.device).manual_seed(cfg.common.seed)
         model.init_weights(generator)

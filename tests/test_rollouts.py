@@ -1,5 +1,6 @@
 """Reinforcement learning's rows, weights and gradients; and that it learns."""
 
+import json
 from collections.abc import Callable
 from typing import cast
 
@@ -228,6 +229,18 @@ def test_figures_are_means_over_answers_and_groups_since_the_last_call():
     assert 0 < figures["ended"] <= 1
     assert 0 < figures["reward"] < figures["answer_tokens"] <= 16
     assert batches.figures() == {}
+
+
+def test_figures_of_a_resumed_run_count_the_answers_before_it():
+    whole, cut = source(), source()
+    whole.next_step()
+    cut.next_step()
+    state = json.loads(json.dumps(cut.state()))
+    later = source()
+    later.load_state(state)
+    assert same(whole.next_step(), later.next_step())
+    assert later.figures() == whole.figures()
+    later.load_state({"position": 4})  # of a checkpoint from before they were kept
 
 
 def test_an_answer_that_does_not_end_is_no_success():

@@ -1,20 +1,29 @@
 """Stages as a user runs them: on files of one's own, on two ranks, resumed, and with bad input."""
 
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nanochat import checkpoint_manager, memory_limit, memory_plan, optim, tokenizer
-from nanochat.distributed import single_run
+from nanochat import (
+    attention,
+    checkpoint_manager,
+    device,
+    memory_limit,
+    memory_plan,
+    optim,
+    tokenizer,
+)
 from nanochat.errors import CheckpointError, ConfigError, DataError
-from nanochat.metrics import read_rows
+from nanochat.metrics import MEASURED, read_rows
 from scripts import base_train, chat_rl, chat_sft, mid_train
 
 ROOT = Path(__file__).parent.parent
@@ -158,12 +167,74 @@ def test_a_refused_resume_leaves_the_record_as_it_was(base):
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
-def test_a_resumed_stage_keeps_its_dtype(base):
-    folder = train(base, "--dtype", "float64")
-    train(base, "--tokens", "4096", "--resume")
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["compute_dtype"], config["attention"]) == ("float64", "blocks")
+def ending(folder: Path) -> dict[str, Any]:
+    """What a run must end with, bit for bit: its last checkpoint, and its metrics but for times."""
+    last = checkpoint_manager.latest(folder)
+    rows = [
+        {name: value for name, value in row.items() if name not in MEASURED}
+        for row in read_rows(folder / "metrics.jsonl")
+    ]
+    files = {
+        name: hashlib.sha256((last / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "optimizer.safetensors")
+    }
+    return {"checkpoint": last.name, "rows": rows, **files}
+
+
+def record(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A stage's config.json, after some changes to it."""
+    found = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(found))
+    return found
+
+
+def test_a_resumed_stage_keeps_dtype_threads_backend_and_compiler(base, capsys, caplog):
+    folder = train(base, "--dtype", "float64", "--threads", "1")
+    begun = record(folder)
+    assert (begun["attention"], begun["threads"], begun["compiled"]) == ("blocks", 1, False)
+    words = [word for word in TINY if word != "--no-compile"] + ["--data", f"{base}/texts.jsonl"]
+    with caplog.at_level("INFO"):
+        base_train.main([*words, "--tokens", "4096", "--resume"])
+    found = record(folder)
+    assert found["compute_dtype"] == "float64"
+    kept = ("attention", "threads", "compiled")
+    assert [found[name] for name in kept] == [begun[name] for name in kept]
     assert len(losses(folder)) == 16
+    if device.cores() > 1:
+        assert "1 threads, as before; --threads" in caplog.text
+    base_train.main([*words, "--tokens", "6144", "--resume", "--threads", "2", "--no-compile"])
+    assert record(folder)["threads"] == 2
+
+
+def test_a_resume_says_so_where_it_cannot_go_on_as_before(base, monkeypatch, capsys, caplog):
+    folder = train(base, "--dtype", "float32")
+    record(folder, threads=1000)
+    choose = attention.choose
+
+    def lost(name, where):
+        if name == "blocks":
+            raise ConfigError("attention backend 'blocks' does not work here")
+        return choose(name, where)
+
+    monkeypatch.setattr(attention, "choose", lost)
+    train(base, "--tokens", "4096", "--resume")
+    assert f"begun with 1000 threads, there are cores for {device.cores()}" in caplog.text
+    assert record(folder)["threads"] == device.cores()
+    said = capsys.readouterr().out
+    assert "backend 'blocks' does not work here; the last bits will be others" in said
+    record(folder, threads="many", attention=3, compute_dtype=None, world_size=[], compiled="no")
+    train(base, "--tokens", "6144", "--resume", "--dtype", "float32")
+    assert record(folder)["threads"] == device.cores()
+
+
+def test_a_stage_killed_before_its_first_checkpoint_begins_again_as_before(base):
+    folder = train(base, "--dtype", "float64")
+    whole = ending(folder)
+    for path in checkpoint_manager.steps(folder):
+        shutil.rmtree(path)
+    train(base, "--resume")
+    assert record(folder)["compute_dtype"] == "float64"
+    assert ending(folder) == whole
 
 
 def test_epsilon_follows_the_tokens_of_a_step(base, monkeypatch):
@@ -183,25 +254,6 @@ def test_epsilon_follows_the_tokens_of_a_step(base, monkeypatch):
 def test_half_precision_without_loss_scaling_is_refused(base):
     with pytest.raises(ConfigError, match="--dtype float16 cannot train"):
         train(base, "--dtype", "float16")
-
-
-def test_two_ranks_equal_one(base):
-    alone = losses(train(base, "--dtype", "float64"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = [*TINY, "--data", str(base / "texts.jsonl"), "--dtype", "float64", "--run", "two"]
-    words += ["--tokenizer", "tiny", "--threads", "1"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "scripts.base_train", "--", *words],
-        cwd=base,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    both = losses(base / "base" / "runs" / "two" / "base_train")
-    # weights are kept in float32, so sums over ranks differ from sums within one in the last bits
-    assert both == pytest.approx(alone, rel=1e-5)
 
 
 def chats(path: Path, count: int = 80) -> Path:
@@ -317,54 +369,6 @@ def problems(folder: Path) -> Path:
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-
-def run_and_kill(module: str, words: list[str], folder: Path) -> Path:
-    """Start a stage in a process of its own, kill it after its second checkpoint, name that."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"scripts.{module}", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    saved = [line for line, _ in zip(said_saved(process.stdout), range(2), strict=False)]
-    process.kill()
-    process.communicate()
-    assert len(saved) == 2
-    assert not (folder / "result.json").exists()
-    return Path(saved[-1].removeprefix("saved ").strip())
-
-
-def said_saved(lines: Iterable[str]) -> Iterator[str]:
-    return (line for line in lines if line.startswith("saved "))
-
-
-def test_every_stage_that_is_killed_goes_on_from_what_it_said_was_saved(base):
-    data = ["--data", str(chats(base / "chats.jsonl"))]
-    chat = [*CHAT, "--save-every", "10", "--dtype", "float32", "--threads", "1"]
-    tasks = ["--tasks", f"gsm8k={problems(base / 'gsm8k')}", "--steps", "60", "--eval-items", "2"]
-    rollouts = ["--prompts-per-step", "1", "--samples-per-prompt", "2", "--max-new-tokens", "4"]
-    plain = ["--data", str(base / "texts.jsonl"), "--dtype", "float32", "--threads", "1"]
-    stages = [
-        (base_train, [*TINY, *plain, "--tokens", "51200", "--save-every", "10"]),
-        (mid_train, [*chat, *data, "--epochs", "6"]),
-        (chat_sft, [*chat, *data, "--epochs", "6"]),
-        (chat_rl, [w for w in chat if w not in ("--tokens-per-step", "64", "--no-compile")]),
-    ]
-    for module, words in stages:
-        name = module.__name__.removeprefix("scripts.")
-        words = [*words, *tasks, *rollouts] if module is chat_rl else words
-        folder = base / "base" / "runs" / "tiny" / name
-        saved = run_and_kill(name, words, folder)
-        assert checkpoint_manager.latest(folder) >= saved
-        checkpoint_manager.load(saved, single_run())
-        module.main([*words, "--resume"])
-        resumed = losses(folder)
-        whole = folder.with_name(f"{name}_killed")
-        folder.rename(whole)
-        module.main(words)
-        assert resumed == pytest.approx(losses(folder), rel=1e-4, abs=1e-6)
 
 
 def test_what_is_missing_is_named_with_its_remedy(base):

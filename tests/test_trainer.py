@@ -177,7 +177,23 @@ def test_a_loss_that_jumps_is_a_spike_once():
     losses[[200, 201, 202, 300]] += 1.0
     flagged = [step for step, loss in enumerate(losses) if progress.take(float(loss))]
     assert flagged == [200, 300]
-    assert progress.spikes == 2
+
+
+def test_a_spike_hides_no_other_and_a_new_level_is_not_one_for_ever():
+    rng = np.random.default_rng(0)
+    progress = Progress()
+    losses = 3 + 0.05 * rng.standard_normal(900)
+    losses[100:103] += 1.0  # three steps long
+    losses[120] += 0.5
+    losses[300:] += 1.0  # and stays there
+    losses[800] += 1.0
+    flagged = [step for step, loss in enumerate(losses) if progress.take(float(loss))]
+    assert flagged == [100, 120, 300, 800]
+
+
+def test_losses_that_hardly_vary_have_no_spikes():
+    progress = Progress()
+    assert not any(progress.take(loss) for loss in [2.0] * 100 + [2.0001] * 100)
 
 
 def test_spikes_are_said_and_counted_in_the_metrics(tmp_path):
@@ -278,7 +294,10 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
         checkpoint_manager.load(path, single_run())
     weights.write_bytes(data)
     meta = json.loads((path / "meta.json").read_text())
-    (path / "meta.json").write_text(json.dumps({**meta, "format": 99}))
+    later = {**meta, "format": 99}
+    del later["sha256"]
+    later["sha256"] = checkpoint_manager._digest(later)
+    (path / "meta.json").write_text(json.dumps(later))
     with pytest.raises(CheckpointError, match="has format 99, this version reads"):
         checkpoint_manager.load(path, single_run())
 
