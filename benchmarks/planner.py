@@ -140,12 +140,13 @@ def main() -> None:
 
 def run(case: Case, given: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Measure a case in a process of its own, with an empty compile cache."""
+    name = str(case).replace(" ", "_")
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "NANOCHAT_BASE_DIR": str(folder / str(case)),
+        "NANOCHAT_BASE_DIR": str(folder / name),
         "THP_MEM_ALLOC_ENABLE": "1",  # torch reads it with the probe's tensors already
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled" / str(case)),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled" / name),
     }
     words = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
     words += ["--threads", str(given.threads)] + ["--wall"] * given.wall
