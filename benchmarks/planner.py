@@ -1,12 +1,13 @@
 """Compare what `nanochat plan` estimates with what base training takes: memory and time.
 
 python benchmarks/planner.py                       # every case, a process each
-python benchmarks/planner.py --only "d4 T256 V1024" --threads 1
+python benchmarks/planner.py --only "d4 T256" --wall --threads 2
 
-Every case is the real stage on random text. Memory is the process's peak (VmHWM). Time is that of
-the fastest step but the first, in which kernels are built; the peak speed that the estimate goes
-by is measured in the same process right before and right after, and the better one counts. An
-empty compile cache makes the compiler's memory that of a first run.
+Every case is the real stage on random text. Memory is the process's peak (VmHWM); an empty compile
+cache makes the compiler's share that of a first run. Time is that of the median step but the first
+ones, in which kernels are built. On a machine that others use as well only the processor time of
+one thread tells anything, so that is what counts unless --wall is given. The peak speed that the
+estimate goes by is measured by the same clock after each step.
 """
 
 import argparse
@@ -14,9 +15,12 @@ import itertools
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,11 +31,11 @@ from nanochat import memory_limit, memory_plan, time_plan, tokenizer
 from nanochat.distributed import DTYPES
 from nanochat.gpt_config import GPTConfig
 from nanochat.memory_plan import StepPlan
-from nanochat.metrics import read_rows
+from nanochat.trainer import Trainer
 from scripts import base_train
 
 ROOT = Path(__file__).parent.parent
-STEPS = 6
+STEPS, WARM_STEPS = 6, 2
 VAL_ROWS = 4
 
 
@@ -118,64 +122,86 @@ def cases() -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose name begins so")
-    parser.add_argument("--threads", type=int, default=devices.cores())
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="time by the clock on the wall")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.case:
-        print(json.dumps(measure(Case(**json.loads(given.case)), given.threads)))
+        clock = time.perf_counter if given.wall else time.process_time
+        print(json.dumps(measure(Case(**json.loads(given.case)), given.threads, clock)))
         return
     print("| case | memory MB | estimate | | ms a step | estimate | | peak TFLOP/s |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for case in cases():
             if str(case).startswith(given.only):
-                print(row(case, run(case, given.threads, Path(folder))), flush=True)
+                print(row(case, run(case, given, Path(folder))), flush=True)
 
 
-def run(case: Case, threads: int, folder: Path) -> dict[str, float]:
+def run(case: Case, given: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Measure a case in a process of its own, with an empty compile cache."""
+    name = str(case).replace(" ", "_")
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "NANOCHAT_BASE_DIR": str(folder / str(case)),
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled" / str(case)),
+        "NANOCHAT_BASE_DIR": str(folder / name),
+        "THP_MEM_ALLOC_ENABLE": "1",  # torch reads it with the probe's tensors already
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled" / name),
     }
     words = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    words += ["--threads", str(threads)]
+    words += ["--threads", str(given.threads)] + ["--wall"] * given.wall
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{case} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(case: Case, threads: int) -> dict[str, float]:
+def measure(case: Case, threads: int, clock: Callable[[], float]) -> dict[str, float]:
     """Train here; what it took and what was estimated."""
-    resident = memory_limit.resident_bytes()
-    torch.set_num_threads(threads)
-    peaks = [peak(case)]
     prepare(case)
+    probe = Probe(DTYPES[case.dtype], clock)
+    resident = memory_limit.resident_bytes()
+    steps_s: list[float] = []
+    rates: list[float] = []
+    step_of_trainer = Trainer._step
+
+    def timed(trainer: Trainer) -> None:
+        begin_s = clock()
+        step_of_trainer(trainer)
+        steps_s.append(clock() - begin_s)
+        rates.append(probe.rate())
+
+    Trainer._step = timed  # type: ignore[method-assign]
     base_train.main(case.words(threads))
-    peaks.append(peak(case))
-    folder = Path(os.environ["NANOCHAT_BASE_DIR"]) / "runs" / f"v{case.vocab}" / "base_train"
-    rates = [r["tokens_per_s"] for r in read_rows(folder / "metrics.jsonl") if "loss" in r]
-    tokens = case.rows * case.length * case.passes
+    memory_bytes = devices.memory_used(torch.device("cpu"))
+    peak = statistics.median(rates)
     memory = memory_plan.estimate(case.config(), case.step(), resident_bytes=resident)
-    seconds = time_plan.seconds_per_step(
-        case.config(), case.step(), passes=case.passes, peak_flops=max(peaks)
-    )
     return {
-        "memory_bytes": devices.memory_used(torch.device("cpu")),
+        "memory_bytes": memory_bytes,
         "estimated_bytes": memory.total,
-        "step_s": tokens / max(rates[1:]),
-        "estimated_step_s": seconds,
-        "peak_flops": max(peaks),
+        "step_s": statistics.median(steps_s[WARM_STEPS:]),
+        "estimated_step_s": time_plan.seconds_per_step(
+            case.config(), case.step(), passes=case.passes, peak_flops=peak
+        ),
+        "peak_flops": peak,
     }
 
 
-def peak(case: Case) -> float:
-    """FLOP/s of matrix products here and now, the best of a second."""
-    device, dtype = torch.device("cpu"), DTYPES[case.dtype]
-    return devices.matmul_tflops(device, dtype, budget_s=1.0) * 1e12
+class Probe:
+    """The matrix product whose peak speed plan measures, in memory of its own."""
+
+    def __init__(self, dtype: torch.dtype, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.a, self.b = torch.ones(4096, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
+        self.out = self.a @ self.b
+
+    def rate(self) -> float:
+        """FLOP/s over a fifth of a second."""
+        count, begin_s = 0, self.clock()
+        while self.clock() - begin_s < 0.2:
+            torch.mm(self.a, self.b, out=self.out)
+            count += 1
+        return 2 * self.a.numel() * self.b.shape[1] * count / (self.clock() - begin_s)
 
 
 def prepare(case: Case) -> None:

@@ -109,6 +109,7 @@ def by_estimate(
 
 def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
     """The estimate for this rank's share of the memory that is left, and that in words."""
+    memory_plan.rehearse(model.config, memory_plan.with_rows(step, 1, most))  # imports much
     resident = memory_limit.resident_bytes()
     there = resident + memory_limit.memory_left() // local_world_size()
     loaded = sum(p.numel() * p.itemsize for p in model.parameters())

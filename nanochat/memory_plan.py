@@ -28,9 +28,9 @@ from nanochat.token_loss import chunk_rows
 # is exact: where every tensor is a mapping of its own, runs took 2% less to 1% more than it says.
 HEAP_SHARE = 0.7  # of a step's tensors: freed by them, and in pieces too small to be used again
 COMPILED_SHARE = 0.85  # of what uncompiled passes hold that fused kernels hold
-LIBRARY_BYTES = 60e6  # of matrix-product libraries, at their first use
+LIBRARY_BYTES = 100e6  # of what reads data and multiplies matrices, at its first use
 RECOMPUTING_BYTES = 150e6  # of what torch.utils.checkpoint imports
-COMPILER_BYTES = 240e6  # of torch.compile, and what it keeps for
+COMPILER_BYTES = 220e6  # of torch.compile, and what it keeps for
 COMPILED_LAYER_BYTES = 10e6  # every layer
 # A driver's context with the libraries' kernels; not measured, as all of this on GPUs.
 GPU_CONTEXT_BYTES = 800e6

@@ -17,28 +17,28 @@ from nanochat.muon import POLAR_EXPRESS
 # Shares of the peak that training reaches in all. GPUs: 59% was published for d24 on 8xH100
 # (99-minute run); not measured here.
 EXPECTED_MFU = {"cuda": 0.5, "mps": 0.3}
-# Of a step's time without the compiler's help or with layers computed again, against with and
-# without: published for GPUs of the same generations, not measured here.
-RECOMPUTING_FACTOR = 4 / 3
-MATMUL_SHARE = 0.85  # of the peak, of matrix products as they are in a model
+RECOMPUTING_FACTOR = 4 / 3  # of a layer's forward pass, which is a third of its work, once more
 
 
 @dataclass(frozen=True)
 class CpuCosts:
-    """Work beside matrix products, in the FLOPs that they would do at their peak meanwhile."""
+    """What a CPU's time goes to, besides matrix products in the FLOPs that they do meanwhile."""
 
+    matmul_share: float  # of the peak, of matrix products as they are in a model
     channel: float  # of a token in a layer: norms, rotations, activations, residuals
-    score: float  # of a token, a key that it sees, and a head: attention, with its products
+    score: float  # of a token, a key that it sees, and a head: attention with its products
     logit: float  # of a token and a word of the vocabulary: softcap, softmax, their gradients
-    parameter: float = 30.0  # of a step: AdamW, gradients, norms
+    parameter: float = 30.0  # of a step: gradients, their norm, AdamW
 
 
-# Fitted to one thread's time at depths 2 to 8 on the machine of benchmarks/RESULTS.md.
+# By compute dtype and whether kernels are fused; fitted to the time of one thread at depths 2 to 8,
+# 256 to 1,024 tokens and vocabularies of 1,024 and 32,768, where they are 8% off at most: see
+# benchmarks/RESULTS.md.
 CPU_COSTS = {
-    (torch.float32, False): CpuCosts(5100, 1200, 1700),
-    (torch.bfloat16, False): CpuCosts(11600, 5800, 3400),
-    (torch.float32, True): CpuCosts(4300, 1500, 2300),
-    (torch.bfloat16, True): CpuCosts(16000, 6700, 4600),
+    (torch.float32, False): CpuCosts(0.92, 3300, 2100, 2000),
+    (torch.float32, True): CpuCosts(0.92, 1500, 1000, 200),
+    (torch.bfloat16, False): CpuCosts(0.85, 11700, 5800, 3400),
+    (torch.bfloat16, True): CpuCosts(0.85, 1000, 3800, 1000),
 }
 
 
@@ -56,12 +56,12 @@ def seconds_per_step(config: GPTConfig, step: StepPlan, *, passes: int, peak_flo
     counts = flops.parameter_counts(config)
     keys = sum(flops.visible_keys(step.length, window) for window in config.windows)
     layers = (
-        6 * counts["matrices"] / MATMUL_SHARE
+        6 * counts["matrices"] / costs.matmul_share
         + costs.channel * config.depth * config.width
         + costs.score * keys * config.heads
     )
-    head = config.vocab_size * (6 * config.width / MATMUL_SHARE + costs.logit)
-    once = muon_flops(config) / MATMUL_SHARE + costs.parameter * sum(counts.values())
+    head = config.vocab_size * (6 * config.width / costs.matmul_share + costs.logit)
+    once = muon_flops(config) / costs.matmul_share + costs.parameter * sum(counts.values())
     return (tokens * (again * layers + head) + once / step.world_size) / peak_flops
 
 
