@@ -3,10 +3,15 @@
 python benchmarks/faults.py --kills 200 --folder /tmp/faults     # goes on where it was interrupted
 python benchmarks/faults.py --kills 8 --stages chat_rl --ranks 1
 
-Every stage trains a tiny model on one thread, in float32, on one rank and on two. Half of the kills
-(SIGKILL to all ranks) fall anywhere, half fall while a checkpoint is being written. After each, the
-newest checkpoint that the run had said was saved must be there and whole. At the end weights,
-optimizer and metrics (but for their times) must be those of the run left alone, bit for bit.
+Every stage trains a tiny model on one thread, in float32, on one rank and on two, with faults of
+its own (see faulty_stage.py): steps that are not finite, alone and five in a row, so that the run
+goes back to a checkpoint, and saves that find the disk full. Half of the kills (SIGKILL to all
+ranks) fall anywhere, half fall while a checkpoint is being written. After each, the newest
+checkpoint that the run had said was saved must be there and whole; then, in one case of three, it
+is damaged (a byte flipped, a file cut short or removed), and the one before it must do. At the end
+weights, optimizer and metrics (but for their times) must be those of the run left alone, bit for
+bit. One time in five the run is asked to end (SIGTERM to one rank) instead of killed, which does
+not count.
 """
 
 import argparse
@@ -26,13 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat import checkpoint_manager, tokenizer
-from nanochat.metrics import read_rows
+from nanochat.metrics import MEASURED, read_rows
 
 ROOT = Path(__file__).parent.parent
-TIMED = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
 STAGES = ("base_train", "mid_train", "chat_sft", "chat_rl")
 COMMON = (
-    "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5".split()
+    "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5 "
+    "--eval-every 10".split()
 )
 MODEL = "--depth 1 --width 32 --heads 2 --sequence-length 64 --tokens-per-step 512 --tokens 30720"
 CHAT = "--tokens-per-step 128 --epochs 3"
@@ -65,8 +70,13 @@ def main() -> None:
                 with log.open("a") as file:
                     file.write(json.dumps(kill) + "\n")
             print(f"{done:,} of {given.kills:,} kills: {case} ended as if left alone", flush=True)
-    in_saves = sum(json.loads(line)["in_save"] for line in log.read_text().splitlines())
-    print(f"{done:,} kills, {in_saves:,} of them while saving: nothing lost, nothing different")
+        kills = [json.loads(line) for line in log.read_text().splitlines()]
+        in_saves = sum(kill["in_save"] for kill in kills)
+        damaged = sum(kill["damaged"] is not None for kill in kills)
+        print(
+            f"{done:,} kills, {in_saves:,} of them while saving, {damaged:,} followed by damage to "
+            "the newest checkpoint: nothing lost, nothing different"
+        )
 
 
 def prepare(folder: Path) -> None:
@@ -127,10 +137,11 @@ class Case:
                 words += [*RL.split(), "--tasks", f"gsm8k={base / 'gsm8k'}"]
             else:
                 words += [*CHAT.split(), "--data", str(base / "chats.jsonl")]
+        script = str(ROOT / "benchmarks" / "faulty_stage.py")
         if self.ranks == 1:
-            return [sys.executable, "-m", f"scripts.{self.stage}", *words]
+            return [sys.executable, script, self.stage, *words]
         launch = ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
-        return [sys.executable, "-m", *launch, "-m", f"scripts.{self.stage}", "--", *words]
+        return [sys.executable, "-m", *launch, script, "--", self.stage, *words]
 
     def start(self, run: str) -> subprocess.Popen:
         (self.folder(run).parent).mkdir(parents=True, exist_ok=True)
@@ -175,12 +186,24 @@ class Case:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(delay_s)
             ended = process.poll() is not None
+            asked = not ended and dice.random() < 1 / 5
+            if asked:
+                os.kill(self.worker(process), signal.SIGTERM)
+                process.wait()
+                ended = (folder / "result.json").exists()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if ended:
                 break
-            kills.append({"case": str(self), "in_save": in_save, "step": self.newest(run, log)})
+            step = self.newest(run, log)
+            if asked:
+                continue
+            kill = {"case": str(self), "in_save": in_save, "step": step, "damaged": None}
+            if dice.random() < 1 / 3 and len(checkpoint_manager.steps(folder)) > 1:
+                kill["damaged"] = damage(checkpoint_manager.latest(folder), dice)
+                log.write_text("")  # what it says was saved is no longer to be there
+            kills.append(kill)
         self.finish(run)
         whole, found = self.end(f"whole{self.ranks}"), self.end(run)
         for name in whole:
@@ -188,23 +211,30 @@ class Case:
                 raise SystemExit(f"{self}: {name} differs from the run left alone: see {folder}")
         return kills
 
+    def worker(self, process: subprocess.Popen) -> int:
+        """A process that trains: torchrun's first child, where it has one already."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return int(children[0]) if self.ranks > 1 and children else process.pid
+
     def newest(self, run: str, log: Path) -> int:
         """The step of the newest checkpoint that the run said was saved; it is whole."""
         lines = log.read_text().splitlines() if log.exists() else []
-        said = [line.removeprefix("saved ") for line in lines if line.startswith("saved ")]
+        words = ("saved ", "back to ")  # what came after the one it went back to was given up
+        said = [line.removeprefix(w) for line in lines for w in words if line.startswith(w)]
         if not said:
             return 0
+        expected = Path(said[-1].partition(",")[0])
         whole, _ = checkpoint_manager.newest_whole(self.folder(run))
-        if whole is None or whole < Path(said[-1]):
-            raise SystemExit(f"{self}: {said[-1]} was saved and is lost")
-        return int(whole.name.removeprefix("step_"))
+        if whole is None or whole < expected:
+            raise SystemExit(f"{self}: {expected} was saved and is lost")
+        return checkpoint_manager.step_of(whole)
 
     def end(self, run: str) -> dict[str, str]:
         """What must be equal at the end, by name."""
         last = checkpoint_manager.latest(self.folder(run))
         assert last is not None
         rows = [
-            {key: value for key, value in row.items() if key not in TIMED}
+            {key: value for key, value in row.items() if key not in MEASURED}
             for row in read_rows(self.folder(run) / "metrics.jsonl")
         ]
         files = {
@@ -215,11 +245,28 @@ class Case:
         return {"checkpoint": last.name, **found, "metrics": json.dumps(rows)}
 
 
+def damage(checkpoint: Path | None, dice: random.Random) -> str:
+    """Do to one file of a checkpoint what a bad disk may do; says what."""
+    assert checkpoint is not None
+    path = dice.choice(sorted(checkpoint.iterdir()))
+    kind = dice.choice(("flipped", "cut", "removed"))
+    data = bytearray(path.read_bytes())
+    if kind == "flipped":
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data)
+    elif kind == "cut":
+        path.write_bytes(data[: dice.randrange(len(data))])
+    else:
+        path.unlink()
+    return f"{path.name} {kind}"
+
+
 def await_saving(folder: Path, process: subprocess.Popen, count: int) -> bool:
     """Wait until a checkpoint is being written, for the `count`-th time; False if it ended."""
     seen: set[str] = set()
     while process.poll() is None:
-        seen.update(path.name for path in folder.glob(".step_*"))
+        found = (path.name for path in folder.glob(".step_*"))
+        seen.update(name for name in found if not name.endswith("removed_"))
         if len(seen) >= count:
             return True
         time.sleep(0.0005)

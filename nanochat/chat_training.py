@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from nanochat import checkpoint_manager, schedules, stage
+from nanochat import batch_size, checkpoint_manager, schedules, stage
 from nanochat.chat_rows import ChatRows
 from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions, nested, option
 from nanochat.conversation import Conversation, Message, render_prompt
 from nanochat.dataloader import ChatBatches
-from nanochat.distributed import gather_work
+from nanochat.distributed import Run, check_same_data, from_main, gather_work, on_all
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -79,15 +79,20 @@ def train(
     model = loaded.model
     length = model.config.sequence_length
     batch_rows = stage.rows_per_step(cfg.tokens_per_step, length, "tokens-per-step")
-    batches = ChatBatches(
-        train_set,
-        loaded.tokenizer,
-        T=length,
-        batch_rows=batch_rows,
-        device_rows=cfg.loop.device_batch_size,
-        run=opened.run,
-        seed=cfg.common.seed,
+    rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
+    batches = on_all(
+        opened.run,
+        lambda: ChatBatches(
+            train_set,
+            loaded.tokenizer,
+            T=length,
+            batch_rows=batch_rows,
+            device_rows=rows,
+            run=opened.run,
+            seed=cfg.common.seed,
+        ),
     )
+    check_same_data(opened.run, {**batches.state()["stream"], "content": batches.digest})
     steps = max(1, round(cfg.epochs * batches.rows_per_epoch / batch_rows))
     opened.say(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
@@ -96,25 +101,34 @@ def train(
     lost = _lost_shares(batches, length, opened)
 
     def evaluate() -> dict[str, float]:
-        return {"val_loss": validation_loss(loaded, val_set, opened)} if val_set else {}
+        if not val_set:
+            return {}
+        return {"val_loss": validation_loss(loaded, val_set, run=opened.run, at_once=rows)}
 
     stage.train(
         opened,
-        model=model,
-        tokenizer=loaded.tokenizer,
-        batches=batches,
-        schedule=schedules.warmup_decay(
-            steps,
-            warmup_steps=round(cfg.warmup_frac * steps),
-            warmdown_frac=cfg.warmdown_frac,
-            final_lr_frac=cfg.final_lr_frac,
+        stage.Recipe(
+            model=model,
+            tokenizer=loaded.tokenizer,
+            batches=batches,
+            schedule=schedules.warmup_decay(
+                steps,
+                warmup_steps=round(cfg.warmup_frac * steps),
+                warmdown_frac=cfg.warmdown_frac,
+                final_lr_frac=cfg.final_lr_frac,
+            ),
+            total_steps=steps,
+            tokens_per_step=batch_rows * length,
+            optimizer=cfg.optimizer,
+            evaluate=evaluate,
+            sample=lambda: answers(loaded, opened, val_set),
+            facts={
+                "source": str(loaded.path),
+                "conversations": len(train_set),
+                "device_batch_size": rows,
+                **lost,
+            },
         ),
-        total_steps=steps,
-        tokens_per_step=batch_rows * length,
-        optimizer_config=cfg.optimizer,
-        evaluate=evaluate,
-        sample=lambda: answers(loaded, opened, val_set),
-        facts={"source": str(loaded.path), "conversations": len(train_set), **lost},
     )
 
 
@@ -133,11 +147,15 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
 
 
 @torch.no_grad()
-def validation_loss(loaded: Loaded, conversations: Sequence[Conversation], opened: Stage) -> float:
-    """Mean loss in nats over the supervised tokens of some conversations. Collective."""
-    run, length = opened.run, loaded.model.config.sequence_length
+def validation_loss(
+    loaded: Loaded, conversations: Sequence[Conversation], *, run: Run, at_once: int
+) -> float:
+    """Mean loss in nats over the supervised tokens of some conversations. Collective.
+
+    at_once: rows of one forward pass on one device.
+    """
+    length = loaded.model.config.sequence_length
     rows = ChatRows(conversations, loaded.tokenizer, length, seed=0)
-    at_once = opened.loop.device_batch_size
 
     def measure() -> tuple[float, int]:
         nats, count = 0.0, 0
@@ -158,13 +176,13 @@ def validation_loss(loaded: Loaded, conversations: Sequence[Conversation], opene
 def load_model(
     opened: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None
 ) -> Loaded:
-    """The model a chat stage starts from."""
+    """The model a chat stage starts from. Collective."""
     if source is not None:
         path = Path(source).expanduser()
     elif opened.resume_from is not None:
         path = opened.resume_from
     else:
-        path = checkpoint_manager.find(opened.common.run, stages)
+        path = from_main(opened.run, lambda: checkpoint_manager.find(opened.common.run, stages))
     options: dict[str, Any] = {}
     if sequence_length is not None:
         options["sequence_length"] = sequence_length

@@ -6,11 +6,12 @@ Nothing in it depends on the number of processes that wrote it.
 """
 
 import dataclasses
-import errno
 import hashlib
+import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nanochat import storage, tokenizer
-from nanochat.distributed import Run
+from nanochat.distributed import Run, broadcast_tensors, from_main, main_only
 from nanochat.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+META_KEYS = {"format", "step", "model", "tokenizer_sha256", "state", "files"}
+DAMAGED = "damaged_"  # put before the name of a checkpoint that is set aside
 CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
 WEIGHTS, OPTIMIZER, TOKENIZER, META = (
@@ -76,7 +79,7 @@ def save(
         _save_tensors(dict(weights), folder / WEIGHTS)
         _save_tensors(dict(optimizer_state), folder / OPTIMIZER)
         tokenizer.save(tokenizer_, folder / TOKENIZER)
-        meta = {
+        meta: dict[str, Any] = {
             "format": FORMAT_VERSION,
             "step": step,
             "model": dataclasses.asdict(config),
@@ -84,7 +87,8 @@ def save(
             "state": dict(state),
             "files": {f.name: _sha256(f) for f in sorted(folder.iterdir())},
         }
-        storage.write_json(folder / META, meta)
+        meta = json.loads(json.dumps(meta))  # as it will be read: keys are strings
+        storage.write_json(folder / META, {**meta, "sha256": _digest(meta)})
     return path
 
 
@@ -102,9 +106,13 @@ def step_of(path: Path) -> int:
 
 def steps(stage_dir: Path) -> list[Path]:
     """The checkpoints of a stage, oldest first."""
+    return [path for path in _folders(stage_dir) if (path / META).is_file()]
+
+
+def _folders(stage_dir: Path) -> list[Path]:
+    """What is named like a checkpoint, whole or not, oldest first."""
     found = stage_dir.iterdir() if stage_dir.is_dir() else ()
-    whole = [p for p in found if re.fullmatch(r"step_\d+", p.name) and (p / META).is_file()]
-    return sorted(whole, key=step_of)
+    return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
 
 
 def latest(stage_dir: Path) -> Path | None:
@@ -114,16 +122,16 @@ def latest(stage_dir: Path) -> Path | None:
 
 
 def newest_whole(
-    stage_dir: Path, until: int | None = None
+    stage_dir: Path, accept: Callable[[int], bool] = lambda step: True
 ) -> tuple[Path | None, list[DamagedCheckpointError]]:
     """The newest checkpoint of a stage that is whole, and what is wrong with those after it.
 
-    until: the last step that it may be of.
+    accept: of which steps it may be.
     Raises: CheckpointError if there are checkpoints, but none that is whole.
     """
     damages: list[DamagedCheckpointError] = []
-    for path in reversed(steps(stage_dir)):
-        if until is not None and step_of(path) > until:
+    for path in reversed(_folders(stage_dir)):
+        if not accept(step_of(path)):
             continue
         try:
             read_meta(path)
@@ -139,17 +147,30 @@ def newest_whole(
     return None, []
 
 
-def set_aside_after(path: Path, why: str) -> None:
+def set_aside_after(path: Path) -> None:
     """Rename the checkpoints of a stage that are newer than `path`, so that none is taken again.
 
-    why: a word to put before their names.
+    Those that were set aside before are removed.
     """
-    for newer in steps(path.parent):
+    remove_damaged(path.parent)
+    for newer in _folders(path.parent):
         if step_of(newer) > step_of(path):
-            aside = newer.with_name(f"{why}_{newer.name}")
-            if aside.exists():
-                shutil.rmtree(aside)
-            newer.rename(aside)
+            newer.rename(newer.with_name(f"{DAMAGED}{newer.name}"))
+
+
+def remove_after(path: Path) -> None:
+    """Remove the checkpoints of a stage after `path`, to which training has gone back."""
+    for newer in _folders(path.parent):
+        if step_of(newer) > step_of(path):
+            remove(newer)
+
+
+def remove_damaged(stage_dir: Path) -> int:
+    """Remove the checkpoints that were set aside; how many they were."""
+    found = list(stage_dir.glob(f"{DAMAGED}step_*"))
+    for path in found:
+        shutil.rmtree(path)
+    return len(found)
 
 
 def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
@@ -177,10 +198,29 @@ def load(
 ) -> Loaded:
     """Read the model and tokenizer of a checkpoint, every file checked against its hash.
 
-    path: a checkpoint folder, or a stage folder (its newest checkpoint is taken).
+    path: a checkpoint folder, or a stage folder (its newest checkpoint is taken); rank 0 reads it
+    and sends it to the others, tensor by tensor. Collective.
     model_options: fields of GPTConfig to change, such as sequence_length.
     Raises: CheckpointError if it is missing, torn, altered or of a later format.
     """
+    found = from_main(run, lambda: _read(path, model_options or {}))
+    model = GPT(found.config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
+    model.to(run.device)
+    load_weights(found.path, model, run)
+    return Loaded(model=model, tokenizer=found.tokenizer, meta=found.meta, path=found.path)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """All of a checkpoint but its tensors."""
+
+    path: Path
+    meta: dict[str, Any]
+    config: GPTConfig
+    tokenizer: Tokenizer
+
+
+def _read(path: Path, model_options: Mapping[str, Any]) -> _Described:
     if not (path / META).is_file():
         newest = latest(path)
         if newest is None:
@@ -191,21 +231,19 @@ def load(
         path = newest
     meta = read_meta(path)
     try:
-        config = GPTConfig(**{**meta["model"], **(model_options or {})})
+        config = GPTConfig(**{**meta["model"], **model_options})
         tokenizer_ = tokenizer.load(path / TOKENIZER)
     except (TypeError, ConfigError, DataError) as error:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None
     if tokenizer_.sha256 != meta["tokenizer_sha256"]:
         raise CheckpointError(f"{path}: the tokenizer is not the one the model was trained with")
-    model = GPT(config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
-    model.to(run.device)
-    load_weights(path, model)
-    return Loaded(model=model, tokenizer=tokenizer_, meta=meta, path=path)
+    return _Described(path, meta, config, tokenizer_)
 
 
-def load_weights(path: Path, model: GPT) -> None:
-    """Put a checkpoint's weights into a model of its shape."""
-    _copy_weights(model, _load_tensors(path / WEIGHTS), path)
+def load_weights(path: Path, model: GPT, run: Run) -> None:
+    """Put a checkpoint's weights, which rank 0 has, into a model of their shapes. Collective."""
+    main_only(run, lambda: _copy_weights(model, _load_tensors(path / WEIGHTS), path))
+    broadcast_tensors(run, (parameter.detach() for parameter in model.parameters()))
 
 
 def load_optimizer_state(path: Path) -> dict[str, Tensor]:
@@ -221,17 +259,29 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     try:
         meta = storage.read_json(path / META, "checkpoint description")
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise DamagedCheckpointError(str(error), path) from None
-    if not isinstance(meta, dict) or not {"format", "files", "model", "step"} <= set(meta):
+    if not isinstance(meta, dict):
         raise DamagedCheckpointError(f"{path / META} describes no checkpoint", path)
-    if meta["format"] != FORMAT_VERSION:
+    digest = meta.pop("sha256", None)
+    if digest != _digest(meta) and (digest is not None or set(meta) != META_KEYS):
+        # The first checkpoints had no digest, and just these keys.
+        raise DamagedCheckpointError(f"{path / META} is altered", path)
+    if meta.get("format") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format {meta['format']}, this version reads {FORMAT_VERSION}; train it "
-            "again, or use the version that wrote it"
+            f"{path} has format {meta.get('format')}, this version reads {FORMAT_VERSION}; train "
+            "it again, or use the version that wrote it"
         )
     for name, digest in meta["files"].items():
-        if not (path / name).is_file() or _sha256(path / name) != digest:
+        try:
+            whole = _sha256(path / name) == digest
+        except OSError as error:
+            whole = False
+            if not isinstance(error, FileNotFoundError):
+                raise DamagedCheckpointError(
+                    f"{path / name} cannot be read: {error}", path
+                ) from None
+        if not whole:
             raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
     return meta
 
@@ -254,9 +304,10 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         path.chmod(0o644)  # like the files beside it
     except SafetensorError as error:
         # safetensors wraps the system's error in text; a full disk must stay recognisable
-        if "os error 28" in str(error) or "No space" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from None
-        raise
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
@@ -264,6 +315,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """The sha256 of a description, whatever the order and layout of its JSON."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

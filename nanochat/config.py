@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from nanochat.errors import ConfigError, Stopped, explain
+from nanochat.errors import ConfigError, SaidElsewhere, Stopped, explain
 
 T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
@@ -93,6 +93,22 @@ def parse(
     word: the option that may also be given as a word without its flag.
     Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
     """
+    try:
+        return _parse(cls, argv, stage=stage, sections=sections, word=word)
+    except ConfigError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise SaidElsewhere from None  # torchrun gave its processes the same words
+        raise
+
+
+def _parse(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    *,
+    stage: str,
+    sections: Sequence[str],
+    word: str | None,
+) -> T:
     fields = flat_fields(cls)
     parser = _parser(cls, fields, stage)
     if word is not None:
@@ -171,6 +187,8 @@ def cli(main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
     except Stopped:
         pass
+    except SaidElsewhere:
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
@@ -234,12 +252,12 @@ def convert(field: FlatField, value: Any) -> Any:
 
     Raises: ConfigError naming the flag, the value and what would fit.
     """
-    kind, optional = _unwrap(field.kind)
+    kind, words = _unwrap(field.kind)
     flag = "--" + field.name.replace("_", "-")
-    if value is None or (optional and value == "none"):
-        if optional:
-            return None
+    if value is None and "none" not in words:
         raise ConfigError(f"{flag} must have a value")
+    if value is None or (isinstance(value, str) and value in words):
+        return words["none" if value is None else value]
     choices = field.choices or (
         typing.get_args(kind) if typing.get_origin(kind) is Literal else None
     )
@@ -250,7 +268,8 @@ def convert(field: FlatField, value: Any) -> Any:
     try:
         return _cast(kind, value)
     except (TypeError, ValueError, OverflowError):
-        noun = _NOUNS.get(kind, "readable UTF-8 text")
+        others = [f" or {word}" for word in words if word != "none"]
+        noun = "".join([_NOUNS.get(kind, "readable UTF-8 text"), *others])
         limit = ", of at most 2^53" if kind is int and str(value).strip("-").isdecimal() else ""
         raise ConfigError(f"{flag} must be {noun}{limit}, got {value!r}") from None
 
@@ -286,13 +305,21 @@ def _cast(kind: Any, value: Any) -> Any:
     return value
 
 
-def _unwrap(kind: Any) -> tuple[Any, bool]:
-    """The type inside `T | None`, and whether None is allowed."""
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
-        assert len(inner) == 1, f"options take one type or None, not {kind}"
-        return inner[0], True
-    return kind, False
+def _unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
+    """The type T inside `T | Literal["word"] | None`, and what stands beside it, by its word."""
+    if not (isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union):
+        return kind, {}
+    inner: list[Any] = []
+    words: dict[str, Any] = {}
+    for arg in typing.get_args(kind):
+        if arg is type(None):
+            words["none"] = None
+        elif typing.get_origin(arg) is Literal:
+            words.update({word: word for word in typing.get_args(arg)})
+        else:
+            inner.append(arg)
+    assert len(inner) == 1, f"options take one type, with words or None beside it, not {kind}"
+    return inner[0], words
 
 
 def _build(cls: type[T], values: dict[str, Any]) -> T:
@@ -341,7 +368,7 @@ def _examples(cls: type) -> str:
 
 
 def _add_flag(group: Any, field: FlatField) -> None:
-    kind, _ = _unwrap(field.kind)
+    kind, words = _unwrap(field.kind)
     default = "needed" if field.default is dataclasses.MISSING else _show(field.default)
     text = f"{field.help} [{default}]".replace("%", "%%")
     names = ["--" + field.name.replace("_", "-")]
@@ -353,7 +380,8 @@ def _add_flag(group: Any, field: FlatField) -> None:
     choices = field.choices or (
         typing.get_args(kind) if typing.get_origin(kind) is Literal else None
     )
-    metavar = "|".join(choices) if choices else {int: "N", float: "X"}.get(kind, "TEXT")
+    shown = choices or ({int: "N", float: "X"}.get(kind, "TEXT"), *(words.keys() - {"none"}))
+    metavar = "|".join(shown)
     group.add_argument(*names, default=_ABSENT, metavar=metavar, help=text)
 
 

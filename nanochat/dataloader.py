@@ -222,6 +222,7 @@ class StreamBatches(_Prefetched):
 
     def __init__(self, stream: TokenStream, *, batch_rows: int, device_rows: int, run: Run) -> None:
         stream.require(batch_rows)
+        self.stream = stream
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
         share = rank_share(batch_rows, run)
         pad = stream.pad_id
@@ -258,6 +259,7 @@ class ChatBatches(_Prefetched):
     ) -> None:
         rows = ChatRows(conversations, tokenizer, T, seed=seed)
         self.sampled, scale = rows.sample()
+        self.digest = rows.digest()
         self.rows_per_epoch = round(self.sampled.rows * scale)
         if self.rows_per_epoch < batch_rows:
             raise DataError(

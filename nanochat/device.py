@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import time
+from pathlib import Path
 
 import torch
 
@@ -144,7 +145,7 @@ def describe(device: torch.device) -> str:
 def cpu_name() -> str:
     """The processor's model name, where the system tells it."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             for line in file:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()
@@ -159,11 +160,16 @@ def memory_used(device: torch.device) -> int:
     """Peak bytes so far: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-    import sys
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+        import sys
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        # On Linux this would count what the process that started this one had.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def synchronize(device: torch.device) -> None:

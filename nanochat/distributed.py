@@ -6,23 +6,37 @@ Owns the process group. Every function marked "collective" is called by all rank
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+import pickle
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nanochat import device as devices
+from nanochat import last_words
 from nanochat.config import RunOptions
-from nanochat.errors import ConfigError, OutOfMemory, explain_memory
+from nanochat.errors import (
+    ConfigError,
+    DataError,
+    OutOfMemory,
+    RankError,
+    SaidElsewhere,
+    Stopped,
+    UserError,
+    explain_memory,
+)
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Of any wait for another rank: one may have to download and encode data that the others have.
+TIMEOUT = timedelta(minutes=30)
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -78,24 +92,28 @@ def session(options: RunOptions, begun: Begun | None = None) -> Iterator[Run]:
     """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
     begun: taken where the options name nothing; without it the cores are shared out, and rank 0
-    measures the dtype. Rank 0's choice is everyone's. Collective.
+    measures the dtype. Rank 0's choice is everyone's. An error in one process reaches all, and
+    every machine prints it once. Collective.
     """
     rank, world_size, local_rank = _place()
-    device = devices.choose_device(options.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-    elif device.type == "cpu":
-        devices.keep_memory()
-    # What libraries log is shown once, plainly: progress of downloads, warnings of fall-backs.
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    torch.manual_seed(options.seed)
-    if world_size > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        timeout = timedelta(minutes=30)
-        where = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=timeout, device_id=where)
-    try:
+    # What libraries log is shown once a machine: progress of its downloads, its fall-backs.
+    logging.basicConfig(
+        level=logging.INFO if local_rank == 0 else logging.ERROR, format="%(message)s"
+    )
+    with contextlib.ExitStack() as stack:
+        store = None
+        if world_size > 1:
+            stack.callback(_leave_group)  # after the store has the reason for it
+            store = stack.enter_context(_store(rank, world_size))
+        device = devices.choose_device(options.device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(device)
+        elif device.type == "cpu":
+            devices.keep_memory()
+        torch.manual_seed(options.seed)
+        if store is not None:
+            _join_group(store, rank, world_size, device)
         run = Run(
             rank=rank,
             world_size=world_size,
@@ -111,9 +129,110 @@ def session(options: RunOptions, begun: Begun | None = None) -> Iterator[Run]:
             name = str(devices.measure_dtype(device)).removeprefix("torch.")
         name = broadcast_object(run, name)
         yield Run(**{**run.__dict__, "compute_dtype": DTYPES[name]})
-    finally:
-        if world_size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
+    """The store of the run that torchrun names; failures go through it. Collective."""
+    store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
+    me = last_words.Process(rank=rank, world_size=world_size)
+    try:
+        yield store
+    except (Stopped, SaidElsewhere):
+        raise
+    except Exception as error:
+        raised = last_words.of(error, store, me)
+        if raised is error:
+            raise
+        raise raised from None
+
+
+def _join_group(store: dist.Store, rank: int, world_size: int, device: torch.device) -> None:
+    """Start the process group once every process is there. Collective."""
+    last_words.meet(store, last_words.Process(rank=rank, world_size=world_size))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def main_only(run: Run, work: Callable[[], T]) -> T | None:
+    """Do something on rank 0 and give the others None; its error is raised on all. Collective."""
+    found: T | None = None
+    error: Exception | None = None
+    if run.is_main:
+        try:
+            found = work()
+        except Exception as raised:
+            error = raised
+    sent = broadcast_object(run, error and _portable(error))
+    if error is None:
+        error = sent
+    if error is not None:
+        raise error
+    return found
+
+
+def from_main(run: Run, work: Callable[[], T]) -> T:
+    """What rank 0 makes or reads, on every rank; its error likewise. Collective.
+
+    What a run has on disk is only sure to be on rank 0's: machines may share no file system.
+    """
+    found: T = broadcast_object(run, main_only(run, work))
+    return found
+
+
+def on_all(run: Run, work: Callable[[], T]) -> T:
+    """Do something on every rank; an error on some is raised on all. Collective."""
+    found: T | None = None
+    error: Exception | None = None
+    try:
+        found = work()
+    except Exception as raised:
+        error = raised
+    words = error and (socket.gethostname(), last_words.text(error))
+    failed = {rank: said for rank, said in enumerate(gather_objects(run, words)) if said}
+    if error is not None and (len(failed) == run.world_size or not isinstance(error, UserError)):
+        raise error
+    for rank, (host, text) in failed.items():
+        raise RankError(f"rank {rank} on {host} failed: {text}") from error
+    return cast(T, found)
+
+
+def check_same_data(run: Run, value: Mapping[str, Any]) -> None:
+    """Make sure that all ranks are about to train on the same rows. Collective.
+
+    value: what the rows depend on, JSON types by name.
+    Raises: DataError naming the first rank that differs from rank 0, its machine, and in what.
+    """
+    found = gather_objects(run, (socket.gethostname(), dict(value)))
+    host, expected = found[0]
+    for rank, (other_host, other) in enumerate(found):
+        for name, item in expected.items():
+            if other.get(name) != item:
+                raise DataError(
+                    f"rank {rank} on {other_host} has other data than rank 0 on {host}: "
+                    f"its {name} is {other.get(name)}, not {item}; give both the same files and "
+                    "versions of this program"
+                )
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent: itself, or its words where it cannot."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def all_reduce_sum(run: Run, tensor: Tensor) -> Tensor:
@@ -163,6 +282,13 @@ def gather_work(run: Run, work: Callable[[], T]) -> list[T]:
     return [result for result, _ in gathered]
 
 
+def broadcast_tensors(run: Run, tensors: Iterable[Tensor]) -> None:
+    """Put rank 0's values into every rank's tensors, one after another, in place. Collective."""
+    if run.world_size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
 def barrier(run: Run) -> None:
     """Wait for all ranks. Collective."""
     if run.world_size > 1:
@@ -171,6 +297,11 @@ def barrier(run: Run) -> None:
 
 def _object_device(run: Run) -> torch.device | None:
     return run.device if run.device.type == "cuda" else None
+
+
+def local_world_size() -> int:
+    """Processes of this run on this machine, among which its cores and memory are shared out."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _place() -> tuple[int, int, int]:
@@ -195,8 +326,7 @@ def _set_threads(threads: int | None, begun: Begun, run: Run) -> None:
     torchrun sets OMP_NUM_THREADS=1, which would leave cores idle when ranks are few.
     """
     if threads is None:
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        threads = max(1, devices.cores() // local_world)
+        threads = max(1, devices.cores() // local_world_size())
         as_before = run.device.type == "cpu" and begun.world_size == run.world_size
         if as_before and begun.threads is not None and begun.threads != threads:
             threads = _threads_of_before(begun.threads, threads)

@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY = ("alloc_failed", "out of memory", "can't allocate memory", "not enough memory")
 
 
 class UserError(Exception):
@@ -28,6 +28,18 @@ class DamagedCheckpointError(CheckpointError):
     def __init__(self, what: str, path: Path) -> None:
         super().__init__(f"{what}; remove {path} to fall back on an older one")
         self.what = what
+        self.path = path
+
+    def __reduce__(self) -> tuple[type, tuple[str, Path]]:
+        return type(self), (self.what, self.path)  # it travels from rank to rank
+
+
+class RankError(UserError):
+    """Another process of the run has ended; the message is which, and why."""
+
+
+class SaidElsewhere(Exception):
+    """This process ends for a reason that another process on its machine prints."""
 
 
 class OutOfMemory(UserError):
@@ -56,8 +68,9 @@ def explain_memory(error: Exception) -> str | None:
     if not (known or isinstance(error, MemoryError)):
         return None
     return (
-        "out of memory; a smaller --device-batch-size, --slots, --sequence-length or --depth "
-        f"needs less ({str(error)[:120] or 'the system gave no more'})"
+        "out of memory; a smaller --device-batch-size (or auto), --checkpoint-activations, a "
+        "smaller --slots, --sequence-length or --depth needs less "
+        f"({str(error)[:120] or 'the system gave no more'})"
     )
 
 

@@ -16,7 +16,7 @@ from nanochat import checkpoint_manager, config, report, storage
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.config import RunOptions
-from nanochat.distributed import Run
+from nanochat.distributed import Run, from_main
 
 
 @dataclass
@@ -46,11 +46,14 @@ class EvalStage:
             sys.stdout.flush()
 
     def load(self, source: str | None, stages: tuple[str, ...]) -> Loaded:
-        """The model to evaluate: a checkpoint by path, or the newest of the run's stages."""
+        """The model to evaluate: a checkpoint by path, or the newest of the run's stages.
+
+        Collective.
+        """
         if source is not None:
             path = Path(source).expanduser()
         else:
-            path = checkpoint_manager.find(self.common.run, stages)
+            path = from_main(self.run, lambda: checkpoint_manager.find(self.common.run, stages))
         loaded = checkpoint_manager.load(path, self.run)
         loaded.model.eval()
         self.settings["checkpoint"] = str(loaded.path)

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanochat import attention
 from nanochat.errors import ConfigError
@@ -28,7 +29,11 @@ class GPT(nn.Module):
 
     attention_backend: one of attention.BACKENDS; what was chosen for the model's device is in
     `.attention`. Parameters hold no values before `init_weights` or `load_state_dict`.
+    checkpoint_activations: set it to keep only what stands between the layers for the backward
+    pass, which then computes each layer again: less memory, a third more time.
     """
+
+    checkpoint_activations = False
 
     def __init__(
         self,
@@ -115,20 +120,34 @@ class GPT(nn.Module):
         Raises: ConfigError for a text longer than the model has positions for.
         """
         x = self._embed(tokens, cache)
-        rope = self._rope(tokens.shape[1], cache)
         x0, middle = x, x
-        for layer, block in enumerate(self.blocks):
-            if self.residual_scales is not None and self.x0_scales is not None:
-                x = self.residual_scales[layer] * x + self.x0_scales[layer] * x0
-            value = None
-            if str(layer) in self.value_embeddings:
-                value = self.value_embeddings[str(layer)](tokens).to(self.compute_dtype)
-            x = block(x, rope, value, self.attention, cache)
+        recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
+        for layer in range(self.config.depth):
+            if recompute:
+                # Nothing in a layer is drawn at random, so there is no generator to put back.
+                x = checkpoint(
+                    self._layer, layer, x, x0, tokens, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = self._layer(layer, x, x0, tokens, cache)
             if layer == self.config.depth // 2:
                 middle = x
         if self.backout_scale is not None:
             x = x - self.backout_scale[0] * middle
         return self.final_norm(x)
+
+    def _layer(
+        self, layer: int, x: Tensor, x0: Tensor, tokens: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """The residual stream (B, T, C) after a layer; x0 is the stream before the first one."""
+        if self.residual_scales is not None and self.x0_scales is not None:
+            x = self.residual_scales[layer] * x + self.x0_scales[layer] * x0
+        value = None
+        if str(layer) in self.value_embeddings:
+            value = self.value_embeddings[str(layer)](tokens).to(self.compute_dtype)
+        rope = self._rope(tokens.shape[1], cache)
+        out: Tensor = self.blocks[layer](x, rope, value, self.attention, cache)
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., V) of hidden (..., C), in at least float32."""

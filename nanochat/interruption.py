@@ -1,6 +1,7 @@
-"""Asking a run to end: the first SIGTERM or SIGINT becomes a flag that the training loop reads.
+"""Asking a run to end: SIGTERM or SIGINT becomes a flag that the training loop reads.
 
-Owns the two signals' handlers while training lasts. A second signal does what it always did.
+Owns the two signals' handlers while training lasts. A second Ctrl-C does what it always did; a
+second SIGTERM does nothing more: a scheduler and torchrun may both send one.
 """
 
 import contextlib
@@ -25,22 +26,24 @@ def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
         yield asked.is_set  # only the main thread may set handlers
         return
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def restore(*numbers: signal.Signals) -> None:
+        for number in numbers:
+            signal.signal(number, before[number])
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.set()
-        restore()
+        if number == signal.SIGINT:
+            restore(signal.SIGINT)
         if announce:
             name = signal.Signals(number).name
             # print may not be called while it is at work below
             os.write(sys.stderr.fileno(), f"{name}: saving after this step\n".encode())
 
     # A program started in the background has its SIGINT ignored, and means it.
-    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in heeded}
+    before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield asked.is_set
     finally:
-        restore()
+        restore(*before)

@@ -102,7 +102,7 @@ def muon_update(
     """
     rows, columns = weights.shape[-2:]
     if finite is not None:  # a momentum that moves towards itself stays exactly what it is
-        grads = torch.where(finite, grads, momentum)
+        torch.where(finite, grads, momentum, out=grads)
     momentum.lerp_(grads, 1 - momentum_beta)
     update = grads.lerp_(momentum, momentum_beta) if recipe.nesterov else momentum.clone()
     if recipe.row_equilibration:
@@ -118,7 +118,7 @@ def muon_update(
         if recipe.cautious_decay:
             decay.mul_(update * weights > 0)
         update.add_(decay)
-    weights.sub_(update if finite is None else update.where(finite, 0))
+    weights.sub_(update if finite is None else update.mul_(finite))
 
 
 def _update_scale(

@@ -211,18 +211,18 @@ class MuonAdamW:
             self._last = False
 
     @torch.no_grad()
-    def step(self, settings: StepSettings, *, loss: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, settings: StepSettings, share: Tensor | None = None) -> dict[str, Tensor]:
         """Update every weight. Collective.
 
-        loss: this rank's share of the step's loss, 0-d; it travels with the norm.
-        Returns "grad_norm", the norm of the global gradient, and "loss", the sum over ranks; both
-        0-d. If either is not finite, neither weights nor state change; on a GPU that is decided
-        there, and the host waits for nothing.
+        share: (n,) figures of this rank, such as its part of the loss; they travel with the norm.
+        Returns "grad_norm", the norm of the global gradient, 0-d, and "sums" (n,) of the shares
+        over ranks. If any of them is not finite, neither weights nor state change; on a GPU that is
+        decided there, and the host waits for nothing.
         """
         self._finish_reducing()
         grads = [grad for group in self.groups for grad in group.owned_grads()]
-        norm, total = self._sums(grads, loss)
-        finite = norm.isfinite() & total.isfinite()
+        norm, sums = self._sums(grads, share)
+        finite = norm.isfinite() & sums.isfinite().all()
         if self.selects_on_device:
             self._update(settings, finite)
         elif bool(finite):
@@ -232,7 +232,7 @@ class MuonAdamW:
         self._learn_order()
         self._launched = 0
         self.begin_step()
-        return {"grad_norm": norm, "loss": total}
+        return {"grad_norm": norm, "sums": sums}
 
     def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
         """Update and publish all groups; where `finite` is False nothing changes. Collective."""
@@ -334,13 +334,13 @@ class MuonAdamW:
             bucket.pending.wait()
             bucket.pending = None
 
-    def _sums(self, grads: Sequence[Tensor], loss: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The norm of the global gradient and the sum of the losses. Collective."""
+    def _sums(self, grads: Sequence[Tensor], share: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of the global gradient and the sums of the shares. Collective."""
         like = self._buckets[0].parameters[0].detach()
         norms = torch.stack([like.new_zeros(()), *torch._foreach_norm(list(grads))])
-        own = like.new_zeros(()) if loss is None else loss.detach().to(like.dtype)
-        squares, total = all_reduce_sum(self.run, torch.stack([norms.square().sum(), own])).unbind()
-        return squares.sqrt(), total
+        own = like.new_zeros(0) if share is None else share.to(like.dtype)
+        whole = all_reduce_sum(self.run, torch.cat([norms.square().sum().view(1), own]))
+        return whole[0].sqrt(), whole[1:]
 
     def _learn_order(self) -> None:
         """After the first step, launch buckets in the order in which rank 0 completed them."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # A loss this many standard deviations above the mean of about the last LOSSES_WATCHED is a spike:
 # rare enough in a thousand steps of noise with a heavy tail.
 SPIKE_DEVIATIONS = 6.0
+SPIKE_SHARE = 0.02  # of the mean, at least: losses that hardly vary have no spikes of nothing
 LOSSES_WATCHED = 50
 
 
@@ -43,16 +44,20 @@ class Progress:
         self.skipped_in_a_row = 0
         self.window_loss += loss
         self.window_steps += 1
-        limit = self.loss_mean + SPIKE_DEVIATIONS * math.sqrt(self.loss_variance)
-        spike = self.losses_seen >= LOSSES_WATCHED and loss > limit
+        deviation = loss - self.loss_mean
+        limit = SPIKE_DEVIATIONS * math.sqrt(self.loss_variance)
+        limit = max(limit, SPIKE_SHARE * abs(self.loss_mean))
+        # It has to come down by half before another one can begin.
+        bound = limit / 2 if self.in_spike else limit
+        spike = self.losses_seen >= LOSSES_WATCHED and deviation > bound
         first = spike and not self.in_spike
         self.in_spike = spike
-        self.spikes += first
-        # A spike moves the mean as far as the limit only, so that it hides no other.
-        deviation = (limit if spike else loss) - self.loss_mean
         weight = max(1 / (self.losses_seen + 1), 1 / LOSSES_WATCHED)
-        self.loss_mean += weight * deviation
-        self.loss_variance = (1 - weight) * (self.loss_variance + weight * deviation**2)
+        # A spike moves the mean as far as the limit does, and does not widen it: it hides no other,
+        # and a loss that stays up becomes the new mean.
+        self.loss_mean += weight * min(deviation, limit if spike else deviation)
+        if not spike:
+            self.loss_variance = (1 - weight) * (self.loss_variance + weight * deviation**2)
         self.losses_seen += 1
         return first
 
@@ -79,6 +84,9 @@ class Summary:
     tokens_per_s: float
     final_loss: float
     data_wait_share: float
+    skipped: int
+    rewinds: int
+    spikes: int
 
 
 def duration(seconds: float) -> str:

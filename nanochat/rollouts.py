@@ -171,6 +171,7 @@ class RolloutBatches:
     a seed of its own, so that a step is a function of the weights, the seed and the position. Each
     group is whole on one rank. An answer that does not end counts as wrong: its reward is the
     lowest of what the task gives for an empty text and for the text.
+    device_rows: answers in one forward pass of training; may be set until the first step.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class RolloutBatches:
         task: RewardTask,
         options: RolloutOptions,
         *,
-        device_rows: int,
+        device_rows: int = 1,
         run: Run,
         seed: int,
     ) -> None:
@@ -188,7 +189,7 @@ class RolloutBatches:
         self.task = task
         self.options = options
         self.position = 0  # prompts drawn so far
-        self._device_rows = device_rows
+        self.device_rows = device_rows
         self._run = run
         self._seed = seed
         length = model.config.sequence_length
@@ -219,7 +220,7 @@ class RolloutBatches:
         self.engine.refresh(self.model)
         rows = [row for group in self._collect() for row in group_rows(group)]
         pad = self.engine.tokenizer.bos_id
-        return row_batches(rows, device_rows=self._device_rows, run=self._run, pad=pad)
+        return row_batches(rows, device_rows=self.device_rows, run=self._run, pad=pad)
 
     def state(self) -> dict[str, Any]:
         """Where the next step starts, and what `figures` has gathered: a resumed run goes on."""

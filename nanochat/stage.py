@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nanochat import checkpoint_manager, config, flops, optim, report, stage_rec
 from nanochat import device as devices
 from nanochat.checkpoint_manager import Loaded
 from nanochat.dataloader import BatchSource
-from nanochat.distributed import barrier, gather_work
+from nanochat.distributed import barrier, from_main, gather_work, main_only
 from nanochat.errors import ConfigError, OutOfMemory, Stopped
 from nanochat.gpt import GPT
 from nanochat.interruption import asked_to_stop
@@ -64,71 +64,92 @@ class _Findings:
             self.stage.say(f"warning: samples left out: {error}")
 
 
-def train(
-    stage: Stage,
-    *,
-    model: GPT,
-    tokenizer: Tokenizer,
-    batches: BatchSource,
-    schedule: Schedule,
-    total_steps: int,
-    tokens_per_step: int,
-    optimizer_config: OptimConfig,
-    evaluate: Callable[[], dict[str, float]],
-    sample: Callable[[], list[dict[str, str]]],
-    facts: dict[str, Any],
-    use_compile: bool | None = None,
-) -> Summary:
-    """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a stage's script brings to the loop.
 
     tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
     evaluate, sample: called by all ranks while training; their figures and texts are recorded.
     facts: what the report shows beside the options (parameters, tokens, hashes, backend).
+    use_compile: whether the loss is compiled; None: what the options say.
+    watch_loss: whether a jump of the loss means anything.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    batches: BatchSource
+    schedule: Schedule
+    total_steps: int
+    tokens_per_step: int
+    optimizer: OptimConfig
+    evaluate: Callable[[], dict[str, float]]
+    sample: Callable[[], list[dict[str, str]]]
+    facts: dict[str, Any]
+    use_compile: bool | None = None
+    watch_loss: bool = True
+
+
+def train(stage: Stage, recipe: Recipe) -> Summary:
+    """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
+
     Raises: Stopped if a signal asked for it, with a checkpoint saved.
     """
     begin_s = time.perf_counter()
-    run = stage.run
-    optimizer = optim.build(model, optimizer_config, run, tokens_per_step=tokens_per_step)
-    resumed = checkpoint_manager.read_meta(stage.resume_from) if stage.resume_from else None
+    run, model, facts = stage.run, recipe.model, recipe.facts
+    tokens_per_step = recipe.tokens_per_step
+    optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=tokens_per_step)
+    resumed = _resumed(stage, recipe.batches)
     if resumed is not None:
-        # Refuses other data than before; first of all, so that the record of before still stands.
-        batches.load_state(resumed["state"]["batches"])
         facts = {**facts, **stage_record.origin(stage.dir)}
-    findings = _Findings(stage, evaluate, sample)
+    findings = _Findings(stage, recipe.evaluate, recipe.sample)
     with (
         claimed(stage, model),
-        contextlib.closing(batches),
+        contextlib.closing(recipe.batches),
         _metrics(stage, resumed) as metrics,
-        contextlib.closing(Saver(stage, model, tokenizer)) as saver,
+        contextlib.closing(Saver(stage, model, recipe.tokenizer)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
+        _profiler(stage) as after_step,
     ):
-        compiled = _compiles(stage, use_compile)
-        _write_config(stage, model, tokenizer, {**facts, "compiled": compiled})
+        compiled = _compiles(stage, recipe.use_compile)
+        _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
+        hooks = _hooks(stage, saver, findings)
         trainer = Trainer(
             optimizer=optimizer,
-            batches=batches,
+            batches=recipe.batches,
             loss_fn=token_loss(_token_losses(model, compiled)),
-            schedule=schedule,
-            hooks=_hooks(stage, saver, findings),
+            schedule=recipe.schedule,
+            hooks=hooks,
             run=run,
-            total_steps=total_steps,
+            total_steps=recipe.total_steps,
             metrics=metrics,
             flops_per_token=flops.flops_per_token(model.config, model.config.sequence_length),
             log_every=stage.loop.log_every,
             say=stage.say,
             stop=stop,
             rewind=functools.partial(_rewind, stage, saver, model),
+            after_step=after_step,
+            watch_loss=recipe.watch_loss,
         )
-        if resumed is not None:
-            assert stage.resume_from is not None
+        if resumed is not None and stage.resume_from is not None:
             _restore(trainer, stage.resume_from, resumed["state"])
             begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
-            if trainer.progress.step >= total_steps:
-                findings.measure()
-                findings.look()
+            trainer.make_up(hooks[1:])
         summary = trainer.fit()
         _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
     return summary
+
+
+def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
+    """The description of the checkpoint to go on from, if there is one. Collective.
+
+    Raises: CheckpointError if it had other data; before the record of before is touched.
+    """
+    path = stage.resume_from
+    if path is None:
+        return None
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    batches.load_state(meta["state"]["batches"])
+    return meta
 
 
 def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
@@ -172,12 +193,31 @@ def _metrics(stage: Stage, resumed: dict[str, Any] | None) -> MetricsLogger:
     )
 
 
+@contextlib.contextmanager
+def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
+    """Record the steps that --profile asks for, on rank 0; yields what marks a step's end."""
+    if stage.loop.profile is None or not stage.run.is_main:
+        yield lambda: None
+        return
+
+    def write(profiler: torch.profiler.profile) -> None:
+        path = stage.dir / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        stage.say(f"trace of {stage.loop.profile} steps: {path}")
+
+    # The first steps build kernels; the last one before recording warms the profiler up.
+    plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
+    with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step
+
+
 def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loaded:
     """The model a stage starts from: its own checkpoint when resuming, else the source's."""
     path = stage.resume_from or source
     loaded = checkpoint_manager.load(
         path, stage.run, model_options=model_options, attention_backend=stage.attention
     )
+    loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
     if stage.resume_from is None:
         stage.say(f"starting {stage.name} from {loaded.path}")
     return loaded
@@ -229,29 +269,36 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
 def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
 
-    It is the newest whole one from before the steps that were not finite.
+    It is the newest whole one from before the steps that were not finite; those after it go.
     Raises: TrainingError if there is none.
     """
     saver.wait()
     healthy = trainer.progress.step - trainer.progress.skipped_in_a_row
-    path = newest_whole(stage.dir, stage.run, stage.say, until=healthy)
+
+    def accept(step: int) -> bool:
+        return step <= healthy and saver.is_regular(step)
+
+    path = newest_whole(stage.dir, stage.run, stage.say, accept)
     if path is None:
         raise TrainingError(
             "one step after another is not finite, and there is no checkpoint to go back to: lower "
             "the learning rates (--lr-scale 0.5)"
         )
-    if stage.run.is_main:
-        checkpoint_manager.set_aside_after(path, "abandoned")
-    checkpoint_manager.load_weights(path, model)
-    trainer.metrics.rewind(checkpoint_manager.step_of(path))
-    _restore(trainer, path, checkpoint_manager.read_meta(path)["state"])
+    stage.say(f"back to {path}, on with the data that comes next")
+    saver.forget_after(checkpoint_manager.step_of(path))
+    main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    checkpoint_manager.load_weights(path, model, stage.run)
+    main_only(stage.run, lambda: trainer.metrics.rewind(meta["step"]))
+    _restore(trainer, path, meta["state"])
 
 
 def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     """Bring optimizer and progress to where the checkpoint was written. Collective."""
     rows = read_rows(path.parent / "metrics.jsonl") if trainer.run.is_main else []
     trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
-    trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
+    saved = main_only(trainer.run, lambda: checkpoint_manager.load_optimizer_state(path))
+    trainer.optimizer.load_state_by_name(saved or {})
     known = {f.name for f in dataclasses.fields(Progress)}
     trainer.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
 

@@ -6,18 +6,19 @@ there is `stage`'s business.
 
 import contextlib
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from nanochat import attention, checkpoint_manager, distributed, stage_record, storage
 from nanochat.config import RunOptions, option
-from nanochat.distributed import Begun, Run, broadcast_object
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.distributed import Begun, Run, broadcast_object, from_main, gather_objects, main_only
+from nanochat.errors import ConfigError
 from nanochat.gpt import GPT
 
 Say = Callable[[str], None]
@@ -36,8 +37,11 @@ class LoopOptions:
     resume: bool = option(
         False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
     )
-    device_batch_size: int = option(
-        16, "rows in one forward pass on one device; smaller needs less memory"
+    device_batch_size: int | Literal["auto"] = option(
+        16, "rows in one forward pass on one device; auto takes as many as memory allows"
+    )
+    checkpoint_activations: bool = option(
+        False, "compute layers again in the backward pass: far less memory, a third more time"
     )
     log_every: int = option(10, "steps between console lines and metrics rows")
     eval_every: int | None = option(None, "steps between evaluations; none: only at the end")
@@ -45,16 +49,27 @@ class LoopOptions:
     save_every: int | None = option(None, "steps between checkpoints; none: only at the end")
     keep: int = option(2, "newest checkpoints of the stage that are kept")
     keep_every: int | None = option(None, "checkpoints at multiples of so many steps stay as well")
+    profile: int | None = option(
+        None, "steps to record, after the first few, as trace.json for https://ui.perfetto.dev"
+    )
     keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
 
     def __post_init__(self) -> None:
-        for name in ("device_batch_size", "log_every", "keep"):
+        if self.device_batch_size != "auto" and self.device_batch_size < 1:
+            raise ConfigError(
+                f"--device-batch-size must be at least 1 or auto, got {self.device_batch_size}"
+            )
+        for name in ("log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("eval_every", "sample_every", "save_every", "keep_every"):
+        for name in ("eval_every", "sample_every", "save_every", "keep_every", "profile"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
+        if self.keep_every is not None and self.keep_every % (
+            self.save_every or self.keep_every + 1
+        ):
+            raise ConfigError("--keep-every must be a multiple of --save-every")
         saved, judged = self.save_every, self.eval_every
         if self.keep_best and (saved is None or judged is None or saved % judged):
             raise ConfigError(
@@ -117,21 +132,16 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
         )
     common, loop = options.common, options.loop
     folder = storage.stage_dir(common.run, name)
-    if run.is_main and _lock_path(folder).exists():
-        with storage.lock(_lock_path(folder), busy=_busy(name, common)):
-            pass  # better to hear of the other process now than once the data is ready
-    newest = checkpoint_manager.latest(folder) if run.is_main else None
-    newest = broadcast_object(run, newest)
-    resume_from = newest
-    if newest is not None:
-        if not loop.resume:
-            raise ConfigError(
-                f"run {common.run!r} already has {name} checkpoints in {folder}; "
-                "--resume goes on from them, --run NAME starts another run"
-            )
-        resume_from = newest_whole(folder, run, say)
-        if run.is_main:
-            say(f"resuming {name} from {resume_from}")
+    newest = from_main(run, lambda: _find_newest(folder, _busy(name, common)))
+    _refuse_checkpoints_elsewhere(folder, newest, name, run)
+    if newest is not None and not loop.resume:
+        raise ConfigError(
+            f"run {common.run!r} already has {name} checkpoints in {folder}; "
+            "--resume goes on from them, --run NAME starts another run"
+        )
+    resume_from = newest_whole(folder, run, say) if loop.resume else None
+    if resume_from is not None and run.is_main:
+        say(f"resuming {name} from {resume_from}")
     begun = broadcast_object(run, _begun(name, options))
     say = say if run.is_main else (lambda line: None)
     return Stage(
@@ -149,24 +159,46 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
     )
 
 
-def newest_whole(folder: Path, run: Run, say: Say, until: int | None = None) -> Path | None:
+def newest_whole(
+    folder: Path, run: Run, say: Say, accept: Callable[[int], bool] = lambda step: True
+) -> Path | None:
     """The newest checkpoint that is whole; those after it are named. Collective.
 
-    until: the last step that it may be of.
+    accept: of which steps it may be.
     """
-    found: Path | None = None
-    error: CheckpointError | None = None
-    if run.is_main:
-        try:
-            found, damages = checkpoint_manager.newest_whole(folder, until)
-            for damage in damages:
-                say(f"warning: {damage.what}: passing over this checkpoint")
-        except CheckpointError as raised:
-            error = raised
-    found, error = broadcast_object(run, (found, error))
-    if error is not None:
-        raise error
-    return found
+
+    def find() -> Path | None:
+        found, damages = checkpoint_manager.newest_whole(folder, accept)
+        for damage in damages:
+            say(f"warning: {damage.what}: passing over this checkpoint")
+        return found
+
+    return from_main(run, find)
+
+
+def _find_newest(folder: Path, busy: str) -> Path | None:
+    """The newest checkpoint, whole or not, of a stage that nobody else is at."""
+    if _lock_path(folder).exists():
+        with storage.lock(_lock_path(folder), busy=busy):
+            pass  # better to hear of the other process now than once the data is ready
+    return checkpoint_manager.latest(folder)
+
+
+def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, run: Run) -> None:
+    """Rank 0's disk is the one that counts: it must be the one with the checkpoints. Collective.
+
+    Raises: ConfigError if another machine has newer ones; training would begin anew without.
+    """
+    own = checkpoint_manager.latest(folder)
+    mine, here = (checkpoint_manager.step_of(path) if path else -1 for path in (own, newest))
+    found = gather_objects(run, (mine, socket.gethostname(), str(own)))
+    step, host, path = max(found, key=lambda row: row[0])
+    if step > here:
+        raise ConfigError(
+            f"{host} has {path}, but rank 0 is on {found[0][1]}, which has "
+            f"{newest.name if newest else 'no checkpoint'} of {name}; let {host} be the first node "
+            "(torchrun --node-rank 0, or the smallest --local-addr), or remove what it has"
+        )
 
 
 def _begun(name: str, options: StageOptions) -> Begun:
@@ -202,23 +234,25 @@ def _busy(name: str, common: RunOptions) -> str:
 
 @contextlib.contextmanager
 def claimed(stage: Stage, model: GPT) -> Iterator[None]:
-    """Hold the stage's lock (rank 0), and clear what a killed process left half-written.
+    """Hold the stage's lock (rank 0), and clear what a killed process left. Collective.
 
     Raises: ConfigError if another process trains it, or did since the stage was opened, or if the
     disk is too full.
     """
-    if not stage.run.is_main:
+    with contextlib.ExitStack() as stack:
+        main_only(stage.run, lambda: _claim(stage, model, stack))
         yield
-        return
+
+
+def _claim(stage: Stage, model: GPT, stack: contextlib.ExitStack) -> None:
     busy = _busy(stage.name, stage.common)
-    with storage.lock(_lock_path(stage.dir), busy=busy):
-        storage.remove_leftovers(stage.dir, "")
-        if checkpoint_manager.latest(stage.dir) != stage.newest:
-            raise ConfigError(busy)
-        if stage.resume_from is not None:
-            checkpoint_manager.set_aside_after(stage.resume_from, "damaged")
-        _check_disk(stage, model)
-        yield
+    stack.enter_context(storage.lock(_lock_path(stage.dir), busy=busy))
+    storage.remove_leftovers(stage.dir, "")
+    if checkpoint_manager.latest(stage.dir) != stage.newest:
+        raise ConfigError(busy)
+    if stage.resume_from is not None:
+        checkpoint_manager.set_aside_after(stage.resume_from)
+    _check_disk(stage, model)
 
 
 def _check_disk(stage: Stage, model: GPT) -> None:

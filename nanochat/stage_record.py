@@ -118,8 +118,18 @@ def section(
         "settings": {**facts, "steps": summary.steps},
         "results": figures,
         "samples": results["samples"],
-        "notes": [],
+        "notes": _notes(summary),
     }
+
+
+def _notes(summary: Summary) -> list[str]:
+    """What went wrong on the way, if anything did."""
+    counts = {
+        "steps left out, as they were not finite": summary.skipped,
+        "returns to an earlier checkpoint after such steps": summary.rewinds,
+        "jumps of the loss": summary.spikes,
+    }
+    return [f"{what}: {count:,}" for what, count in counts.items() if count]
 
 
 def git_commit() -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ LossFn = Callable[[Batch], Tensor]
 # to one checkpoint more often than that helps no more.
 MOST_SKIPPED = 5
 MOST_REWINDS = 3
+STEPS_TIMED = 1000  # the last ones, of whose times quantiles are taken
 REMEDY = "lower the learning rates (--lr-scale 0.5), --resume goes on from the last checkpoint"
 
 
@@ -39,7 +41,7 @@ class TrainingError(UserError):
 class Hook:
     """Something to do after a step: every so many steps, and at the end if asked.
 
-    on_stop: also when training is asked to end early.
+    on_stop: also when training is asked to end early; the others are then left for the resume.
     """
 
     fn: Callable[["Trainer"], None]
@@ -100,11 +102,14 @@ class Trainer:
         say: Callable[[str], None] = lambda line: None,
         stop: Callable[[], bool] = lambda: False,
         rewind: Callable[["Trainer"], None] | None = None,
+        after_step: Callable[[], object] = lambda: None,
+        watch_loss: bool = True,
     ) -> None:
         """See the class; stop: whether this process was asked to end.
 
         rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
-        that what comes next is new data. Collective.
+        that what comes next is new data. Collective. after_step: called between steps, to profile.
+        watch_loss: whether a jump of the loss means anything.
         """
         self.optimizer = optimizer
         self.batches = batches
@@ -119,12 +124,16 @@ class Trainer:
         self.say = say
         self.stop = stop
         self.rewind = rewind
+        self.after_step = after_step
+        self.watch_loss = watch_loss
         self.stopping = False
         self.progress = Progress()
         self.peak_flops = devices.peak_flops(run.device, run.compute_dtype)
         self.last_loss = math.nan
         self._window = _Window()
         self._wait_s = 0.0
+        self._trained_steps, self._trained_tokens = 0, 0  # by this process, with those undone
+        self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
         self._warm = False
         self._unread: deque[_Figures] = deque()
         self._lag = 1 if run.device.type == "cuda" else 0  # steps whose figures are not waited for
@@ -137,19 +146,24 @@ class Trainer:
         Raises: TrainingError if one step after another is not finite, and going back to the last
             checkpoint does not help; it stands.
         """
-        first_step, first_tokens = self.progress.step, self.progress.tokens
         begin_s = time.perf_counter()
         hooks_s = 0.0
         self._window = _Window()
         while self.progress.step < self.total_steps and not self.stopping:
+            step_begin_s = time.perf_counter()
             self._step()
             due = self._row_is_due()
             self._read(0 if due else self._lag)
             if self.stopping:
                 self._read(0)
-            if self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps):
-                self._rewind()
-                continue
+            self.after_step()
+            if self._warm:  # the first step builds kernels
+                self._steps_s.append(time.perf_counter() - step_begin_s)
+            if self._must_rewind():
+                self._read(0)
+                if self._must_rewind():
+                    self._rewind()
+                    continue
             if due:
                 self._log()
             elif not self._warm:
@@ -165,12 +179,15 @@ class Trainer:
         training_s = max(elapsed_s - hooks_s, 1e-9)
         return Summary(
             steps=self.progress.step,
-            trained_steps=self.progress.step - first_step,
+            trained_steps=self._trained_steps,
             tokens=self.progress.tokens,
             elapsed_s=elapsed_s,
-            tokens_per_s=(self.progress.tokens - first_tokens) / training_s,
+            tokens_per_s=self._trained_tokens / training_s,
             final_loss=self.last_loss,
             data_wait_share=self._wait_s / training_s,
+            skipped=self.progress.skipped,
+            rewinds=self.progress.rewinds,
+            spikes=self.progress.spikes,
         )
 
     def _step(self) -> None:
@@ -179,9 +196,7 @@ class Trainer:
         micro_batches = self.batches.next_step()
         self._window.wait_s += time.perf_counter() - wait_begin_s
         counts = torch.stack([(b.targets >= 0).sum() for b in micro_batches]).sum()
-        shared = torch.stack([counts, torch.full_like(counts, self.stop())])
-        target_count, stop = all_reduce_sum(self.run, shared).unbind()
-        target_count = target_count.clamp(min=1)
+        target_count = all_reduce_sum(self.run, counts).clamp(min=1)
         total = None
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
@@ -190,21 +205,23 @@ class Trainer:
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one micro-batch"
-        stats = self.optimizer.step(self.schedule(self.progress.step), loss=total)
+        share = torch.stack([total, torch.full_like(total, self.stop())])
+        stats = self.optimizer.step(self.schedule(self.progress.step), share)
         self.optimizer.zero_grad()
         rows_tokens = sum(b.inputs.numel() for b in micro_batches)
         self._window.tokens += rows_tokens * self.run.world_size
         self.progress.step += 1
         self.progress.tokens += rows_tokens * self.run.world_size
-        loss, norm = stats["loss"], stats["grad_norm"]
-        figures = torch.stack([loss, norm, stop.to(norm.dtype)])
+        self._trained_steps += 1
+        self._trained_tokens += rows_tokens * self.run.world_size
+        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])
         self._unread.append(_Figures(self.progress.step, figures))
 
     def _read(self, lag: int) -> None:
         """Take the figures of all but the last `lag` steps; they are the same on every rank."""
         while len(self._unread) > lag:
             figures = self._unread.popleft()
-            loss, self._grad_norm, stop = figures.read()
+            self._grad_norm, loss, stop = figures.read()
             self.stopping = self.stopping or bool(stop)
             if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
                 self.progress.skip()
@@ -214,11 +231,15 @@ class Trainer:
                 )
                 continue
             mean = self.progress.loss_mean
-            if self.progress.take(loss):
+            if self.progress.take(loss) and self.watch_loss:
+                self.progress.spikes += 1
                 self.say(
                     f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
                     f"{loss:.4f}"
                 )
+
+    def _must_rewind(self) -> bool:
+        return self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps)
 
     def _rewind(self) -> None:
         """Go back to the last checkpoint, and leave out the data since. Collective.
@@ -231,20 +252,17 @@ class Trainer:
         )
         if self.rewind is None:
             raise TrainingError(f"{trouble}: {REMEDY}")
+        self.say(f"warning: {trouble}: going back to a checkpoint")
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
-        progress.rewinds = before.rewinds + 1
+        progress.rewinds, progress.elapsed_s = before.rewinds + 1, before.elapsed_s
         self._rewound_to[back] += 1
         if self._rewound_to[back] > MOST_REWINDS:
             raise TrainingError(
                 f"{trouble}, as before with other data from the checkpoint of step {back:,} on: "
                 f"{REMEDY}"
             )
-        self.say(
-            f"warning: {trouble}: back to the checkpoint of step {back:,}, on with the data that "
-            "comes next"
-        )
         self._unread.clear()
         self._window = _Window()
 
@@ -270,7 +288,10 @@ class Trainer:
             "spikes": progress.spikes,
             "tokens_per_s": rate,
             "mfu": self._mfu(rate),
+            "step_s_p50": self._step_s(0.5),
+            "step_s_p99": self._step_s(0.99),
             "data_wait_share": window.wait_s / elapsed_s,
+            "memory_bytes": devices.memory_used(self.run.device),
             "elapsed_s": progress.elapsed_s,
         }
         self.metrics.log(progress.step, row)
@@ -286,7 +307,7 @@ class Trainer:
         self.say(
             f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
             f"lr x{settings.lr_scale:.2f} | grad {self._grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
-            f"{left}"
+            f"{row['memory_bytes'] / 1e9:.1f} GB | {left}"
         )
         self._window = _Window()
 
@@ -303,6 +324,10 @@ class Trainer:
         self._window = _Window()
         self._warm = True
 
+    def _step_s(self, share: float) -> float | None:
+        """The time that this share of the last steps stayed below; None before there were any."""
+        return float(np.quantile(self._steps_s, share)) if self._steps_s else None
+
     def _mfu(self, tokens_per_s: float) -> float | None:
         if self.peak_flops is None:
             return None
@@ -310,15 +335,22 @@ class Trainer:
 
     def _run_hooks(self) -> None:
         for hook in self.hooks:
-            if self._is_due(hook) or (hook.on_stop and self.stopping):
+            if hook.on_stop if self.stopping else self.is_due(hook):
                 hook.fn(self)
 
     def _row_is_due(self) -> bool:
         """After the same steps in a run left alone as in one that was stopped or killed."""
         first = self.progress.step == 1
-        return first or self._at(self.log_every) or any(map(self._is_due, self.hooks))
+        return first or self._at(self.log_every) or any(map(self.is_due, self.hooks))
 
-    def _is_due(self, hook: Hook) -> bool:
+    def make_up(self, hooks: Sequence[Hook]) -> None:
+        """Run what is due after the step of a checkpoint: it may have been lost. Collective."""
+        for hook in hooks:
+            if self.is_due(hook):
+                hook.fn(self)
+
+    def is_due(self, hook: Hook) -> bool:
+        """Whether it is the hook's turn after the present step."""
         at_end = hook.at_end and self.progress.step == self.total_steps
         return at_end or (hook.every is not None and self._at(hook.every))
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.session(cfg.common) as run:
         stage = EvalStage(NAME, "Base model: in-context tasks", cfg, cfg.common, run)
         loaded = stage.load(cfg.source, ("base_train",))
-        folder = open_bundle(cfg.bundle, run)
+        folder = distributed.on_all(run, lambda: open_bundle(cfg.bundle, run))
         reader = Reader(
             model=loaded.model,
             tokenizer=loaded.tokenizer,
@@ -65,16 +65,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def open_bundle(name: str, run: Run) -> Path:
-    """The bundle's folder, made or fetched if need be. Collective.
+    """The bundle's folder, made or fetched if need be, once a machine.
 
     Raises: DataError if it cannot be had; ConfigError for a name that is no folder.
     """
     data = storage.base_dir() / "data"
     if name == "pocket":
         folder = data / "pocket-bundle"
-        if run.is_main:
+        if run.local_rank == 0:  # every call gives the same files, each written at once
             pocket.write_core_bundle(folder)
-        distributed.barrier(run)
         return folder
     if name == "core":
         folder = data / "eval_bundle"

@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> None:
             measure_documents(stage, loaded, cfg.documents)
             texts = documents(cfg.documents)
         else:
-            data = training_data(loaded)
+            chosen = distributed.from_main(run, lambda: training_data(loaded))
+            data = distributed.on_all(run, lambda: open_data(chosen, base=storage.base_dir()))
             measure_rows(stage, loaded, data, cfg.rows)
             texts = data.documents("val")
         if cfg.sample_tokens and run.is_main:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         distributed.barrier(run)
 
 
-def training_data(loaded: Loaded) -> Dataset:
+def training_data(loaded: Loaded) -> DataOptions:
     """The data set that the model's stage was trained on, as its config.json names it.
 
     Raises: DataError or ConfigError if there is no such record.
@@ -77,7 +78,7 @@ def training_data(loaded: Loaded) -> Dataset:
         raise ConfigError(
             f"{loaded.path.parent} does not say what text it was trained on; name some: --documents"
         )
-    return open_data(config.from_dict(DataOptions, options), base=storage.base_dir())
+    return config.from_dict(DataOptions, options)
 
 
 def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nanochat import (
+    batch_size,
     checkpoint_manager,
     config,
     flops,
@@ -26,8 +27,8 @@ from nanochat import (
 )
 from nanochat.config import RunOptions, nested, option
 from nanochat.dataloader import StreamBatches, TokenStream
-from nanochat.dataset import DataOptions, open_data
-from nanochat.distributed import Run
+from nanochat.dataset import DataOptions, Dataset, open_data
+from nanochat.distributed import Run, broadcast_tensors, check_same_data, from_main, on_all
 from nanochat.engine import Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Request
@@ -92,45 +93,42 @@ class BaseTrainConfig:
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
     with stage_opening.opened(NAME, cfg) as opened:
-        encoder = tokenizer.load(tokenizer_path(cfg))
+        run = opened.run
+        encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
         model = build_model(cfg, opened, encoder)
         plan = scale(cfg, model.config)
         length = model.config.sequence_length
         batch_rows = stage.rows_per_step(plan.tokens_per_step, length, "tokens-per-step")
         steps = max(1, plan.tokens // (batch_rows * length))
-        base = storage.base_dir()
-        data = open_data(cfg.data, base=base)
-        seed = cfg.common.seed
-        stream = TokenStream(
-            data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing
-        )
-        val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
-        val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
-        batches = StreamBatches(
-            stream, batch_rows=batch_rows, device_rows=cfg.loop.device_batch_size, run=opened.run
-        )
-        facts = describe(model, plan, steps)
+        device_rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
+        data = on_all(run, lambda: open_data(cfg.data, base=storage.base_dir()))
+        sizes = {"batch_rows": batch_rows, "device_rows": device_rows, "length": length}
+        batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, **sizes))
+        check_same_data(run, batches.state()["stream"])
+        facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         if cfg.packing == "crop":
-            facts["cropped_share"] = stream.cropped_share
-            opened.say(f"{stream.cropped_share:.1%} of the tokens are thrown away by cropping")
+            facts["cropped_share"] = share = batches.stream.cropped_share
+            opened.say(f"{share:.1%} of the tokens are thrown away by cropping")
         stage.train(
             opened,
-            model=model,
-            tokenizer=encoder,
-            batches=batches,
-            schedule=schedules.warmup_decay(
-                steps,
-                warmup_steps=cfg.warmup_steps,
-                warmdown_frac=cfg.warmdown_frac,
-                final_lr_frac=cfg.final_lr_frac,
+            stage.Recipe(
+                model=model,
+                tokenizer=encoder,
+                batches=batches,
+                schedule=schedules.warmup_decay(
+                    steps,
+                    warmup_steps=cfg.warmup_steps,
+                    warmdown_frac=cfg.warmdown_frac,
+                    final_lr_frac=cfg.final_lr_frac,
+                ),
+                total_steps=steps,
+                tokens_per_step=batch_rows * length,
+                optimizer=scaled_optimizer(cfg.optimizer, plan),
+                evaluate=lambda: evaluate(model, val_rows, encoder, run, device_rows),
+                sample=lambda: samples(model, encoder, run),
+                facts={**facts, "data": data.manifest},
             ),
-            total_steps=steps,
-            tokens_per_step=batch_rows * length,
-            optimizer_config=scaled_optimizer(cfg.optimizer, plan),
-            evaluate=lambda: evaluate(model, val_rows, encoder, opened.run),
-            sample=lambda: samples(model, encoder, opened.run),
-            facts={**facts, "data": data.manifest},
         )
 
 
@@ -146,6 +144,25 @@ def tokenizer_path(cfg: BaseTrainConfig) -> Path:
     return path
 
 
+def rows(
+    cfg: BaseTrainConfig,
+    run: Run,
+    data: Dataset,
+    encoder: Tokenizer,
+    *,
+    batch_rows: int,
+    device_rows: int,
+    length: int,
+) -> tuple[StreamBatches, np.ndarray]:
+    """The batches to train on and the rows to validate on; encodes what it needs of them."""
+    base, seed = storage.base_dir(), cfg.common.seed
+    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing)
+    val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
+    val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
+    batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
+    return batches, val_rows
+
+
 def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
     """A fresh model, or the one of the checkpoint that is resumed."""
     sizes = dataclasses.replace(cfg.model, vocab_size=encoder.vocab_size)
@@ -155,7 +172,8 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         )
         if loaded.tokenizer.sha256 != encoder.sha256:
             raise ConfigError(
-                f"{loaded.path} was trained with another tokenizer than {tokenizer_path(cfg)}; "
+                f"{loaded.path} was trained with another tokenizer than "
+                f"{tokenizer.locate(cfg.tokenizer or cfg.common.run)}; "
                 "train from the start under another name: --run NAME"
             )
         model = loaded.model
@@ -176,6 +194,9 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         model.to(opened.run.device)
         generator = torch.Generator(device=opened.run.device).manual_seed(cfg.common.seed)
         model.init_weights(generator)
+        # The same seed may give other numbers on another kind of device.
+        broadcast_tensors(opened.run, (parameter.detach() for parameter in model.parameters()))
+    model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
         opened.say(f"fp8 in {fp8.convert(model)} linears")
     return model
@@ -207,10 +228,14 @@ def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
     }
 
 
-def evaluate(model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run) -> dict[str, float]:
-    """Bits per byte on the validation rows. Collective."""
+def evaluate(
+    model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run, device_rows: int
+) -> dict[str, float]:
+    """Bits per byte on the validation rows, so many at a time. Collective."""
     with fp8.disabled(model):
-        bpb = loss_eval.bits_per_byte(model, rows, token_bytes=encoder.token_bytes, run=run)
+        bpb = loss_eval.bits_per_byte(
+            model, rows, token_bytes=encoder.token_bytes, run=run, batch_rows=device_rows
+        )
     return {"val_bpb": bpb}
 
 

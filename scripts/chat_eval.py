@@ -53,8 +53,10 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatEvalConfig, argv, stage=NAME)
     with distributed.session(cfg.common) as run:
         stage = EvalStage(NAME, "Chat evaluation", cfg, cfg.common, run)
-        models = find_models(cfg)
-        tasks = evaluations.open_tasks(cfg.tasks, max_items=cfg.max_items)
+        models = distributed.from_main(run, lambda: find_models(cfg))
+        tasks = distributed.on_all(
+            run, lambda: evaluations.open_tasks(cfg.tasks, max_items=cfg.max_items)
+        )
         rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for name, path in models.items():
             loaded = stage.load(str(path), ())

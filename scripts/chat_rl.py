@@ -5,11 +5,24 @@ python -m scripts.chat_rl --tasks gsm8k --steps 100
 """
 
 import dataclasses
+import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from nanochat import chat_eval, chat_training, config, distributed, schedules, stage, stage_opening
+from nanochat import (
+    batch_size,
+    chat_eval,
+    chat_training,
+    config,
+    distributed,
+    schedules,
+    stage,
+    stage_opening,
+)
 from nanochat.config import RunOptions, nested, option
+from nanochat.distributed import gather_work
 from nanochat.errors import ConfigError
 from nanochat.eval_task import EvalTask
 from nanochat.optim import OptimConfig
@@ -52,16 +65,24 @@ class ChatRlConfig:
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatRlConfig, argv, stage=NAME)
     with stage_opening.opened(NAME, cfg) as opened:
-        task, held_out = open_tasks(cfg)
+        task, held_out = distributed.on_all(opened.run, lambda: open_tasks(cfg))
+        distributed.check_same_data(opened.run, describe(task))
         loaded = chat_training.load_model(opened, cfg.source, ("chat_sft", "mid_train"), None)
         batches = RolloutBatches(
             loaded.model,
             loaded.tokenizer,
             task,
             cfg.rollouts,
-            device_rows=cfg.loop.device_batch_size,
             run=opened.run,
             seed=cfg.common.seed,
+        )
+        # Now that the engine, whose cache takes much memory, is there.
+        batches.device_rows = batch_size.device_rows(
+            opened,
+            loaded.model,
+            batch_rows=cfg.rollouts.prompts_per_step * cfg.rollouts.samples_per_prompt,
+            length=batches.engine.max_len,
+            may_compile=False,
         )
         steps = cfg.steps or max(1, len(task) // cfg.rollouts.prompts_per_step)
         opened.say(
@@ -70,8 +91,9 @@ def main(argv: list[str] | None = None) -> None:
         )
 
         def evaluate() -> dict[str, float]:
-            batches.engine.refresh(loaded.model)
-            return {**batches.figures(), **pass_at_1(batches, held_out, cfg, opened.run)}
+            gather_work(opened.run, lambda: batches.engine.refresh(loaded.model))
+            measured = pass_at_1(batches, held_out, cfg, opened.run)
+            return {**batches.figures(), **measured}
 
         def sample() -> list[dict[str, str]]:
             shown = min(8, len(held_out[0]))
@@ -80,17 +102,24 @@ def main(argv: list[str] | None = None) -> None:
         scale = cfg.optimizer.lr_scale * cfg.base_lr_frac
         stage.train(
             opened,
-            model=loaded.model,
-            tokenizer=loaded.tokenizer,
-            batches=batches,
-            schedule=schedules.linear_to_zero(steps),
-            total_steps=steps,
-            tokens_per_step=batches.tokens_per_step,
-            optimizer_config=dataclasses.replace(cfg.optimizer, lr_scale=scale),
-            evaluate=evaluate,
-            sample=sample,
-            facts={"source": str(loaded.path), "problems": len(task)},
-            use_compile=False,  # rows have other lengths in every step
+            stage.Recipe(
+                model=loaded.model,
+                tokenizer=loaded.tokenizer,
+                batches=batches,
+                schedule=schedules.linear_to_zero(steps),
+                total_steps=steps,
+                tokens_per_step=batches.tokens_per_step,
+                optimizer=dataclasses.replace(cfg.optimizer, lr_scale=scale),
+                evaluate=evaluate,
+                sample=sample,
+                facts={
+                    "source": str(loaded.path),
+                    "problems": len(task),
+                    "device_batch_size": batches.device_rows,
+                },
+                watch_loss=False,  # around zero, with the spread of the rewards
+                use_compile=False,  # rows have other lengths in every step
+            ),
         )
 
 
@@ -105,6 +134,12 @@ def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
         source = folder or HUB
         return GSM8K("train", source=source), [GSM8K("test", source=source)]
     raise ConfigError(f"--tasks must be pocket, gsm8k or gsm8k=FOLDER, got {cfg.tasks!r}")
+
+
+def describe(task: RewardTask) -> dict[str, Any]:
+    """What tells a set of problems from another."""
+    first = [task[i]["messages"] for i in range(min(100, len(task)))]
+    return {"problems": len(task), "content": f"{zlib.crc32(json.dumps(first).encode()):08x}"}
 
 
 def pass_at_1(

@@ -9,14 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: "errors config device distributed interruption storage metrics downloads",
+    0: "errors config device memory_limit distributed interruption last_words storage metrics "
+    "downloads",
     1: "attention block_attention gpt gpt_config layers token_loss fp8 flops muon adamw optim "
-    "param_groups sharding schedules scaling tokenizer published conversation packing sampling "
-    "kv_cache calculator eval_task _rustbpe",
+    "param_groups sharding memory_plan time_plan schedules scaling tokenizer published "
+    "conversation packing sampling kv_cache calculator eval_task _rustbpe",
     2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
     "checkpoint_manager generation engine execution sandbox jsonl core_bundle sources pocket",
     3: "trainer progress saving stage stage_opening stage_record chat_training eval_stage rollouts "
-    "loss_eval core_eval chat_eval report report_page report_data plots server",
+    "batch_size loss_eval core_eval chat_eval report report_page report_data plots server",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 SOURCES = sorted(p for top in ("nanochat", "scripts", "tasks") for p in (ROOT / top).rglob("*.py"))

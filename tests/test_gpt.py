@@ -324,6 +324,56 @@ def test_the_compiled_loss_and_gradients_equal_the_plain_ones():
     compiled_and_plain(model, "inductor")
 
 
+def gradients(model: GPT, loss) -> dict[str, torch.Tensor]:
+    """Gradients of every parameter by name; none is left in the model."""
+    tokens = some_tokens(3, 96)
+    loss(tokens, tokens.roll(-1, 1)).sum().backward()
+    found = {name: p.grad for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = None
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"tied_head": True, "residual_scalars": False}], ids=label)
+def test_layers_computed_again_give_the_same_gradients_bit_for_bit_and_each_once(dtype, options):
+    model = make_model(dtype, shake=0.05, **options)
+    kept = gradients(model, model.token_losses)
+    fired = []
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: fired.append(name))
+    model.checkpoint_activations = True
+    again = gradients(model, model.token_losses)
+    assert sorted(fired) == sorted(kept)
+    assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
+
+
+def test_layers_are_computed_again_for_gradients_only(monkeypatch):
+    model = make_model(torch.float32)
+    model.checkpoint_activations = True
+    calls = []
+    layer = GPT._layer
+    monkeypatch.setattr(GPT, "_layer", lambda self, *a: calls.append(a[0]) or layer(self, *a))
+    tokens = some_tokens(1, 8)
+    with torch.no_grad():
+        model.token_losses(tokens, tokens)
+    assert calls == [0, 1, 2]
+    model.token_losses(tokens, tokens).sum().backward()
+    assert calls == [0, 1, 2, 0, 1, 2, 2, 1, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_layers_computed_again_give_the_same_gradients_compiled():
+    model = make_model(torch.float32, shake=0.05)
+    kept = gradients(model, model.token_losses)
+    model.checkpoint_activations = True
+    torch._dynamo.reset()
+    again = gradients(model, torch.compile(model.token_losses, dynamic=False, fullgraph=True))
+    for name, gradient in kept.items():
+        assert torch.allclose(again[name], gradient, rtol=1e-3, atol=1e-5), name
+
+
 def test_a_text_beyond_the_last_position_is_refused():
     for positions, limit in (("learned", 160), ("rope", 1280)):
         model = make_model(torch.float32, positions=positions)

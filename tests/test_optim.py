@@ -298,9 +298,10 @@ def test_a_step_that_is_not_finite_changes_nothing(where, dtype, on_device):
     broken = dict(model.named_parameters()).get(where)
     if broken is not None:
         broken.grad.view(-1)[-1] = math.inf
-    stats = optimizer.step(StepSettings(), loss=loss * math.nan if where == "loss" else loss)
+    share = torch.stack([loss * math.nan if where == "loss" else loss, torch.ones_like(loss)])
+    stats = optimizer.step(StepSettings(), share)
     assert stats["grad_norm"].isfinite() == (where == "loss")
-    assert stats["loss"].isnan() == (where == "loss")
+    assert stats["sums"].isnan().tolist() == [where == "loss", False]
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name]), name
     for name, value in optimizer.state_by_name().items():

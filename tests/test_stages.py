@@ -1,5 +1,6 @@
 """Stages as a user runs them: on files of one's own, on two ranks, resumed, and with bad input."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -7,16 +8,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanochat import attention, checkpoint_manager, device, optim, tokenizer
-from nanochat.distributed import single_run
+from nanochat import (
+    attention,
+    checkpoint_manager,
+    device,
+    memory_limit,
+    memory_plan,
+    optim,
+    tokenizer,
+)
 from nanochat.errors import CheckpointError, ConfigError, DataError
-from nanochat.metrics import read_rows
+from nanochat.metrics import MEASURED, read_rows
 from scripts import base_train, chat_rl, chat_sft, mid_train
 
 ROOT = Path(__file__).parent.parent
@@ -85,11 +92,11 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
     folder = train(base, "--dtype", "float32", "--save-every", "2", "--keep", "4")
     whole = losses(folder)
     (folder / "result.json").unlink()
-    (folder / "step_000008" / "meta.json").write_text("{")
+    (folder / "step_000008" / "meta.json").unlink()
     flip_a_bit(folder / "step_000006" / "optimizer.safetensors")
     train(base, "--dtype", "float32", "--resume", "--save-every", "2", "--keep", "1")
     said = capsys.readouterr().out
-    assert "step_000008/meta.json is not a readable" in said
+    assert "step_000008/meta.json: no such checkpoint description: passing over" in said
     assert "step_000006/optimizer.safetensors is missing or altered: passing over" in said
     assert f"resuming base_train from {folder / 'step_000004'}" in said
     assert losses(folder) == whole
@@ -100,6 +107,9 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
     }
     flip_a_bit(folder / "step_000008" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*model\.safet"):
+        train(base, "--dtype", "float32", "--resume")
+    (folder / "step_000008" / "meta.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*meta\.json"):
         train(base, "--dtype", "float32", "--resume")
 
 
@@ -159,10 +169,9 @@ def test_a_refused_resume_leaves_the_record_as_it_was(base):
 
 def ending(folder: Path) -> dict[str, Any]:
     """What a run must end with, bit for bit: its last checkpoint, and its metrics but for times."""
-    timed = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
     last = checkpoint_manager.latest(folder)
     rows = [
-        {name: value for name, value in row.items() if name not in timed}
+        {name: value for name, value in row.items() if name not in MEASURED}
         for row in read_rows(folder / "metrics.jsonl")
     ]
     files = {
@@ -247,25 +256,6 @@ def test_half_precision_without_loss_scaling_is_refused(base):
         train(base, "--dtype", "float16")
 
 
-def test_two_ranks_equal_one(base):
-    alone = losses(train(base, "--dtype", "float64"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = [*TINY, "--data", str(base / "texts.jsonl"), "--dtype", "float64", "--run", "two"]
-    words += ["--tokenizer", "tiny", "--threads", "1"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "scripts.base_train", "--", *words],
-        cwd=base,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    both = losses(base / "base" / "runs" / "two" / "base_train")
-    # weights are kept in float32, so sums over ranks differ from sums within one in the last bits
-    assert both == pytest.approx(alone, rel=1e-5)
-
-
 def chats(path: Path, count: int = 80) -> Path:
     rows = [
         {
@@ -318,6 +308,57 @@ def test_conversations_without_room_are_told_of(base, capsys):
     assert facts["conversations_left_out"] == 0.25
 
 
+def test_auto_takes_all_rows_of_a_step_where_they_fit_and_records_the_number(base, capsys):
+    folder = train(base, "--device-batch-size", "auto", "--dtype", "float32")
+    assert "--device-batch-size auto: 8 rows of 32 tokens, 1 times" in capsys.readouterr().out
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["device_batch_size"] == "auto"
+    assert config["device_batch_size"] == 8
+    assert json.loads((folder / "result.json").read_text())["settings"]["device_batch_size"] == 8
+
+
+def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monkeypatch, capsys):
+    train(base, "--dtype", "float64", "--run", "whole", "--tokenizer", "tiny")
+    whole = losses(base / "base" / "runs" / "whole" / "base_train")
+    words = ["--dtype", "float64", "--device-batch-size", "auto"]
+    estimate = memory_plan.estimate
+    taken = memory_limit.resident_bytes()
+    monkeypatch.setattr(memory_limit, "resident_bytes", lambda: taken)
+    short = []
+
+    def note(config, step, *, resident_bytes):
+        found = estimate(config, step, resident_bytes=resident_bytes)
+        short.append(step.rows)
+        there = taken + memory_limit.memory_left()
+        # As if what is there were enough for three rows.
+        return dataclasses.replace(
+            found, peak=dataclasses.replace(found.peak, heap=0 if step.rows <= 3 else 2 * there)
+        )
+
+    monkeypatch.setattr(memory_plan, "estimate", note)
+    found = losses(train(base, *words))
+    assert short[0] == 8
+    assert "auto: 3 rows of 32 tokens, 3 times" in capsys.readouterr().out
+    assert found == pytest.approx(whole, rel=1e-9)
+    monkeypatch.setattr(memory_limit, "memory_left", lambda: -taken)
+    with pytest.raises(ConfigError, match=r"auto: not even one row of 32 tokens fits.*estimated"):
+        train(base, *words, "--run", "none", "--tokenizer", "tiny")
+
+
+def test_every_chat_stage_takes_auto_and_computes_layers_again(base):
+    train(base, "--checkpoint-activations")
+    chat = [word if word != "4" else "auto" for word in CHAT] + ["--checkpoint-activations"]
+    data = ["--data", str(chats(base / "chats.jsonl"))]
+    chat_sft.main([*chat, *data])
+    tasks = ["--tasks", f"gsm8k={problems(base / 'gsm8k')}", "--steps", "2", "--eval-items", "2"]
+    rollouts = ["--prompts-per-step", "2", "--samples-per-prompt", "3", "--max-new-tokens", "4"]
+    rl = [word for word in chat if word not in ("--tokens-per-step", "64", "--no-compile")]
+    chat_rl.main([*rl, *tasks, *rollouts])
+    for stage, rows in (("chat_sft", 2), ("chat_rl", 6)):
+        folder = base / "base" / "runs" / "tiny" / stage
+        assert json.loads((folder / "config.json").read_text())["device_batch_size"] == rows
+
+
 def problems(folder: Path) -> Path:
     """A folder in GSM8K's layout with problems of one step."""
     folder.mkdir()
@@ -328,53 +369,6 @@ def problems(folder: Path) -> Path:
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-
-def run_and_kill(module: str, words: list[str], folder: Path) -> Path:
-    """Start a stage in a process of its own, kill it after its second checkpoint, name that."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"scripts.{module}", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    saved = [line for line, _ in zip(said_saved(process.stdout), range(2), strict=False)]
-    process.kill()
-    process.communicate()
-    assert len(saved) == 2
-    assert not (folder / "result.json").exists()
-    return Path(saved[-1].removeprefix("saved ").strip())
-
-
-def said_saved(lines: Iterable[str]) -> Iterator[str]:
-    return (line for line in lines if line.startswith("saved "))
-
-
-def test_every_stage_that_is_killed_ends_with_the_bits_of_one_left_alone(base):
-    data = ["--data", str(chats(base / "chats.jsonl"))]
-    chat = [*CHAT, "--save-every", "10", "--dtype", "float32", "--threads", "1"]
-    tasks = ["--tasks", f"gsm8k={problems(base / 'gsm8k')}", "--steps", "60", "--eval-items", "2"]
-    rollouts = ["--prompts-per-step", "1", "--samples-per-prompt", "2", "--max-new-tokens", "4"]
-    plain = ["--data", str(base / "texts.jsonl"), "--dtype", "bfloat16", "--threads", "1"]
-    stages = [
-        (base_train, [*TINY, *plain, "--tokens", "51200", "--save-every", "10"]),
-        (mid_train, [*chat, *data, "--epochs", "6"]),
-        (chat_sft, [*chat, *data, "--epochs", "6"]),
-        (chat_rl, [w for w in chat if w not in ("--tokens-per-step", "64", "--no-compile")]),
-    ]
-    for module, words in stages:
-        name = module.__name__.removeprefix("scripts.")
-        words = [*words, *tasks, *rollouts] if module is chat_rl else words
-        folder = base / "base" / "runs" / "tiny" / name
-        saved = run_and_kill(name, words, folder)
-        assert checkpoint_manager.latest(folder) >= saved
-        checkpoint_manager.load(saved, single_run())
-        module.main([*words, "--resume"])
-        resumed = ending(folder)
-        folder.rename(folder.with_name(f"{name}_killed"))
-        module.main(words)
-        assert resumed == ending(folder)
 
 
 def test_what_is_missing_is_named_with_its_remedy(base):

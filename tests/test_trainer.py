@@ -13,7 +13,7 @@ from nanochat.dataloader import Batch
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import MetricsLogger, read_rows
+from nanochat.metrics import MEASURED, MetricsLogger, read_rows
 from nanochat.optim import OptimConfig
 from nanochat.progress import Progress, duration
 from nanochat.tokenizer import train_char
@@ -162,13 +162,10 @@ def test_the_figures_of_a_step_may_be_read_one_step_later(tmp_path):
     assert [row["skipped"] for row in rows[0]] == [0, 2, 3, 3]
 
 
-TIMED = {"elapsed_s", "tokens_per_s", "data_wait_share", "mfu"}
-
-
 def figures(folder: Path) -> list[dict]:
-    """The rows of the metrics but for their times."""
+    """The rows of the metrics but for the machine's figures."""
     return [
-        {key: value for key, value in row.items() if key not in TIMED}
+        {key: value for key, value in row.items() if key not in MEASURED}
         for row in read_rows(folder / "metrics.jsonl")
     ]
 
@@ -180,7 +177,23 @@ def test_a_loss_that_jumps_is_a_spike_once():
     losses[[200, 201, 202, 300]] += 1.0
     flagged = [step for step, loss in enumerate(losses) if progress.take(float(loss))]
     assert flagged == [200, 300]
-    assert progress.spikes == 2
+
+
+def test_a_spike_hides_no_other_and_a_new_level_is_not_one_for_ever():
+    rng = np.random.default_rng(0)
+    progress = Progress()
+    losses = 3 + 0.05 * rng.standard_normal(900)
+    losses[100:103] += 1.0  # three steps long
+    losses[120] += 0.5
+    losses[300:] += 1.0  # and stays there
+    losses[800] += 1.0
+    flagged = [step for step, loss in enumerate(losses) if progress.take(float(loss))]
+    assert flagged == [100, 120, 300, 800]
+
+
+def test_losses_that_hardly_vary_have_no_spikes():
+    progress = Progress()
+    assert not any(progress.take(loss) for loss in [2.0] * 100 + [2.0001] * 100)
 
 
 def test_spikes_are_said_and_counted_in_the_metrics(tmp_path):
@@ -281,7 +294,10 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
         checkpoint_manager.load(path, single_run())
     weights.write_bytes(data)
     meta = json.loads((path / "meta.json").read_text())
-    (path / "meta.json").write_text(json.dumps({**meta, "format": 99}))
+    later = {**meta, "format": 99}
+    del later["sha256"]
+    later["sha256"] = checkpoint_manager._digest(later)
+    (path / "meta.json").write_text(json.dumps(later))
     with pytest.raises(CheckpointError, match="has format 99, this version reads"):
         checkpoint_manager.load(path, single_run())
 
@@ -321,6 +337,14 @@ def test_metrics_drop_the_rows_after_the_checkpoint_and_a_torn_one(tmp_path):
         metrics.log(3, {"loss": 2.0})
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_rows_hold_the_times_of_steps_and_the_memory(tmp_path):
+    make_trainer(tiny_model(), Rows(), tmp_path, steps=5).fit()
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert rows[0]["step_s_p50"] is None  # the first step builds kernels
+    assert 0 < rows[-1]["step_s_p50"] <= rows[-1]["step_s_p99"] < 60
+    assert rows[-1]["memory_bytes"] > 1e7
 
 
 def test_durations_read_as_people_say_them():

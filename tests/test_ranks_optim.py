@@ -19,7 +19,7 @@ from nanochat.schedules import warmup_decay
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
 STEPS = 50
-ROWS = 6  # divisible by 1, 2 and 3 ranks
+ROWS = 12  # divisible by 1, 2, 3 and 4 ranks
 VOCAB = 131  # times the width, it is not divisible by 3
 SPLIT_STEP = 20  # where the run that changes its number of ranks is saved
 
@@ -92,8 +92,22 @@ def continued(run: Run, state: dict[str, Tensor], weights: dict[str, Tensor]) ->
     return {"weights": dict(model.state_dict()), "state": optimizer.state_by_name()}
 
 
+def save_at_split(run: Run, folder: Path) -> None:
+    """Train to SPLIT_STEP and keep weights and state for runs on other numbers of ranks."""
+    model = tiny_model(torch.float64)
+    optimizer = build(model, run)
+    train(model, optimizer, run, range(SPLIT_STEP))
+    saved = {"state": optimizer.state_by_name(), "weights": dict(model.state_dict())}
+    if run.is_main:
+        torch.save(saved, folder / f"saved{run.world_size}.pt")
+
+
+def saved_by(world_size: int, folder: Path) -> dict:
+    return torch.load(folder / f"saved{world_size}.pt", weights_only=True)
+
+
 def worker(rank: int, ports: dict[int, int], folder: str) -> None:
-    """A process that is a rank of three first, then, but for the last, a rank of two."""
+    """A process that is a rank of four first, then, as far as there are so many, of fewer."""
     torch.set_num_threads(1)
     sharding.BUCKET_BYTES = 2**14  # several buckets of each shape
     sharding.SMALL_NUMEL = 2**8  # embeddings of this little model are split as well
@@ -109,22 +123,30 @@ def worker(rank: int, ports: dict[int, int], folder: str) -> None:
             device=torch.device("cpu"),
             compute_dtype=torch.float64,
         )
-        found = runs_of_two(run, Path(folder)) if world_size == 2 else runs_of_three(run)
+        found = {2: runs_of_two, 3: runs_of_three, 4: runs_of_four}[world_size](run, Path(folder))
         torch.save(found, Path(folder) / f"rank{rank}of{world_size}.pt")
         dist.destroy_process_group()
 
 
-def runs_of_three(run: Run) -> dict:
+def runs_of_four(run: Run, folder: Path) -> dict:
+    save_at_split(run, folder)
+    return {
+        "float64": result(torch.float64, run, "muon", STEPS),
+        "from 1": continued(run, **saved_by(1, folder)),
+    }
+
+
+def runs_of_three(run: Run, folder: Path) -> dict:
     return {"short": result(torch.float64, run, "muon", 5)}
 
 
 def runs_of_two(run: Run, folder: Path) -> dict:
-    saved = torch.load(folder / "saved.pt", weights_only=True)
     found = {
         "float64": result(torch.float64, run, "muon", STEPS),
         "float32": result(torch.float32, run, "muon", 1),
         "adamw": result(torch.float64, run, "adamw", 5),
-        "continued": continued(run, **saved),
+        "from 1": continued(run, **saved_by(1, folder)),
+        "from 4": continued(run, **saved_by(4, folder)),
     }
     # A backend that has neither reduce_scatter nor all_gather into one tensor.
     plain = sharding.Transport(rank=run.rank, world_size=run.world_size)
@@ -147,19 +169,17 @@ def outcomes(tmp_path_factory) -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run = single_run(dtype=torch.float64)
-    model = tiny_model(torch.float64)
-    optimizer = build(model, run)
-    train(model, optimizer, run, range(SPLIT_STEP))
-    saved = {"state": optimizer.state_by_name(), "weights": dict(model.state_dict())}
-    torch.save(saved, folder / "saved.pt")
+    save_at_split(run, folder)
     found = {
         "float64": result(torch.float64, run, "muon", STEPS),
         "float32": result(torch.float32, run, "muon", 1),
         "adamw": result(torch.float64, run, "adamw", 5),
         "short": result(torch.float64, run, "muon", 5),
     }
+    ports = {world_size: free_port() for world_size in (4, 3, 2)}
+    mp.spawn(worker, args=(ports, str(folder)), nprocs=4)
+    found["from 4"] = continued(run, **saved_by(4, folder))
     torch.set_num_threads(threads)
-    mp.spawn(worker, args=({3: free_port(), 2: free_port()}, str(folder)), nprocs=3)
     for path in folder.glob("rank*.pt"):
         found[path.stem.removeprefix("rank")] = torch.load(path, weights_only=True)
     return found
@@ -170,7 +190,7 @@ def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
-@pytest.mark.parametrize("rank", ["0of2", "1of2"])
+@pytest.mark.parametrize("rank", ["0of2", "1of2", "0of4", "1of4", "2of4", "3of4"])
 def test_fifty_float64_steps_leave_the_same_weights(outcomes, rank):
     one, many = outcomes["float64"], outcomes[rank]["float64"]
     assert all(value.dtype == torch.float64 for value in many["weights"].values())
@@ -209,11 +229,20 @@ def test_the_first_float32_step_has_the_same_loss_and_gradients(outcomes):
     assert compared == len(one["weights"])
 
 
-def test_a_run_saved_by_one_rank_goes_on_equally_with_two(outcomes):
-    for rank in ("0of2", "1of2"):
-        found = outcomes[rank]["continued"]
-        assert furthest(outcomes["float64"]["weights"], found["weights"]) < 1e-8
-    assert furthest(outcomes["float64"]["state"], outcomes["0of2"]["continued"]["state"]) < 1e-8
+@pytest.mark.parametrize(
+    ("ranks", "before"), [("0of2", 1), ("1of2", 1), ("0of4", 1), ("3of4", 1), ("1of2", 4)]
+)
+def test_a_run_goes_on_equally_on_another_number_of_ranks(outcomes, ranks, before):
+    found = outcomes[ranks][f"from {before}"]
+    assert furthest(outcomes["float64"]["weights"], found["weights"]) < 1e-8
+    if ranks.startswith("0"):
+        assert furthest(outcomes["float64"]["state"], found["state"]) < 1e-8
+
+
+def test_a_run_saved_by_four_ranks_goes_on_equally_on_one(outcomes):
+    found = outcomes["from 4"]
+    assert furthest(outcomes["float64"]["weights"], found["weights"]) < 1e-8
+    assert furthest(outcomes["float64"]["state"], found["state"]) < 1e-8
 
 
 def test_adamw_alone_and_backends_without_reduce_scatter_agree_too(outcomes):

@@ -1,0 +1,57 @@
+"""Base training as a user runs it, on random text and with hooks of a benchmark's own."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nanochat import tokenizer
+from nanochat.trainer import Hook, Trainer
+from scripts import base_train
+
+FIRST_LETTER, SPECIALS = 0x4E00, 10  # nine special tokens and one for unknown characters
+
+
+def run(
+    words: Sequence[str],
+    hooks: Callable[[Trainer], Sequence[Hook]],
+    *,
+    vocab_size: int,
+    tokens: int,
+) -> None:
+    """Train with the given flags on so many random tokens; the hooks run after the stage's own.
+
+    hooks: made once the trainer is there.
+    """
+    build = Trainer.__init__
+
+    def with_hooks(trainer: Trainer, **options: object) -> None:
+        build(trainer, **options)  # type: ignore[arg-type]
+        trainer.hooks = [*trainer.hooks, *hooks(trainer)]
+
+    Trainer.__init__ = with_hooks  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["NANOCHAT_BASE_DIR"] = folder
+            texts = _write_texts(Path(folder), vocab_size, tokens)
+            base_train.main([*words, "--tokenizer", "t", "--data", str(texts)])
+    finally:
+        Trainer.__init__ = build  # type: ignore[method-assign]
+
+
+def _write_texts(folder: Path, vocab_size: int, tokens: int) -> Path:
+    """Random characters, and a tokenizer whose vocabulary they and the special tokens fill."""
+    letters = [chr(FIRST_LETTER + i) for i in range(vocab_size - SPECIALS)]
+    encoder = tokenizer.train_char(["".join(letters)])
+    assert encoder.vocab_size == vocab_size
+    tokenizer.save(encoder, folder / "tokenizers" / "t" / "tokenizer.json")
+    rng = np.random.default_rng(0)
+    path = folder / "texts.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(tokens // 2000 + 20):
+            text = "".join(letters[i] for i in rng.integers(0, len(letters), 2000))
+            file.write(json.dumps({"text": text}) + "\n")
+    return path

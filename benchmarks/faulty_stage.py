@@ -1,0 +1,67 @@
+"""A training stage with faults of its own, the same in every run of it; for faults.py.
+
+python benchmarks/faulty_stage.py base_train --run x ...
+"""
+
+import dataclasses
+import errno
+import importlib
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanochat import checkpoint_manager, config, stage
+from nanochat.dataloader import Batch, BatchSource
+from nanochat.stage_opening import Stage
+
+NOT_FINITE = {3, 18, 19, 20, 21, 22}  # takes of the stream; five in a row make the run go back
+DISK_FULL = {10, 30}  # steps whose checkpoint cannot be written
+
+
+class Faulty:
+    """A BatchSource that counts its takes, and makes the loss of some of them NaN."""
+
+    def __init__(self, batches: BatchSource) -> None:
+        self._batches = batches
+        self._takes = 0
+
+    def next_step(self) -> list[Batch]:
+        self._takes += 1
+        found = self._batches.next_step()
+        if self._takes not in NOT_FINITE:
+            return found
+        return [Batch(b.inputs, b.targets, torch.full(b.targets.shape, math.nan)) for b in found]
+
+    def state(self) -> dict[str, Any]:
+        return {**self._batches.state(), "takes": self._takes}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._takes = state.pop("takes")
+        self._batches.load_state(state)
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors where there is room."""
+    real_save(tensors, path)
+    if int(path.parent.name.split(".")[1].removeprefix("step_")) in DISK_FULL:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def train(opened: Stage, recipe: stage.Recipe) -> Any:
+    """Train on batches with faults."""
+    return real_train(opened, dataclasses.replace(recipe, batches=Faulty(recipe.batches)))
+
+
+if __name__ == "__main__":
+    real_save, checkpoint_manager._save_tensors = checkpoint_manager._save_tensors, save_tensors
+    real_train, stage.train = stage.train, train
+    name, *words = (word for word in sys.argv[1:] if word != "--")
+    sys.argv = [name, *words]
+    config.cli(importlib.import_module(f"scripts.{name}").main)

@@ -1,0 +1,129 @@
+"""Tokens a second of base training, and its share of what this machine's matrix products reach.
+
+python benchmarks/train_speed.py                             # depth 4 in bf16 and fp32, depth 8
+python benchmarks/train_speed.py --only "4 512 bfloat16" --steps 30
+
+The probe is the rate of the model's own matrix products (forward and both backward ones, same
+dtype), measured between the steps of the same process. A step is timed whole: data, forward,
+backward, optimizer. Its operations are those of the model alone: 6 a weight and token, and causal
+attention over the keys that a query sees.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+import base_training
+import torch
+from torch import Tensor
+
+from nanochat import device as devices
+from nanochat import flops
+from nanochat.distributed import DTYPES
+from nanochat.gpt import GPT
+from nanochat.gpt_config import GPTConfig
+from nanochat.trainer import Hook, Trainer
+
+VOCAB, TOKENS_PER_STEP = 8192, 8192
+CASES = ("4 512 bfloat16", "4 512 float32", "8 1024 bfloat16")  # depth, sequence length, dtype
+SKIPPED = 3  # steps that build kernels and warm up
+PROBE_EVERY = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="one case: DEPTH SEQUENCE_LENGTH DTYPE")
+    parser.add_argument("--steps", type=int, default=24, help="timed steps")
+    parser.add_argument("--device-batch-size", type=int, default=16)
+    given = parser.parse_args()
+    if given.only is not None:
+        depth, length, dtype = given.only.split()
+        measure(int(depth), int(length), dtype, given.steps, given.device_batch_size)
+        return
+    for case in CASES:  # each in a process of its own, for its memory
+        words = ["--only", case, "--steps", str(given.steps)]
+        words += ["--device-batch-size", str(given.device_batch_size)]
+        subprocess.run([sys.executable, __file__, *words], check=True)
+
+
+def measure(depth: int, length: int, dtype: str, steps: int, device_batch_size: int) -> None:
+    """Train, and print a row."""
+    tokens = (steps + SKIPPED) * TOKENS_PER_STEP
+    words = f"--depth {depth} --sequence-length {length} --dtype {dtype} --val-rows 1 --run speed"
+    words += f" --tokens-per-step {TOKENS_PER_STEP} --tokens {tokens} --warmup-steps 0"
+    words += f" --device-batch-size {device_batch_size} --log-every 1000"
+    sizes = GPTConfig(vocab_size=VOCAB, depth=depth, sequence_length=length)
+    probe = Probe(sizes, device_batch_size * length, DTYPES[dtype])
+    clock = Clock(probe)
+    base_training.run(
+        words.split(), lambda _: [Hook(clock.tick, every=1)], vocab_size=VOCAB, tokens=tokens
+    )
+    step_s = statistics.median(clock.steps_s)
+    rate = statistics.median(clock.rates)
+    achieved = flops.flops_per_token(sizes, length) * TOKENS_PER_STEP / step_s
+    print(
+        f"depth {depth}, width {sizes.width}, T {length}, {dtype}: "
+        f"{TOKENS_PER_STEP / step_s:,.0f} tokens/s, {achieved / 1e9:,.0f} GFLOP/s of "
+        f"{rate / 1e9:,.0f} in the probe: {achieved / rate:.1%}; peak memory "
+        f"{devices.memory_used(torch.device('cpu')) / 1e9:.2f} GB"
+    )
+
+
+@dataclass
+class Clock:
+    """Step times, and the probe's rates between them."""
+
+    probe: "Probe"
+    steps_s: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    begin_s: float = 0.0
+
+    def tick(self, trainer: Trainer) -> None:
+        """After a step: note its time, perhaps measure the probe, start the next step's time."""
+        step = trainer.progress.step
+        if step > SKIPPED:
+            self.steps_s.append(time.perf_counter() - self.begin_s)
+        if step >= SKIPPED and step % PROBE_EVERY == 0:
+            self.rates.append(self.probe.rate())
+        self.begin_s = time.perf_counter()
+
+
+class Probe:
+    """The matrix products of one micro-batch, by themselves."""
+
+    def __init__(self, sizes: GPTConfig, tokens: int, dtype: torch.dtype) -> None:
+        with torch.device("meta"):
+            model = GPT(sizes, compute_dtype=dtype)
+        self.tokens = tokens
+        self.shapes: dict[torch.Size, int] = {}  # of weights (out, in), with how many there are
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and ("blocks." in name or name.startswith("head")):
+                self.shapes[parameter.shape] = self.shapes.get(parameter.shape, 0) + 1
+        self.tensors: dict[torch.Size, tuple[Tensor, Tensor, Tensor]] = {
+            shape: (
+                torch.randn(tokens, shape[1]).to(dtype),
+                torch.randn(shape).to(dtype),
+                torch.randn(tokens, shape[0]).to(dtype),
+            )
+            for shape in self.shapes
+        }
+
+    def rate(self) -> float:
+        """FLOP/s over a forward and both backward products of every weight."""
+        spent_s, done = 0.0, 0.0
+        for shape, count in self.shapes.items():
+            inputs, weight, grads = self.tensors[shape]
+            begin_s = time.perf_counter()
+            _ = inputs @ weight.T
+            _ = grads @ weight
+            _ = grads.T @ inputs
+            spent_s += count * (time.perf_counter() - begin_s)
+            done += count * 6 * self.tokens * shape.numel()
+        return done / spent_s
+
+
+if __name__ == "__main__":
+    main()

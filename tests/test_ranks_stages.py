@@ -1,0 +1,131 @@
+"""Stages on several ranks: what befalls one of them, and runs that change their number of ranks."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from nanochat import checkpoint_manager, tokenizer
+from nanochat.metrics import read_rows
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+
+ROOT = Path(__file__).parent.parent
+WORDS = (
+    "--depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 --tokens 4096 "
+    "--device-batch-size 2 --no-compile --log-every 1 --device cpu --val-rows 8 --dtype float64 "
+    "--threads 1 --tokenizer t --save-every 4 --keep 9"
+).split()
+# What happens to rank 1 alone, or to all: NaN in the loss, no memory for an evaluation.
+TROUBLE = """
+import os
+import torch
+from nanochat import config, loss_eval
+from scripts import base_train
+
+calls = {"step": 0, "sum": 0}
+next_step, sums = base_train.StreamBatches.next_step, loss_eval._sum_losses
+
+def broken_step(batches):
+    calls["step"] += 1
+    found = next_step(batches)
+    if os.environ["RANK"] == "1" and calls["step"] in (2, 7, 8, 9, 10, 11):
+        weights = torch.full(found[0].targets.shape, float("nan"))
+        found[0] = type(found[0])(found[0].inputs, found[0].targets, weights)
+    return found
+
+def broken_sums(*args):
+    calls["sum"] += 1
+    if os.environ["RANK"] == "1" and calls["sum"] == 1:
+        raise MemoryError
+    return sums(*args)
+
+base_train.StreamBatches.next_step = broken_step
+loss_eval._sum_losses = broken_sums
+config.cli(base_train.main)
+"""
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 8 for i in range(60)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    encoder = tokenizer.train_char(texts)
+    tokenizer.save(encoder, tmp_path / "base" / "tokenizers" / "t" / "tokenizer.json")
+    return tmp_path
+
+
+def launch(base: Path, ranks: int, *words: str, script: str = "") -> str:
+    """Train on so many ranks; what was said."""
+    target = ["-m", "scripts.base_train", "--"]
+    if script:
+        (base / "script.py").write_text(script)
+        target = [str(base / "script.py"), "--"]
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *target]
+    done = subprocess.run(
+        [sys.executable, *command, *WORDS, "--data", str(base / "texts.jsonl"), *words],
+        cwd=base,
+        env={
+            **os.environ,
+            "NANOCHAT_BASE_DIR": str(base / "base"),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def stage(base: Path, run: str) -> Path:
+    return base / "base" / "runs" / run / "base_train"
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Leave a stage as if it had been killed before its next checkpoint."""
+    for path in checkpoint_manager.steps(folder):
+        if checkpoint_manager.step_of(path) > step:
+            checkpoint_manager.remove(path)
+    (folder / "result.json").unlink()
+
+
+def test_one_two_and_four_ranks_train_alike_and_hand_over_to_each_other(base):
+    launch(base, 1, "--run", "alone")
+    alone = stage(base, "alone")
+    whole = losses(alone)
+    weights = load_file(alone / "step_000016" / "model.safetensors")
+    assert len(whole) == 16
+    launch(base, 4, "--run", "moved")
+    moved = stage(base, "moved")
+    assert losses(moved) == pytest.approx(whole, rel=1e-9)
+    for step, ranks in ((4, 2), (8, 4), (12, 1)):
+        forget_after(moved, step)
+        launch(base, ranks, "--run", "moved", "--resume")
+        assert losses(moved) == pytest.approx(whole, rel=1e-9)
+        assert json.loads((moved / "config.json").read_text())["world_size"] == ranks
+    found = load_file(moved / "step_000016" / "model.safetensors")
+    assert found.keys() == weights.keys()
+    assert max((found[name] - w).abs().max().item() for name, w in weights.items()) < 1e-8
+
+
+def test_what_befalls_one_rank_is_borne_by_all(base):
+    """A step that is not finite, five of them, and an evaluation without memory, on rank 1 only."""
+    said = launch(base, 2, "--run", "two", "--eval-every", "4", script=TROUBLE)
+    assert "warning: step 2 skipped: its loss is nan" in said
+    assert f"back to {stage(base, 'two') / 'step_000004'}, on with the data" in said
+    assert "warning: evaluation left out: rank 1: out of memory" in said
+    rows = read_rows(stage(base, "two") / "metrics.jsonl")
+    assert [row["step"] for row in rows if "val_bpb" in row] == [8, 12, 16]
+    assert (rows[-2]["skipped"], rows[-2]["rewinds"]) == (6, 1)
+    assert all(math.isfinite(loss) for loss in losses(stage(base, "two")))
