@@ -223,6 +223,7 @@ class StreamBatches(_Prefetched):
     def __init__(self, stream: TokenStream, *, batch_rows: int, device_rows: int, run: Run) -> None:
         self.stream = stream
         stream.require(batch_rows)
+        self.stream = stream
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
         share = rank_share(batch_rows, run)
         pad = stream.pad_id

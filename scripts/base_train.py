@@ -108,8 +108,8 @@ def main(argv: list[str] | None = None) -> None:
         facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         if cfg.packing == "crop":
-            facts["cropped_share"] = batches.stream.cropped_share
-            opened.say(f"{facts['cropped_share']:.1%} of the tokens are thrown away by cropping")
+            facts["cropped_share"] = share = batches.stream.cropped_share
+            opened.say(f"{share:.1%} of the tokens are thrown away by cropping")
         stage.train(
             opened,
             stage.Recipe(
