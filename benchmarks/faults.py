@@ -47,6 +47,7 @@ RL = "--steps 40 --eval-items 2 --prompts-per-step 2 --samples-per-prompt 2 --ma
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--most", type=int, default=6, help="kills of one run, at least 2")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seed", type=int, default=1)
@@ -62,10 +63,10 @@ def main() -> None:
         for case in cases:
             case.reference()
         for number in itertools.count():
-            if done >= given.kills:
+            if done >= given.kills and number >= len(cases):
                 break
             case = cases[number % len(cases)]
-            for kill in case.disturb(random.Random(f"{given.seed} {done} {number}")):
+            for kill in case.disturb(random.Random(f"{given.seed} {done} {number}"), given.most):
                 done += 1
                 with log.open("a") as file:
                     file.write(json.dumps(kill) + "\n")
@@ -167,8 +168,8 @@ class Case:
         if not (self.folder(f"whole{self.ranks}") / "result.json").exists():
             self.finish(f"whole{self.ranks}")
 
-    def disturb(self, dice: random.Random) -> list[dict]:
-        """Train with some kills to the end; what was killed when.
+    def disturb(self, dice: random.Random, most: int) -> list[dict]:
+        """Train with up to `most` kills to the end; what was killed when.
 
         Raises: SystemExit if a checkpoint is lost or the end is another one.
         """
@@ -178,7 +179,7 @@ class Case:
         log = folder.parent / f"{self.stage}.log"
         log.unlink(missing_ok=True)
         kills = []
-        for _ in range(dice.randint(1, 4)):
+        for _ in range(dice.randint(2, most)):
             process, in_save = self.start(run), dice.random() < 0.5
             delay_s = dice.uniform(0, 0.02) if in_save else dice.uniform(1, 9)
             wait_for_save = dice.randint(1, 4)
