@@ -23,6 +23,10 @@ report.md and report.html, and opens the web chat. Called again, it goes on wher
   PORT=8000        port of the web chat
   TORCH=cpu        install torch's small CPU build
   NANOCHAT_BASE_DIR=~/.cache/nanochat   where everything is written
+
+On several machines, the same command on each (runs/README.md has recipes for Slurm and SkyPilot):
+  NODES=2  NODE_RANK=0  MASTER=host:29500   how many, which of them this is, and the address of the
+           first, whose next port is used as well; checkpoints are on the disk of the first
 TEXT
 }
 
@@ -49,9 +53,15 @@ if [ -z "${PRESET:-}" ]; then
 fi
 RUN=${RUN:-$(basename "$PRESET" .toml)}
 run_dir=$("$PYTHON" -c 'import sys; from nanochat import storage; print(storage.run_dir(sys.argv[1]))' "$RUN")
+nodes=${NODES:-1}
+node_rank=${NODE_RANK:-0}
+if [ "$nodes" -gt 1 ]; then
+    : "${MASTER:?is needed with NODES: the first node, as host:port}"
+    words_at=${MASTER%:*}:$((${MASTER##*:} + 1))
+fi
 start=$SECONDS
-say "== run $RUN with preset $PRESET on ${gpus} GPU(s), into $run_dir"
-"$PYTHON" -m scripts.plan --preset "$PRESET"
+say "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $nodes, into $run_dir"
+[ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET"
 
 at="the start"
 stopped() {
@@ -60,25 +70,64 @@ stopped() {
 }
 trap stopped EXIT
 
+# The first node's word, on all nodes: the others do not have its disk.
+agree() {
+    if [ "$nodes" = 1 ]; then echo "$2"; return; fi
+    "$PYTHON" -c '
+import sys
+from nanochat import config, node_words
+about, word, nodes, rank, at = sys.argv[1:]
+config.cli(lambda: print(node_words.agree(about, word, nodes=int(nodes), rank=int(rank), address=at)))
+' "$1" "$2" "$nodes" "$node_rank" "$words_at"
+}
+
+asked=0 # to end
+# Runs a command that hears of a signal once, whether this script alone or its group is sent it.
+run() {
+    local child status=0
+    set -m # a group of its own
+    "$@" &
+    child=$!
+    set +m
+    trap 'asked=1; kill -TERM "$child" 2>/dev/null || true' TERM
+    trap 'asked=1; kill -INT "$child" 2>/dev/null || true' INT
+    wait "$child" || status=$?
+    while kill -0 "$child" 2>/dev/null; do
+        status=0
+        wait "$child" || status=$?
+    done
+    trap - TERM INT
+    return "$status"
+}
+# What torchrun gives its processes to save in after a signal; its own 30 s may not do.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}
+
+state() { if [ -f "$run_dir/$1/result.json" ]; then echo complete; else echo "$2"; fi; }
+
 # A stage whose result.json is there is complete; an interrupted one resumes from its checkpoint.
 stage() {
-    local name=$1 trains=$2
+    local name=$1 trains=$2 found processes=$((gpus > 0 ? gpus : 1))
     shift 2
-    if [ -f "$run_dir/$name/result.json" ]; then
+    found=$(agree "before $name" "$(state "$name" missing)")
+    if [ "$found" = complete ]; then
         say "== $name: already complete"
         return
     fi
     say "== $name"
     at=$name
-    local words=(--preset "$PRESET" --run "$RUN" "$@")
+    local words=(--preset "$PRESET" --run "$RUN" "$@") launch=(--standalone)
     [ "$trains" = train ] && words+=(--resume)
-    if [ "$gpus" -gt 1 ] && [ "$trains" != single ]; then
-        "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$gpus" -m "scripts.$name" -- "${words[@]}"
-    else
-        "$PYTHON" -m "scripts.$name" "${words[@]}"
+    # A fixed place for each node: the first has the checkpoints.
+    [ "$nodes" -gt 1 ] && launch=(--nnodes "$nodes" --node-rank "$node_rank"
+        --rdzv-backend static --rdzv-endpoint "$MASTER" --rdzv-id "$RUN-$name")
+    if [ "$trains" != single ] && [ $((nodes * processes)) -gt 1 ]; then
+        run "$PYTHON" -m torch.distributed.run "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${words[@]}"
+    elif [ "$node_rank" = 0 ]; then
+        run "$PYTHON" -m "scripts.$name" "${words[@]}"
     fi
     # Asked to end by a signal, a stage saves and exits 0.
-    [ -f "$run_dir/$name/result.json" ] || exit 130
+    found=$(agree "after $name" "$(state "$name" stopped)")
+    [ "$found" = complete ] && [ "$asked" = 0 ] || exit 130
 }
 
 stage tok_train single
@@ -90,6 +139,7 @@ stage mid_train train
 stage chat_sft train
 stage chat_rl train
 stage chat_eval many
+[ "$node_rank" = 0 ] || exit 0
 at=report
 "$PYTHON" -m scripts.report --run "$RUN"
 say "== done in $((SECONDS - start)) s: $run_dir/report.html"

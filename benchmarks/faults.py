@@ -10,7 +10,8 @@ ranks) fall anywhere, half fall while a checkpoint is being written. After each,
 checkpoint that the run had said was saved must be there and whole; then, in one case of three, it
 is damaged (a byte flipped, a file cut short or removed), and the one before it must do. At the end
 weights, optimizer and metrics (but for their times) must be those of the run left alone, bit for
-bit.
+bit. One time in five the run is asked to end (SIGTERM to one rank) instead of killed, which does
+not count.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from nanochat.metrics import MEASURED, read_rows
 ROOT = Path(__file__).parent.parent
 STAGES = ("base_train", "mid_train", "chat_sft", "chat_rl")
 COMMON = (
-    "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5".split()
+    "--no-compile --device cpu --dtype float32 --threads 1 --log-every 3 --save-every 5 "
+    "--eval-every 10".split()
 )
 MODEL = "--depth 1 --width 32 --heads 2 --sequence-length 64 --tokens-per-step 512 --tokens 30720"
 CHAT = "--tokens-per-step 128 --epochs 3"
@@ -184,12 +186,19 @@ class Case:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(delay_s)
             ended = process.poll() is not None
+            asked = not ended and dice.random() < 1 / 5
+            if asked:
+                os.kill(self.worker(process), signal.SIGTERM)
+                process.wait()
+                ended = (folder / "result.json").exists()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if ended:
                 break
             step = self.newest(run, log)
+            if asked:
+                continue
             kill = {"case": str(self), "in_save": in_save, "step": step, "damaged": None}
             if dice.random() < 1 / 3 and len(checkpoint_manager.steps(folder)) > 1:
                 kill["damaged"] = damage(checkpoint_manager.latest(folder), dice)
@@ -202,16 +211,23 @@ class Case:
                 raise SystemExit(f"{self}: {name} differs from the run left alone: see {folder}")
         return kills
 
+    def worker(self, process: subprocess.Popen) -> int:
+        """A process that trains: torchrun's first child, where it has one already."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return int(children[0]) if self.ranks > 1 and children else process.pid
+
     def newest(self, run: str, log: Path) -> int:
         """The step of the newest checkpoint that the run said was saved; it is whole."""
         lines = log.read_text().splitlines() if log.exists() else []
-        said = [line.removeprefix("saved ") for line in lines if line.startswith("saved ")]
+        words = ("saved ", "back to ")  # what came after the one it went back to was given up
+        said = [line.removeprefix(w) for line in lines for w in words if line.startswith(w)]
         if not said:
             return 0
+        expected = Path(said[-1].partition(",")[0])
         whole, _ = checkpoint_manager.newest_whole(self.folder(run))
-        if whole is None or whole < Path(said[-1]):
-            raise SystemExit(f"{self}: {said[-1]} was saved and is lost")
-        return int(whole.name.removeprefix("step_"))
+        if whole is None or whole < expected:
+            raise SystemExit(f"{self}: {expected} was saved and is lost")
+        return checkpoint_manager.step_of(whole)
 
     def end(self, run: str) -> dict[str, str]:
         """What must be equal at the end, by name."""
@@ -249,7 +265,8 @@ def await_saving(folder: Path, process: subprocess.Popen, count: int) -> bool:
     """Wait until a checkpoint is being written, for the `count`-th time; False if it ended."""
     seen: set[str] = set()
     while process.poll() is None:
-        seen.update(path.name for path in folder.glob(".step_*"))
+        found = (path.name for path in folder.glob(".step_*"))
+        seen.update(name for name in found if not name.endswith("removed_"))
         if len(seen) >= count:
             return True
         time.sleep(0.0005)

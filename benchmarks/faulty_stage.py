@@ -3,6 +3,7 @@
 python benchmarks/faulty_stage.py base_train --run x ...
 """
 
+import dataclasses
 import errno
 import importlib
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from nanochat import checkpoint_manager, config, stage
 from nanochat.dataloader import Batch, BatchSource
+from nanochat.stage_opening import Stage
 
 NOT_FINITE = {3, 18, 19, 20, 21, 22}  # takes of the stream; five in a row make the run go back
 DISK_FULL = {10, 30}  # steps whose checkpoint cannot be written
@@ -52,9 +54,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
-def train(*words: Any, batches: BatchSource, **options: Any) -> Any:
+def train(opened: Stage, recipe: stage.Recipe) -> Any:
     """Train on batches with faults."""
-    return real_train(*words, batches=Faulty(batches), **options)
+    return real_train(opened, dataclasses.replace(recipe, batches=Faulty(recipe.batches)))
 
 
 if __name__ == "__main__":

@@ -55,10 +55,15 @@ def device_rows(
     )
     if run.device.type == "cuda":
         # From one row up: a GPU that is asked for far too much may fail in other ways.
-        own, how = largest(by_trial(model, step), most), "tried on this GPU"
+        fits, how, first = by_trial(model, step), "tried on this GPU", 1
     else:
         fits, how = _by_memory_left(model, step, most)
-        own = largest(fits, most, first=most)
+        first = most
+    before = stage.begun.device_rows if stage.begun.world_size == run.world_size else None
+    if before is not None and before <= most and fits(before):
+        own, how = before, f"as before; {how}"  # other sums would have other last bits
+    else:
+        own = largest(fits, most, first=first)
     found = min(gather_objects(run, own))
     if found == 0:
         raise ConfigError(

@@ -107,26 +107,28 @@ def train(
 
     stage.train(
         opened,
-        model=model,
-        tokenizer=loaded.tokenizer,
-        batches=batches,
-        schedule=schedules.warmup_decay(
-            steps,
-            warmup_steps=round(cfg.warmup_frac * steps),
-            warmdown_frac=cfg.warmdown_frac,
-            final_lr_frac=cfg.final_lr_frac,
+        stage.Recipe(
+            model=model,
+            tokenizer=loaded.tokenizer,
+            batches=batches,
+            schedule=schedules.warmup_decay(
+                steps,
+                warmup_steps=round(cfg.warmup_frac * steps),
+                warmdown_frac=cfg.warmdown_frac,
+                final_lr_frac=cfg.final_lr_frac,
+            ),
+            total_steps=steps,
+            tokens_per_step=batch_rows * length,
+            optimizer=cfg.optimizer,
+            evaluate=evaluate,
+            sample=lambda: answers(loaded, opened, val_set),
+            facts={
+                "source": str(loaded.path),
+                "conversations": len(train_set),
+                "device_batch_size": rows,
+                **lost,
+            },
         ),
-        total_steps=steps,
-        tokens_per_step=batch_rows * length,
-        optimizer_config=cfg.optimizer,
-        evaluate=evaluate,
-        sample=lambda: answers(loaded, opened, val_set),
-        facts={
-            "source": str(loaded.path),
-            "conversations": len(train_set),
-            "device_batch_size": rows,
-            **lost,
-        },
     )
 
 

@@ -7,11 +7,10 @@ import argparse
 import dataclasses
 import difflib
 import importlib.resources
-import math
 import os
 import sys
+import time
 import tomllib
-import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,28 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from nanochat.errors import ConfigError, SaidElsewhere, Stopped, explain
+from nanochat.option_fields import FlatField, convert, flat_fields, group_of, nested, option, unwrap
+
+__all__ = ["convert", "flat_fields", "nested", "option"]
 
 T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
 MAX_THREADS = 1024  # of one process; far more than that and threads cannot be made
-MAX_INT = 2**53  # beyond it neither JSON's numbers nor torch's sizes hold
-
-
-def option(
-    default: Any = dataclasses.MISSING, help: str = "", *, choices: Sequence[str] | None = None
-) -> Any:
-    """One option: a dataclass field that is also a flag; `help` states unit and scope."""
-    metadata = {"help": help, "choices": tuple(choices) if choices else None}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def nested(cls: type, *, without: Sequence[str] = ()) -> Any:
-    """A group of options that several stages share; its fields become flags of the stage.
-
-    without: fields that are no flags of this stage and keep their defaults.
-    """
-    metadata = {"nested": cls, "without": frozenset(without)}
-    return dataclasses.field(default_factory=cls, metadata=metadata)
+SPEAK_S = 2.0  # more than a process needs to say why it ends
+_ABSENT: Any = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +174,7 @@ def cli(main: Callable[[], None]) -> NoReturn:
     except Stopped:
         pass
     except SaidElsewhere:
+        time.sleep(SPEAK_S)  # torchrun ends all as soon as one has ended: who speaks goes first
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -202,124 +189,6 @@ def cli(main: Callable[[], None]) -> NoReturn:
             raise
         _fail(message)
     sys.exit(0)
-
-
-@dataclass(frozen=True)
-class FlatField:
-    """One option of a stage, wherever in its nested groups it stands."""
-
-    name: str
-    kind: Any
-    default: Any
-    help: str
-    choices: tuple[str, ...] | None
-    group: str
-
-
-def flat_fields(cls: type) -> dict[str, FlatField]:
-    """Every option of a stage by name, nested groups included."""
-    result: dict[str, FlatField] = {}
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        inner = field.metadata.get("nested")
-        if inner is not None:
-            hidden = field.metadata["without"]
-            found = {k: v for k, v in flat_fields(inner).items() if k not in hidden}
-        else:
-            meta = field.metadata
-            found = {
-                field.name: FlatField(
-                    name=field.name,
-                    kind=hints[field.name],
-                    default=field.default,
-                    help=meta.get("help", ""),
-                    choices=meta.get("choices"),
-                    group=_group(cls),
-                )
-            }
-        clash = set(found) & set(result)
-        assert not clash, f"{cls.__name__}: option {clash} stands in two groups"
-        result.update(found)
-    return result
-
-
-def _group(cls: type) -> str:
-    return (cls.__doc__ or cls.__name__).split("\n")[0].rstrip(".")
-
-
-def convert(field: FlatField, value: Any) -> Any:
-    """A value from a flag, TOML or JSON as the field's type.
-
-    Raises: ConfigError naming the flag, the value and what would fit.
-    """
-    kind, words = _unwrap(field.kind)
-    flag = "--" + field.name.replace("_", "-")
-    if value is None and "none" not in words:
-        raise ConfigError(f"{flag} must have a value")
-    if value is None or (isinstance(value, str) and value in words):
-        return words["none" if value is None else value]
-    choices = field.choices or (
-        typing.get_args(kind) if typing.get_origin(kind) is Literal else None
-    )
-    if choices:
-        if value not in choices:
-            raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
-        return value
-    try:
-        return _cast(kind, value)
-    except (TypeError, ValueError, OverflowError):
-        others = [f" or {word}" for word in words if word != "none"]
-        noun = "".join([_NOUNS.get(kind, "readable UTF-8 text"), *others])
-        limit = ", of at most 2^53" if kind is int and str(value).strip("-").isdecimal() else ""
-        raise ConfigError(f"{flag} must be {noun}{limit}, got {value!r}") from None
-
-
-_ABSENT: Any = object()
-_NOUNS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-}
-
-
-def _cast(kind: Any, value: Any) -> Any:
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        raise ValueError
-    if kind is int:
-        if isinstance(value, bool):
-            raise ValueError
-        number = int(value.replace("_", "")) if isinstance(value, str) else int(value)
-        if abs(number) > MAX_INT or (not isinstance(value, str) and number != value):
-            raise ValueError
-        return number
-    if kind is float:
-        if isinstance(value, bool) or not math.isfinite(float(value)):
-            raise ValueError
-        return float(value)
-    if kind is str:
-        if not isinstance(value, str) or "\0" in value:
-            raise ValueError
-        value.encode()  # bytes of the command line that are not UTF-8 are an error as well
-    return value
-
-
-def _unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
-    """The type T inside `T | Literal["word"] | None`, and what stands beside it, by its word."""
-    if not (isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union):
-        return kind, {}
-    inner: list[Any] = []
-    words: dict[str, Any] = {}
-    for arg in typing.get_args(kind):
-        if arg is type(None):
-            words["none"] = None
-        elif typing.get_origin(arg) is Literal:
-            words.update({word: word for word in typing.get_args(arg)})
-        else:
-            inner.append(arg)
-    assert len(inner) == 1, f"options take one type, with words or None beside it, not {kind}"
-    return inner[0], words
 
 
 def _build(cls: type[T], values: dict[str, Any]) -> T:
@@ -352,7 +221,7 @@ def _parser(cls: type, fields: dict[str, FlatField], stage: str) -> argparse.Arg
         help="named settings for every stage (or a TOML file); flags override",
     )
     groups: dict[str, Any] = {}
-    own = _group(cls)
+    own = group_of(cls)
     for field in sorted(fields.values(), key=lambda field: field.group != own):
         if field.group not in groups:
             groups[field.group] = parser.add_argument_group(field.group)
@@ -368,7 +237,7 @@ def _examples(cls: type) -> str:
 
 
 def _add_flag(group: Any, field: FlatField) -> None:
-    kind, words = _unwrap(field.kind)
+    kind, words = unwrap(field.kind)
     default = "needed" if field.default is dataclasses.MISSING else _show(field.default)
     text = f"{field.help} [{default}]".replace("%", "%%")
     names = ["--" + field.name.replace("_", "-")]

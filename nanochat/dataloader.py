@@ -27,6 +27,7 @@ from nanochat.tokenizer import Tokenizer
 __all__ = ["Batch", "BatchSource", "ChatBatches", "StreamBatches", "TokenStream"]
 
 AHEAD_STEPS = 3  # steps prepared before they are asked for
+UNRECORDED = {"packing": "split"}  # what rows were before checkpoints said it of them
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,13 @@ class _Prefetched:
 
         Raises: CheckpointError if it was taken from other rows than these.
         """
-        for name, value in state.get("stream", {}).items():
-            if self._identity.get(name) != value:
+        now, before = self._identity, state.get("stream", {})
+        for name in {**before, **now} if before else {}:
+            was = before.get(name, UNRECORDED.get(name))
+            if now.get(name) != was:
                 raise CheckpointError(
-                    f"cannot resume: the {name} of the training rows was {value} and is now "
-                    f"{self._identity.get(name)}; give the options of before, or start another run"
+                    f"cannot resume: the {name} of the training rows was {was} and is now "
+                    f"{now.get(name)}; give the options of before, or start another run"
                 )
         self.close()
         self._position = {name: int(state[name]) for name in self._position}
@@ -218,7 +221,9 @@ class StreamBatches(_Prefetched):
     """
 
     def __init__(self, stream: TokenStream, *, batch_rows: int, device_rows: int, run: Run) -> None:
+        self.stream = stream
         stream.require(batch_rows)
+        self.stream = stream
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
         share = rank_share(batch_rows, run)
         pad = stream.pad_id

@@ -78,6 +78,7 @@ class Begun:
 
     Other choices than these would give other last bits, and after some steps another model.
     threads: of each of world_size processes. attention: the backend. compiled: the training step.
+    device_rows: of one forward pass.
     """
 
     dtype: str | None = None
@@ -85,6 +86,7 @@ class Begun:
     world_size: int | None = None
     attention: str | None = None
     compiled: bool | None = None
+    device_rows: int | None = None
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY = ("alloc_failed", "out of memory", "can't allocate memory", "not enough memory")
 
 
 class UserError(Exception):

@@ -6,6 +6,7 @@ One row is one dict with a "step". The console line is the trainer's.
 import contextlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -36,7 +37,8 @@ class MetricsLogger:
     ) -> None:
         """Open the file; a resumed run drops the rows written after its checkpoint.
 
-        resume_step: the checkpoint's step; None starts an empty file.
+        resume_step: the checkpoint's step; None starts an empty file. Evaluations at that step are
+        dropped as well: the run makes them again, as some may not have been written.
         """
         self._file: TextIO | None = None
         self._refused = False
@@ -45,7 +47,9 @@ class MetricsLogger:
             return
         stage_dir.mkdir(parents=True, exist_ok=True)
         self._path = stage_dir / "metrics.jsonl"
-        self._file = _reopened(self._path, resume_step)
+        kept = [] if resume_step is None else rows_until(self._path, resume_step)
+        kept = [row for row in kept if row["step"] != resume_step or "loss" in row]
+        self._file = _reopened(self._path, kept)
         if wandb_project is not None:
             self._wandb = _open_wandb(wandb_project, stage_dir, config)
 
@@ -61,13 +65,13 @@ class MetricsLogger:
                 log.warning("metrics.jsonl cannot be written (%s); training goes on", error)
             self._refused = True
         if self._wandb is not None:
-            self._wandb.log(values, step=step)
+            self._wandb.log({"step": step, **values})
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step: training goes on from there."""
         if self._file is not None:
             self._file.close()
-            self._file = _reopened(self._path, step)
+            self._file = _reopened(self._path, rows_until(self._path, step))
 
     def __enter__(self) -> Self:
         return self
@@ -85,9 +89,8 @@ class MetricsLogger:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
 
-def _reopened(path: Path, step: int | None) -> TextIO:
-    """A metrics file with its rows up to a step (None: with none), open for more."""
-    kept = [] if step is None else rows_until(path, step)
+def _reopened(path: Path, kept: Sequence[dict[str, Any]]) -> TextIO:
+    """A metrics file with just these rows, open for more."""
     storage.write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
     return path.open("a", encoding="utf-8")
 
@@ -97,7 +100,10 @@ def _open_wandb(project: str, stage_dir: Path, config: dict[str, Any] | None) ->
 
     name = f"{stage_dir.parent.name}/{stage_dir.name}"
     try:
-        return wandb.init(project=project, name=name, config=config)
+        run = wandb.init(project=project, name=name, config=config)
+        # Its own count of steps could not go back when training does.
+        run.define_metric("*", step_metric="step")
+        return run
     except wandb.Error as error:
         raise ConfigError(
             f"--wandb {project}: {error}; log in with `wandb login`, or leave the flag out"

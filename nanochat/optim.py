@@ -11,6 +11,7 @@ slice (launched while the backward pass still runs), updates it and sends the we
 import contextlib
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from nanochat.errors import CheckpointError, ConfigError
 from nanochat.gpt_config import GPTConfig
 from nanochat.param_groups import AdamWGroup, MuonGroup
 from nanochat.schedules import StepSettings
-from nanochat.sharding import Transport, matrix_buckets, tensor_buckets, transport
+from nanochat.sharding import Publication, Transport, matrix_buckets, tensor_buckets, transport
 
 REFERENCE_WIDTH = 768  # the width that the default learning rates were tuned at
 # AdamW's epsilon times the tokens of a step, from nanochat's 1e-10 at 2^19 tokens. A rare token's
@@ -36,6 +37,9 @@ REFERENCE_WIDTH = 768  # the width that the default learning rates were tuned at
 ADAMW_EPS_TOKENS = 1e-10 * 2**19
 # AdamW wants smaller steps than Muon for the same matrices; only the ablation uses it.
 ADAMW_MATRIX_LR_FACTOR = 0.1
+# Buckets of new weights on their way at a time: enough to overlap with the next update, and not
+# another copy of the model.
+MOST_PUBLISHED = 4
 
 Group = MuonGroup | AdamWGroup
 
@@ -236,10 +240,13 @@ class MuonAdamW:
 
     def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
         """Update and publish all groups; where `finite` is False nothing changes. Collective."""
-        publications = []
+        publications: deque[Publication] = deque()
         for group in self.groups:
             group.update(settings, self.steps_done, finite)
-            publications += [bucket.publish() for bucket in group.buckets]
+            for bucket in group.buckets:
+                publications.append(bucket.publish())
+                if len(publications) > MOST_PUBLISHED:
+                    publications.popleft().finish()
         for publication in publications:
             publication.finish()
         self.steps_done += 1 if finite is None else finite
@@ -322,6 +329,10 @@ class MuonAdamW:
             self._launch_next()
 
     def _launch_next(self) -> None:
+        for launched in self._order[: self._launched]:
+            pending = self._buckets[launched].pending
+            assert pending is not None
+            pending.release_if_done()
         bucket = self._buckets[self._order[self._launched]]
         self._owner[id(bucket)].reduce(bucket)
         self._launched += 1

@@ -57,6 +57,32 @@ def pack_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generato
     Source: Fewer Truncations Improve Language Modeling, arXiv 2404.10830, section 3.
     """
     starts, lengths = _cut_long(offsets, row_tokens)
+    plan = _pack(starts, lengths, row_tokens, rng, crop=False)
+    rows = document_rows(int(offsets[-1] - offsets[0]), row_tokens)
+    assert rows <= len(plan) <= rows + 1
+    return RowPlan(plan.starts, plan.lengths, plan.row_ends[:rows])
+
+
+def crop_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generator) -> RowPlan:
+    """Pack documents into full rows that each begin with one; what does not fit is thrown away.
+
+    Arguments as of `pack_documents`. How many rows there are, and how many tokens are thrown away,
+    follows from the documents' lengths alone. A document has at least two tokens.
+    Source: nanochat's loader, "BOS-aligned best fit": for each row the longest document that fits,
+    again and again; where none fits, the beginning of the shortest.
+    """
+    return _pack(offsets[:-1].astype(np.int64), np.diff(offsets), row_tokens, rng, crop=True)
+
+
+def _pack(
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    row_tokens: int,
+    rng: np.random.Generator,
+    *,
+    crop: bool,
+) -> RowPlan:
+    """Pack pieces into rows; crop: what a row leaves of a piece is not put into another."""
     whole = lengths == row_tokens
     pool = _Pool(starts[~whole], lengths[~whole], rng)
     piece_starts, piece_lengths = [], []
@@ -65,19 +91,16 @@ def pack_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generato
     while pool.lengths:
         gap = row_tokens
         while gap and pool.lengths:
-            start, length = pool.take(gap)
+            start, length = pool.take(gap, crop=crop)
             piece_starts.append(start)
             piece_lengths.append(length)
             gap -= length
         row_ends.append(base + len(piece_starts))
-    plan = RowPlan(
+    return RowPlan(
         np.concatenate([starts[whole], np.array(piece_starts, dtype=np.int64)]),
         np.concatenate([lengths[whole], np.array(piece_lengths, dtype=np.int64)]),
         np.array(row_ends, dtype=np.int64),
     )
-    rows = document_rows(int(offsets[-1] - offsets[0]), row_tokens)
-    assert rows <= len(plan) <= rows + 1
-    return RowPlan(plan.starts, plan.lengths, plan.row_ends[:rows])
 
 
 def _cut_long(offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,15 +128,19 @@ class _Pool:
             length: group.tolist() for length, group in zip(self.lengths, groups, strict=True)
         }
 
-    def take(self, gap: int) -> tuple[int, int]:
-        """Take the longest piece that fits a gap, else the front of the shortest that is longer."""
+    def take(self, gap: int, *, crop: bool) -> tuple[int, int]:
+        """Take the longest piece that fits a gap, else the front of the shortest that is longer.
+
+        crop: the rest of that one is dropped.
+        """
         index = bisect_right(self.lengths, gap) - 1
         if index >= 0:
             length = self.lengths[index]
             return self._pop(index), length
         length = self.lengths[0]
         start = self._pop(0)
-        self._put(start + gap, length - gap)
+        if not crop:
+            self._put(start + gap, length - gap)
         return start, gap
 
     def _pop(self, index: int) -> int:

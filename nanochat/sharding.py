@@ -66,6 +66,11 @@ class Pending:
     keep: Tensor | None = None
     copy: tuple[Tensor, Tensor] | None = None
 
+    def release_if_done(self) -> None:
+        """Let go of the tensors, if the result is there already."""
+        if self.work is not None and self.work.is_completed():  # type: ignore[attr-defined]
+            self.wait()
+
     def wait(self) -> None:
         """Let what follows see the result."""
         if self.work is not None:

@@ -64,56 +64,63 @@ class _Findings:
             self.stage.say(f"warning: samples left out: {error}")
 
 
-def train(
-    stage: Stage,
-    *,
-    model: GPT,
-    tokenizer: Tokenizer,
-    batches: BatchSource,
-    schedule: Schedule,
-    total_steps: int,
-    tokens_per_step: int,
-    optimizer_config: OptimConfig,
-    evaluate: Callable[[], dict[str, float]],
-    sample: Callable[[], list[dict[str, str]]],
-    facts: dict[str, Any],
-    use_compile: bool | None = None,
-) -> Summary:
-    """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a stage's script brings to the loop.
 
     tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
     evaluate, sample: called by all ranks while training; their figures and texts are recorded.
     facts: what the report shows beside the options (parameters, tokens, hashes, backend).
+    use_compile: whether the loss is compiled; None: what the options say.
+    watch_loss: whether a jump of the loss means anything.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    batches: BatchSource
+    schedule: Schedule
+    total_steps: int
+    tokens_per_step: int
+    optimizer: OptimConfig
+    evaluate: Callable[[], dict[str, float]]
+    sample: Callable[[], list[dict[str, str]]]
+    facts: dict[str, Any]
+    use_compile: bool | None = None
+    watch_loss: bool = True
+
+
+def train(stage: Stage, recipe: Recipe) -> Summary:
+    """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
+
     Raises: Stopped if a signal asked for it, with a checkpoint saved.
     """
     begin_s = time.perf_counter()
-    run = stage.run
-    optimizer = optim.build(model, optimizer_config, run, tokens_per_step=tokens_per_step)
-    path = stage.resume_from
-    resumed = from_main(run, lambda: checkpoint_manager.read_meta(path)) if path else None
+    run, model, facts = stage.run, recipe.model, recipe.facts
+    tokens_per_step = recipe.tokens_per_step
+    optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=tokens_per_step)
+    resumed = _resumed(stage, recipe.batches)
     if resumed is not None:
-        # Refuses other data than before; first of all, so that the record of before still stands.
-        batches.load_state(resumed["state"]["batches"])
         facts = {**facts, **stage_record.origin(stage.dir)}
-    findings = _Findings(stage, evaluate, sample)
+    findings = _Findings(stage, recipe.evaluate, recipe.sample)
     with (
         claimed(stage, model),
-        contextlib.closing(batches),
+        contextlib.closing(recipe.batches),
         _metrics(stage, resumed) as metrics,
-        contextlib.closing(Saver(stage, model, tokenizer)) as saver,
+        contextlib.closing(Saver(stage, model, recipe.tokenizer)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
         _profiler(stage) as after_step,
     ):
-        compiled = _compiles(stage, use_compile)
-        _write_config(stage, model, tokenizer, {**facts, "compiled": compiled})
+        compiled = _compiles(stage, recipe.use_compile)
+        _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
+        hooks = _hooks(stage, saver, findings)
         trainer = Trainer(
             optimizer=optimizer,
-            batches=batches,
+            batches=recipe.batches,
             loss_fn=token_loss(_token_losses(model, compiled)),
-            schedule=schedule,
-            hooks=_hooks(stage, saver, findings),
+            schedule=recipe.schedule,
+            hooks=hooks,
             run=run,
-            total_steps=total_steps,
+            total_steps=recipe.total_steps,
             metrics=metrics,
             flops_per_token=flops.flops_per_token(model.config, model.config.sequence_length),
             log_every=stage.loop.log_every,
@@ -121,17 +128,28 @@ def train(
             stop=stop,
             rewind=functools.partial(_rewind, stage, saver, model),
             after_step=after_step,
+            watch_loss=recipe.watch_loss,
         )
-        if resumed is not None:
-            assert stage.resume_from is not None
+        if resumed is not None and stage.resume_from is not None:
             _restore(trainer, stage.resume_from, resumed["state"])
             begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
-            if trainer.progress.step >= total_steps:
-                findings.measure()
-                findings.look()
+            trainer.make_up(hooks[1:])
         summary = trainer.fit()
         _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
     return summary
+
+
+def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
+    """The description of the checkpoint to go on from, if there is one. Collective.
+
+    Raises: CheckpointError if it had other data; before the record of before is touched.
+    """
+    path = stage.resume_from
+    if path is None:
+        return None
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    batches.load_state(meta["state"]["batches"])
+    return meta
 
 
 def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
@@ -266,6 +284,7 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
             "one step after another is not finite, and there is no checkpoint to go back to: lower "
             "the learning rates (--lr-scale 0.5)"
         )
+    stage.say(f"back to {path}, on with the data that comes next")
     saver.forget_after(checkpoint_manager.step_of(path))
     main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))

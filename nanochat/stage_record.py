@@ -45,13 +45,14 @@ def begun(folder: Path) -> Begun:
         return value if type(value) is kind else None
 
     dtype, attention = known("compute_dtype", str), known("attention", str)
-    threads = known("threads", int)
+    threads, rows = known("threads", int), known("device_batch_size", int)
     return Begun(
         dtype=dtype if dtype in DTYPES else None,
         threads=threads if threads and threads > 0 else None,
         world_size=known("world_size", int),
         attention=attention if attention in BACKENDS else None,
         compiled=known("compiled", bool),
+        device_rows=rows if rows and rows > 0 else None,
     )
 
 

@@ -4,6 +4,7 @@ Owns the order of shards and rows and the way from a row's number to its tokens.
 rank or device.
 """
 
+import functools
 import threading
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import numpy as np
 
 from nanochat.dataset import Dataset
 from nanochat.errors import DataError
-from nanochat.packing import IGNORED, RowPlan, document_rows, pack_documents
+from nanochat.packing import IGNORED, RowPlan, crop_documents, document_rows, pack_documents
 from nanochat.token_shards import TokenShards
 from nanochat.tokenizer import Tokenizer
 
 Plan = tuple[np.ndarray, RowPlan, np.ndarray]  # tokens, packed rows, their order
+PACKERS = {"split": pack_documents, "crop": crop_documents}
 
 
 class TokenStream:
@@ -23,8 +25,9 @@ class TokenStream:
 
     Each epoch takes the shards in a seeded order; each shard is packed by itself, its documents
     grouped anew every epoch, and its rows permuted. Every token is in one row of each epoch (but
-    for a single one that may be left over in a shard). Shards are encoded when rows of them are
-    asked for, the next one in the background.
+    for a single one that may be left over in a shard); with packing="crop", every row begins with
+    a document and what does not fit is thrown away. Shards are encoded when rows of them are asked
+    for, the next one in the background.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class TokenStream:
         *,
         seed: int,
         base: Path,
+        packing: str = "split",
     ) -> None:
         self.name = f"{dataset.name} ({split})"
         # What the rows depend on, as JSON types, to tell whether a state belongs to them.
@@ -44,14 +48,17 @@ class TokenStream:
             "tokenizer": tokenizer.sha256[:16],
             "T": T,
             "seed": seed,
+            "packing": packing,
         }
         self.T = T
         self.pad_id = tokenizer.bos_id
         self._seed = seed
+        self._packing = packing
         self._shards = TokenShards(dataset, split, tokenizer, base)
         self._counts = np.zeros(len(self._shards), dtype=np.int64)
-        self._tokens = 0
+        self._rows = self._tokens = self._cropped = 0  # of the shards that are counted
         self._known = 0  # shards of the first epoch's order whose rows are counted
+        self._ends: tuple[tuple[int, int], np.ndarray] = (-1, 0), self._counts
         self._plans: dict[tuple[int, int], Plan] = {}
         self._lock = threading.RLock()
 
@@ -61,7 +68,13 @@ class TokenStream:
         with self._lock:
             while self._known < len(self._shards):
                 self._count_next()
-            return int(self._counts.sum())
+            return self._rows
+
+    @property
+    def cropped_share(self) -> float:
+        """Share of the tokens of the shards looked at so far that is thrown away by cropping."""
+        with self._lock:
+            return self._cropped / max(self._tokens, 1)
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -76,9 +89,9 @@ class TokenStream:
         Raises: DataError with the figures if it has fewer.
         """
         with self._lock:
-            while self._counts.sum() < rows and self._known < len(self._shards):
+            while self._rows < rows and self._known < len(self._shards):
                 self._count_next()
-            found = int(self._counts.sum())
+            found = self._rows
         if found < rows:
             raise DataError(
                 f"data set {self.name} is too small: {self._tokens:,} tokens make {found:,} rows "
@@ -119,28 +132,36 @@ class TokenStream:
 
     def _locate(self, row: int) -> tuple[int, int, int]:
         """The epoch of a row, the position of its shard in that epoch, its number in the shard."""
-        total = int(self._counts.sum())
-        while row >= total and self._known < len(self._shards):
-            total += self._count_next()
-        if total == 0:
+        while row >= self._rows and self._known < len(self._shards):
+            self._count_next()
+        if self._rows == 0:
             self.require(1)
-        epoch = row // total if self._known == len(self._shards) else 0
-        ends = np.cumsum(self._counts[self._order(epoch)])
-        row -= epoch * total
+        epoch = row // self._rows if self._known == len(self._shards) else 0
+        key = (epoch, self._known)
+        if self._ends[0] != key:  # with many shards, too much work for every row
+            self._ends = key, np.cumsum(self._counts[self._order(epoch)])
+        ends = self._ends[1]
+        row -= epoch * self._rows
         position = int(np.searchsorted(ends, row, side="right"))
         return epoch, position, row - int(ends[position - 1] if position else 0)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self._shards))
+        return _shuffled(len(self._shards), self._seed, epoch)
 
-    def _count_next(self) -> int:
+    def _count_next(self) -> None:
         """Count the rows of the next shard of the first epoch's order."""
         index = int(self._order(0)[self._known])
-        tokens = len(self._shards.open(index).tokens)
-        self._counts[index] = document_rows(tokens, self.T + 1)
+        shard = self._shards.open(index)
+        tokens = len(shard.tokens)
+        if self._packing == "crop":  # the only way to know is to pack
+            plan = crop_documents(shard.offsets, self.T + 1, np.random.default_rng(0))
+            self._counts[index] = len(plan)
+            self._cropped += tokens - int(plan.lengths.sum())
+        else:
+            self._counts[index] = document_rows(tokens, self.T + 1)
+        self._rows += int(self._counts[index])
         self._tokens += tokens
         self._known += 1
-        return int(self._counts[index])
 
     def _plan(self, epoch: int, position: int) -> Plan:
         key = (epoch, position)
@@ -151,8 +172,16 @@ class TokenStream:
                 self._shards.prepare(int(self._order(0)[self._known]))
             shard = self._shards.open(index)
             rng = np.random.default_rng((self._seed, epoch, index))
-            plan = pack_documents(shard.offsets, self.T + 1, rng)
+            plan = PACKERS[self._packing](shard.offsets, self.T + 1, rng)
             while len(self._plans) > 1:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = shard.tokens, plan, rng.permutation(len(plan))
         return self._plans[key]
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The numbers below `count` in an epoch's order; asked for again and again, so kept."""
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    order.setflags(write=False)
+    return order

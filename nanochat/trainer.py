@@ -252,6 +252,7 @@ class Trainer:
         )
         if self.rewind is None:
             raise TrainingError(f"{trouble}: {REMEDY}")
+        self.say(f"warning: {trouble}: going back to a checkpoint")
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
@@ -262,10 +263,6 @@ class Trainer:
                 f"{trouble}, as before with other data from the checkpoint of step {back:,} on: "
                 f"{REMEDY}"
             )
-        self.say(
-            f"warning: {trouble}: back to the checkpoint of step {back:,}, on with the data that "
-            "comes next"
-        )
         self._unread.clear()
         self._window = _Window()
 
@@ -345,6 +342,12 @@ class Trainer:
         """After the same steps in a run left alone as in one that was stopped or killed."""
         first = self.progress.step == 1
         return first or self._at(self.log_every) or any(map(self.is_due, self.hooks))
+
+    def make_up(self, hooks: Sequence[Hook]) -> None:
+        """Run what is due after the step of a checkpoint: it may have been lost. Collective."""
+        for hook in hooks:
+            if self.is_due(hook):
+                hook.fn(self)
 
     def is_due(self, hook: Hook) -> bool:
         """Whether it is the hook's turn after the present step."""

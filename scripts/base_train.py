@@ -60,6 +60,12 @@ class BaseTrainConfig:
     tokenizer: str | None = option(
         None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own"
     )
+    packing: str = option(
+        "split",
+        "documents that do not fit into a row go on in another (split), or every row begins with "
+        "a document and the rest of what does not fit is thrown away (crop)",
+        choices=("split", "crop"),
+    )
     tokens: int | None = option(
         None, "tokens to train on; none: --ratio times the scaling parameters"
     )
@@ -101,23 +107,28 @@ def main(argv: list[str] | None = None) -> None:
         check_same_data(run, batches.state()["stream"])
         facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
         opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
+        if cfg.packing == "crop":
+            facts["cropped_share"] = share = batches.stream.cropped_share
+            opened.say(f"{share:.1%} of the tokens are thrown away by cropping")
         stage.train(
             opened,
-            model=model,
-            tokenizer=encoder,
-            batches=batches,
-            schedule=schedules.warmup_decay(
-                steps,
-                warmup_steps=cfg.warmup_steps,
-                warmdown_frac=cfg.warmdown_frac,
-                final_lr_frac=cfg.final_lr_frac,
+            stage.Recipe(
+                model=model,
+                tokenizer=encoder,
+                batches=batches,
+                schedule=schedules.warmup_decay(
+                    steps,
+                    warmup_steps=cfg.warmup_steps,
+                    warmdown_frac=cfg.warmdown_frac,
+                    final_lr_frac=cfg.final_lr_frac,
+                ),
+                total_steps=steps,
+                tokens_per_step=batch_rows * length,
+                optimizer=scaled_optimizer(cfg.optimizer, plan),
+                evaluate=lambda: evaluate(model, val_rows, encoder, run, device_rows),
+                sample=lambda: samples(model, encoder, run),
+                facts={**facts, "data": data.manifest},
             ),
-            total_steps=steps,
-            tokens_per_step=batch_rows * length,
-            optimizer_config=scaled_optimizer(cfg.optimizer, plan),
-            evaluate=lambda: evaluate(model, val_rows, encoder, run),
-            sample=lambda: samples(model, encoder, run),
-            facts={**facts, "data": data.manifest},
         )
 
 
@@ -145,7 +156,7 @@ def rows(
 ) -> tuple[StreamBatches, np.ndarray]:
     """The batches to train on and the rows to validate on; encodes what it needs of them."""
     base, seed = storage.base_dir(), cfg.common.seed
-    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base)
+    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing)
     val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
     val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
     batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
@@ -207,7 +218,7 @@ def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:
     )
 
 
-def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, int]:
+def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
     """What is about to be trained, in numbers."""
     return {
         "parameters": sum(flops.parameter_counts(model.config).values()),
@@ -217,10 +228,14 @@ def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, int]:
     }
 
 
-def evaluate(model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run) -> dict[str, float]:
-    """Bits per byte on the validation rows. Collective."""
+def evaluate(
+    model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run, device_rows: int
+) -> dict[str, float]:
+    """Bits per byte on the validation rows, so many at a time. Collective."""
     with fp8.disabled(model):
-        bpb = loss_eval.bits_per_byte(model, rows, token_bytes=encoder.token_bytes, run=run)
+        bpb = loss_eval.bits_per_byte(
+            model, rows, token_bytes=encoder.token_bytes, run=run, batch_rows=device_rows
+        )
     return {"val_bpb": bpb}
 
 

@@ -22,6 +22,7 @@ from nanochat import (
     stage_opening,
 )
 from nanochat.config import RunOptions, nested, option
+from nanochat.distributed import gather_work
 from nanochat.errors import ConfigError
 from nanochat.eval_task import EvalTask
 from nanochat.optim import OptimConfig
@@ -90,8 +91,9 @@ def main(argv: list[str] | None = None) -> None:
         )
 
         def evaluate() -> dict[str, float]:
-            batches.engine.refresh(loaded.model)
-            return {**batches.figures(), **pass_at_1(batches, held_out, cfg, opened.run)}
+            gather_work(opened.run, lambda: batches.engine.refresh(loaded.model))
+            measured = pass_at_1(batches, held_out, cfg, opened.run)
+            return {**batches.figures(), **measured}
 
         def sample() -> list[dict[str, str]]:
             shown = min(8, len(held_out[0]))
@@ -100,21 +102,24 @@ def main(argv: list[str] | None = None) -> None:
         scale = cfg.optimizer.lr_scale * cfg.base_lr_frac
         stage.train(
             opened,
-            model=loaded.model,
-            tokenizer=loaded.tokenizer,
-            batches=batches,
-            schedule=schedules.linear_to_zero(steps),
-            total_steps=steps,
-            tokens_per_step=batches.tokens_per_step,
-            optimizer_config=dataclasses.replace(cfg.optimizer, lr_scale=scale),
-            evaluate=evaluate,
-            sample=sample,
-            facts={
-                "source": str(loaded.path),
-                "problems": len(task),
-                "device_batch_size": batches.device_rows,
-            },
-            use_compile=False,  # rows have other lengths in every step
+            stage.Recipe(
+                model=loaded.model,
+                tokenizer=loaded.tokenizer,
+                batches=batches,
+                schedule=schedules.linear_to_zero(steps),
+                total_steps=steps,
+                tokens_per_step=batches.tokens_per_step,
+                optimizer=dataclasses.replace(cfg.optimizer, lr_scale=scale),
+                evaluate=evaluate,
+                sample=sample,
+                facts={
+                    "source": str(loaded.path),
+                    "problems": len(task),
+                    "device_batch_size": batches.device_rows,
+                },
+                watch_loss=False,  # around zero, with the spread of the rewards
+                use_compile=False,  # rows have other lengths in every step
+            ),
         )
 
 

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: "errors config device memory_limit distributed interruption last_words storage metrics "
-    "downloads",
+    0: "errors config option_fields device memory_limit distributed interruption last_words "
+    "node_words storage metrics downloads",
     1: "attention block_attention gpt gpt_config layers token_loss fp8 flops muon adamw optim "
     "param_groups sharding memory_plan time_plan schedules scaling tokenizer published "
     "conversation packing sampling kv_cache calculator eval_task _rustbpe",

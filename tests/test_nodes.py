@@ -281,3 +281,39 @@ def test_processes_of_one_machine_download_and_encode_each_shard_once(tmp_path):
     assert encoded == [f"encoding shard_{index:05d}.parquet" for index in range(3)]
     assert sorted(path for path, _, _ in server.seen) == sorted(server.files)
     server.http.shutdown()
+
+
+TORN = """
+import os
+from nanochat import config
+from nanochat.dataloader import StreamBatches
+from nanochat.errors import DataError
+from scripts import base_train
+original = StreamBatches.next_step
+def next_step(self):
+    if os.environ["RANK"] == "1":
+        raise DataError("these rows are torn")
+    return original(self)
+StreamBatches.next_step = next_step
+config.cli(base_train.main)
+"""
+
+
+def test_under_torchrun_the_reason_of_one_rank_is_one_line_and_all_end(tmp_path):
+    texts = write_texts(tmp_path)
+    node = Node(tmp_path, "127.0.0.1", "lo")
+    give_tokenizer(node, texts)
+    (tmp_path / "torn.py").write_text(TORN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "torn.py", "--", *TINY],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NANOCHAT_BASE_DIR": str(node.base)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr[-3000:]
+    assert errors[0].endswith("these rows are torn")

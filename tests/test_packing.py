@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.packing import document_rows, pack_conversations, pack_documents
+from nanochat.packing import (
+    crop_documents,
+    document_rows,
+    pack_conversations,
+    pack_documents,
+)
 
 
 def offsets_of(lengths):
@@ -91,3 +96,27 @@ def test_no_conversations_make_no_rows():
 @pytest.mark.parametrize(("tokens", "rows"), [(0, 0), (1, 0), (2, 1), (10, 1), (11, 1), (12, 2)])
 def test_row_counts_follow_from_the_number_of_tokens(tokens, rows):
     assert document_rows(tokens, 10) == rows
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(2, 60), max_size=40), st.integers(2, 24), st.integers(0, 5))
+def test_cropped_rows_begin_with_a_document_and_hold_beginnings_only(lengths, row_tokens, seed):
+    offsets = offsets_of(lengths)
+    plan = crop_documents(offsets, row_tokens, np.random.default_rng(seed))
+    assert len(np.unique(plan.starts)) == len(plan.starts) == len(lengths)
+    sizes = dict(zip(offsets[:-1].tolist(), lengths, strict=True))
+    assert all(
+        n <= sizes[s] for s, n in zip(plan.starts.tolist(), plan.lengths.tolist(), strict=True)
+    )
+    rows = [[int(plan.lengths[p]) for p in plan.pieces(row)] for row in range(len(plan))]
+    assert all(sum(row) == row_tokens for row in rows[:-1])
+    assert not rows or 1 < sum(rows[-1]) <= row_tokens
+    other = crop_documents(offsets, row_tokens, np.random.default_rng(seed + 1))
+    assert np.array_equal(other.row_ends, plan.row_ends)
+    assert np.array_equal(other.lengths, plan.lengths)
+
+
+def test_cropping_takes_the_longest_that_fits_and_throws_the_rest_of_the_shortest_away():
+    plan = crop_documents(offsets_of([7, 2, 4, 30, 9]), 10, np.random.default_rng(0))
+    rows = [[int(plan.lengths[p]) for p in plan.pieces(row)] for row in range(len(plan))]
+    assert rows == [[9, 1], [7, 3], [10]]  # of the 2 and the 4 one token is lost each, of the 30 20

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from nanochat import checkpoint_manager, loss_eval, tokenizer
-from nanochat.errors import ConfigError
-from nanochat.gpt import GPT
-from nanochat.metrics import read_rows
-from nanochat.trainer import MOST_REWINDS, TrainingError
+from nanochat.errors import ConfigError, Stopped
+from nanochat.metrics import MEASURED, read_rows
+from nanochat.trainer import MOST_REWINDS, Trainer, TrainingError
 from scripts import base_train
 
 TINY = (
@@ -99,7 +99,7 @@ def test_the_newest_the_best_and_every_nth_checkpoint_stay(base, monkeypatch):
 
 
 def test_the_best_is_still_known_after_a_resume(base, monkeypatch):
-    losses = iter([5.0, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0, 4.0])
+    losses = iter([5.0, 1.0, 2.0, 2.0, 2.0, 4.0, 4.0, 4.0, 4.0])  # step 8 twice
     monkeypatch.setattr(base_train, "evaluate", lambda *args: {"val_bpb": next(losses)})
     words = "--save-every 2 --eval-every 2 --keep 1 --keep-best".split()
     first = [word if word != "4096" else "2048" for word in TINY]
@@ -150,10 +150,8 @@ def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, mon
     taken = broken_steps(monkeypatch, *range(7, 12))
     folder = train(base, "--save-every", "4")
     said = capsys.readouterr().out
-    assert (
-        "warning: the last 5 steps, up to step 11, were not finite: back to the checkpoint of step "
-        "4, on with the data that comes next"
-    ) in said
+    assert "the last 5 steps, up to step 11, were not finite: going back to a checkpoint" in said
+    assert f"back to {folder / 'step_000004'}, on with the data that comes next" in said
     assert taken == [8 * i for i in range(11 + 12)]  # no row is taken twice
     found = rows(folder, "loss")
     assert list(found) == list(range(1, 17))
@@ -231,7 +229,6 @@ def test_an_evaluation_that_fails_otherwise_is_not_hidden(base, monkeypatch):
     def broken(*args):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(GPT, "token_losses", GPT.token_losses)
     monkeypatch.setattr(loss_eval, "_sum_losses", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train(base)
@@ -243,3 +240,122 @@ def test_steps_are_recorded_where_that_is_asked_for(base):
     steps = {e["name"] for e in trace["traceEvents"] if e["name"].startswith("ProfilerStep")}
     assert steps == {"ProfilerStep#4", "ProfilerStep#5"}
     assert any(event["name"] == "aten::mm" for event in trace["traceEvents"])
+
+
+# --- what a kill or a signal must not change
+
+
+def test_an_evaluation_that_a_kill_cut_off_is_made_up(base, monkeypatch):
+    """Killed between saving step 8 and its evaluation, or before the last one."""
+    words = ["--save-every", "4", "--eval-every", "4", "--keep", "9"]
+    folder = train(base, *words)
+    whole = read_rows(folder / "metrics.jsonl")
+    for step in (8, 16):
+        forget_after(folder, step)
+        rows_before = (folder / "metrics.jsonl").read_text().splitlines()
+        cut = next(i for i, row in enumerate(rows_before) if f'"step": {step}, "val_bpb"' in row)
+        (folder / "metrics.jsonl").write_text("\n".join(rows_before[:cut]) + "\n")
+        train(base, *words, "--resume")
+        assert without_times(read_rows(folder / "metrics.jsonl")) == without_times(whole)
+
+
+def without_times(found: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in found]
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Leave a stage as if it had been killed before its next checkpoint."""
+    for path in checkpoint_manager.steps(folder):
+        if checkpoint_manager.step_of(path) > step:
+            checkpoint_manager.remove(path)
+    (folder / "result.json").unlink(missing_ok=True)
+
+
+def stopped_at(step: int, monkeypatch) -> None:
+    """Have the first run that comes be asked to stop in a step."""
+    build, asked = Trainer.__init__, []
+
+    def init(trainer, **options):
+        def stop():
+            return not asked and trainer.progress.step + 1 == step and not asked.append(None)
+
+        build(trainer, **{**options, "stop": stop})
+
+    monkeypatch.setattr(Trainer, "__init__", init)
+
+
+@pytest.mark.parametrize("stop", [6, 8, 9])
+def test_what_a_signal_saves_changes_neither_a_rewind_nor_what_is_kept(base, monkeypatch, stop):
+    """Steps 7 to 11 are not finite; the run is stopped before, in or within them, and resumed."""
+    words = ["--save-every", "4", "--eval-every", "4", "--keep", "1", "--keep-best"]
+    taken = broken_steps(monkeypatch, *range(7, 12))
+    folder = train(base, *words)
+    whole, weights = rows(folder, "loss"), (folder / "step_000016" / "model.safetensors")
+    evaluated, before, stayed = rows(folder, "val_bpb"), weights.read_bytes(), kept(folder)
+    folder.rename(folder.with_name("whole"))
+    del taken[:]
+    stopped_at(stop, monkeypatch)
+    with pytest.raises(Stopped):
+        train(base, *words)
+    assert kept(folder)[-1] == stop
+    train(base, *words, "--resume")
+    assert rows(folder, "loss") == whole
+    assert rows(folder, "val_bpb") == evaluated
+    assert weights.read_bytes() == before
+    assert kept(folder) == stayed
+
+
+def test_an_altered_description_is_passed_over(base, capsys):
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    whole = rows(folder, "loss")
+    meta = folder / "step_000016" / "meta.json"
+    text = meta.read_text()
+    for old, new in (('"next_row": 128', '"next_row": 160'), ('"state"', '"sta4e"')):
+        forget_after(folder, 16)
+        assert old in text
+        meta.write_text(text.replace(old, new))
+        train(base, "--save-every", "4", "--keep", "9", "--resume")
+        assert "step_000016/meta.json is altered: passing over" in capsys.readouterr().out
+        assert rows(folder, "loss") == whole
+
+
+def test_a_file_that_cannot_be_read_is_passed_over(base, monkeypatch, capsys):
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    forget_after(folder, 16)
+    real = checkpoint_manager._sha256
+
+    def bad_sector(path):
+        if path.parent.name == "step_000016":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(checkpoint_manager, "_sha256", bad_sector)
+    assert checkpoint_manager.newest_whole(folder)[0].name == "step_000012"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_safetensors_says_of_the_disk_is_understood(base, monkeypatch, capsys, number):
+    """The saves of steps 8 and 12 fail; older checkpoints make room on a full disk only."""
+    real = checkpoint_manager.save_file
+
+    def fails(tensors, path):
+        if path.parent.name.startswith((".step_000008", ".step_000012")):
+            raise SafetensorError(f"Error while serializing: I/O error: x (os error {number})")
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint_manager, "save_file", fails)
+    folder = train(base, "--save-every", "2", "--keep", "9")
+    said = capsys.readouterr().out
+    assert f"warning: checkpoint not saved at step 12 ([Errno {number}]" in said
+    assert ("the disk is full; 2 older" in said) == (number != errno.EIO)
+    assert kept(folder) == ([2, 4, 6, 10, 14, 16] if number == errno.EIO else [10, 14, 16])
+
+
+def test_older_checkpoints_that_cannot_be_removed_cost_a_warning(base, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(checkpoint_manager, "remove", refuse)
+    folder = train(base, "--save-every", "4", "--keep", "1")
+    assert "warning: older checkpoints could not be removed" in capsys.readouterr().out
+    assert kept(folder) == [4, 8, 12, 16]

@@ -317,6 +317,17 @@ def test_auto_takes_all_rows_of_a_step_where_they_fit_and_records_the_number(bas
     assert json.loads((folder / "result.json").read_text())["settings"]["device_batch_size"] == 8
 
 
+def test_a_resumed_auto_keeps_its_rows_where_they_fit(base, capsys):
+    words = ["--device-batch-size", "auto", "--dtype", "float32"]
+    folder = train(base, *words)
+    record(folder, device_batch_size=3)
+    train(base, *words, "--tokens", "4096", "--resume")
+    assert "auto: 3 rows of 32 tokens, 3 times a step" in capsys.readouterr().out
+    record(folder, device_batch_size=10_000)
+    train(base, *words, "--tokens", "6144", "--resume")
+    assert "auto: 8 rows of 32 tokens, 1 times a step" in capsys.readouterr().out
+
+
 def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monkeypatch, capsys):
     train(base, "--dtype", "float64", "--run", "whole", "--tokenizer", "tiny")
     whole = losses(base / "base" / "runs" / "whole" / "base_train")

@@ -1,0 +1,256 @@
+"""The pipeline on several machines: speedrun.sh and the recipes, with stand-ins for a cluster."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from torch.distributed import run as torchrun
+
+from nanochat import config, node_words
+from nanochat.errors import ConfigError, SaidElsewhere
+from scripts.base_train import BaseTrainConfig
+from tests.node_helpers import ROOT, free_port
+
+STAGES = (
+    "tok_train tok_eval base_train base_loss base_eval mid_train chat_sft chat_rl chat_eval".split()
+)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses setsid")
+
+# Stands in for the environment's Python: notes its words and writes what a stage would.
+PYTHON = """#!/usr/bin/env bash
+if [ "$1" = -c ]; then exec {python} "$@"; fi
+echo "$*" >>"$NANOCHAT_BASE_DIR.log"
+name=$(sed 's/.*-m scripts.\\([a-z_]*\\).*/\\1/' <<<"$*")
+if [ "$name" = "${{SLOW:-}}" ]; then
+    trap 'echo "$name saved" >>"$NANOCHAT_BASE_DIR.log"; exit 0' TERM
+    while true; do sleep 0.1; done
+fi
+case "$*" in *"--node-rank 1"*) exit 0 ;; esac
+mkdir -p "$NANOCHAT_BASE_DIR/runs/tiny/$name"
+echo '{{}}' >"$NANOCHAT_BASE_DIR/runs/tiny/$name/result.json"
+"""
+BOOTSTRAP = """
+say() {{ printf '%s\\n' "$*" >&2; }}
+bootstrap() {{ PYTHON={folder}/python; }}
+"""
+# Two nodes are two process groups with a disk each; only the options that it takes are dropped.
+SRUN = """#!/usr/bin/env bash
+while [[ "$1" == --* ]]; do shift; done
+base=$NANOCHAT_BASE_DIR
+for node in 0 1; do
+    SLURM_NODEID=$node NANOCHAT_BASE_DIR=$base/node$node setsid "$@" &
+    echo $! >>"$base/groups"
+done
+trap 'echo "srun was sent a signal" >>"$base/slurm.log"' TERM
+status=0
+for job in $(jobs -p); do wait "$job" || status=$?; done
+exit "$status"
+"""
+SCANCEL = """#!/usr/bin/env bash
+echo "scancel $*" >>"$NANOCHAT_BASE_DIR/slurm.log"
+for group in $(cat "$NANOCHAT_BASE_DIR/groups"); do kill -TERM -- "-$group"; done
+"""
+SCONTROL = """#!/usr/bin/env bash
+if [ "$1" = show ]; then printf '127.0.0.1\\nsecond\\n'; exit; fi
+echo "scontrol $*" >>"$NANOCHAT_BASE_DIR/slurm.log"
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A copy of the scripts, with an environment and a Slurm that only note what they are asked."""
+    folder = tmp_path / "repository"
+    (folder / "scripts").mkdir(parents=True)
+    (tmp_path / "base").mkdir()
+    shutil.copy(ROOT / "speedrun.sh", folder)
+    shutil.copytree(ROOT / "runs", folder / "runs")
+    (folder / "scripts" / "bootstrap.sh").write_text(BOOTSTRAP.format(folder=folder))
+    programs = {
+        "python": PYTHON.format(python=sys.executable),
+        "srun": SRUN,
+        "scancel": SCANCEL,
+        "scontrol": SCONTROL,
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(stat.S_IRWXU)
+    return folder
+
+
+def submit(cluster: Path, **variables: str) -> subprocess.Popen[str]:
+    """What sbatch would run, from a copy of the script that lies elsewhere."""
+    copied = cluster.parent / "slurm_script"
+    shutil.copy(cluster / "runs" / "slurm.sh", copied)
+    (cluster.parent / "base" / "groups").write_text("")
+    return subprocess.Popen(
+        ["bash", str(copied)],
+        env={
+            **os.environ,
+            "PATH": f"{cluster}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "NANOCHAT_BASE_DIR": str(cluster.parent / "base"),
+            "PRESET": "pocket",
+            "RUN": "tiny",
+            "SLURM_SUBMIT_DIR": str(cluster),
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_JOB_NODELIST": "first,second",
+            "SLURM_JOB_ID": str(free_port() - 20000),
+            **variables,
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def commands(cluster: Path, node: int) -> list[str]:
+    return (cluster.parent / "base" / f"node{node}.log").read_text().splitlines()
+
+
+def stages_of(lines: list[str]) -> list[str]:
+    return [line.split("-m scripts.")[1].split()[0] for line in lines if "--nnodes" in line]
+
+
+def test_a_slurm_job_saves_before_its_end_is_queued_again_and_goes_on(cluster):
+    job = submit(cluster, SLOW="base_train")
+    logs = [cluster.parent / "base" / f"node{node}.log" for node in range(2)]
+    deadline_s = time.monotonic() + 60
+    while not all(log.exists() and "scripts.base_train" in log.read_text() for log in logs):
+        assert time.monotonic() < deadline_s, job.communicate()
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGTERM)
+    errors = job.communicate(timeout=60)[1]
+    assert job.returncode != 0
+    assert "stopped in base_train" in errors
+    slurm = (cluster.parent / "base" / "slurm.log").read_text().splitlines()
+    assert [line.split()[0:2] for line in slurm] == [
+        ["scancel", "--signal=TERM"],
+        ["scontrol", "requeue"],
+    ]
+    for node in range(2):
+        assert commands(cluster, node).count("base_train saved") == 1
+
+    for log in logs:
+        log.unlink()
+    again = submit(cluster)
+    errors = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, errors
+    assert errors.count("tok_train: already complete") == 2
+    many = [name for name in STAGES if not name.startswith("tok_")]
+    assert [stages_of(commands(cluster, node)) for node in range(2)] == [many, many]
+    assert commands(cluster, 0)[-1] == "-m scripts.report --run tiny"
+    assert len(commands(cluster, 1)) == len(many)
+    check_words(commands(cluster, 1)[0])
+
+
+def check_words(line: str) -> None:
+    """The words are those that torchrun and the stage take."""
+    words = line.split()
+    assert words[:2] == ["-m", "torch.distributed.run"]
+    found = torchrun.get_args_parser().parse_args(words[2:])
+    assert (found.nnodes, found.node_rank, found.rdzv_backend) == ("2", 1, "static")
+    assert found.rdzv_endpoint.startswith("127.0.0.1:")
+    assert found.training_script == "scripts.base_train"
+    options = config.parse(BaseTrainConfig, found.training_script_args, stage="base_train")
+    assert options.common.run == "tiny"
+    assert options.loop.resume
+
+
+def test_a_mirror_holds_whole_checkpoints_and_what_belongs_to_them(tmp_path):
+    here, there, back = (tmp_path / name for name in ("here", "there", "back"))
+    stage = here / "runs" / "tiny" / "base_train"
+    for step in (1, 2, 3):
+        folder = stage / f"step_00000{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text(str(step))
+        if step != 3:  # the third is being written
+            (folder / "meta.json").write_text("{}")
+    (stage / "metrics.jsonl").write_text("1\n")
+    (stage / ".lock").touch()
+    (here / "tokenizers" / "tiny").mkdir(parents=True)
+    (here / "tokenizers" / "tiny" / "tokenizer.json").write_text("{}")
+    (here / "data").mkdir()
+
+    def mirror(source: Path, target: Path) -> set[str]:
+        command = ["bash", str(ROOT / "runs" / "mirror.sh"), str(source), str(target)]
+        subprocess.run(command, check=True)
+        return {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()}
+
+    top = "runs/tiny/base_train"
+    kept = {f"{top}/metrics.jsonl", "tokenizers/tiny/tokenizer.json"}
+    second = {f"{top}/step_000002/{name}" for name in ("meta.json", "model.safetensors")}
+    first = {name.replace("2/", "1/") for name in second}
+    assert mirror(here, there) == kept | first | second
+    shutil.rmtree(stage / "step_000001")
+    (stage / "metrics.jsonl").write_text("1\n2\n")
+    assert mirror(here, there) == kept | second
+    assert mirror(there, back) == kept | second
+    assert (back / top / "metrics.jsonl").read_text() == "1\n2\n"
+    shutil.rmtree(here)
+    here.mkdir()
+    assert mirror(here, there) == kept | second  # an empty machine takes nothing away
+
+
+def test_the_sky_recipe_is_one_task_of_several_nodes():
+    yaml = pytest.importorskip("yaml")
+    task = yaml.safe_load((ROOT / "runs" / "sky.yaml").read_text())
+    assert task["num_nodes"] > 1
+    assert task["resources"]["use_spot"] is True
+    assert task["file_mounts"]["/nanochat-bucket"]["name"] == "${BUCKET}"
+    for part in ("setup", "run"):
+        subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)
+
+
+def test_every_recipe_is_a_script_that_bash_reads():
+    for path in (ROOT / "runs").glob("*.sh"):
+        subprocess.run(["bash", "-n", str(path)], check=True)
+        if shutil.which("shellcheck"):
+            subprocess.run(["shellcheck", str(path)], check=True)
+
+
+def test_nodes_get_the_word_of_the_first_and_wait_for_each_other():
+    address = f"127.0.0.1:{free_port()}"
+    heard: dict[int, list[str]] = {rank: [] for rank in range(3)}
+
+    def node(rank: int) -> None:
+        for step in range(3):
+            word = f"word {step}" if rank == 0 else "mine"
+            found = node_words.agree(
+                f"step {step}", word, nodes=3, rank=rank, address=address, patience_s=30
+            )
+            heard[rank].append(found)
+
+    threads = [threading.Thread(target=node, args=(rank,)) for rank in (1, 2, 0)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.2)
+    with socket.create_connection(("127.0.0.1", int(address.split(":")[1])), 5) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\n")
+    for thread in threads:
+        thread.join(60)
+    assert heard == {rank: ["word 0", "word 1", "word 2"] for rank in range(3)}
+
+
+def test_a_first_node_that_does_not_come_is_named():
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=f"node 0 at {address} did not answer"):
+        node_words.agree("a stage", "", nodes=2, rank=1, address=address, patience_s=0.1)
+    with pytest.raises(ConfigError, match="must be HOST:PORT"):
+        node_words.agree("a stage", "", nodes=2, rank=1, address="host")
+
+
+def test_of_a_launchers_processes_one_tells_of_a_wrong_flag(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="--dept"):
+        config.parse(BaseTrainConfig, ["--dept", "2"], stage="base_train")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SaidElsewhere):
+        config.parse(BaseTrainConfig, ["--dept", "2"], stage="base_train")
