@@ -31,8 +31,8 @@ HEAP_SHARE = 0.7  # of a step's tensors: freed by them, and in pieces too small 
 ROOM_SHARE = 0.3  # of what a step leaves free, what the copies for a checkpoint find room in
 COMPILED_SHARE = 0.85  # of what uncompiled passes hold that fused kernels hold
 LIBRARY_BYTES = 100e6  # of what reads data and multiplies matrices, at its first use
-TRACER_BYTES = 150e6  # of torch._dynamo, which the embeddings' own operator imports
-COMPILER_BYTES = 220e6  # of torch.compile, tracer included, and what it keeps for
+RECOMPUTING_BYTES = 150e6  # of what torch.utils.checkpoint imports
+COMPILER_BYTES = 220e6  # of torch.compile, and what it keeps for
 COMPILED_LAYER_BYTES = 10e6  # every layer
 # A driver's context with the libraries' kernels; not measured, as all of this on GPUs.
 GPU_CONTEXT_BYTES = 800e6
@@ -193,7 +193,7 @@ def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
     """What the libraries of a CPU process grow by when it begins to train."""
     if step.compiled:
         return LIBRARY_BYTES + COMPILER_BYTES + COMPILED_LAYER_BYTES * config.depth
-    return LIBRARY_BYTES + TRACER_BYTES
+    return LIBRARY_BYTES + (RECOMPUTING_BYTES if step.checkpoint_activations else 0)
 
 
 class _Ledger(TorchDispatchMode):
