@@ -106,7 +106,8 @@ def section(
         figures += [
             {"name": "speed", "value": summary.tokens_per_s, "unit": "tokens/s"},
             {
-                "name": "data wait share",
+                # RL's batches are answers that the model writes meanwhile.
+                "name": "share spent sampling" if name == "chat_rl" else "data wait share",
                 "value": summary.data_wait_share,
                 "unit": "of training time",
             },
