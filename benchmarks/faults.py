@@ -192,9 +192,7 @@ class Case:
                 os.kill(self.worker(process), signal.SIGTERM)
                 process.wait()
                 ended = (folder / "result.json").exists()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_all(process)
             if ended:
                 break
             step = self.newest(run, log)
@@ -214,8 +212,8 @@ class Case:
 
     def worker(self, process: subprocess.Popen) -> int:
         """A process that trains: torchrun's first child, where it has one already."""
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return int(children[0]) if self.ranks > 1 and children else process.pid
+        children = descendants(process.pid)
+        return children[0] if self.ranks > 1 and children else process.pid
 
     def newest(self, run: str, log: Path) -> int:
         """The step of the newest checkpoint that the run said was saved; it is whole."""
@@ -244,6 +242,34 @@ class Case:
         }
         found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         return {"checkpoint": last.name, **found, "metrics": json.dumps(rows)}
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []  # it has ended
+    return [one for word in words for one in (int(word), *descendants(int(word)))]
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """SIGKILL a process and all below it: torchrun's workers have sessions of their own."""
+    everyone = [*descendants(process.pid), process.pid]
+    for pid in everyone:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    while any(is_alive(pid) for pid in everyone):
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process still runs: one whose parent is gone may be left as a zombie for a while."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def damage(checkpoint: Path | None, dice: random.Random) -> str:
