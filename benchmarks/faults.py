@@ -265,7 +265,7 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process still runs: one whose parent is gone may be left as a zombie for a while."""
+    """Whether a process still runs; one whose parent is gone may be a zombie for a while."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -15,7 +15,8 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 
 NODES=$SLURM_JOB_NUM_NODES
-MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER=${hosts%%$'\n'*}:$((20000 + SLURM_JOB_ID % 20000))
 export NODES MASTER
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100 # within those two minutes
 
