@@ -43,14 +43,14 @@ class _Snapshot:
 class Saver:
     """Writes a stage's checkpoints, one at a time. Only "saved ..." means that one is safe."""
 
-    def __init__(self, stage: Stage, model: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, stage: Stage, model: GPT, tokenizer: Tokenizer, total_steps: int) -> None:
         self._stage = stage
         self._model = model
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._writing: Future[None] | None = None
         self._merits: dict[int, float] = {}  # by step
-        self._total_steps = 0
+        self._total_steps = total_steps
         if stage.run.is_main:
             for row in read_rows(stage.dir / "metrics.jsonl"):
                 self.judge(row.pop("step", 0), row)
@@ -65,7 +65,6 @@ class Saver:
         self.wait()
         progress = trainer.progress
         must = progress.step >= trainer.total_steps or trainer.stopping
-        self._total_steps = trainer.total_steps
         if not torch.stack([p.isfinite().all() for p in self._model.parameters()]).all():
             raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
         optimizer_state = trainer.optimizer.state_by_name()

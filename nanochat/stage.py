@@ -106,7 +106,7 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
         claimed(stage, model),
         contextlib.closing(recipe.batches),
         _metrics(stage, resumed) as metrics,
-        contextlib.closing(Saver(stage, model, recipe.tokenizer)) as saver,
+        contextlib.closing(Saver(stage, model, recipe.tokenizer, recipe.total_steps)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
         _profiler(stage) as after_step,
     ):

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -271,21 +272,22 @@ def forget_after(folder: Path, step: int) -> None:
     (folder / "result.json").unlink(missing_ok=True)
 
 
-def stopped_at(step: int, monkeypatch) -> None:
-    """Have the first run that comes be asked to stop in a step."""
+def stopped_at(steps: Sequence[int], monkeypatch) -> None:
+    """Have a run be asked to stop in each of some steps, once."""
     build, asked = Trainer.__init__, []
 
     def init(trainer, **options):
         def stop():
-            return not asked and trainer.progress.step + 1 == step and not asked.append(None)
+            step = trainer.progress.step + 1
+            return step in steps and step not in asked and not asked.append(step)
 
         build(trainer, **{**options, "stop": stop})
 
     monkeypatch.setattr(Trainer, "__init__", init)
 
 
-@pytest.mark.parametrize("stop", [6, 8, 9])
-def test_what_a_signal_saves_changes_neither_a_rewind_nor_what_is_kept(base, monkeypatch, stop):
+@pytest.mark.parametrize("stops", [(6, 10), (8,)])
+def test_what_a_signal_saves_changes_neither_a_rewind_nor_what_is_kept(base, monkeypatch, stops):
     """Steps 7 to 11 are not finite; the run is stopped before, in or within them, and resumed."""
     words = ["--save-every", "4", "--eval-every", "4", "--keep", "1", "--keep-best"]
     taken = broken_steps(monkeypatch, *range(7, 12))
@@ -294,10 +296,11 @@ def test_what_a_signal_saves_changes_neither_a_rewind_nor_what_is_kept(base, mon
     evaluated, before, stayed = rows(folder, "val_bpb"), weights.read_bytes(), kept(folder)
     folder.rename(folder.with_name("whole"))
     del taken[:]
-    stopped_at(stop, monkeypatch)
-    with pytest.raises(Stopped):
-        train(base, *words)
-    assert kept(folder)[-1] == stop
+    stopped_at(stops, monkeypatch)
+    for stop in stops:
+        with pytest.raises(Stopped):
+            train(base, *words, "--resume")
+        assert kept(folder)[-1] == stop
     train(base, *words, "--resume")
     assert rows(folder, "loss") == whole
     assert rows(folder, "val_bpb") == evaluated
