@@ -17,7 +17,7 @@ from nanochat import attention
 from nanochat.errors import ConfigError
 from nanochat.gpt_config import GPTConfig
 from nanochat.layers import Block, Cache, Embedding, Linear, Norm, at_least_fp32
-from nanochat.token_loss import linear_cross_entropy
+from nanochat.token_loss import capped, cross_entropies, linear_cross_entropy
 
 __all__ = ["GPT", "GPTConfig", "at_least_fp32"]
 
@@ -152,18 +152,31 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
         logits = at_least_fp32(F.linear(hidden, self.head_weight.to(hidden.dtype)))
-        cap = self.config.softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return capped(logits, self.config.softcap)
 
+    def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Sum of weights x cross-entropies in nats, 0-d, at least float32; to train with.
+
+        tokens, targets: (B, T), no loss where a target is -1; weights: (B, T), or one for all.
+        """
+        return linear_cross_entropy(
+            self.hidden(tokens).flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            weights.to(self.head_weight.dtype).expand(tokens.shape).flatten(),
+            softcap=self.config.softcap,
+        )
+
+    @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (B, T) in nats, at least float32; 0 where targets (B, T) are -1."""
-        loss = linear_cross_entropy(
+        losses = cross_entropies(
             self.hidden(tokens).flatten(0, 1),
             self.head_weight,
             targets.flatten(),
             softcap=self.config.softcap,
         )
-        return loss.view(tokens.shape)
+        return losses.view(tokens.shape)
 
     def for_inference(self, dtype: torch.dtype) -> "GPT":
         """A copy without gradients whose matrices are stored in dtype; shares no memory."""

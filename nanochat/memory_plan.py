@@ -149,7 +149,7 @@ def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
         ledger.enter("forward")
-        model.token_losses(tokens, tokens).sum().backward()
+        model.loss(tokens, tokens, torch.ones(())).backward()
         ledger.enter("update")
         with torch.no_grad():
             for group in optimizer.groups:

@@ -116,7 +116,7 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
         trainer = Trainer(
             optimizer=optimizer,
             batches=recipe.batches,
-            loss_fn=token_loss(_token_losses(model, compiled)),
+            loss_fn=token_loss(_loss(model, compiled)),
             schedule=recipe.schedule,
             hooks=hooks,
             run=run,
@@ -223,8 +223,8 @@ def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loade
     return loaded
 
 
-def _token_losses(model: GPT, compiled: bool) -> Callable[..., torch.Tensor]:
-    return torch.compile(model.token_losses, dynamic=False) if compiled else model.token_losses
+def _loss(model: GPT, compiled: bool) -> Callable[..., torch.Tensor]:
+    return torch.compile(model.loss, dynamic=False) if compiled else model.loss
 
 
 def _compiles(stage: Stage, wanted: bool | None) -> bool:

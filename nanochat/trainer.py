@@ -24,7 +24,7 @@ from nanochat.optim import MuonAdamW
 from nanochat.progress import Progress, Summary, duration
 from nanochat.schedules import Schedule
 
-LossFn = Callable[[Batch], Tensor]
+LossFn = Callable[[Batch, Tensor], Tensor]
 # Steps that are not finite are left out; so many one after another are no accident, and going back
 # to one checkpoint more often than that helps no more.
 MOST_SKIPPED = 5
@@ -81,9 +81,10 @@ class _Figures:
 class Trainer:
     """Runs `total_steps` optimizer steps over a batch source.
 
-    loss_fn: takes a Batch, returns the SUM of its token losses (0-d). The step's number of target
-    tokens is all-reduced before the first forward and divides the sum, so that the loss is the
-    global token mean whatever the packing, accumulation or number of ranks.
+    loss_fn: takes a Batch and a factor (0-d), returns the factor times the SUM of the batch's token
+    losses (0-d). The factor is one by the step's number of target tokens, which is all-reduced
+    before the first forward, so that the loss is the global token mean whatever the packing,
+    accumulation or number of ranks.
     """
 
     def __init__(
@@ -197,11 +198,13 @@ class Trainer:
         self._window.wait_s += time.perf_counter() - wait_begin_s
         counts = torch.stack([(b.targets >= 0).sum() for b in micro_batches]).sum()
         target_count = all_reduce_sum(self.run, counts).clamp(min=1)
+        wide = torch.promote_types(self.run.compute_dtype, torch.float32)
+        factor = target_count.to(wide).reciprocal()
         total = None
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
             with self.optimizer.accumulate(last=last):
-                loss = self.loss_fn(batch) / target_count
+                loss = self.loss_fn(batch, factor)
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one micro-batch"
@@ -359,14 +362,14 @@ class Trainer:
         return step % every == 0 or (every == self.log_every and step == self.total_steps)
 
 
-def token_loss(token_losses: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
+def token_loss(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> LossFn:
     """The loss of language modelling, and of policy gradients where the batch has weights.
 
-    token_losses: (inputs (B, T), targets (B, T)) -> cross-entropies (B, T), 0 where ignored.
+    loss: GPT.loss, or the compiled one.
     """
 
-    def loss_fn(batch: Batch) -> Tensor:
-        losses = token_losses(batch.inputs, batch.targets)
-        return (losses if batch.weights is None else losses * batch.weights).sum()
+    def loss_fn(batch: Batch, factor: Tensor) -> Tensor:
+        weights = factor if batch.weights is None else factor * batch.weights
+        return loss(batch.inputs, batch.targets, weights)
 
     return loss_fn

@@ -34,12 +34,17 @@ class BaseLossConfig:
     documents: str | None = option(
         None, "files of text to measure every byte of; none: rows of the text it was trained on"
     )
+    window: int | None = option(
+        None, "tokens of --documents that are read together; none: the model's context"
+    )
     rows: int = option(512, "rows of training and of validation text that are measured")
     sample_tokens: int = option(48, "tokens of each sample; 0 writes none")
 
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ConfigError(f"--rows must be at least 1, got {self.rows}")
+        if self.window is not None and self.window < 1:
+            raise ConfigError(f"--window must be at least 1, got {self.window}")
         if self.sample_tokens < 0:
             raise ConfigError(f"--sample-tokens must be at least 0, got {self.sample_tokens}")
 
@@ -50,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         stage = EvalStage(NAME, "Base model: bits per byte", cfg, cfg.common, run)
         loaded = stage.load(cfg.source, ("base_train",))
         if cfg.documents is not None:
-            measure_documents(stage, loaded, cfg.documents)
+            measure_documents(stage, loaded, cfg.documents, cfg.window)
             texts = documents(cfg.documents)
         else:
             chosen = distributed.from_main(run, lambda: training_data(loaded))
@@ -99,13 +104,22 @@ def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) ->
         stage.say(f"{name} text: {bpb:.4f} bits per byte over {len(rows):,} rows of {length}")
 
 
-def measure_documents(stage: EvalStage, loaded: Loaded, spec: str) -> None:
-    """Bits per byte over every byte of some files. Collective."""
+def measure_documents(
+    stage: EvalStage, loaded: Loaded, spec: str, window: int | None = None
+) -> None:
+    """Bits per byte over every byte of some files. Collective.
+
+    window: tokens that are read together; None: as many as the model was trained on.
+    Raises: ConfigError if the model has not so many positions, or if there is no text.
+    """
+    sizes = loaded.model.config
+    if window is not None and window > sizes.max_positions:
+        raise ConfigError(f"--window must be at most {sizes.max_positions}, got {window}")
     found = loss_eval.document_bpb(
         loaded.model,
         loaded.tokenizer,
         documents(spec),
-        sequence_length=loaded.model.config.sequence_length,
+        sequence_length=window or sizes.sequence_length,
         run=stage.run,
     )
     if not found.bytes:

@@ -177,7 +177,7 @@ def test_every_switch_trains(options):
     tokens = some_tokens(2, 33)
     losses = []
     for _ in range(4):
-        loss = model.token_losses(tokens[:, :-1], tokens[:, 1:]).mean()
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:], torch.tensor(1 / 64))
         loss.backward()
         losses.append(loss.item())
         with torch.no_grad():
@@ -238,9 +238,12 @@ def test_token_losses_equal_plain_cross_entropy_and_ignore_minus_one():
     assert (got.flatten() - expected).abs().max().item() < 1e-12
     assert not got[2].any()
     parameters = list(model.parameters())
+    weights = torch.rand(3, 17, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    loss = model.loss(tokens, targets, weights)
+    torch.testing.assert_close(loss, expected @ weights.flatten(), rtol=1e-12, atol=1e-10)
     for a, b in zip(
-        torch.autograd.grad(got.sum(), parameters),
-        torch.autograd.grad(expected.sum(), parameters),
+        torch.autograd.grad(loss, parameters),
+        torch.autograd.grad(expected @ weights.flatten(), parameters),
         strict=True,
     ):
         assert float((a - b).abs().max()) < 1e-10
@@ -252,8 +255,8 @@ def test_half_precision_losses_and_gradients_are_near_those_of_float64():
     for dtype in (torch.float64, torch.bfloat16):
         model = make_model(dtype, shake=0.1)
         losses = model.token_losses(tokens, targets)
-        losses.mean().backward()
-        results.append((losses.detach(), model.blocks[1].attention.v.weight.grad))
+        model.loss(tokens, targets, torch.tensor(1 / targets.numel())).backward()
+        results.append((losses, model.blocks[1].attention.v.weight.grad))
     (exact, exact_grad), (losses, grad) = results
     assert (losses.dtype, grad.dtype) == (torch.float32, torch.float32)
     assert float((losses - exact).abs().mean()) < 0.03
@@ -266,6 +269,7 @@ def test_float64_is_never_lowered():
     tokens = some_tokens(1, 9)
     assert model.hidden(tokens).dtype == model(tokens).dtype == torch.float64
     assert model.token_losses(tokens, tokens).dtype == torch.float64
+    assert model.loss(tokens, tokens, torch.ones(())).dtype == torch.float64
     assert at_least_fp32(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
     assert at_least_fp32(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
 
@@ -294,16 +298,16 @@ def test_a_state_dict_turns_a_model_on_the_meta_device_into_a_real_one():
 
 
 def compiled_and_plain(model: GPT, backend: str) -> None:
-    """Losses and gradients of the compiled model equal those of the plain one."""
+    """Loss and gradients of the compiled model equal those of the plain one."""
     tokens, targets = some_tokens(2, 140), some_tokens(2, 140, seed=1)
     targets[0, :9] = -1
     torch.compiler.reset()
-    compiled = torch.compile(model.token_losses, fullgraph=True, dynamic=False, backend=backend)
+    compiled = torch.compile(model.loss, fullgraph=True, dynamic=False, backend=backend)
     results = []
-    for function in (model.token_losses, compiled):
-        losses = function(tokens, targets)
-        gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
-        results.append([losses.detach(), *gradients])
+    for function in (model.loss, compiled):
+        loss = function(tokens, targets, torch.ones(()))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append([loss.detach(), *gradients])
     for expected, got in zip(*results, strict=True):
         assert float((got - expected).abs().max()) < 1e-4 * max(1, float(expected.abs().max()))
 
@@ -327,7 +331,7 @@ def test_the_compiled_loss_and_gradients_equal_the_plain_ones():
 def gradients(model: GPT, loss) -> dict[str, torch.Tensor]:
     """Gradients of every parameter by name; none is left in the model."""
     tokens = some_tokens(3, 96)
-    loss(tokens, tokens.roll(-1, 1)).sum().backward()
+    loss(tokens, tokens.roll(-1, 1), torch.ones(())).backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = None
@@ -338,12 +342,12 @@ def gradients(model: GPT, loss) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("options", [{}, {"tied_head": True, "residual_scalars": False}], ids=label)
 def test_layers_computed_again_give_the_same_gradients_bit_for_bit_and_each_once(dtype, options):
     model = make_model(dtype, shake=0.05, **options)
-    kept = gradients(model, model.token_losses)
+    kept = gradients(model, model.loss)
     fired = []
     for name, parameter in model.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: fired.append(name))
     model.checkpoint_activations = True
-    again = gradients(model, model.token_losses)
+    again = gradients(model, model.loss)
     assert sorted(fired) == sorted(kept)
     assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
 
@@ -358,7 +362,7 @@ def test_layers_are_computed_again_for_gradients_only(monkeypatch):
     with torch.no_grad():
         model.token_losses(tokens, tokens)
     assert calls == [0, 1, 2]
-    model.token_losses(tokens, tokens).sum().backward()
+    model.loss(tokens, tokens, torch.ones(())).backward()
     assert calls == [0, 1, 2, 0, 1, 2, 2, 1, 0]
 
 
@@ -366,10 +370,10 @@ def test_layers_are_computed_again_for_gradients_only(monkeypatch):
 @pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 def test_layers_computed_again_give_the_same_gradients_compiled():
     model = make_model(torch.float32, shake=0.05)
-    kept = gradients(model, model.token_losses)
+    kept = gradients(model, model.loss)
     model.checkpoint_activations = True
     torch._dynamo.reset()
-    again = gradients(model, torch.compile(model.token_losses, dynamic=False, fullgraph=True))
+    again = gradients(model, torch.compile(model.loss, dynamic=False, fullgraph=True))
     for name, gradient in kept.items():
         assert torch.allclose(again[name], gradient, rtol=1e-3, atol=1e-5), name
 

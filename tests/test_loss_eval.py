@@ -160,6 +160,14 @@ def test_the_stage_measures_every_byte_of_named_files(tmp_path, monkeypatch):
     base_loss.main([*FLAGS, "--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"])
     (figure,) = result(run, "base_loss")["results"]
     assert figure["unit"] == "bits per byte" and figure["n"] == 1
+    words = ["--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"]
+    values = []
+    for window in (1, 2, 512):
+        base_loss.main([*FLAGS, *words, "--window", str(window)])
+        values.append(result(run, "base_loss")["results"][0]["value"])
+    assert len(set(values)) == 3  # what is read together is predicted from more
+    with pytest.raises(ConfigError, match="--window must be at most 512, got 513"):
+        base_loss.main([*FLAGS, *words, "--window", "513"])
     with pytest.raises(DataError, match="no such file"):
         base_loss.main([*FLAGS, "--documents", str(tmp_path / "missing.txt")])
 

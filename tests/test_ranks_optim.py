@@ -52,12 +52,12 @@ def train(
     losses, norms = [], []
     for step in steps:
         inputs, targets = batch(step, run)
-        count = all_reduce_sum(run, (targets >= 0).sum())
+        factor = 1 / all_reduce_sum(run, (targets >= 0).sum()).double()
         total = torch.zeros((), dtype=torch.float64)
         halves = list(zip(inputs.tensor_split(2), targets.tensor_split(2), strict=True))
         for i, (x, y) in enumerate(halves):
             with optimizer.accumulate(last=i == len(halves) - 1):
-                loss = model.token_losses(x, y).sum() / count
+                loss = model.loss(x, y, factor)
                 loss.backward()
             total += loss.detach()
         norms.append(optimizer.step(schedule(step))["grad_norm"].item())

@@ -167,8 +167,8 @@ def test_the_gradient_is_that_of_the_advantage_weighted_log_likelihood():
     ]
     [batch] = row_batches(rows, device_rows=4, run=single_run(), pad=0)
     parameters = list(model.parameters())
-    count = (batch.targets >= 0).sum()
-    found = torch.autograd.grad(token_loss(model.token_losses)(batch) / count, parameters)
+    factor = 1 / (batch.targets >= 0).sum().double()
+    found = torch.autograd.grad(token_loss(model.loss)(batch, factor), parameters)
 
     def log_likelihood(row: Row) -> Tensor:
         logits = model(torch.tensor([row.tokens[:-1]]))[0].log_softmax(dim=-1)
@@ -217,7 +217,7 @@ def test_a_step_without_anything_to_learn_has_a_zero_gradient():
     [batch] = batches.next_step()
     assert batches.position == 12
     assert (batch.targets == -1).all()
-    token_loss(batches.model.token_losses)(batch).backward()
+    token_loss(batches.model.loss)(batch, torch.ones(())).backward()
     assert all(p.grad is None or not p.grad.any() for p in batches.model.parameters())
 
 
@@ -279,7 +279,7 @@ def test_the_reward_rises():
     optimizer = optim.build(
         batches.model, optim.OptimConfig(lr_scale=0.2), single_run(), tokens_per_step=4096
     )
-    loss_fn = token_loss(batches.model.token_losses)
+    loss_fn = token_loss(batches.model.loss)
     rewards = []
     for _ in range(10):
         step = batches.next_step()
@@ -287,7 +287,7 @@ def test_the_reward_rises():
         count = sum(int((batch.targets >= 0).sum()) for batch in step)
         for i, batch in enumerate(step):
             with optimizer.accumulate(last=i == len(step) - 1):
-                (loss_fn(batch) / max(count, 1)).backward()
+                loss_fn(batch, torch.tensor(1 / max(count, 1))).backward()
         optimizer.step(StepSettings())
     assert sum(rewards[-3:]) > sum(rewards[:3]) + 3 * 0.3
 

@@ -63,7 +63,7 @@ def make_trainer(
     return Trainer(
         optimizer=optim.build(model, OptimConfig(), run, tokens_per_step=4096),
         batches=batches,
-        loss_fn=token_loss(model.token_losses),
+        loss_fn=token_loss(model.loss),
         schedule=schedules.warmup_decay(8, warmup_steps=2),
         hooks=hooks,
         run=run,
