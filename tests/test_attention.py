@@ -40,7 +40,7 @@ def inputs(B, T, H, H_kv, D, dtype=torch.float64, device=CPU):
 @pytest.fixture(params=["sdpa", "blocks"])
 def attend(request, monkeypatch):
     """Attention by either way that runs on a CPU, in blocks of 8 so that short texts have many."""
-    monkeypatch.setattr(block_attention, "SHORT_BLOCK", 8)
+    monkeypatch.setattr(block_attention, "BLOCK", 8)
     if request.param == "blocks":
         return block_attention.block_attention
     return functools.partial(attention.attend, backend=SDPA)
