@@ -222,11 +222,9 @@ def _border(curve: _Parabola) -> str | None:
     reach = (math.log(sizes[-1]) - math.log(sizes[0])) / 2
     lowest = _minimum(curve.coefficients) if a > 0 else 0.0
     if at == 0 or lowest <= -reach:
-        return (
-            f"the optimum is at or below the smallest size ({sizes[0]:,.0f}); add smaller --sizes"
-        )
+        return f"the optimum is at or below the smallest size, {sizes[0]:,.0f}; try smaller ones"
     if at == len(sizes) - 1 or lowest >= reach:
-        return f"the optimum is at or above the largest size ({sizes[-1]:,.0f}); add larger --sizes"
+        return f"the optimum is at or above the largest size, {sizes[-1]:,.0f}; try larger ones"
     return None
 
 

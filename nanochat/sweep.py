@@ -6,9 +6,10 @@ their results. Knows no flags of a stage, and fits nothing.
 
 import contextlib
 import json
+import math
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,10 @@ class Member:
 
     budget: float  # FLOPs that the sweep gives it; it takes whole steps, so about as many
     model: GPTConfig
-    seed: int
     parameters: int  # scaling parameters
     tokens: int
     tokens_per_step: int
+    seed: int = 0
 
     @property
     def name(self) -> str:
@@ -74,22 +75,30 @@ def members(
     seeds: Sequence[int],
     *,
     tokens_per_step: int | None,
+    ratios: tuple[float, float] = (0.0, math.inf),
 ) -> list[Member]:
     """Every training of a sweep, the cheapest budget first.
 
-    tokens_per_step: None takes what the scale asks for.
-    Raises: ConfigError for a budget that does not pay for one step.
+    tokens_per_step: None takes what the scale asks for. ratios: the least and most tokens per
+    parameter; others are left out.
+    Raises: ConfigError for a budget that does not pay for one step, or is left without a size.
     """
-    found = (
-        _member(budget, model, seed, tokens_per_step)
-        for budget in sorted(set(budgets))
-        for model in models
-        for seed in seeds
-    )
+    found: list[Member] = []
+    for budget in sorted(set(budgets)):
+        group = [m for model in models if (m := _member(budget, model, tokens_per_step, ratios))]
+        if not group:
+            raise ConfigError(
+                f"--budgets {budget:g}: no size has between {ratios[0]:g} and {ratios[1]:g} tokens "
+                "per parameter; give other --sizes or --ratios"
+            )
+        found += [replace(member, seed=seed) for member in group for seed in seeds]
     return list(dict.fromkeys(found))
 
 
-def _member(budget: float, model: GPTConfig, seed: int, tokens_per_step: int | None) -> Member:
+def _member(
+    budget: float, model: GPTConfig, tokens_per_step: int | None, ratios: tuple[float, float]
+) -> Member | None:
+    """A training, its seed not chosen yet; None outside of the ratios."""
     length = model.sequence_length
     asked = max(1, round(budget / flops.flops_per_token(model, length)))
     plan = scaled_plan(model, tokens=asked, tokens_per_step=tokens_per_step)
@@ -97,6 +106,8 @@ def _member(budget: float, model: GPTConfig, seed: int, tokens_per_step: int | N
         raise ConfigError(
             f"--tokens-per-step {plan.tokens_per_step} is less than one row of {length} tokens"
         )
+    if not ratios[0] <= asked / plan.parameters <= ratios[1]:
+        return None
     whole = plan.tokens_per_step // length * length
     steps = round(asked / whole)
     if steps < 1:
@@ -107,7 +118,6 @@ def _member(budget: float, model: GPTConfig, seed: int, tokens_per_step: int | N
     return Member(
         budget=budget,
         model=model,
-        seed=seed,
         parameters=plan.parameters,
         tokens=steps * whole,
         tokens_per_step=whole,

@@ -3,12 +3,11 @@
 python -m scripts.scaling_laws --dry-run
 python -m scripts.scaling_laws --seeds 1,2,3
 python -m scripts.scaling_laws --data 'texts/*.parquet' --vocab-size 4096 --sequence-length 512
-python -m scripts.scaling_laws --preset pocket --run small --budgets 5e11,1e12 --sizes 1,2x96,2,3
+nanochat scaling_laws --preset gpu1 --sizes 4,6,8,10 --budgets 1e17,3e17 --tokens-per-step none
 """
 
 import dataclasses
 import datetime
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from nanochat import (
     report,
     storage,
     sweep,
+    sweep_words,
     tokenizer,
 )
 from nanochat import device as devices
@@ -43,10 +43,9 @@ from nanochat.sweep import Member
 from nanochat.tokenizer import Tokenizer
 
 NAME = "scaling_laws"
-LONGEST_BUDGET = 1e30  # FLOPs; more is a slip of the keyboard
 # What a sweep has to have in common is all but these: they say where and how fast, or which runs.
 FREE = frozenset(
-    "run budgets sizes seeds dry_run device threads save_every compile device_batch_size "
+    "run budgets sizes ratios seeds dry_run device threads save_every compile device_batch_size "
     "checkpoint_activations".split()
 )
 
@@ -65,10 +64,16 @@ class ScalingLawsConfig:
     """
 
     run: str = option("scaling", "name of the sweep, in $NANOCHAT_BASE_DIR/runs/NAME/scaling_laws")
-    budgets: str = option("4e12,8e12,1.6e13,3.2e13", "FLOPs of each training, separated by commas")
+    budgets: str = option("3e12,6e12,1.2e13,2.4e13", "FLOPs of each training, separated by commas")
     sizes: str = option(
-        "1x48,2x64,2x96,2x128,3x160,4x192",
+        "1x32,1x48,1x64,2x64,2x96,2x128,3x128,3x160",
         "models as DEPTHxWIDTH, or DEPTH with its default width, separated by commas",
+    )
+    # On pocket at 1e12 FLOPs about 20 is best; runs far from it bend the parabola.
+    ratios: str | None = option(
+        "2,250",
+        "least and most tokens per parameter; a budget leaves out sizes with fewer or more; none: "
+        "every size at every budget",
     )
     seeds: str = option("1337", "seeds to train each size with, separated by commas")
     dry_run: bool = option(False, "say what would be trained and for how long, and end")
@@ -101,54 +106,14 @@ class ScalingLawsConfig:
 
     def __post_init__(self) -> None:
         config.check_name("--run", self.run)
-        budgets(self)
-        for name in ("sizes", "seeds"):
-            if not words_of(getattr(self, name)):
-                raise ConfigError(f"--{name} is empty")
-        if wrong := [seed for seed in words_of(self.seeds) if not seed.isdecimal()]:
-            raise ConfigError(f"--seeds must be whole numbers from 0, got {wrong[0]!r}")
-        models(self, self.vocab_size)
-
-
-def words_of(text: str) -> list[str]:
-    """The words between the commas, each once."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def budgets(cfg: ScalingLawsConfig) -> list[float]:
-    """The budgets in FLOPs. Raises: ConfigError for what is no such number."""
-    found = []
-    for word in words_of(cfg.budgets):
-        try:
-            found.append(float(word))
-        except ValueError:
-            raise ConfigError(f"--budgets must be numbers such as 1e12, got {word!r}") from None
-        if not 0 < found[-1] <= LONGEST_BUDGET:
-            raise ConfigError(f"--budgets must be in (0, {LONGEST_BUDGET:g}], got {word!r}")
-    if not found:
-        raise ConfigError("--budgets is empty")
-    return found
+        members_of(self, self.vocab_size)  # says what cannot be before anything is prepared
 
 
 def models(cfg: ScalingLawsConfig, vocab_size: int) -> list[GPTConfig]:
-    """The models of --sizes. Raises: ConfigError for what is no size."""
-    architecture = {name: getattr(cfg.model, name) for name in architecture_flags()}
-    found = []
-    for word in words_of(cfg.sizes):
-        match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,9}))?", word)
-        if match is None:
-            raise ConfigError(f"--sizes must be like 4 or 4x192 (depth x width), got {word!r}")
-        width = int(match[2]) if match[2] else None
-        sizes: dict[str, Any] = {
-            "depth": int(match[1]),
-            "width": width,
-            "sequence_length": cfg.sequence_length,
-        }
-        try:
-            found.append(GPTConfig(**architecture, **sizes, vocab_size=vocab_size))
-        except ConfigError as error:
-            raise ConfigError(f"--sizes {word}: {error}") from None
-    return found
+    """The models of --sizes, with what all of them share."""
+    shared = {name: getattr(cfg.model, name) for name in architecture_flags()}
+    shared |= {"sequence_length": cfg.sequence_length, "vocab_size": vocab_size}
+    return sweep_words.models(cfg.sizes, **shared)
 
 
 def architecture_flags() -> list[str]:
@@ -182,9 +147,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def members_of(cfg: ScalingLawsConfig, vocab_size: int) -> list[Member]:
     """All trainings of the sweep."""
-    seeds = [int(word) for word in words_of(cfg.seeds)]
-    per_step = cfg.tokens_per_step
-    return sweep.members(budgets(cfg), models(cfg, vocab_size), seeds, tokens_per_step=per_step)
+    return sweep.members(
+        sweep_words.budgets(cfg.budgets),
+        models(cfg, vocab_size),
+        sweep_words.seeds(cfg.seeds),
+        tokens_per_step=cfg.tokens_per_step,
+        ratios=sweep_words.ratios(cfg.ratios),
+    )
 
 
 def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:

@@ -18,7 +18,7 @@ LAYERS = {
     "checkpoint_manager generation engine execution sandbox jsonl core_bundle sources pocket",
     3: "trainer progress saving stage stage_opening stage_record chat_training eval_stage rollouts "
     "batch_size loss_eval core_eval chat_eval report report_page report_data plots sweep "
-    "isoflop_report server",
+    "sweep_words isoflop_report server",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 SOURCES = sorted(p for top in ("nanochat", "scripts", "tasks") for p in (ROOT / top).rglob("*.py"))

@@ -1,5 +1,6 @@
 """Best sizes from runs of equal compute: the fits against known optima, and sweeps of trainings."""
 
+import dataclasses
 import json
 import math
 import re
@@ -22,7 +23,7 @@ ALPHA, BEST = 0.48, 4e5  # of the worlds made here: parameters that are best at 
 TINY = (
     "--run s --tokenizer letters --device cpu --dtype float32 --threads 1 --no-compile "
     "--sequence-length 32 --tokens-per-step 256 --device-batch-size 4 --val-rows 4 "
-    "--sizes 1x32,1x48,1x64"
+    "--sizes 1x32,1x48,1x64 --ratios none"
 ).split()
 
 
@@ -95,9 +96,9 @@ def test_95_of_100_intervals_hold_the_truth(noise):
 def test_an_optimum_beyond_the_sizes_is_none():
     small = analyse(world(sizes=(1.0e6, 1.5e6, 2.5e6, 4e6)))
     assert all(fit.at_border and fit.parameters is None for fit in small.budgets[:3])
-    assert "at or below the smallest size (1,000,000); add smaller" in small.budgets[0].problem
+    assert "at or below the smallest size, 1,000,000; try smaller" in small.budgets[0].problem
     large = analyse(world(sizes=(0.5e5, 1e5, 2e5, 3e5)))
-    assert "at or above the largest size (300,000); add larger --sizes" in large.budgets[0].problem
+    assert "at or above the largest size, 300,000; try larger ones" in large.budgets[0].problem
     assert large.problem == "no budget has an optimum, a power law needs 2"
     assert large.parameters is None
     text = "\n".join(isoflop_report.lines(large))
@@ -193,6 +194,16 @@ def test_members_take_their_budget_in_whole_steps():
         sweep.members([1e6], models, [1], tokens_per_step=256)
 
 
+def test_sizes_with_too_few_or_too_many_tokens_are_left_out():
+    models = [GPTConfig(vocab_size=300, sequence_length=32, depth=1, width=w) for w in (32, 64, 96)]
+    every = sweep.members([1e9, 1e10], models, [1], tokens_per_step=32)
+    some = sweep.members([1e9, 1e10], models, [1], tokens_per_step=32, ratios=(0.02, 2.0))
+    kept = [m for m in every if 0.02 <= m.tokens / m.parameters <= 2.0]
+    assert some == kept and 0 < len(kept) < len(every)
+    with pytest.raises(ConfigError, match="no size has between 100 and 200 tokens per parameter"):
+        sweep.members([1e9], models, [1], tokens_per_step=32, ratios=(100, 200))
+
+
 def test_options_become_the_words_that_make_them():
     words = "--run x --no-qk-norm --softcap none --matrix-lr 0.04 --val-frac 0.1 --data a.txt"
     cfg = config.parse(scaling_laws.ScalingLawsConfig, words.split(), stage="scaling_laws")
@@ -200,6 +211,25 @@ def test_options_become_the_words_that_make_them():
     again = config.as_words(cfg, names)
     assert sorted(again) == sorted(words.split())
     assert config.parse(type(cfg), again, stage="scaling_laws") == cfg
+
+
+def test_a_presets_settings_reach_base_training():
+    sections = ("tok_train", "base_train", "scaling_laws")
+    words = "--preset pocket --sizes 3x160,2 --budgets 1e13 --ratios 0.1,99 --no-smear".split()
+    options = scaling_laws.ScalingLawsConfig
+    cfg = config.parse(options, words, stage="scaling_laws", sections=sections)
+    cfg = dataclasses.replace(cfg, warmup_steps=5)
+    member, other = scaling_laws.members_of(cfg, 1040)
+    found = config.parse(
+        base_train.BaseTrainConfig, scaling_laws.base_train_words(cfg, member), stage="base_train"
+    )
+    model = {**vars(found.model), "vocab_size": 1040}
+    assert model == vars(member.model) and member.model.width == 160
+    assert other.model.depth == 2 and other.model.width == 128
+    assert (found.optimizer.matrix_lr, found.final_lr_frac, found.warmup_steps) == (0.04, 0.3, 5)
+    assert (found.loop.save_every, found.loop.resume, found.model.smear) == (200, True, False)
+    assert found.data.pocket_characters == 15_000_000
+    assert (found.tokens, found.tokens_per_step) == (member.tokens, 4096)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +241,8 @@ def test_options_become_the_words_that_make_them():
         ("--budgets lots", "--budgets must be numbers such as 1e12, got 'lots'"),
         ("--budgets -1", "--budgets must be in"),
         ("--budgets nan", "--budgets must be in"),
+        ("--ratios 5", "--ratios must be like 2,250 or none, got '5'"),
+        ("--ratios 5,2", "--ratios must be a smaller and a larger number"),
         ("--seeds 1,x", "--seeds must be whole numbers from 0, got 'x'"),
         ("--run a/b", "--run must be a plain name"),
     ],
