@@ -58,9 +58,11 @@ class ScalingLawsConfig:
     tokens as the budget pays for. Small models run out of capacity and large ones out of tokens; a
     parabola through the losses gives the best size between, and a power law through the best sizes
     tells larger budgets. If the best size is the smallest or largest of a budget, it is said to
-    lie at the border, and is no optimum: move --sizes. The defaults suit a CPU and need no network:
-    the text is pocket's, of a small world with few words, so numbers are its own, and not those of
-    web text. What is done is kept; the same command goes on after an interruption.
+    lie at the border, and is no optimum: move --sizes or --ratios. The defaults suit a CPU and need
+    no network: the text is pocket's, of a small world with few words, so the numbers are its own,
+    and not those of web text. Of a training its figures are kept, not its weights. What is done is
+    not done again: the same command goes on after an interruption, and more --budgets, --sizes or
+    --seeds add to it.
     """
 
     run: str = option("scaling", "name of the sweep, in $NANOCHAT_BASE_DIR/runs/NAME/scaling_laws")
