@@ -11,11 +11,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from nanochat import config, isoflop_report, plots, sweep, tokenizer
+from nanochat import config, isoflop_report, sweep, tokenizer
 from nanochat.errors import ConfigError, Stopped
 from nanochat.gpt_config import GPTConfig
 from nanochat.isoflop import Estimate, Point, analyse
-from nanochat.plots import Curve
 from scripts import base_train, scaling_laws
 
 BUDGETS = (1e12, 2e12, 4e12, 8e12)
@@ -115,7 +114,6 @@ def test_a_budget_at_the_border_does_not_bend_the_law():
 def test_what_does_not_suffice_is_said():
     two = analyse(world(sizes=(2e5, 8e5)))
     assert two.budgets[0].problem == "only 2 sizes have a loss, a parabola needs 3"
-    assert two.noise is None
     bent = analyse(world(bend=-0.05, sizes=(2e5, 4e5, 4.1e5, 8e5), budgets=(1e12,)))
     assert bent.budgets[0].parameters is None
     up = [
@@ -135,7 +133,6 @@ def test_three_sizes_give_an_optimum_without_an_interval():
     found = analyse(world(0.001, sizes=(2e5, 6e5, 1.8e6)))
     assert found.noise is None
     assert found.parameters.exponent.low is None
-    assert found.parameters.at(1e13).high is None
     assert any("no intervals" in line for line in isoflop_report.lines(found))
     isoflop_report.render(found, name="three", lead="", rows=[])
 
@@ -148,6 +145,7 @@ def test_noise_that_hides_the_minimum_leaves_the_interval_open():
 
 def test_the_lines_and_the_page_say_the_same():
     found = analyse(world(0.002))
+    assert isoflop_report.with_interval(Estimate(2e5, 1e5, 3e6)) == "200k [100k, 3M]"
     text = "\n".join(isoflop_report.lines(found))
     exponent = found.parameters.exponent
     assert f"^ {exponent.value:.3f}" in text
@@ -162,24 +160,6 @@ def test_the_lines_and_the_page_say_the_same():
     assert charts[0].count("<circle") == 24 + 4  # every run, and every optimum
     assert all('class="area main"' in chart for chart in charts[1:])
     assert "http" not in page.replace("http://www.w3.org", "")
-
-
-def test_logarithmic_axes_place_decades_evenly():
-    points = [(1e3, 1.0), (1e4, 10.0), (1e5, 100.0)]
-    chart = plots.line_chart(
-        [Curve("a", points, "main", "dots")], x_name="n", title="t", log_x=True, log_y=True
-    )
-    places = re.findall(r'<circle class="dot main" cx="([\d.]+)" cy="([\d.]+)"', chart)
-    (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in places]
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
-    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
-    assert x0 > plots.LEFT and x2 < plots.WIDTH - plots.RIGHT
-    assert "<title>a: 10 at 10k n</title>" in chart and "hover" not in chart
-
-
-def test_an_interval_reads_as_numbers_of_an_axis():
-    assert isoflop_report.with_interval(Estimate(2e5, 1e5, 3e6)) == "200k [100k, 3M]"
-    assert isoflop_report.with_interval(Estimate(1.0), ".1f") == "1.0 [unknown]"
 
 
 def test_members_take_their_budget_in_whole_steps():
