@@ -12,7 +12,7 @@ import sys
 import time
 import tomllib
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -164,6 +164,20 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     if unknown:
         raise ConfigError(f"{cls.__name__} has no option {unknown[0]!r}")
     return _build(cls, {name: convert(fields[name], value) for name, value in values.items()})
+
+
+def as_words(options: Any, names: Iterable[str]) -> list[str]:
+    """Those of some options that are not as they are by default, as words of a command line."""
+    values, fields, words = to_dict(options), flat_fields(type(options)), list[str]()
+    for name in names:
+        if name not in fields or values[name] == fields[name].default:
+            continue
+        value, flag = values[name], name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", "none" if value is None else str(value)]
+    return words
 
 
 def cli(main: Callable[[], None]) -> NoReturn:

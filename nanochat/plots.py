@@ -6,7 +6,7 @@ Owns scales, ticks and marks. Colours, fonts and the look of hovering are the st
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 Point = tuple[float, float]
@@ -19,11 +19,15 @@ BAR_HEIGHT, BAR_GAP, GROUP_GAP = 9, 3, 12
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of points; `kind` is a class of the style sheet, "main" or "faint"."""
+    """A series of points; `kind` are classes of the style sheet: "main" or "faint", and a colour.
+
+    shape: "line", "dots" that tell their values, or "area", which the points go around.
+    """
 
     label: str
     points: Sequence[Point]
     kind: str = "main"
+    shape: str = "line"
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ def line_chart(
     x_name: str,
     title: str,
     x_end: float | None = None,
+    log_x: bool = False,
     log_y: bool = False,
     zero: bool = False,
 ) -> str:
     """Curves over a common x axis; points that are not finite are left out.
 
     x_end: where the x axis ends at least; it starts at 0.
-    log_y: a logarithmic y axis, where all values are positive. zero: the y axis starts at 0.
+    log_x, log_y: logarithmic axes, where all values are positive; such an x axis starts and ends
+    with the points. zero: the y axis starts at 0.
     """
-    curves = [Curve(c.label, averaged(_finite(c.points)), c.kind) for c in curves]
+    curves = [replace(c, points=_drawn(c)) for c in curves]
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points]
     if not xs:
@@ -59,18 +65,24 @@ def line_chart(
     log_y = log_y and min(ys) > 0
     change = math.log10 if log_y else float
     low, high = _padded(min(map(change, ys)), max(map(change, ys)), zero=zero and not log_y)
+    log_x = log_x and min(xs) > 0
+    change_x = math.log10 if log_x else float
     x_low, x_high = min(0.0, *xs), max(x_end or 1.0, *xs)
+    if log_x:
+        x_low, x_high = _padded(math.log10(min(xs)), math.log10(max(xs)), zero=False)
 
     def place(point: Point) -> Point:
-        x = LEFT + (point[0] - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        x = LEFT + (change_x(point[0]) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         share = (change(point[1]) - low) / (high - low)
         return x, HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     y_ticks = _log_ticks(low, high) if log_y else ticks(low, high, 4)
-    parts = [_frame(title), *_y_axis(y_ticks, place, x_low)]
-    parts += _x_axis(ticks(x_low, x_high, 4), place, x_name, y_ticks[0])
-    parts += [_path(curve, place) for curve in curves]
-    parts += _hover(curves, place, x_name)
+    x_ticks = _log_ticks(x_low, x_high) if log_x else ticks(x_low, x_high, 4)
+    parts = [_frame(title), *_y_axis(y_ticks, place, x_ticks[0])]
+    parts += _x_axis(x_ticks, place, x_name, y_ticks[0])
+    parts += [_path(curve, place, x_name) for curve in curves]
+    if all(curve.shape == "line" for curve in curves):  # dots tell their values themselves
+        parts += _hover(curves, place, x_name)
     return "".join([*parts, "</svg>"])
 
 
@@ -173,7 +185,7 @@ def short_number(value: float) -> str:
     >>> short_number(1_250_000), short_number(0.00031), short_number(12.5), short_number(40_000)
     ('1.25M', '0.00031', '12.5', '40k')
     """
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
     return f"{value:.4g}"
@@ -184,8 +196,10 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _finite(points: Sequence[Point]) -> list[Point]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+def _drawn(curve: Curve) -> list[Point]:
+    """The points that are finite; of a line no more than can be seen."""
+    points = [(x, y) for x, y in curve.points if math.isfinite(x) and math.isfinite(y)]
+    return averaged(points) if curve.shape == "line" else points
 
 
 def _padded(low: float, high: float, *, zero: bool) -> tuple[float, float]:
@@ -233,13 +247,18 @@ def _x_axis(
     return [*parts, f'<text class="axis a-end" x="{x}" y="{HEIGHT - 3}">{escape(name)}</text>']
 
 
-def _path(curve: Curve, place: Callable[[Point], Point]) -> str:
+def _path(curve: Curve, place: Callable[[Point], Point], x_name: str) -> str:
     places = [place(point) for point in curve.points]
-    if len(places) == 1:
-        (x, y) = places[0]
-        return f'<circle class="dot {curve.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+    if curve.shape == "dots" or len(places) == 1:
+        return "".join(
+            f'<circle class="dot {curve.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>'
+            f"{escape(curve.label)}: {short_number(point[1])} at {short_number(point[0])} "
+            f"{escape(x_name)}</title></circle>"
+            for point, (x, y) in zip(curve.points, places, strict=True)
+        )
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return f'<path class="line {curve.kind}" d="M{line}"/>' if places else ""
+    shape, end = ("area", "Z") if curve.shape == "area" else ("line", "")
+    return f'<path class="{shape} {curve.kind}" d="M{line}{end}"/>' if places else ""
 
 
 def _hover(curves: Sequence[Curve], place: Callable[[Point], Point], x_name: str) -> list[str]:

@@ -19,23 +19,43 @@ TOKENIZER_COLOURS = ("tok", "other", "base")  # ours first
 
 def render(run: Run, *, written: str) -> str:
     """The whole page; `written` says when."""
-    sections = [s for s in _sections(run) if s[2]]
+    return page(
+        [s for s in _sections(run) if s[2]],
+        title=f"run {run.name}",
+        eyebrow="nanochat training report",
+        heading=run.name,
+        lead=_lead(run, written),
+        tiles=data.headline(run),
+        footer="Accuracies carry one standard error. Colours stand for the stage that a model "
+        "came out of.",
+    )
+
+
+def page(
+    sections: Sections,
+    *,
+    title: str,
+    eyebrow: str,
+    heading: str,
+    lead: str,
+    tiles: Sequence[tuple[str, str, str]],
+    footer: str,
+) -> str:
+    """A self-contained page of sections with links to them; tiles are (name, figure, remark)."""
     style = (importlib.resources.files("nanochat") / "report.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{anchor}">{escape(head)}</a>' for anchor, head, _ in sections)
     body = "".join(
         f'<section id="{anchor}"><h2>{escape(head)}</h2>{text}</section>'
         for anchor, head, text in sections
     )
-    name = escape(run.name)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>nanochat: run {name}</title><style>{style}</style></head>"
-        f'<body><header><p class="eyebrow">nanochat training report</p><h1>{name}</h1>'
-        f'<p class="lead">{escape(_lead(run, written))}</p>{_tiles(run)}</header>'
+        f"<title>nanochat: {escape(title)}</title><style>{style}</style></head>"
+        f'<body><header><p class="eyebrow">{escape(eyebrow)}</p><h1>{escape(heading)}</h1>'
+        f'<p class="lead">{escape(lead)}</p>{_tiles(tiles)}</header>'
         f"<nav>{links}</nav><main>{body}</main>"
-        "<footer>Accuracies carry one standard error. Colours stand for the stage that a model "
-        "came out of.</footer></body></html>\n"
+        f"<footer>{escape(footer)}</footer></body></html>\n"
     )
 
 
@@ -61,12 +81,12 @@ def _lead(run: Run, written: str) -> str:
     return f"Trained{where}{many}. Written {written}.{state}"
 
 
-def _tiles(run: Run) -> str:
-    tiles = "".join(
+def _tiles(tiles: Sequence[tuple[str, str, str]]) -> str:
+    items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd><span>{escape(remark)}</span></div>"
-        for name, figure, remark in data.headline(run)
+        for name, figure, remark in tiles
     )
-    return f'<dl class="tiles">{tiles}</dl>'
+    return f'<dl class="tiles">{items}</dl>'
 
 
 def _legend(series: Sequence[str]) -> str:
@@ -87,7 +107,7 @@ def _accuracies(run: Run) -> str:
         (_plain(name), [_bar(found[s], s) for s in series if s in found]) for name, found in rows
     ]
     heads = [*(data.SERIES_NAMES.get(s, s) for s in series), "items"]
-    table = [
+    cells = [
         [
             _plain(name),
             *(data.with_error(found[s]) if s in found else "" for s in series),
@@ -104,7 +124,7 @@ def _accuracies(run: Run) -> str:
     chart = plots.bar_chart(bars, title="accuracy by task and stage")
     return (
         f'{_legend(series)}<figure class="wide">{chart}</figure>{_notes(notes)}'
-        f"<details><summary>As a table</summary>{_table(['task', *heads], table)}</details>"
+        f"<details><summary>As a table</summary>{table(['task', *heads], cells)}</details>"
     )
 
 
@@ -233,7 +253,7 @@ def _stages(run: Run) -> str:
     heads = ["stage", "time", "share", "tokens", "tokens/s", "peak memory"]
     order = [s for s in data.SERIES_NAMES if any(stage.series == s for stage in run.stages)]
     bar = plots.share_bar(parts, title="time by stage")
-    return f"{bar}{_legend(order)}{_table(heads, rows)}"
+    return f"{bar}{_legend(order)}{table(heads, rows)}"
 
 
 def _figures(run: Run) -> str:
@@ -243,14 +263,14 @@ def _figures(run: Run) -> str:
         for r in stage.results
         if r.get("unit") not in (data.ACCURACY, data.CENTERED)
     ]
-    table = _table(["stage", "figure", "value", "unit", "items"], rows, numbers_from=2)
+    figures = table(["stage", "figure", "value", "unit", "items"], rows, numbers_from=2)
     notes = [
         f"{stage.title}: {note}"
         for stage in run.stages
         if stage.name not in ("chat_eval", "base_eval")
         for note in stage.result.get("notes") or []
     ]
-    return (table if rows else "") + _notes(notes)
+    return (figures if rows else "") + _notes(notes)
 
 
 def _count(result: dict[str, Any]) -> str:
@@ -301,9 +321,9 @@ def _settings(run: Run) -> str:
     for stage in run.stages:
         rows = [[key.replace("_", " "), value] for key, value in stage.settings().items()]
         if rows:
-            table = _table(["setting", "value"], rows, numbers_from=9)
+            values = table(["setting", "value"], rows, numbers_from=9)
             summary = f"{escape(stage.title)} <em>{len(rows)}</em>"
-            blocks.append(f"<details><summary>{summary}</summary>{table}</details>")
+            blocks.append(f"<details><summary>{summary}</summary>{values}</details>")
     return f'<dl class="facts">{facts}</dl>{"".join(blocks)}' if facts or blocks else ""
 
 
@@ -312,7 +332,7 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
     """A table whose columns from `numbers_from` on are set as numbers."""
 
     def cell(tag: str, column: int, text: str) -> str:

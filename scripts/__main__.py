@@ -9,6 +9,7 @@ from nanochat.errors import ConfigError
 STAGES = {
     "doctor": "what this machine can do, and what to do about what it cannot",
     "plan": "size, time and memory of a run before it starts",
+    "scaling_laws": "best size and tokens for a budget of compute, by a sweep",
     "tok_train": "train a tokenizer",
     "tokenize": "show how a text falls into tokens",
     "tok_eval": "compare the tokenizer with gpt2's and cl100k's",
@@ -35,7 +36,7 @@ def main() -> None:
     if not words or words[0] in ("-h", "--help"):
         print("nanochat STAGE [flags]\n\nStages (nanochat STAGE --help lists its flags):")
         for name, purpose in STAGES.items():
-            print(f"  {name:<12}{purpose}")
+            print(f"  {name:<14}{purpose}")
         return
     config.cli(lambda: _run(words[0].replace("-", "_"), words[1:]))
 

@@ -12,12 +12,13 @@ LAYERS = {
     0: "errors config option_fields device memory_limit distributed interruption last_words "
     "node_words storage metrics downloads",
     1: "attention block_attention gpt gpt_config layers token_loss fp8 flops muon adamw optim "
-    "param_groups sharding memory_plan time_plan schedules scaling tokenizer published "
-    "conversation packing sampling kv_cache calculator eval_task _rustbpe",
+    "param_groups sharding memory_plan time_plan schedules scaling isoflop tokenizer "
+    "published conversation packing sampling kv_cache calculator eval_task _rustbpe",
     2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
     "checkpoint_manager generation engine execution sandbox jsonl core_bundle sources pocket",
     3: "trainer progress saving stage stage_opening stage_record chat_training eval_stage rollouts "
-    "batch_size loss_eval core_eval chat_eval report report_page report_data plots server",
+    "batch_size loss_eval core_eval chat_eval report report_page report_data plots sweep "
+    "sweep_words isoflop_report server",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 SOURCES = sorted(p for top in ("nanochat", "scripts", "tasks") for p in (ROOT / top).rglob("*.py"))

@@ -174,6 +174,19 @@ def test_curves_are_drawn_in_place():
     assert y0 == plots.HEIGHT - plots.BOTTOM and plots.TOP < y1 < plots.TOP + 20
 
 
+def test_logarithmic_axes_place_decades_evenly():
+    points = [(1e3, 1.0), (1e4, 10.0), (1e5, 100.0)]
+    chart = plots.line_chart(
+        [Curve("a", points, "main", "dots")], x_name="n", title="t", log_x=True, log_y=True
+    )
+    places = re.findall(r'<circle class="dot main" cx="([\d.]+)" cy="([\d.]+)"', chart)
+    (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in places]
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+    assert x0 > plots.LEFT and x2 < plots.WIDTH - plots.RIGHT
+    assert "<title>a: 10 at 10k n</title>" in chart and "hover" not in chart
+
+
 def test_long_curves_are_averaged_but_keep_their_ends():
     points = [(float(i), float(i % 2)) for i in range(5000)]
     found = plots.averaged(points, 100)

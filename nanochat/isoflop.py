@@ -1,0 +1,298 @@
+"""The best size of model for a budget of compute, from runs that all cost the same.
+
+Owns the arithmetic: a parabola through the losses of a budget, its minimum, power laws through the
+minima, and how sure one may be of them. Knows no run, file or model.
+
+Source: Chinchilla, arXiv 2203.15556, section 3.2. How intervals are made: runs differ from their
+parabola by noise of one size, which is estimated from all budgets together. Many times over the
+noise is drawn anew (its size too, which so few runs tell only roughly) and everything is fitted
+again; an interval holds the middle 95% of what comes out. It knows nothing of how far the true
+curve is from a parabola, beyond what the runs show.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+LEVEL = 0.95
+DRAWS = 4000  # the ends of an interval then err by a twentieth of its width
+FARTHEST = 30.0  # in log parameters from the middle of the sizes; beyond it exp would overflow
+LEAST_SIZES = 3  # that a parabola goes through
+LEAST_BUDGETS = 2  # that a power law goes through
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A run: what it was given, and its loss at the end."""
+
+    budget: float  # FLOPs that were aimed at: runs with the same one are compared
+    parameters: float
+    tokens: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the ends of its interval, which are None where the runs do not tell."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetFit:
+    """What the runs of one budget say; without an optimum, `problem` says why.
+
+    curve: coefficients of the loss over log(parameters) - centre, highest power first.
+    """
+
+    budget: float
+    points: tuple[Point, ...]
+    problem: str | None = None
+    at_border: bool = False
+    centre: float = 0.0
+    curve: tuple[float, float, float] | None = None
+    loss: float | None = None
+    parameters: Estimate | None = None
+    tokens: Estimate | None = None
+    ratio: Estimate | None = None  # tokens per parameter
+
+    def loss_at(self, parameters: float) -> float:
+        """The parabola's loss."""
+        assert self.curve is not None
+        return float(np.polyval(self.curve, math.log(parameters) - self.centre))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """coefficient * compute ** exponent, with the laws of the draws for its intervals.
+
+    centre: log compute that `line` (slope, height) and `drawn_lines` (draws, 2) are about.
+    """
+
+    exponent: Estimate
+    coefficient: Estimate
+    centre: float
+    line: tuple[float, float]
+    drawn_lines: np.ndarray
+
+    def at(self, compute: float) -> Estimate:
+        """What the law says for so many FLOPs."""
+        x = math.log(compute) - self.centre
+        slopes, heights = self.drawn_lines.T
+        return _exp(_estimate(self.line[0] * x + self.line[1], slopes * x + heights))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """All budgets and the laws through their optima; without laws, `problem` says why.
+
+    noise: standard deviation of a run's loss about its parabola; None where no run is to spare.
+    """
+
+    budgets: tuple[BudgetFit, ...]
+    noise: float | None
+    problem: str | None = None
+    parameters: PowerLaw | None = None
+    tokens: PowerLaw | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parabola:
+    """A least-squares parabola through the runs of a budget, about the middle of their sizes."""
+
+    points: tuple[Point, ...]
+    centre: float
+    coefficients: np.ndarray  # (3,), highest power first
+    spread: np.ndarray  # (3, 3): times unit noise it is the coefficients' error
+    squares: float  # sum of the squared residuals
+
+
+def analyse(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> Analysis:
+    """Fit every budget's optimum and the laws through them.
+
+    Runs without a finite loss are left out. What does not suffice for a fit raises nothing: the
+    budget's, or the whole's, `problem` says what is missing.
+    """
+    finite = [point for point in points if math.isfinite(point.loss)]
+    budgets = sorted({point.budget for point in points})
+    groups = {b: tuple(p for p in finite if p.budget == b) for b in budgets}
+    curves = {b: _parabola(group) for b, group in groups.items()}
+    noise, freedom = _noise([curve for curve in curves.values() if curve])
+    rng = np.random.default_rng(seed)
+    # What chi-square draws do to the deviation makes the coefficients Student's, as they are.
+    sizes = noise * np.sqrt(freedom / rng.chisquare(freedom, draws)) if freedom else np.zeros(0)
+    fits: list[BudgetFit] = []
+    optima: list[tuple[float, np.ndarray]] = []  # of budgets with one: log parameters, and drawn
+    for budget, group in groups.items():
+        curve = curves[budget]
+        fit = BudgetFit(budget=budget, points=group, problem=_too_few(group))
+        if curve is not None:
+            drawn = _draw(curve, sizes, rng)
+            fit = _fit(budget, curve, drawn)
+            if fit.problem is None:
+                optima.append((_minimum(curve.coefficients), _minima(drawn)))
+        fits.append(fit)
+    whole = Analysis(budgets=tuple(fits), noise=noise if freedom else None)
+    return _with_laws(whole, optima)
+
+
+def _too_few(group: Sequence[Point]) -> str:
+    count = len({point.parameters for point in group})
+    sizes = "no size has" if not count else "one size has" if count == 1 else f"{count} sizes have"
+    return f"only {sizes} a loss, a parabola needs {LEAST_SIZES}" if count else f"{sizes} a loss"
+
+
+def _parabola(points: tuple[Point, ...]) -> _Parabola | None:
+    """The parabola of loss over log parameters; None with fewer than three sizes."""
+    if len({point.parameters for point in points}) < LEAST_SIZES:
+        return None
+    x = np.log([point.parameters for point in points])
+    y = np.array([point.loss for point in points])
+    centre = float(x.min() + x.max()) / 2
+    q, r = np.linalg.qr(np.vander(x - centre, 3))
+    spread = np.linalg.inv(r)
+    coefficients = spread @ (q.T @ y)
+    residuals = y - np.vander(x - centre, 3) @ coefficients
+    return _Parabola(
+        points=points,
+        centre=centre,
+        coefficients=coefficients,
+        spread=spread,
+        squares=float(residuals @ residuals),
+    )
+
+
+def _noise(curves: Sequence[_Parabola]) -> tuple[float, int]:
+    """The standard deviation of a run about its parabola, and its degrees of freedom."""
+    freedom = sum(len(curve.points) - 3 for curve in curves)
+    squares = sum(curve.squares for curve in curves)
+    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
+
+
+def _draw(curve: _Parabola, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Coefficients (draws, 3) as they might have been; the noise of each draw is in `sizes`."""
+    errors = rng.standard_normal((len(sizes), 3)) @ curve.spread.T
+    return curve.coefficients + sizes[:, None] * errors
+
+
+def _minimum(coefficients: np.ndarray) -> float:
+    """Where an upright parabola is lowest."""
+    return float(-coefficients[1] / (2 * coefficients[0]))
+
+
+def _minima(drawn: np.ndarray) -> np.ndarray:
+    """Where parabolas (draws, 3) are lowest; NaN for those that are not upright."""
+    upright = drawn[:, 0] > 0
+    curvature = np.where(upright, drawn[:, 0], 1.0)
+    lowest = np.clip(-drawn[:, 1] / (2 * curvature), -FARTHEST, FARTHEST)
+    return np.where(upright, lowest, np.nan)
+
+
+def _fit(budget: float, curve: _Parabola, drawn: np.ndarray) -> BudgetFit:
+    """The budget's optimum, or why it has none."""
+    a, b, c = (float(value) for value in curve.coefficients)
+    fit = BudgetFit(budget=budget, points=curve.points, centre=curve.centre, curve=(a, b, c))
+    border = _border(curve)
+    if border is not None:
+        return replace(fit, problem=border, at_border=True)
+    if a <= 0:
+        problem = "the losses bend downwards, so noise hides the minimum; give more --seeds"
+        return replace(fit, problem=problem)
+    best, minima = _minimum(curve.coefficients), _minima(drawn)
+    log_n, log_ns = best + curve.centre, minima + curve.centre
+    log_d, log_ds = (_log_tokens(curve.points, value) for value in (log_n, log_ns))
+    return replace(
+        fit,
+        loss=float(np.polyval(curve.coefficients, best)),
+        parameters=_exp(_estimate(log_n, log_ns)),
+        tokens=_exp(_estimate(float(log_d), log_ds)),
+        ratio=_exp(_estimate(float(log_d) - log_n, log_ds - log_ns)),
+    )
+
+
+def _border(curve: _Parabola) -> str | None:
+    """Whether the runs do not enclose the optimum, in words."""
+    sizes, means = _means(curve.points)
+    at = int(np.argmin(means))
+    a = curve.coefficients[0]
+    reach = (math.log(sizes[-1]) - math.log(sizes[0])) / 2
+    lowest = _minimum(curve.coefficients) if a > 0 else 0.0
+    if at == 0 or lowest <= -reach:
+        return f"the optimum is at or below the smallest size, {sizes[0]:,.0f}; try smaller ones"
+    if at == len(sizes) - 1 or lowest >= reach:
+        return f"the optimum is at or above the largest size, {sizes[-1]:,.0f}; try larger ones"
+    return None
+
+
+def _means(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """The sizes in order, and the mean loss of each."""
+    sizes = np.array(sorted({point.parameters for point in points}))
+    losses = [[p.loss for p in points if p.parameters == size] for size in sizes]
+    return sizes, np.array([sum(found) / len(found) for found in losses])
+
+
+def _log_tokens(points: Sequence[Point], log_n: float | np.ndarray) -> np.ndarray:
+    """Log of the tokens that a budget pays for at sizes between the runs'; beyond, ~ 1 / size."""
+    tokens = {point.parameters: point.tokens for point in points}
+    x = np.log(sorted(tokens))
+    y = np.log([tokens[size] for size in sorted(tokens)])
+    inside = np.clip(log_n, x[0], x[-1])
+    return np.interp(inside, x, y) - (log_n - inside)
+
+
+def _with_laws(whole: Analysis, optima: Sequence[tuple[float, np.ndarray]]) -> Analysis:
+    """Add the power laws through the budgets' optima, which are given with their draws."""
+    fitted = [fit for fit in whole.budgets if fit.problem is None]
+    if len(fitted) < LEAST_BUDGETS:
+        count = "no budget has" if not fitted else "only one budget has"
+        return replace(whole, problem=f"{count} an optimum, a power law needs {LEAST_BUDGETS}")
+    compute = np.log([fit.budget for fit in fitted])
+    log_n = np.array([best + fit.centre for fit, (best, _) in zip(fitted, optima, strict=True)])
+    drawn_n = np.stack([d + fit.centre for fit, (_, d) in zip(fitted, optima, strict=True)])
+    log_d, drawn_d = (
+        np.stack([_log_tokens(fit.points, x) for fit, x in zip(fitted, values, strict=True)])
+        for values in (log_n, drawn_n)
+    )
+    return replace(
+        whole,
+        parameters=_law(compute, log_n, drawn_n),
+        tokens=_law(compute, log_d, drawn_d),
+    )
+
+
+def _law(compute: np.ndarray, values: np.ndarray, drawn: np.ndarray) -> PowerLaw:
+    """A line by least squares in logs; compute, values (budgets,), drawn (budgets, draws)."""
+    centre = float(compute.mean())
+    x = compute - centre
+    slope, height = float(x @ values / (x @ x)), float(values.mean())
+    lines = np.stack([x @ drawn / (x @ x), drawn.mean(axis=0)], axis=1)
+    from_zero = _estimate(height - slope * centre, lines[:, 1] - lines[:, 0] * centre)
+    return PowerLaw(
+        exponent=_estimate(slope, lines[:, 0]),
+        coefficient=_exp(from_zero),
+        centre=centre,
+        line=(slope, height),
+        drawn_lines=lines,
+    )
+
+
+def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+    """A value with the interval of its draws; without, if too many of them have none."""
+    known = drawn[np.isfinite(drawn)]
+    if len(known) == 0 or len(known) < LEVEL * len(drawn):
+        return Estimate(value)
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def _exp(log: Estimate) -> Estimate:
+    ends = (None if end is None else _bounded_exp(end) for end in (log.low, log.high))
+    return Estimate(_bounded_exp(log.value), *ends)
+
+
+def _bounded_exp(value: float) -> float:
+    return math.exp(min(max(value, -700.0), 700.0))
