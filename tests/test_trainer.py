@@ -162,6 +162,35 @@ def test_the_figures_of_a_step_may_be_read_one_step_later(tmp_path):
     assert [row["skipped"] for row in rows[0]] == [0, 2, 3, 3]
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_run_goes_back_and_leaves_out_the_data_that_broke_it(tmp_path, lag):
+    model = tiny_model()
+    batches = BrokenSteps(*range(4, 10))
+    trainer = make_trainer(model, batches, tmp_path, steps=10, log_every=100)
+    trainer._lag = lag
+    kept: list[tuple] = []
+
+    def keep(trainer):
+        if trainer.progress.step == 3:
+            weights = [p.detach().clone() for p in model.parameters()]
+            kept.append((weights, trainer.optimizer.state_by_name()))
+
+    def rewind(trainer):
+        ((weights, state),) = kept
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), weights, strict=True):
+                parameter.copy_(value)
+        trainer.optimizer.load_state_by_name(state)
+        trainer.progress = Progress(step=3, tokens=3 * 64)
+
+    trainer.rewind, trainer.hooks = rewind, [Hook(keep, every=3, at_end=False)]
+    summary = trainer.fit()
+    # Five steps in a row were bad, of which the last is known when the next one has run.
+    assert (summary.rewinds, summary.skipped) == (1, 6)
+    assert batches.step == 3 + 5 + lag + 7
+    assert summary.steps == 10 and math.isfinite(summary.final_loss)
+
+
 def figures(folder: Path) -> list[dict]:
     """The rows of the metrics but for the machine's figures."""
     return [
