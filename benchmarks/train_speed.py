@@ -68,7 +68,7 @@ def measure(depth: int, length: int, dtype: str, steps: int, device_batch_size: 
         f"depth {depth}, width {sizes.width}, T {length}, {dtype}: "
         f"{TOKENS_PER_STEP / step_s:,.0f} tokens/s, {achieved / 1e9:,.0f} GFLOP/s of "
         f"{rate / 1e9:,.0f} in the probe: {achieved / rate:.1%}; peak memory "
-        f"{devices.memory_used(torch.device('cpu')) / 1e9:.2f} GB"
+        f"{clock.memory_bytes / 1e9:.2f} GB"
     )
 
 
@@ -80,12 +80,15 @@ class Clock:
     steps_s: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     begin_s: float = 0.0
+    memory_bytes: int = 0  # at most, before the probe has tensors of its own
 
     def tick(self, trainer: Trainer) -> None:
         """After a step: note its time, perhaps measure the probe, start the next step's time."""
         step = trainer.progress.step
         if step > SKIPPED:
             self.steps_s.append(time.perf_counter() - self.begin_s)
+        if step == SKIPPED:
+            self.memory_bytes = devices.memory_used(torch.device("cpu"))
         if step >= SKIPPED and step % PROBE_EVERY == 0:
             self.rates.append(self.probe.rate())
         self.begin_s = time.perf_counter()
@@ -102,19 +105,18 @@ class Probe:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and ("blocks." in name or name.startswith("head")):
                 self.shapes[parameter.shape] = self.shapes.get(parameter.shape, 0) + 1
-        self.tensors: dict[torch.Size, tuple[Tensor, Tensor, Tensor]] = {
-            shape: (
-                torch.randn(tokens, shape[1]).to(dtype),
-                torch.randn(shape).to(dtype),
-                torch.randn(tokens, shape[0]).to(dtype),
-            )
-            for shape in self.shapes
-        }
+        self.dtype = dtype
+        self.tensors: dict[torch.Size, tuple[Tensor, Tensor, Tensor]] = {}
 
     def rate(self) -> float:
         """FLOP/s over a forward and both backward products of every weight."""
         spent_s, done = 0.0, 0.0
         for shape, count in self.shapes.items():
+            if shape not in self.tensors:
+                rows, columns = shape
+                sizes = ((self.tokens, columns), (rows, columns), (self.tokens, rows))
+                a, b, c = (torch.randn(size).to(self.dtype) for size in sizes)
+                self.tensors[shape] = (a, b, c)
             inputs, weight, grads = self.tensors[shape]
             begin_s = time.perf_counter()
             _ = inputs @ weight.T
