@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat import tokenizer
+from nanochat.tokenizer import CharTokenizer
 from nanochat.trainer import Hook, Trainer
 from scripts import base_train
 
@@ -42,12 +43,21 @@ def run(
         Trainer.__init__ = build  # type: ignore[method-assign]
 
 
+def char_tokenizer(vocab_size: int) -> CharTokenizer:
+    """Characters whose vocabulary, with the special tokens, has this size."""
+    encoder = tokenizer.train_char(["".join(_letters(vocab_size))])
+    assert encoder.vocab_size == vocab_size
+    return encoder
+
+
+def _letters(vocab_size: int) -> list[str]:
+    return [chr(FIRST_LETTER + i) for i in range(vocab_size - SPECIALS)]
+
+
 def _write_texts(folder: Path, vocab_size: int, tokens: int) -> Path:
     """Random characters, and a tokenizer whose vocabulary they and the special tokens fill."""
-    letters = [chr(FIRST_LETTER + i) for i in range(vocab_size - SPECIALS)]
-    encoder = tokenizer.train_char(["".join(letters)])
-    assert encoder.vocab_size == vocab_size
-    tokenizer.save(encoder, folder / "tokenizers" / "t" / "tokenizer.json")
+    letters = _letters(vocab_size)
+    tokenizer.save(char_tokenizer(vocab_size), folder / "tokenizers" / "t" / "tokenizer.json")
     rng = np.random.default_rng(0)
     path = folder / "texts.jsonl"
     with path.open("w", encoding="utf-8") as file:

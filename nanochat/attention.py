@@ -22,15 +22,20 @@ from nanochat.block_attention import HALF_DTYPES, block_attention
 from nanochat.errors import ConfigError
 
 BACKENDS = ("auto", "fa3", "varlen", "blocks", "sdpa")
+GPU_BACKENDS = ("fa3", "varlen")  # on NVIDIA GPUs only; the fastest first
 FA3_KERNEL = "varunneal/flash-attention-3"  # Hopper build on the Hugging Face kernel hub
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The attention kernel in use; `note` says what it is, and what a fall-back lost."""
+    """The attention kernel in use; `note` says what it is, and what a fall-back lost.
+
+    kernel: of "fa3", looked up beforehand, as compiled code cannot import it.
+    """
 
     name: str
     note: str
+    kernel: Callable[..., Any] | None = None
 
 
 def choose(name: str, device: torch.device) -> Backend:
@@ -52,7 +57,7 @@ def choose(name: str, device: torch.device) -> Backend:
     reason = _why_not(name, device)
     if reason is not None:
         raise ConfigError(f"attention backend {name!r} does not work here: {reason}; use 'auto'")
-    return Backend(name, _NOTES[name])
+    return _backend(name)
 
 
 def describe(name: str, device: torch.device) -> str:
@@ -71,7 +76,8 @@ def attend(
     if window is not None and window >= q.shape[1] - 1:
         window = None
     if backend.name == "fa3":
-        return _fa3(q, k, v, window=window, scale=scale)
+        assert backend.kernel is not None
+        return _fa3(backend.kernel, q, k, v, window=window, scale=scale)
     if backend.name == "blocks" and q.dtype in HALF_DTYPES:
         return block_attention(q, k, v, window=window, scale=scale)
     if window is None:
@@ -155,8 +161,16 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Te
     return y.view(B, T, H, D)
 
 
-def _fa3(q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: float) -> Tensor:
-    y = _fa3_function()(
+def _fa3(
+    kernel: Callable[..., Any],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None,
+    scale: float,
+) -> Tensor:
+    y = kernel(
         q,
         k,
         v,
@@ -188,14 +202,18 @@ _NOTES = {
 }
 
 
+def _backend(name: str) -> Backend:
+    return Backend(name, _NOTES[name], _fa3_function() if name == "fa3" else None)
+
+
 @functools.cache
 def _choose_for_gpu(device: torch.device) -> Backend:
     """The first backend that works on this GPU; warns, once a device, where windows are lost."""
     reasons = {}
-    for name in ("fa3", "varlen"):
+    for name in GPU_BACKENDS:
         reason = _why_not(name, device)
         if reason is None:
-            return Backend(name, _NOTES[name])
+            return _backend(name)
         reasons[name] = reason
     missing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     warnings.warn(
@@ -217,7 +235,9 @@ def _why_not(name: str, device: torch.device) -> str | None:
     elif major < 8:
         return "it needs an Ampere GPU or newer"
     try:
-        return _probe(name, device)
+        # The first to ask may be the engine, which keeps no gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            return _probe(name, device)
     except Exception as error:  # a broken kernel may raise anything; each means "not here"
         return f"{type(error).__name__}: {error}".split("\n")[0]
 
@@ -228,9 +248,9 @@ def _probe(name: str, device: torch.device) -> str | None:
     inputs = [torch.randn(2, 256, 4, 128, generator=generator) for _ in range(4)]
     q, k, v, grad = (x.to(device, torch.bfloat16) for x in inputs)
     results = []
-    for backend in (Backend(name, ""), Backend("sdpa", "")):
+    for backend in (_backend(name), _backend("sdpa")):
         leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
         y = attend(*leaves, window=64, scale=128**-0.5, backend=backend)
-        results.append([y, *torch.autograd.grad(y, leaves, grad)])
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, grad)])
     error = max(float((a - b).abs().max()) for a, b in zip(*results, strict=True))
     return None if error < 0.1 else f"it is wrong by {error:.2g} on a small problem"

@@ -14,14 +14,17 @@ import torch
 
 from nanochat.errors import ConfigError
 
-# Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets.
+# Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets. What counts is the
+# first name that is part of the GPU's.
 PEAK_TFLOPS_BF16 = {
     "B200": 2250.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "A10": 125.0,
     "RTX 5090": 209.5,

@@ -84,7 +84,10 @@ class GPT(nn.Module):
     def _settle(self) -> None:
         """Make what follows from the device: the rotary tables and the attention backend."""
         device = self.embedding.weight.device
-        self.attention = attention.choose(self.attention_backend, device)
+        wanted = self.attention_backend
+        if wanted in attention.GPU_BACKENDS and device.type != "cuda":
+            wanted = "auto"  # not yet where it is to run: this is called again there
+        self.attention = attention.choose(wanted, device)
         self.rope: tuple[Tensor, Tensor] | None = None
         if self.config.positions == "rope":
             dtype = torch.promote_types(self.compute_dtype, torch.float32)

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import sys
+import types
 import warnings
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from nanochat import attention, block_attention
 from nanochat.attention import Backend
 from nanochat.errors import ConfigError
+from nanochat.gpt import GPT, GPTConfig
 
 CPU = torch.device("cpu")
 SDPA = Backend("sdpa", "")
@@ -142,6 +145,56 @@ def test_a_gpu_without_windowed_kernels_falls_back_and_warns_once(monkeypatch):
     attention._choose_for_gpu.cache_clear()
 
 
+def test_flash_attention_3_is_looked_up_before_compiled_code_calls_it(monkeypatch):
+    def flash_attn_func(q, k, v, softmax_scale, causal, window_size):
+        assert causal
+        return attention.attend(
+            q, k, v, window=window_size[0], scale=softmax_scale, backend=SDPA
+        ), None
+
+    interface = types.SimpleNamespace(flash_attn_func=flash_attn_func)
+    hub = types.SimpleNamespace(
+        get_kernel=lambda name: types.SimpleNamespace(flash_attn_interface=interface)
+    )
+    monkeypatch.setitem(sys.modules, "kernels", hub)
+    attention._fa3_function.cache_clear()
+    backend = attention._backend("fa3")
+    attention._fa3_function.cache_clear()
+    monkeypatch.delitem(sys.modules, "kernels")  # compiled code finds no import to make
+    q, k, v, _ = inputs(1, 9, 2, 2, 4)
+    attend = functools.partial(attention.attend, window=4, scale=1.0)
+    compiled = torch.compile(attend, backend="eager", fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(q, k, v, backend=backend), attend(q, k, v, backend=SDPA))
+
+
+def test_a_kernel_is_tried_with_gradients_even_where_none_are_kept(monkeypatch):
+    tried = []
+
+    def probe(name, device):
+        tried.append(torch.is_grad_enabled() and not torch.is_inference_mode_enabled())
+        return attention_probe(name, device)
+
+    attention_probe = attention._probe
+    monkeypatch.setattr(attention, "_probe", probe)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    attention._why_not.cache_clear()
+    with torch.inference_mode():
+        assert attention._why_not("sdpa", CPU) is None
+    attention._why_not.cache_clear()
+    assert tried == [True]
+
+
+@pytest.mark.parametrize("name", attention.GPU_BACKENDS)
+def test_a_model_for_a_gpu_is_built_elsewhere_first(name):
+    """As a resumed run does it, which names the backend of before."""
+    config = GPTConfig(vocab_size=16, sequence_length=8, depth=1, width=8, heads=2)
+    model = GPT(config, compute_dtype=torch.float32, attention_backend=name)
+    assert model.attention.name == "blocks"
+    assert model.attention_backend == name
+    model.init_weights(torch.Generator().manual_seed(0))
+    assert model.for_inference(torch.float32).attention_backend == name
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["fa3", "varlen", "sdpa"])
@@ -158,6 +211,6 @@ def test_gpu_backends_equal_the_naive_loop(name, window, heads, kv_heads):
         leaves = [x.to("cpu" if dtype == torch.float64 else device, dtype) for x in (q, k, v)]
         leaves = [x.requires_grad_() for x in leaves]
         y = attention.attend(*leaves, window=window, scale=0.125, backend=chosen)
-        results.append([y, *torch.autograd.grad(y, leaves, grad.to(y.device, dtype))])
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, grad.to(y.device, dtype))])
     for expected, got in zip(*results, strict=True):
         assert float((got.double().cpu() - expected).abs().max()) < 0.06

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nanochat import device as devices
 from nanochat import flops
 from nanochat.gpt import GPT, GPTConfig
 
@@ -69,3 +70,23 @@ def test_windows_cost_less():
     windowed = flops.flops_per_token(config(window_pattern="SSSL"), 512)
     saved = 3 * (flops.visible_keys(512, None) - flops.visible_keys(512, 128))
     assert full - windowed == pytest.approx(12 * 64 * saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA H100 NVL", 835.0),
+        ("NVIDIA H200", 989.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A10G", 125.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA L40", 181.0),
+        ("NVIDIA L4", 121.0),
+    ],
+)
+def test_the_peak_is_that_of_the_gpu_and_of_no_name_within_its_name(monkeypatch, name, tflops):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    peak = devices.peak_flops(torch.device("cuda", 0), torch.bfloat16)
+    assert peak == tflops * 1e12

@@ -110,6 +110,13 @@ def test_fp8_on_the_gpu_is_close_to_bf16():
     if fp8.why_not(device):
         pytest.skip(fp8.why_not(device))
     linear = make_linear(256, 512).to(device)
-    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
-    expected = linear(x).float()
-    assert relative_error(fp8.Fp8Linear(linear)(x), expected) < 0.08
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 256, generator=generator).to(device, torch.bfloat16).requires_grad_()
+    grad = torch.randn(64, 512, generator=generator).to(device, torch.bfloat16)
+    results = []
+    for layer in (linear, fp8.Fp8Linear(linear)):
+        y = layer(x)
+        results.append([y.detach(), *torch.autograd.grad(y, (x, linear.weight), grad)])
+    for expected, got in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        assert 0 < relative_error(got, expected.float()) < 0.08

@@ -1,0 +1,134 @@
+"""What the parts of gpu_check share: their sizes, their clock, and where their figures go."""
+
+import importlib.util
+import json
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat import device as devices
+
+EXTENSION = "nanochat._rustbpe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Sizes of everything that is measured: those of real use, or tiny ones for a rehearsal."""
+
+    depths: tuple[int, ...]  # the most important first
+    sequence_length: int
+    vocab_size: int
+    device_rows: tuple[int, ...]  # rows of a forward pass, tried in this order until they fit
+    tokens_per_step: int
+    steps: int
+    # Of the attention problems: (rows, length, heads, key heads, channels of a head, window).
+    attention: tuple[tuple[int, int, int, int, int, int | None], ...]
+    attention_speed: tuple[int, int, int, int]  # rows, length, heads, channels of a head
+    decode_batches: tuple[int, ...]
+    prompt: int  # tokens of a prompt
+    new_tokens: int
+    sample_s: float  # least time of what the clock is read around
+
+
+FULL = Scale(
+    depths=(24, 12, 20),
+    sequence_length=2048,
+    vocab_size=32768,
+    device_rows=(16, 8, 4, 2, 1),
+    tokens_per_step=2**17,  # what each of eight GPUs has of a step of 2^20
+    steps=16,
+    attention=(
+        (2, 128, 4, 4, 128, None),
+        (2, 300, 4, 4, 128, 64),
+        (2, 300, 4, 2, 64, None),
+        (2, 1024, 6, 2, 128, 256),
+        (2, 1024, 4, 1, 128, None),
+        (1, 2048, 4, 4, 128, 512),
+        (1, 2048, 4, 4, 128, None),
+        (1, 4001, 2, 2, 128, 1024),
+    ),
+    attention_speed=(16, 2048, 12, 128),
+    decode_batches=(1, 64),
+    prompt=1024,
+    new_tokens=128,
+    sample_s=0.02,
+)
+TINY = Scale(
+    depths=(2,),
+    sequence_length=64,
+    vocab_size=512,
+    device_rows=(2, 1),
+    tokens_per_step=256,
+    steps=5,
+    attention=((1, 17, 2, 2, 16, None), (2, 40, 4, 2, 16, 8)),
+    attention_speed=(1, 64, 2, 16),
+    decode_batches=(1, 3),
+    prompt=12,
+    new_tokens=4,
+    sample_s=0.0,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a part is given: where it runs, at what sizes, until when, and where figures go."""
+
+    device: torch.device
+    scale: Scale
+    compiled: bool
+    deadline_s: float  # of time.perf_counter()
+    path: Path  # of JSON lines
+
+    def add(self, table: str, **values: Any) -> None:
+        """Put a row of figures on record at once: the part may be cut short."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"table": table, **values}) + "\n")
+
+    def note(self, text: str) -> None:
+        """Put something on record that the reader of the figures has to know."""
+        self.add("notes", text=text)
+
+    def late(self, needed_s: float = 0.0) -> bool:
+        """Whether less than this is left of the part's time."""
+        return time.perf_counter() + needed_s > self.deadline_s
+
+    def milliseconds(self, function: Callable[[], object], *, samples: int = 5) -> float:
+        """Median time of a call, once warm; the clock is read around many short calls."""
+        once = self._time(function, 3) / 3
+        calls = max(1, round(self.scale.sample_s / max(once, 1e-6)))
+        return 1e3 * statistics.median(self._time(function, calls) / calls for _ in range(samples))
+
+    def _time(self, function: Callable[[], object], calls: int) -> float:
+        function()
+        devices.synchronize(self.device)
+        begin_s = time.perf_counter()
+        for _ in range(calls):
+            function()
+        devices.synchronize(self.device)
+        return time.perf_counter() - begin_s
+
+
+def without_extension() -> bool:
+    """Whether the tokenizer's compiled part is missing; a stand-in is put in its place then.
+
+    Nothing that is measured here encodes text, but the modules that train and generate import it.
+    """
+    if importlib.util.find_spec(EXTENSION) is not None:
+        return False
+    stand_in = types.ModuleType(EXTENSION)
+    stand_in.__dict__.update(PATTERNS=(), Encoder=None)
+    sys.modules[EXTENSION] = stand_in
+    return True
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line."""
+    first = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first}"[:300]

@@ -1,0 +1,328 @@
+"""Parts of gpu_check about whole models: training steps and generation."""
+
+import gc
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import base_training
+import torch
+from gpu_common import Work, reason
+from torch.profiler import ProfilerActivity, profile
+
+from nanochat import device as devices
+from nanochat import flops, fp8, memory_plan, optim
+from nanochat.dataloader import Batch
+from nanochat.distributed import Run
+from nanochat.engine import Engine
+from nanochat.errors import explain_memory
+from nanochat.generation import Request
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.memory_plan import StepPlan
+from nanochat.metrics import MetricsLogger
+from nanochat.optim import MuonAdamW, OptimConfig
+from nanochat.sampling import SamplingParams
+from nanochat.schedules import warmup_decay
+from nanochat.trainer import LossFn, Trainer, token_loss
+
+DTYPE = torch.bfloat16
+SKIPPED = 3  # steps that build kernels and warm up
+KERNELS_SHOWN = 12
+
+
+@dataclass
+class RandomBatches:
+    """A BatchSource of the same random micro-batches in every step, copied to the device anew."""
+
+    host: list[Batch]
+    device: torch.device
+
+    @classmethod
+    def draw(cls, work: Work, rows: int) -> "RandomBatches":
+        """As many micro-batches as make a step."""
+        T, V = work.scale.sequence_length, work.scale.vocab_size
+        count = max(1, work.scale.tokens_per_step // (rows * T))
+        generator = torch.Generator().manual_seed(0)
+        drawn = [torch.randint(V, (rows, T + 1), generator=generator) for _ in range(count)]
+        parts = [(x[:, :-1].contiguous(), x[:, 1:].contiguous()) for x in drawn]
+        if work.device.type == "cuda":
+            parts = [(inputs.pin_memory(), targets.pin_memory()) for inputs, targets in parts]
+        return cls([Batch(*part) for part in parts], work.device)
+
+    def next_step(self) -> list[Batch]:
+        """One step's micro-batches."""
+        return [
+            Batch(
+                batch.inputs.to(self.device, non_blocking=True),
+                batch.targets.to(self.device, non_blocking=True),
+            )
+            for batch in self.host
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def check_training(work: Work, depth: int, precision: str) -> None:
+    """Steps of the trainer at the largest number of rows that fits."""
+    sizes = GPTConfig(
+        depth=depth,
+        sequence_length=work.scale.sequence_length,
+        vocab_size=work.scale.vocab_size,
+    )
+    assert precision in ("bf16", "fp8"), precision
+    what = f"depth {depth} in {precision}"
+    compiled = work.compiled
+    rows_left = list(work.scale.device_rows)
+    while len(rows_left) > 1 and not _may_fit(work, sizes, rows_left[0]):
+        rows_left.pop(0)
+    while rows_left:
+        try:
+            _train(work, sizes, precision, rows=rows_left[0], compiled=compiled)
+            return
+        except Exception as error:  # also whatever the compiler raises
+            if explain_memory(error) is not None:
+                work.note(f"{what}: {rows_left.pop(0)} rows do not fit: {reason(error)}")
+            elif compiled:
+                compiled = False
+                work.note(f"{what}: measured uncompiled, as compiled it fails: {reason(error)}")
+            else:
+                raise
+        # Out here the error no longer holds what was computed.
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+    raise MemoryError(f"{what}: not even one row fits")
+
+
+def _may_fit(work: Work, sizes: GPTConfig, rows: int) -> bool:
+    """Whether the estimate leaves a chance: a trial costs the time of a compilation."""
+    if work.device.type != "cuda":
+        return True
+    step = StepPlan(
+        rows=rows,
+        length=sizes.sequence_length,
+        dtype=DTYPE,
+        device_type="cuda",
+        world_size=1,
+        compiled=work.compiled,
+    )
+    plan = memory_plan.with_rows(step, rows, work.scale.tokens_per_step // sizes.sequence_length)
+    there = torch.cuda.get_device_properties(work.device).total_memory
+    needed = memory_plan.estimate(sizes, plan).total
+    if needed > there:
+        work.note(
+            f"depth {sizes.depth}: {rows} rows not tried, estimated at {needed / 1e9:.0f} GB of "
+            f"{there / 1e9:.0f}"
+        )
+    return needed <= there
+
+
+@dataclass
+class Clock:
+    """When each step ended, the first one's with all that was built for it."""
+
+    begin_s: float = field(default_factory=time.perf_counter)
+    ends_s: list[float] = field(default_factory=list)
+
+    def tick(self) -> None:
+        """A step has ended."""
+        self.ends_s.append(time.perf_counter())
+
+    @property
+    def steps_s(self) -> list[float]:
+        """Of the steps after the first few, or of the last where there are no more."""
+        pairs = zip(self.ends_s[:-1], self.ends_s[1:], strict=True)
+        spans = [end - begin for begin, end in pairs]
+        return spans[SKIPPED - 1 :] or spans[-1:]
+
+
+def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled: bool) -> None:
+    run = Run(rank=0, world_size=1, local_rank=0, device=work.device, compute_dtype=DTYPE)
+    model = _model(work, sizes)
+    if precision == "fp8":
+        converted = fp8.convert(model) if work.device.type == "cuda" else fp8.swap(model)
+        assert converted, "no linear is large enough"
+    batches = RandomBatches.draw(work, rows)
+    tokens = len(batches.host) * rows * sizes.sequence_length
+    optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=tokens)
+    loss = torch.compile(model.loss, dynamic=False) if compiled else model.loss
+    per_token = flops.flops_per_token(sizes, sizes.sequence_length)
+    if work.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(work.device)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder, MetricsLogger(Path(folder), run) as metrics:
+        trainer = Trainer(
+            optimizer=optimizer,
+            batches=batches,
+            loss_fn=token_loss(loss),
+            schedule=warmup_decay(work.scale.steps),
+            hooks=[],
+            run=run,
+            total_steps=work.scale.steps,
+            metrics=metrics,
+            flops_per_token=per_token,
+            log_every=work.scale.steps,
+            stop=lambda: work.late(needed_s=10) and len(clock.ends_s) > SKIPPED,
+            after_step=clock.tick,
+        )
+        summary = trainer.fit()
+    step_s = statistics.median(clock.steps_s)
+    peak = trainer.peak_flops
+    memory = devices.memory_used(work.device)
+    row = {
+        "depth": sizes.depth,
+        "parameters": sum(flops.parameter_counts(sizes).values()),
+        "precision": precision,
+        "compiled": compiled,
+        "attention": model.attention.name,
+        "rows": rows,
+        "tokens_per_step": tokens,
+        "steps": len(clock.steps_s),
+        "step_ms_p50": 1e3 * step_s,
+        "tokens_per_s": tokens / step_s,
+        "tflops": per_token * tokens / step_s / 1e12,
+        "mfu": per_token * tokens / step_s / peak if peak else None,
+        "peak_tflops": peak / 1e12 if peak else None,
+        "memory_bytes": memory,
+        "first_step_s": clock.ends_s[0] - clock.begin_s,
+        "loss": trainer.last_loss,
+        "skipped": summary.skipped,
+    }
+    # On record before anything else is tried; the row that follows takes its place.
+    work.add("training", **row)
+    parts = _pieces(work, trainer.loss_fn, optimizer, batches)
+    work.add("training", **row, **parts)
+    if work.device.type == "cuda" and not work.late(needed_s=15):
+        _profile(work, f"{sizes.depth} {precision}", trainer.loss_fn, optimizer, batches)
+
+
+def _model(work: Work, sizes: GPTConfig) -> GPT:
+    with torch.device("meta"):
+        model = GPT(sizes, compute_dtype=DTYPE)
+    model.to_empty(device=work.device)
+    model.init_weights(torch.Generator(device=work.device).manual_seed(0))
+    return model
+
+
+def _pieces(
+    work: Work, loss_fn: LossFn, optimizer: MuonAdamW, batches: RandomBatches
+) -> dict[str, float]:
+    """Times of a micro-batch's forward and backward pass, and of the update, one by one."""
+    passes_s, updates_s = [], []
+    for _ in range(4):
+        devices.synchronize(work.device)
+        begin_s = time.perf_counter()
+        _pass(loss_fn, optimizer, batches.next_step()[0])
+        devices.synchronize(work.device)
+        middle_s = time.perf_counter()
+        optimizer.step(warmup_decay(1)(0))
+        devices.synchronize(work.device)
+        passes_s.append(middle_s - begin_s)
+        updates_s.append(time.perf_counter() - middle_s)
+    return {  # the first of each warms up
+        "pass_ms": 1e3 * statistics.median(passes_s[1:]),
+        "update_ms": 1e3 * statistics.median(updates_s[1:]),
+    }
+
+
+def _pass(loss_fn: LossFn, optimizer: MuonAdamW, batch: Batch) -> None:
+    factor = torch.tensor(1 / batch.targets.numel(), device=batch.targets.device)
+    with optimizer.accumulate(last=True):
+        loss_fn(batch, factor).backward()
+
+
+def _profile(
+    work: Work, what: str, loss_fn: LossFn, optimizer: MuonAdamW, batches: RandomBatches
+) -> None:
+    """The kernels that take most of one micro-batch and one update."""
+    batch = batches.next_step()[0]
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        _pass(loss_fn, optimizer, batch)
+        optimizer.step(warmup_decay(1)(0))
+        devices.synchronize(work.device)
+    events = profiled.key_averages()
+    total = sum(event.self_device_time_total for event in events) or 1.0
+    for event in sorted(events, key=lambda e: -e.self_device_time_total)[:KERNELS_SHOWN]:
+        work.add(
+            "kernels",
+            model=what,
+            kernel=event.key[:90],
+            calls=event.count,
+            ms=event.self_device_time_total / 1e3,
+            share=event.self_device_time_total / total,
+        )
+
+
+def check_decoding(work: Work, depth: int) -> None:
+    """Generation by the engine: prompts read and tokens written, for one row and for many."""
+    scale = work.scale
+    length = max(scale.sequence_length, scale.prompt + scale.new_tokens + 1)
+    sizes = GPTConfig(depth=depth, sequence_length=length, vocab_size=scale.vocab_size)
+    encoder = base_training.char_tokenizer(scale.vocab_size)
+    model = _model(work, sizes)
+    slots = max(scale.decode_batches)
+    engine = Engine(model, encoder, slots=slots, max_len=scale.prompt + scale.new_tokens + 1)
+    del model
+    weights = sum(p.nbytes for p in engine.model.parameters())
+
+    def prompts(batch: int, tokens: int) -> list[list[int]]:
+        rows = torch.randint(scale.vocab_size, (batch, tokens), generator=torch.Generator())
+        found: list[list[int]] = rows.tolist()
+        return found
+
+    for batch in scale.decode_batches:
+        # A quarter of the prompt before the new tokens: caches are then as full as in a chat.
+        short = prompts(batch, scale.prompt // 4)
+        timed = _seconds(work, engine, prompts(batch, scale.prompt), 1)
+        begun = _seconds(work, engine, short, 1)
+        ended = _seconds(work, engine, short, 1 + scale.new_tokens)
+        token_s = max(ended - begun, 1e-9) / scale.new_tokens
+        work.add(
+            "decoding",
+            depth=depth,
+            batch=batch,
+            prompt=scale.prompt,
+            prefill_tokens_per_s=batch * scale.prompt / timed,
+            first_token_ms=1e3 * timed,
+            new_tokens=scale.new_tokens,
+            token_ms=1e3 * token_s,
+            tokens_per_s=batch / token_s,
+            weights_bytes=weights,
+            weights_gb_per_s=weights / token_s / 1e9,
+            memory_bytes=devices.memory_used(work.device),
+        )
+
+
+def _seconds(work: Work, engine: Engine, prompts: list[list[int]], new_tokens: int) -> float:
+    """Median time to answer all prompts with so many tokens, after once to warm up.
+
+    A row ends early if it draws <|bos|>: about one token in a vocabulary.
+    """
+
+    def generate() -> float:
+        params = [
+            SamplingParams(top_k=50, max_new_tokens=new_tokens, seed=i) for i in range(len(prompts))
+        ]
+        requests = [
+            Request(prompt=prompt, params=one, chat=False)
+            for prompt, one in zip(prompts, params, strict=True)
+        ]
+        devices.synchronize(work.device)
+        begin_s = time.perf_counter()
+        engine.generate(requests)
+        devices.synchronize(work.device)
+        return time.perf_counter() - begin_s
+
+    generate()
+    return statistics.median(generate() for _ in range(3))
