@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.block_attention import HALF_DTYPES, block_attention
+from nanochat.block_attention import block_attention, pays
 from nanochat.errors import ConfigError
 
 BACKENDS = ("auto", "fa3", "varlen", "blocks", "sdpa")
@@ -78,7 +78,7 @@ def attend(
     if backend.name == "fa3":
         assert backend.kernel is not None
         return _fa3(backend.kernel, q, k, v, window=window, scale=scale)
-    if backend.name == "blocks" and q.dtype in HALF_DTYPES:
+    if backend.name == "blocks" and pays(q):
         return block_attention(q, k, v, window=window, scale=scale)
     if window is None:
         return _causal(q, k, v, scale=scale)

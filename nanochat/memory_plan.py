@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nanochat import optim
+from nanochat.block_attention import SHORT_TEXT, scores_made
 from nanochat.distributed import single_run
 from nanochat.gpt import GPT
 from nanochat.gpt_config import GPTConfig
@@ -27,13 +28,14 @@ from nanochat.token_loss import chunk_rows
 # Measured on a CPU with glibc 2.36 and torch 2.15, see benchmarks/RESULTS.md. The rehearsal itself
 # errs little: with a mapping of its own for every tensor (MALLOC_MMAP_THRESHOLD_=65536) steps took
 # 429, 164 and 747 MB where it says 456, 182 and 738. What the heap adds is not in it.
-HEAP_SHARE = 0.7  # of a step's tensors: freed by them, and in pieces too small to be used again
+HEAP_SHARE = 0.75  # of a step's tensors: freed by them, and in pieces too small to be used again
 ROOM_SHARE = 0.3  # of what a step leaves free, what the copies for a checkpoint find room in
 COMPILED_SHARE = 0.85  # of what uncompiled passes hold that fused kernels hold
 LIBRARY_BYTES = 100e6  # of what reads data and multiplies matrices, at its first use
 RECOMPUTING_BYTES = 150e6  # of what torch.utils.checkpoint imports
 COMPILER_BYTES = 220e6  # of torch.compile, and what it keeps for
 COMPILED_LAYER_BYTES = 10e6  # every layer
+CHUNKS_SUMMED = 8  # torch._inductor.config.realize_acc_reads_threshold
 # A driver's context with the libraries' kernels; not measured, as all of this on GPUs.
 GPU_CONTEXT_BYTES = 800e6
 
@@ -115,7 +117,7 @@ def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> M
             peak=replace(peak, process=context), most=replace(most, process=context)
         )
     of_step = peak.total - peak.weights - peak.optimizer
-    heap = round(HEAP_SHARE * of_step)
+    heap = round(HEAP_SHARE * (of_step - peak.logits))  # the chunks' logits take turns
     copies = peak.weights + peak.optimizer * step.world_size
     # Saved only in the end, copies lie partly where a step's tensors were.
     room = 0 if step.saves_meanwhile else round(ROOM_SHARE * (of_step + heap))
@@ -175,18 +177,26 @@ def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig)
     share, sums = 1.0, 0
     if step.compiled:
         share, chunks = COMPILED_SHARE, -(-tokens // chunk)
-        if chunks > 1:
-            # The compiler joins what chunks have in common: all their logits are there at once,
-            # and so are, up to the end, the head's gradients of each.
-            logits = max(logits, tokens * vocab_size * step.dtype.itemsize / share)
-            sums = chunks * vocab_size * config.width * step.dtype.itemsize
+        # The compiler adds so many chunks' gradients of the head up at a time.
+        waiting = min(chunks, CHUNKS_SUMMED) - 1
+        sums = waiting * vocab_size * config.width * step.dtype.itemsize
+    activations = share * parts.activations + _kept_scores(config, step)
     return replace(
         parts,
         optimizer=optimizer,
-        activations=round(share * parts.activations),
+        activations=round(activations),
         logits=round(share * logits),
         workspace=round(share * parts.workspace) + (sums if moment != "forward" else 0),
     )
+
+
+def _kept_scores(config: GPTConfig, step: StepPlan) -> int:
+    """Bytes of attention scores that compiled passes on a CPU hold for the gradient."""
+    by_torch = step.dtype == torch.float32 and step.length <= SHORT_TEXT
+    if not step.compiled or step.checkpoint_activations or step.device_type != "cpu" or by_torch:
+        return 0
+    scores = sum(scores_made(step.length, window) for window in config.windows)
+    return step.rows * config.heads * scores * step.dtype.itemsize
 
 
 def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
