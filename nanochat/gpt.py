@@ -17,7 +17,7 @@ from nanochat import attention
 from nanochat.errors import ConfigError
 from nanochat.gpt_config import GPTConfig
 from nanochat.layers import Block, Cache, Embedding, Linear, Norm, at_least_fp32
-from nanochat.token_loss import capped, cross_entropies, linear_cross_entropy
+from nanochat.token_loss import cross_entropies, linear_cross_entropy
 
 __all__ = ["GPT", "GPTConfig", "at_least_fp32"]
 
@@ -155,7 +155,8 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
         logits = at_least_fp32(F.linear(hidden, self.head_weight.to(hidden.dtype)))
-        return capped(logits, self.config.softcap)
+        cap = self.config.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Sum of weights x cross-entropies in nats, 0-d, at least float32; to train with.
