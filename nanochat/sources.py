@@ -17,7 +17,9 @@ class SourceOptions:
     """Which checkpoint is used."""
 
     stage: str | None = option(
-        None, "stage of the run to take; none: the last one there is", choices=MODEL_STAGES
+        None,
+        "stage of the run to take; none: the last one to chat with, the first to continue text",
+        choices=MODEL_STAGES,
     )
     checkpoint: str | None = option(
         None, "path of a checkpoint or stage folder, in place of --run and --stage"
@@ -53,7 +55,7 @@ class SamplingOptions:
 def locate(source: SourceOptions, common: RunOptions, *, chat: bool) -> Path:
     """Find the checkpoint that the options name.
 
-    chat: without --stage, take only a model that was taught to chat.
+    chat: without --stage, take only a model that was taught to chat; else rather one that was not.
     Raises: CheckpointError naming the command that makes one.
     """
     if source.checkpoint is not None:
@@ -61,7 +63,8 @@ def locate(source: SourceOptions, common: RunOptions, *, chat: bool) -> Path:
         if not path.is_dir():
             raise CheckpointError(f"--checkpoint {path}: there is no such folder")
         return path
-    stages = (source.stage,) if source.stage else CHAT_STAGES if chat else MODEL_STAGES
+    plain = ("base_train", *MODEL_STAGES)  # one that chats continues no other text well
+    stages = (source.stage,) if source.stage else CHAT_STAGES if chat else plain
     return checkpoint_manager.find(common.run, stages)
 
 

@@ -198,6 +198,9 @@ def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
         sample.main([*words, temperature, "--seed", seed])
         outs.append(capsys.readouterr().out)
     assert outs[0] == outs[1] != outs[2]
+    stage = words.index("--stage")
+    sample.main([*words[:stage], *words[stage + 2 :], "1", "--seed", "1"])
+    assert capsys.readouterr().out == outs[0]  # the base model is what continues plain text best
     texts = re.split(r"--- \d\n", outs[0])[1:]
     assert len(set(texts)) == 3
     assert all(text.startswith("Once") for text in texts)
