@@ -40,7 +40,7 @@ def main() -> None:
     looks = parser.add_subparsers(dest="look", required=True)
     coordinates = looks.add_parser("coordinates", help="sizes of activations by depth")
     coordinates.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6, 8, 10, 12])
-    coordinates.add_argument("--steps", type=int, default=10)
+    coordinates.add_argument("--steps", type=int, default=5)
     rates = looks.add_parser("rates", help="validation loss by learning rate and depth")
     rates.add_argument("--data", required=True)
     rates.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6])
