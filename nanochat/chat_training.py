@@ -80,19 +80,7 @@ def train(
     length = model.config.sequence_length
     batch_rows = stage.rows_per_step(cfg.tokens_per_step, length, "tokens-per-step")
     rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
-    batches = on_all(
-        opened.run,
-        lambda: ChatBatches(
-            train_set,
-            loaded.tokenizer,
-            T=length,
-            batch_rows=batch_rows,
-            device_rows=rows,
-            run=opened.run,
-            seed=cfg.common.seed,
-        ),
-    )
-    check_same_data(opened.run, {**batches.state()["stream"], "content": batches.digest})
+    batches = _open_batches(opened, cfg, loaded, train_set, batch_rows=batch_rows, device_rows=rows)
     steps = max(1, round(cfg.epochs * batches.rows_per_epoch / batch_rows))
     opened.say(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
@@ -130,6 +118,32 @@ def train(
             },
         ),
     )
+
+
+def _open_batches(
+    opened: Stage,
+    cfg: ChatTrainConfig,
+    loaded: Loaded,
+    train_set: Sequence[Conversation],
+    *,
+    batch_rows: int,
+    device_rows: int,
+) -> ChatBatches:
+    """The conversations in rows, the same on every rank. Collective."""
+    batches = on_all(
+        opened.run,
+        lambda: ChatBatches(
+            train_set,
+            loaded.tokenizer,
+            T=loaded.model.config.sequence_length,
+            batch_rows=batch_rows,
+            device_rows=device_rows,
+            run=opened.run,
+            seed=cfg.common.seed,
+        ),
+    )
+    check_same_data(opened.run, {**batches.state()["stream"], "content": batches.digest})
+    return batches
 
 
 def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, float]:

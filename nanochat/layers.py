@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.autograd.function import once_differentiable
 
 from nanochat import attention
@@ -110,7 +110,7 @@ class _Lookup(torch.autograd.Function):
         return None, torch.ops.aten.embedding_dense_backward(grad, ids, ctx.count, -1, False)
 
 
-@torch.library.custom_op("nanochat::sum_by_id", mutates_args=())
+@library.custom_op("nanochat::sum_by_id", mutates_args=())
 def _sum_by_id(rows: Tensor, ids: Tensor, count: int) -> Tensor:
     """(count, C): sums of the rows (..., C) of each id; an op, as the compiler takes those whole.
 

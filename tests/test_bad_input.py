@@ -18,7 +18,6 @@ from nanochat import (
     metrics,
     stage_opening,
     storage,
-    tokenizer,
 )
 from nanochat.config import RunOptions
 from nanochat.distributed import single_run
@@ -33,18 +32,6 @@ TINY = (
     "--device-batch-size 4 --tokens 2048 --no-compile --log-every 1 --device cpu --val-rows 4 "
     "--dtype float32 --threads 1"
 ).split()
-
-
-@pytest.fixture
-def base(tmp_path, monkeypatch):
-    """A base folder with some text and a character tokenizer for the run "tiny"."""
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 8 for i in range(60)]
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    (tmp_path / "texts.jsonl").write_text(rows)
-    encoder = tokenizer.train_char(texts)
-    tokenizer.save(encoder, tmp_path / "base" / "tokenizers" / "tiny" / "tokenizer.json")
-    return tmp_path
 
 
 def train(base, *words):

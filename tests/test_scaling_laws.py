@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from nanochat import config, isoflop_report, sweep, tokenizer
+from nanochat import config, isoflop_report, sweep
 from nanochat.errors import ConfigError, Stopped
 from nanochat.gpt_config import GPTConfig
 from nanochat.isoflop import Estimate, Point, analyse
@@ -20,7 +20,7 @@ from scripts import base_train, scaling_laws
 BUDGETS = (1e12, 2e12, 4e12, 8e12)
 ALPHA, BEST = 0.48, 4e5  # of the worlds made here: parameters that are best at 1e12 FLOPs
 TINY = (
-    "--run s --tokenizer letters --device cpu --dtype float32 --threads 1 --no-compile "
+    "--run s --tokenizer tiny --device cpu --dtype float32 --threads 1 --no-compile "
     "--sequence-length 32 --tokens-per-step 256 --device-batch-size 4 --val-rows 4 "
     "--sizes 1x32,1x48,1x64 --ratios none"
 ).split()
@@ -233,18 +233,6 @@ def test_wrong_words_are_named(words, message):
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
-    """A base folder with some text and a character tokenizer."""
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 8 for i in range(60)]
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    (tmp_path / "texts.jsonl").write_text(rows)
-    encoder = tokenizer.train_char(texts)
-    tokenizer.save(encoder, tmp_path / "base" / "tokenizers" / "letters" / "tokenizer.json")
-    return tmp_path
-
-
-@pytest.fixture
 def trained(monkeypatch):
     """Trainings in this process instead of one each: their words, and which to leave out once."""
     calls = []
@@ -299,7 +287,7 @@ def test_a_sweeps_loss_is_base_trainings(base, trained):
     folder = swept(base, "--budgets", "2e8", "--matrix-lr", "0.03", "--no-smear")
     row = results(folder)[1]
     words = (
-        f"--run own --tokenizer letters --data {base / 'texts.jsonl'} --depth 1 --width 48 "
+        f"--run own --tokenizer tiny --data {base / 'texts.jsonl'} --depth 1 --width 48 "
         f"--tokens {row['tokens']} --tokens-per-step 256 --sequence-length 32 --matrix-lr 0.03 "
         "--no-smear --device cpu --dtype float32 --threads 1 --no-compile --device-batch-size 4 "
         "--val-rows 4"

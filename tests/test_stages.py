@@ -20,7 +20,6 @@ from nanochat import (
     memory_limit,
     memory_plan,
     optim,
-    tokenizer,
 )
 from nanochat.errors import CheckpointError, ConfigError, DataError
 from nanochat.metrics import MEASURED, read_rows
@@ -31,18 +30,6 @@ TINY = (
     "--run tiny --depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 "
     "--device-batch-size 4 --tokens 2048 --no-compile --log-every 1 --device cpu --val-rows 4"
 ).split()
-
-
-@pytest.fixture
-def base(tmp_path, monkeypatch):
-    """A base folder with some text and a character tokenizer for the run "tiny"."""
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 8 for i in range(60)]
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    (tmp_path / "texts.jsonl").write_text(rows)
-    encoder = tokenizer.train_char(texts)
-    tokenizer.save(encoder, tmp_path / "base" / "tokenizers" / "tiny" / "tokenizer.json")
-    return tmp_path
 
 
 def train(base: Path, *words: str) -> Path:
