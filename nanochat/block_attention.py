@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -70,16 +71,19 @@ class _Piece:
             seen = seen.unfold(1, self.back + self.block, self.block).mT
         return seen.reshape(-1, self.back + self.block, x.shape[2])
 
-    def add_to_keys(self, total: Tensor, grads: Tensor) -> None:
-        """Add what `keys` gave away, (N x blocks, back + block, D), to its (N, T, D)."""
-        first, count = self.begin - self.back, (self.end - self.begin) // self.block
+    def sum_by_key(self, grads: Tensor, length: int) -> Tensor:
+        """Sum up what `keys` gave away, (N x blocks, back + block, D), to (N, length, D)."""
+        count = (self.end - self.begin) // self.block
+        start = self.begin - self.back
         if count == 1:
-            total[:, first : self.end] += grads
-            return
-        shape = (total.shape[0], count, self.back + self.block, total.shape[2])
-        for i, part in enumerate(grads.view(shape).split(self.block, dim=2)):
-            start = first + i * self.block
-            total[:, start : start + count * self.block] += part.flatten(1, 2)
+            return F.pad(grads, (0, 0, start, length - self.end))
+        # A sum of padded parts compiles to one loop; added to slices they would make nested ones.
+        total = grads.new_zeros(())
+        for part in grads.unflatten(0, (-1, count)).split(self.block, dim=2):
+            end = start + count * self.block
+            total = total + F.pad(part.flatten(1, 2), (0, 0, start, length - end))
+            start += self.block
+        return total
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -111,7 +115,7 @@ class _BlockAttention(torch.autograd.Function):
         # Not before the gradient is there: else a compiler makes the weights of all layers at once.
         log_z = log_z + 0 * shared
         grad_q = []
-        grad_k, grad_v = (torch.zeros_like(x, dtype=wide) for x in (k, v))
+        grad_k = grad_v = log_z.new_zeros(())
         for piece in _pieces(q.shape[1], ctx.window):
             scores = _scores(piece, q, k, window=ctx.window, scale=ctx.scale)
             weights = (scores - piece.queries(log_z)).exp()
@@ -120,8 +124,10 @@ class _BlockAttention(torch.autograd.Function):
             slope = weights * (grad_weights - piece.queries(shared)) * ctx.scale
             slope = slope.to(q.dtype)
             grad_q.append((slope @ piece.keys(k)).view(q.shape[0], -1, q.shape[2]))
-            piece.add_to_keys(grad_k, slope.mT @ piece.queries(q))
-            piece.add_to_keys(grad_v, weights.to(q.dtype).mT @ grad_y)
+            from_scores = slope.mT @ piece.queries(q)
+            from_outputs = weights.to(q.dtype).mT @ grad_y
+            grad_k = grad_k + piece.sum_by_key(from_scores.to(wide), q.shape[1])
+            grad_v = grad_v + piece.sum_by_key(from_outputs.to(wide), q.shape[1])
         return torch.cat(grad_q, dim=1), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
 
 
