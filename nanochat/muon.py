@@ -55,7 +55,8 @@ def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
     Source: arXiv 2505.16932.
     """
     norms = stack.norm(dim=(-2, -1), keepdim=True)  # (L, 1, 1)
-    x = (stack / (norms * POLAR_SAFETY + TINY)).to(dtype)
+    x = torch.empty_like(stack, dtype=dtype)
+    torch.div(stack, norms * POLAR_SAFETY + TINY, out=x)
     tall = x.size(-2) > x.size(-1)
     if tall:  # the Gram matrix is then of the shorter side
         x = x.mT.contiguous()
@@ -112,13 +113,16 @@ def muon_update(
     # factors are multiplied up first: one pass over the matrices instead of four.
     scale = _update_scale(update, variance, recipe, finite)
     lr *= shape_lr_scale(rows, columns)
-    update = update * (scale * lr)
     if weight_decay:
-        decay = weights * (lr * weight_decay)
         if recipe.cautious_decay:
-            decay.mul_(update * weights > 0)
-        update.add_(decay)
-    weights.sub_(update if finite is None else update.mul_(finite))
+            share = (update * weights).gt_(0)  # of each weight that decays, 0 or 1
+        else:
+            share = torch.ones_like(scale)
+        if finite is not None:
+            share = share.mul_(finite)
+        weights.addcmul_(weights, share, value=-lr * weight_decay)
+    step = scale if finite is None else scale * finite
+    weights.addcmul_(update, step, value=-lr)
 
 
 def _update_scale(
@@ -130,7 +134,7 @@ def _update_scale(
     """
     rows, columns = update.shape[-2:]
     dim = variance_dim(rows, columns)
-    sums = update.square().sum(dim=dim, keepdim=True)  # (L, R, 1) or (L, 1, C)
+    sums = torch.linalg.vector_norm(update, dim=dim, keepdim=True).square_()  # (L, R, 1), (L, 1, C)
     norms = sums.sum(dim=(-2, -1), keepdim=True).sqrt_()  # (L, 1, 1)
     scale = torch.ones_like(norms)
     if recipe.renormalise:
