@@ -18,17 +18,7 @@ def parameter_counts(config: GPTConfig) -> dict[str, int]:
     matrices are those of attention and MLP; scalars include the weights of norms.
     """
     counts = dict.fromkeys(
-        (
-            "embedding",
-            "positions",
-            "bigrams",
-            "value_embeddings",
-            "matrices",
-            "gates",
-            "head",
-            "scalars",
-        ),
-        0,
+        ("embedding", "positions", "value_embeddings", "matrices", "gates", "head", "scalars"), 0
     )
     with torch.device("meta"):
         model = GPT(config, compute_dtype=torch.float32)
@@ -72,8 +62,6 @@ def _group(name: str) -> str:
         return "embedding"
     if name == "position_embedding.weight":
         return "positions"
-    if name == "bigram_embedding.weight":
-        return "bigrams"
     if name == "head.weight":
         return "head"
     if "_gate." in name:

@@ -21,7 +21,6 @@ from nanochat.token_loss import cross_entropies, linear_cross_entropy
 
 __all__ = ["GPT", "GPTConfig", "at_least_fp32"]
 
-PAIR_HASH = (36_313, 27_191)  # odd factors of a token and of the one before it
 SMEAR_CHANNELS = 24  # channels of the embedding that set how much of the previous one is mixed in
 
 
@@ -53,9 +52,6 @@ class GPT(nn.Module):
         self.position_embedding = None
         if config.positions == "learned":
             self.position_embedding = Embedding(config.sequence_length, config.width, dtype)
-        self.bigram_embedding = None
-        if config.bigrams is not None:
-            self.bigram_embedding = Embedding(config.bigrams, config.width, dtype)
         self.embedding_norm = (
             Norm(config.norm, config.width, dtype) if config.embedding_norm else None
         )
@@ -212,18 +208,14 @@ class GPT(nn.Module):
     def _embed(self, tokens: Tensor, cache: Cache | None) -> Tensor:
         positions = None if cache is None else cache.positions
         x = self._embed_tokens(tokens, positions)
+        if self.smear_gate is None or self.smear_scale is None:
+            return x
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
         if cache is not None:
             cache.store_tokens(tokens)
-        if self.smear_gate is not None and self.smear_scale is not None:
-            before = F.pad(x[:, :-1], (0, 0, 1, 0))
-            if cache is not None:
-                before = torch.cat([self._embed_previous(cache), x[:, :-1]], dim=1)
-            gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.weight.shape[1]]))
-            x = x + self.smear_scale[0] * gate * before
-        if self.bigram_embedding is not None:
-            pairs = _pair_numbers(tokens, cache, self.bigram_embedding.weight.shape[0])
-            x = x + self.bigram_embedding(pairs).to(x.dtype)
-        return x
+            before = torch.cat([self._embed_previous(cache), x[:, :-1]], dim=1)
+        gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.weight.shape[1]]))
+        return x + self.smear_scale[0] * gate * before
 
     def _embed_tokens(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
         x = self.embedding(tokens)
@@ -267,18 +259,6 @@ def rope_tables(
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
-def _pair_numbers(tokens: Tensor, cache: Cache | None, count: int) -> Tensor:
-    """Which of `count` rows stands for each of tokens (B, T) behind the one before it.
-
-    Pairs share rows where there are more of them; before a text's first token stands token 0.
-    """
-    before = F.pad(tokens[:, :-1], (1, 0))
-    if cache is not None:
-        first = cache.previous_tokens() * (cache.positions[:, 0] > 0)
-        before = torch.cat([first[:, None], tokens[:, :-1]], dim=1)
-    return ((tokens * PAIR_HASH[0]) ^ (before * PAIR_HASH[1])) % count
-
-
 def _check_length(length: int, positions: int) -> None:
     if length > positions:
         raise ConfigError(
@@ -303,7 +283,7 @@ def _initial_value(
         return value.uniform_(-0.4 * matrix_bound, 0.4 * matrix_bound, generator=generator)
     if kind in ("value_gate", "smear_gate"):
         return value.uniform_(0, 0.02, generator=generator)
-    if kind in ("out", "down", "smear_scale", "bigram_embedding"):
+    if kind in ("out", "down", "smear_scale"):
         return value.zero_()
     if kind == "backout_scale":
         return value.fill_(0.2)

@@ -12,7 +12,6 @@ LIMITS = {  # far beyond any use, so that a slip of the keyboard is named and no
     "vocab_size": 2**24,
     "sequence_length": 2**24,
     "window": 2**24,
-    "bigrams": 2**26,
     "depth": 1024,
     "width": 2**17,
     "heads": 2**12,
@@ -52,9 +51,6 @@ class GPTConfig:
         None, "tokens that an S layer looks back; by default a quarter of the context, by 128s"
     )
     value_embeddings: bool = option(True, "gated token embeddings in the values of every 2nd layer")
-    bigrams: int | None = option(
-        None, "rows of an embedding of token pairs, found by a hash: costs memory, no products"
-    )
     smear: bool = option(True, "mix the previous token's embedding into each, by a gate")
     backout: bool = option(True, "subtract a learned share of the middle layer before the head")
     residual_scalars: bool = option(True, "learned scales of residual and embedding by layer")

@@ -95,7 +95,6 @@ GROUPS = {
     "matrix": r"blocks\.\d+\.(attention\.(q|k|v|out|value_gate)|mlp\.(up|gate|down))\.weight",
     "head": r"head\.weight",
     "embedding": r"(position_)?embedding\.weight",
-    "bigram": r"bigram_embedding\.weight",
     "value_embedding": r"value_embeddings\.\d+\.weight",
     "residual_scale": r"residual_scales",
     "x0_scale": r"x0_scales",
@@ -127,13 +126,11 @@ def adamw_settings(
         )
 
     head = of(cfg.head_lr * wide, 0.8, 0.96, 0.01)
-    embedding = of(cfg.embedding_lr * wide, 0.8, 0.995, 0.001)
     return {
         "matrix": of(cfg.matrix_lr * ADAMW_MATRIX_LR_FACTOR, 0.9, 0.95, cfg.weight_decay),
         "head": head,
         # A tied matrix makes logits, which bear no embedding's learning rate.
-        "embedding": head if model.tied_head else embedding,
-        "bigram": embedding,
+        "embedding": head if model.tied_head else of(cfg.embedding_lr * wide, 0.8, 0.995, 0.001),
         "value_embedding": of(cfg.embedding_lr * 0.5 * wide, 0.8, 0.995, 0.01),
         # These multiply the residual stream layer after layer, so they move a hundredth as fast.
         "residual_scale": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.05),

@@ -18,7 +18,6 @@ def test_groups_of_parameters_by_hand():
     assert flops.parameter_counts(config()) == {
         "embedding": 6400,
         "positions": 0,
-        "bigrams": 0,
         "value_embeddings": 2 * 6400,
         "matrices": 4 * 12 * 64 * 64,
         "gates": 2 * 12 * 2 + 24,
@@ -31,7 +30,7 @@ def test_groups_of_parameters_by_hand():
     "options",
     [
         {},
-        {"kv_heads": 1, "activation": "swiglu", "norm": "rms_weight", "bigrams": 1000},
+        {"kv_heads": 1, "activation": "swiglu", "norm": "rms_weight"},
         {"positions": "learned", "norm": "layer", "tied_head": True, "smear": False},
     ],
 )

@@ -27,7 +27,6 @@ ABLATIONS = [
     {"window_pattern": "SL"},
     {"value_embeddings": False},
     {"smear": False},
-    {"bigrams": 50},
     {"backout": False},
     {"residual_scalars": False},
     {"embedding_norm": False},
@@ -130,10 +129,6 @@ def naive_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
     if config.smear:
         gate = torch.sigmoid(x[:, :24] @ w["smear_gate.weight"].T) * w["smear_scale"]
         x = torch.cat([x[:1], x[1:] + gate[1:] * x[:-1]])
-    if config.bigrams is not None:
-        pairs = zip([0, *tokens[:-1].tolist()], tokens.tolist(), strict=True)
-        rows = [((b * 36313) ^ (a * 27191)) % config.bigrams for a, b in pairs]
-        x = x + w["bigram_embedding.weight"][rows]
     x0 = x
     for layer in range(config.depth):
         if config.residual_scalars:

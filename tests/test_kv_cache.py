@@ -18,8 +18,6 @@ VARIANTS = [
     {"positions": "learned", "embedding_norm": False, "tied_head": True, "softcap": None},
     {"qk_norm": False, "value_embeddings": False, "backout": False, "residual_scalars": False},
     {"depth": 1, "kv_heads": 1, "smear": True, "positions": "learned"},
-    {"bigrams": 40},
-    {"bigrams": 3000, "smear": False},
 ]
 VOCAB = 61
 
