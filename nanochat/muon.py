@@ -113,16 +113,15 @@ def muon_update(
     # factors are multiplied up first: one pass over the matrices instead of four.
     scale = _update_scale(update, variance, recipe, finite)
     lr *= shape_lr_scale(rows, columns)
+    # As tensors: addcmul_ would refuse rates that float32 does not hold.
+    keep: float | Tensor = 1.0 if finite is None else finite
     if weight_decay:
         if recipe.cautious_decay:
             share = (update * weights).gt_(0)  # of each weight that decays, 0 or 1
         else:
             share = torch.ones_like(scale)
-        if finite is not None:
-            share = share.mul_(finite)
-        weights.addcmul_(weights, share, value=-lr * weight_decay)
-    step = scale if finite is None else scale * finite
-    weights.addcmul_(update, step, value=-lr)
+        weights.addcmul_(weights, share.mul_(keep * (lr * weight_decay)), value=-1)
+    weights.addcmul_(update, scale * (keep * lr), value=-1)
 
 
 def _update_scale(
