@@ -69,8 +69,9 @@ def test_heads_share_keys_in_order(attend, heads, kv_heads, window):
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_gradients_equal_those_of_the_naive_loop(attend, window):
-    *leaves, grad = inputs(1, 11, 2, 1, 4)
+@pytest.mark.parametrize("length", [11, 37])  # 37: several windowed blocks in one product
+def test_gradients_equal_those_of_the_naive_loop(attend, length, window):
+    *leaves, grad = inputs(1, length, 2, 1, 4)
     results = []
     for function in (naive, attend):
         copies = [x.clone().requires_grad_() for x in leaves]
