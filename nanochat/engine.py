@@ -3,10 +3,11 @@
 Owns the scheduling of rows over cache slots, the calculator tool, and where a row stops. Owns not:
 the cache (kv_cache), the choice of a token (sampling), the text of tokens (generation), HTTP.
 
-A row lives in a slot. Each step reads a chunk of every row that has several tokens to read (its
-prompt, or a tool's output), decodes one token of every other row, and samples for all of them at
-once: one wait for the device a step. A row that ends frees its slot for the next in the queue.
-Rows with the same prompt read it once: the others wait for the first of them and copy its cache.
+A row is a request at work. Rows whose texts are the same so far are one branch, which has a slot
+and is computed once, whatever their number; where they take different tokens the branch splits.
+Each step reads a chunk of every branch that has several tokens to read (a prompt, or a tool's
+output), decodes one token of every other branch, and samples for all rows at once: one wait for the
+device a step. A branch without rows frees its slot for the next in the queue.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor
 
 from nanochat import calculator
+from nanochat.branches import Branch, Row, fitting
 from nanochat.errors import ConfigError
 from nanochat.generation import Completion, Event, FinishReason, Request, Transcript
 from nanochat.gpt import GPT
@@ -29,43 +30,17 @@ from nanochat.kv_cache import KVCache
 from nanochat.sampling import SamplingBatch, sample
 from nanochat.tokenizer import Tokenizer
 
-PREFILL_CHUNK = 512  # tokens of one row read in one step; bounds how long decoding rows wait
-PREFILL_TOKENS = 16_384  # of all rows together in one step; bounds memory
 MAX_TOOL_CALLS = 16  # of one request; further ones are answered with TOOL_ERROR
 TOOL_ERROR = "error"  # what the model reads when the calculator refuses
-
-
-@dataclass(eq=False, slots=True)
-class _Row:
-    """A request at work. `pending` are the tokens the cache has not read yet."""
-
-    id: int
-    request: Request
-    seed: int
-    transcript: Transcript
-    live: bool  # its text is needed token by token: it streams, or has stop strings
-    stream: bool
-    pending: list[int]
-    slot: int = -1  # below zero: not running
-    leader: _Row | None = None  # reads the same prompt for this row, which waits
-    cached: int = 0  # positions of the slot in use
-    tokens: list[int] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    code_start: int | None = None  # index in tokens of what follows <|python_start|>
-    calls: int = 0
-    tool: Future[str] | None = None  # runs while the row is parked
-
-    @property
-    def length(self) -> int:
-        return len(self.request.prompt) + len(self.tokens)
 
 
 class Engine:
     """Generates for many requests at once from its own copy of a model's weights.
 
-    slots: rows that run at the same time. max_len: tokens of prompt and answer together, by
-    default the model's sequence length. dtype: of weights and cache, by default the model's compute
-    dtype. deterministic: tools run inline; otherwise in threads while other rows go on.
+    slots: different texts that are written at the same time. max_len: tokens of prompt and answer
+    together, by default the model's sequence length. dtype: of weights and cache, by default the
+    model's compute dtype. deterministic: tools run inline; otherwise in threads while other rows go
+    on.
     One thread uses an engine.
     """
 
@@ -100,21 +75,21 @@ class Engine:
         self._ends = {True: {tokenizer.bos_id, tokenizer.special_id("<|assistant_end|>")}}
         self._ends[False] = {tokenizer.bos_id}
         self._free = list(range(slots))  # a heap
-        self._waiting: deque[_Row] = deque()
-        self._running: list[_Row] = []
+        self._waiting: deque[Row] = deque()
+        self._branches: list[Branch] = []  # by slot
         self._admit_at = 1  # free slots before the queue is looked at, while rows run
         self._next_id = 0
         self._settings: tuple[list[int], SamplingBatch] | None = None
 
     def refresh(self, model: GPT) -> None:
         """Take over a model's present weights; no request may be at work."""
-        assert not getattr(self, "_running", None), "refresh between requests"
+        assert not getattr(self, "_branches", None), "refresh between requests"
         self.model = model.for_inference(self.dtype)
 
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or running."""
-        return not self._waiting and not self._running
+        return not self._waiting and not self._branches
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer all requests; completions stand in the order of the requests."""
@@ -156,14 +131,14 @@ class Engine:
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.tokenizer.vocab_size:
             raise ConfigError(f"the prompt has a token outside 0..{self.tokenizer.vocab_size - 1}")
         seed = request.params.seed
-        row = _Row(
+        row = Row(
             id=self._next_id,
             request=request,
             seed=random.getrandbits(63) if seed is None else seed,
             transcript=Transcript(self.tokenizer, request.params.stop),
             live=stream or bool(request.params.stop),
             stream=stream,
-            pending=list(request.prompt),
+            text=list(request.prompt),
         )
         self._next_id += 1
         self._waiting.append(row)
@@ -171,15 +146,18 @@ class Engine:
 
     def abort(self, request_id: int) -> Completion | None:
         """End a request at once and return what it has, None if there is no such request."""
-        for row in [*self._running, *self._waiting]:
+        for row in self._rows():
             if row.id == request_id:
                 return self._finish(row, "abort").completion
         return None
 
     def clear(self) -> None:
         """Drop every request, without a last event."""
-        for row in [*self._running, *self._waiting]:
+        for row in self._rows():
             self._release(row)
+
+    def _rows(self) -> list[Row]:
+        return [*(row for branch in self._branches for row in branch.rows), *self._waiting]
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -187,81 +165,114 @@ class Engine:
         events: list[Event] = []
         self._admit(events)
         self._collect_tools(events)
-        ready = [row for row in self._running if row.tool is None and row.leader is None]
-        if not ready and self._running:
-            wait([row.tool for row in self._running if row.tool], return_when=FIRST_COMPLETED)
-        decoding = [row for row in ready if len(row.pending) == 1]
-        reading = _fitting([row for row in ready if len(row.pending) > 1])
-        hidden = [self._forward(rows) for rows in (decoding, reading) if rows]
-        self._share_prompts()
-        sampling = [row for row in decoding + reading if not row.pending]
+        ready = [branch for branch in self._branches if not branch.tools]
+        if not ready and self._branches:
+            tools = [tool for branch in self._branches for tool in branch.tools]
+            wait(tools, return_when=FIRST_COMPLETED)
+        decoding = [branch for branch in ready if branch.unread == 1]
+        reading = fitting([branch for branch in ready if branch.unread > 1])
+        hidden = [self._forward(branches) for branches in (decoding, reading) if branches]
+        sampling = [branch for branch in decoding + reading if not branch.unread]
         if sampling:
-            logits = self.model.logits(torch.cat(hidden))  # [B, V]
-            for row, token in zip(sampling, self._choose(sampling, logits), strict=True):
+            rows = [row for branch in sampling for row in branch.rows]
+            logits = self.model.logits(torch.cat(hidden))  # [branches, V]
+            if len(rows) > len(sampling):
+                counts = torch.tensor([len(branch.rows) for branch in sampling])
+                logits = logits.repeat_interleave(
+                    counts.to(self.device), dim=0, output_size=len(rows)
+                )
+            for row, token in zip(rows, self._choose(rows, logits), strict=True):
                 self._accept(row, token, events)
+            for branch in sampling:
+                self._split(branch)
         return events
 
     def _admit(self, events: list[Event]) -> None:
-        """Give free slots to waiting rows, first come, first served."""
-        if self._running and len(self._free) < self._admit_at:
+        """Give free slots to waiting rows, first come, first served.
+
+        A row whose text is being read joins that branch; a prompt that is in the cache is copied.
+        """
+        if self._branches and len(self._free) < self._admit_at:
             return
-        if not self._waiting or not self._free:
+        if not self._waiting:
             return
-        readers = {tuple(row.request.prompt): row for row in self._running if row.leader is None}
-        while self._waiting and self._free:
-            row = self._waiting.popleft()
-            if len(row.pending) > self.max_len:
+        readers = {tuple(b.rows[0].request.prompt): b for b in self._branches}
+        while self._waiting:
+            row = self._waiting[0]
+            prompt = tuple(row.request.prompt)
+            reader = readers.get(prompt)
+            if len(row.text) > self.max_len:
                 events.append(self._finish(row, "length"))
                 continue
-            row.slot = heapq.heappop(self._free)  # low slots first: rows lie close together
-            self._running.append(row)
-            reader = readers.setdefault(tuple(row.request.prompt), row)
-            if reader is not row and len(row.request.prompt) > 1:
-                row.leader = reader
-        self._running.sort(key=lambda row: row.slot)
+            if reader is not None and reader.rows[0].text == row.text:
+                reader.rows.append(row)
+                row.branch = reader
+            elif self._free:
+                branch = self._open([row])
+                if reader is not None:  # the last token's hidden state gives the first to come
+                    self._copy(reader, branch, min(reader.cached, len(prompt) - 1))
+                readers.setdefault(prompt, branch)
+            else:
+                break
+            self._waiting.popleft()
+        self._branches.sort(key=lambda branch: branch.slot)
 
-    def _forward(self, rows: list[_Row]) -> Tensor:
-        """Read up to a chunk of every row's pending tokens into the cache.
+    def _open(self, rows: list[Row]) -> Branch:
+        """A branch of these rows, whose texts are equal, in a free slot."""
+        branch = Branch(heapq.heappop(self._free), rows)  # low slots first: they lie close together
+        for row in rows:
+            row.branch = branch
+        self._branches.append(branch)
+        return branch
 
-        Returns (rows that have nothing pending any more, C): the hidden state of their last token.
+    def _copy(self, source: Branch, target: Branch, length: int) -> None:
+        if length:
+            self.cache.copy(source.slot, [target.slot], length)
+        target.cached = length
+
+    def _split(self, branch: Branch) -> None:
+        """Let rows that took different tokens go on in branches of their own.
+
+        Without a free slot they go back to the head of the queue, with what they have written.
         """
-        counts = [min(len(row.pending), PREFILL_CHUNK) for row in rows]
+        if len(branch.rows) < 2:
+            return
+        alike: dict[tuple[int, ...], list[Row]] = {}
+        for row in branch.rows:
+            alike.setdefault(tuple(row.text[branch.cached :]), []).append(row)
+        # Rows whose tool runs have one text, as they took one token. They stay.
+        groups = sorted(alike.values(), key=lambda rows: all(row.tool is None for row in rows))
+        branch.rows = groups[0]
+        for rows in groups[1:]:
+            if self._free:
+                self._copy(branch, self._open(rows), branch.cached)
+                continue
+            for row in reversed(rows):
+                row.branch = None
+                self._waiting.appendleft(row)
+        self._branches.sort(key=lambda branch: branch.slot)
+
+    def _forward(self, branches: list[Branch]) -> Tensor:
+        """Read up to a chunk of every branch's unread tokens into the cache.
+
+        Returns (branches that have nothing unread any more, C): their last token's hidden state.
+        """
+        texts = [branch.next_tokens() for branch in branches]
+        counts = [len(text) for text in texts]
         T = max(counts)
-        padded = [row.pending[:n] + [0] * (T - n) for row, n in zip(rows, counts, strict=True)]
+        padded = [text + [0] * (T - len(text)) for text in texts]
         tokens = torch.tensor(padded).to(self.device, non_blocking=True)  # [B, T]
-        view = self.cache.view([row.slot for row in rows], [row.cached for row in rows], counts)
-        hidden = self.model.hidden(tokens, view)  # [B, T, C]
-        for row, count in zip(rows, counts, strict=True):
-            row.cached += count
-            del row.pending[:count]
+        slots, starts = [b.slot for b in branches], [b.cached for b in branches]
+        hidden = self.model.hidden(tokens, self.cache.view(slots, starts, counts))  # [B, T, C]
+        for branch, count in zip(branches, counts, strict=True):
+            branch.cached += count
         if T == 1:
             return hidden[:, 0]
-        last = [(i, n - 1) for i, n in enumerate(counts) if not rows[i].pending]
+        last = [(i, n - 1) for i, n in enumerate(counts) if not branches[i].unread]
         row_index, column_index = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
         return hidden[row_index.to(self.device), column_index.to(self.device)]
 
-    def _share_prompts(self) -> None:
-        """Hand prompts that have been read to the rows that wait for them, but for the last token.
-
-        Every row reads that one itself: its hidden state gives the first token of the answer.
-        """
-        followers: dict[_Row, list[_Row]] = {}
-        for row in self._running:
-            if row.leader is not None:
-                followers.setdefault(row.leader, []).append(row)
-        for leader, rows in followers.items():
-            shared = len(leader.request.prompt) - 1
-            if leader.slot >= 0:
-                if leader.cached < shared:
-                    continue
-                self.cache.copy(leader.slot, [row.slot for row in rows], shared)
-                for row in rows:
-                    row.cached = shared
-                    del row.pending[:shared]
-            for row in rows:  # without the prompt, if its reader was aborted: they read it then
-                row.leader = None
-
-    def _choose(self, rows: list[_Row], logits: Tensor) -> list[int]:
+    def _choose(self, rows: list[Row], logits: Tensor) -> list[int]:
         """Sample a token for every row; the step's one wait for the device."""
         logits = logits[:, : self.tokenizer.vocab_size]  # a model may have more, for alignment
         ids = [row.id for row in rows]
@@ -273,35 +284,33 @@ class Engine:
                 device=self.device,
             )
             self._settings = (ids, batch)
-        positions = torch.tensor([row.length for row in rows]).to(self.device, non_blocking=True)
+        positions = torch.tensor([len(row.text) for row in rows]).to(self.device, non_blocking=True)
         return sample(logits, self._settings[1], positions).tolist()
 
-    def _accept(self, row: _Row, token: int, events: list[Event]) -> None:
+    def _accept(self, row: Row, token: int, events: list[Event]) -> None:
         """Append a sampled token and decide how the row goes on."""
         self._append(row, token, 1, events)
         if token in self._ends[row.request.chat] or row.transcript.stopped:
             events.append(self._finish(row, "stop"))
-        elif len(row.tokens) >= row.request.params.max_new_tokens or row.length > self.max_len:
+        elif len(row.mask) >= row.request.params.max_new_tokens or len(row.text) > self.max_len:
             events.append(self._finish(row, "length"))
-        else:
-            row.pending = [token]
-            if row.request.tools and row.request.chat:
-                self._follow_tools(row, token, events)
+        elif row.request.tools and row.request.chat:
+            self._follow_tools(row, token, events)
 
-    def _append(self, row: _Row, token: int, sampled: int, events: list[Event]) -> None:
-        row.tokens.append(token)
+    def _append(self, row: Row, token: int, sampled: int, events: list[Event]) -> None:
+        row.text.append(token)
         row.mask.append(sampled)
         if row.live:
             kind, text = row.transcript.push(token)
             if row.stream:
                 events.append(Event(row.id, kind, text, token))
 
-    def _follow_tools(self, row: _Row, token: int, events: list[Event]) -> None:
+    def _follow_tools(self, row: Row, token: int, events: list[Event]) -> None:
         """Note where a tool call begins; at its end run it, or park the row while it runs."""
         if token == self._special["python_start"]:
-            row.code_start = len(row.tokens)
+            row.code_start = len(row.text)
         elif token == self._special["python_end"] and row.code_start is not None:
-            code = self.tokenizer.decode(row.tokens[row.code_start : -1])
+            code = self.tokenizer.decode(row.text[row.code_start : -1])
             row.code_start = None
             row.calls += 1
             if row.calls > MAX_TOOL_CALLS:
@@ -312,34 +321,39 @@ class Engine:
                 row.tool = self._pool.submit(_calculate, code)
 
     def _collect_tools(self, events: list[Event]) -> None:
-        for row in list(self._running):
-            if row.tool is not None and row.tool.done():
-                output, row.tool = row.tool.result(), None
-                self._force_output(row, output, events)
+        for branch in list(self._branches):
+            for row in list(branch.rows):
+                if row.tool is not None and row.tool.done():
+                    output, row.tool = row.tool.result(), None
+                    self._force_output(row, output, events)
+            if not branch.tools:
+                self._split(branch)
 
-    def _force_output(self, row: _Row, output: str, events: list[Event]) -> None:
+    def _force_output(self, row: Row, output: str, events: list[Event]) -> None:
         """Let the row read a tool's output, as tokens that it did not choose."""
         start, end = self._special["output_start"], self._special["output_end"]
         forced = [start, *self.tokenizer.encode(output), end]
-        room = min(row.request.params.max_new_tokens - len(row.tokens), self.max_len - row.length)
+        room = min(row.request.params.max_new_tokens - len(row.mask), self.max_len - len(row.text))
         if len(forced) >= room:
             events.append(self._finish(row, "length"))
             return
         for token in forced:
             self._append(row, token, 0, events)
-        row.pending += forced
 
-    def _release(self, row: _Row) -> None:
-        """Take a row out of the queue or its slot."""
-        if row.slot >= 0:
-            self._running.remove(row)
-            heapq.heappush(self._free, row.slot)
-            self.cache.reset(row.slot)
-            row.slot = -1
-        elif row in self._waiting:
-            self._waiting.remove(row)
+    def _release(self, row: Row) -> None:
+        """Take a row out of the queue or its branch, whose slot is free after its last row."""
+        branch, row.branch = row.branch, None
+        if branch is None:
+            if row in self._waiting:
+                self._waiting.remove(row)
+            return
+        branch.rows.remove(row)
+        if not branch.rows:
+            self._branches.remove(branch)
+            heapq.heappush(self._free, branch.slot)
+            self.cache.reset(branch.slot)
 
-    def _finish(self, row: _Row, reason: FinishReason) -> Event:
+    def _finish(self, row: Row, reason: FinishReason) -> Event:
         """End a row and return its last event."""
         self._release(row)
         if not row.live:
@@ -354,16 +368,6 @@ class Engine:
             parts=row.transcript.parts,
         )
         return Event(row.id, kind, text, completion=completion)
-
-
-def _fitting(rows: list[_Row]) -> list[_Row]:
-    """The first rows whose next chunks, padded to the longest, fit into one step."""
-    longest = 0
-    for count, row in enumerate(rows):
-        longest = max(longest, min(len(row.pending), PREFILL_CHUNK))
-        if count and longest * (count + 1) > PREFILL_TOKENS:
-            return rows[:count]
-    return rows
 
 
 def _calculate(code: str) -> str:

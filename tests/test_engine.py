@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanochat.engine import MAX_TOOL_CALLS, PREFILL_CHUNK, Engine
+from nanochat.branches import PREFILL_CHUNK
+from nanochat.engine import MAX_TOOL_CALLS, Engine
 from nanochat.errors import ConfigError
 from nanochat.generation import Completion, Event, Request
 from nanochat.gpt import GPT
@@ -185,6 +186,68 @@ def test_rows_that_wait_for_a_prompt_go_on_when_its_reader_is_aborted():
     assert all(c.tokens == naive_greedy(model, prompt, 5)[0] for c in done.values())
 
 
+@pytest.mark.parametrize("slots", [40, 3])
+def test_rows_of_one_text_are_computed_once_until_they_take_different_tokens(slots, monkeypatch):
+    model = without_end(random_model(4))
+    engine = Engine(model, TOKENIZER, slots=slots)
+    computed = 0
+    hidden = engine.model.hidden
+
+    def counted(tokens, cache):
+        nonlocal computed
+        computed += tokens.shape[0] if tokens.shape[1] == 1 else 0
+        return hidden(tokens, cache)
+
+    monkeypatch.setattr(engine.model, "hidden", counted)
+    requests = [
+        Request(
+            prompt=list(range(30 + prompt)),
+            params=SamplingParams(top_k=2, temperature=0.5, max_new_tokens=10, seed=seed),
+        )
+        for prompt in range(3)
+        for seed in range(12)
+    ]
+    found = engine.generate(requests)
+    texts = [(len(r.prompt), *c.tokens) for r, c in zip(requests, found, strict=True)]
+    decoded = {text[:end] for text in texts for end in range(2, 11)}
+    assert len(set(texts)) < len(decoded) < 9 * 36  # some are equal to the end, others at first
+    if slots == 40:
+        assert computed == len(decoded)
+    alone = Engine(model, TOKENIZER, slots=1)
+    assert found == [alone.generate([request])[0] for request in requests]
+    assert sorted(engine._free) == list(range(slots))
+
+
+def test_rows_leave_a_shared_text_one_by_one_and_the_others_go_on():
+    engine, model = scripted({"q": "abcdefgh"}, slots=2)
+    prompt = TOKENIZER.encode("q")
+    rows = [engine.submit(Request(prompt=prompt, params=greedy(n))) for n in (3, 50, 5, 50)]
+    texts = {}
+    for _ in range(4):
+        texts |= {e.request_id: e.completion.text for e in engine.step() if e.completion}
+    aborted = engine.abort(rows[1])
+    while not engine.idle:
+        texts |= {e.request_id: e.completion.text for e in engine.step() if e.completion}
+    assert aborted is not None
+    assert (aborted.text, aborted.finish_reason) == ("abcd", "abort")
+    assert texts == {rows[0]: "abc", rows[2]: "abcde", rows[3]: "abcdefgh"}
+    assert all(call.rows == 1 for call in model.calls)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_rows_of_one_text_part_at_a_tool_that_not_all_of_them_use(deterministic):
+    called, output = "[python_start]6*7[python_end]", "[output_start]42[output_end]"
+    engine, _ = scripted({"q": called + output + "yes"}, slots=2, deterministic=deterministic)
+    prompt = TOKENIZER.encode("q")
+    requests = [Request(prompt=prompt, params=greedy(40), tools=i != 1) for i in range(4)]
+    requests.append(Request(prompt=prompt, params=greedy(6)))  # has no room for the output
+    *found, cut = engine.generate(requests)
+    assert [c.text for c in found] == ["yes"] * 4
+    forced = len(marked(output))
+    assert [c.mask.count(0) for c in found] == [forced, 0, forced, forced]
+    assert (cut.tokens, cut.finish_reason) == (marked(called), "length")
+
+
 def test_the_calculator_is_called_and_its_output_read_in_one_step():
     engine, model = scripted(
         {"q": "It is [python_start]12*(3+4)[python_end][output_start]84[output_end]84."}
@@ -326,10 +389,10 @@ def test_a_tool_output_that_does_not_fit_ends_the_text():
 
 
 def test_abort_frees_the_slot_for_the_next():
-    engine, _ = scripted({"q": "a" * 50}, slots=1)
-    first = engine.submit(Request(prompt=TOKENIZER.encode("q"), params=greedy(40)))
+    engine, _ = scripted(dict.fromkeys("pqr", "a" * 50), slots=1)
+    first = engine.submit(Request(prompt=TOKENIZER.encode("p"), params=greedy(40)))
     second = engine.submit(Request(prompt=TOKENIZER.encode("q"), params=greedy(2)))
-    third = engine.submit(Request(prompt=TOKENIZER.encode("q"), params=greedy(2)))
+    third = engine.submit(Request(prompt=TOKENIZER.encode("r"), params=greedy(2)))
     for _ in range(3):
         engine.step()
     aborted = engine.abort(first)
