@@ -2,6 +2,7 @@
 
 python benchmarks/train_speed.py                             # depth 4 in bf16 and fp32, depth 8
 python benchmarks/train_speed.py --only "4 512 bfloat16" --steps 30
+python benchmarks/train_speed.py --only "8 1024 bfloat16" --tokens-per-step 32768 --steps 6
 
 The probe is the rate of the model's own matrix products (forward and both backward ones, same
 dtype), measured between the steps of the same process. A step is timed whole: data, forward,
@@ -27,7 +28,7 @@ from nanochat.gpt import GPT
 from nanochat.gpt_config import GPTConfig
 from nanochat.trainer import Hook, Trainer
 
-VOCAB, TOKENS_PER_STEP = 8192, 8192
+VOCAB = 8192
 CASES = ("4 512 bfloat16", "4 512 float32", "8 1024 bfloat16")  # depth, sequence length, dtype
 SKIPPED = 3  # steps that build kernels and warm up
 PROBE_EVERY = 3
@@ -37,38 +38,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="one case: DEPTH SEQUENCE_LENGTH DTYPE")
     parser.add_argument("--steps", type=int, default=24, help="timed steps")
-    parser.add_argument("--device-batch-size", type=int, default=16)
+    parser.add_argument("--tokens-per-step", type=int, default=8192)
+    parser.add_argument("--device-batch-size", type=int, default=16, help="rows of one pass")
     given = parser.parse_args()
     if given.only is not None:
-        depth, length, dtype = given.only.split()
-        measure(int(depth), int(length), dtype, given.steps, given.device_batch_size)
+        measure(given)
         return
     for case in CASES:  # each in a process of its own, for its memory
-        words = ["--only", case, "--steps", str(given.steps)]
-        words += ["--device-batch-size", str(given.device_batch_size)]
-        subprocess.run([sys.executable, __file__, *words], check=True)
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", case], check=True)
 
 
-def measure(depth: int, length: int, dtype: str, steps: int, device_batch_size: int) -> None:
+def measure(given: argparse.Namespace) -> None:
     """Train, and print a row."""
-    tokens = (steps + SKIPPED) * TOKENS_PER_STEP
+    depth, length, dtype = given.only.split()
+    sizes = GPTConfig(vocab_size=VOCAB, depth=int(depth), sequence_length=int(length))
+    tokens_per_step, device_batch_size = given.tokens_per_step, given.device_batch_size
+    tokens = (given.steps + SKIPPED) * tokens_per_step
     words = f"--depth {depth} --sequence-length {length} --dtype {dtype} --val-rows 1 --run speed"
-    words += f" --tokens-per-step {TOKENS_PER_STEP} --tokens {tokens} --warmup-steps 0"
+    words += f" --tokens-per-step {tokens_per_step} --tokens {tokens} --warmup-steps 0"
     words += f" --device-batch-size {device_batch_size} --log-every 1000"
-    sizes = GPTConfig(vocab_size=VOCAB, depth=depth, sequence_length=length)
-    probe = Probe(sizes, device_batch_size * length, DTYPES[dtype])
+    probe = Probe(sizes, device_batch_size * sizes.sequence_length, DTYPES[dtype])
     clock = Clock(probe)
     base_training.run(
         words.split(), lambda _: [Hook(clock.tick, every=1)], vocab_size=VOCAB, tokens=tokens
     )
     step_s = statistics.median(clock.steps_s)
     rate = statistics.median(clock.rates)
-    achieved = flops.flops_per_token(sizes, length) * TOKENS_PER_STEP / step_s
+    achieved = flops.flops_per_token(sizes, sizes.sequence_length) * tokens_per_step / step_s
     print(
-        f"depth {depth}, width {sizes.width}, T {length}, {dtype}: "
-        f"{TOKENS_PER_STEP / step_s:,.0f} tokens/s, {achieved / 1e9:,.0f} GFLOP/s of "
-        f"{rate / 1e9:,.0f} in the probe: {achieved / rate:.1%}; peak memory "
-        f"{clock.memory_bytes / 1e9:.2f} GB"
+        f"depth {depth}, width {sizes.width}, T {length}, {dtype}, {tokens_per_step:,} tokens a "
+        f"step, {device_batch_size} rows a pass: {tokens_per_step / step_s:,.0f} tokens/s, "
+        f"{achieved / 1e9:,.0f} GFLOP/s of {rate / 1e9:,.0f} in the probe: {achieved / rate:.1%}; "
+        f"peak memory {clock.memory_bytes / 1e9:.2f} GB"
     )
 
 
