@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nanochat import device as devices
 from nanochat import flops
+from nanochat.batch_size import of_use
 from nanochat.distributed import DTYPES
 from nanochat.gpt import GPT
 from nanochat.gpt_config import GPTConfig
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--only", help="one case: DEPTH SEQUENCE_LENGTH DTYPE")
     parser.add_argument("--steps", type=int, default=24, help="timed steps")
     parser.add_argument("--tokens-per-step", type=int, default=8192)
-    parser.add_argument("--device-batch-size", type=int, default=16, help="rows of one pass")
+    parser.add_argument("--rows", type=int, help="of one pass; none: as --device-batch-size auto")
     given = parser.parse_args()
     if given.only is not None:
         measure(given)
@@ -52,12 +53,14 @@ def measure(given: argparse.Namespace) -> None:
     """Train, and print a row."""
     depth, length, dtype = given.only.split()
     sizes = GPTConfig(vocab_size=VOCAB, depth=int(depth), sequence_length=int(length))
-    tokens_per_step, device_batch_size = given.tokens_per_step, given.device_batch_size
+    tokens_per_step = given.tokens_per_step
+    most = tokens_per_step // sizes.sequence_length
+    rows = given.rows or of_use(most, sizes.sequence_length, "cpu")
     tokens = (given.steps + SKIPPED) * tokens_per_step
     words = f"--depth {depth} --sequence-length {length} --dtype {dtype} --val-rows 1 --run speed"
     words += f" --tokens-per-step {tokens_per_step} --tokens {tokens} --warmup-steps 0"
-    words += f" --device-batch-size {device_batch_size} --log-every 1000"
-    probe = Probe(sizes, device_batch_size * sizes.sequence_length, DTYPES[dtype])
+    words += f" --device-batch-size {rows} --log-every 1000"
+    probe = Probe(sizes, rows * sizes.sequence_length, DTYPES[dtype])
     clock = Clock(probe)
     base_training.run(
         words.split(), lambda _: [Hook(clock.tick, every=1)], vocab_size=VOCAB, tokens=tokens
@@ -67,7 +70,7 @@ def measure(given: argparse.Namespace) -> None:
     achieved = flops.flops_per_token(sizes, sizes.sequence_length) * tokens_per_step / step_s
     print(
         f"depth {depth}, width {sizes.width}, T {length}, {dtype}, {tokens_per_step:,} tokens a "
-        f"step, {device_batch_size} rows a pass: {tokens_per_step / step_s:,.0f} tokens/s, "
+        f"step, {rows} rows a pass: {tokens_per_step / step_s:,.0f} tokens/s, "
         f"{achieved / 1e9:,.0f} GFLOP/s of {rate / 1e9:,.0f} in the probe: {achieved / rate:.1%}; "
         f"peak memory {clock.memory_bytes / 1e9:.2f} GB"
     )

@@ -1,7 +1,8 @@
 """How many rows a forward pass takes where that is left to the machine: --device-batch-size auto.
 
-Owns the search for the most rows that fit: by the estimate on a CPU, by trial on a GPU. What a row
-trains does not depend on it: rows are dealt to steps and ranks before they are cut into passes.
+Owns the search for the most rows that fit and are of use: by the estimate on a CPU, by trial on a
+GPU. What a row trains does not depend on it: rows are dealt to steps and ranks before they are cut
+into passes.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ Fits = Callable[[int], bool]
 ESTIMATE_ERROR = 0.15  # by which a run may take more than its estimate, see benchmarks/RESULTS.md
 # Of a GPU's memory, for what a trial of one pass does not see: fragments, the collectives' buffers.
 GPU_HEADROOM = 0.08
+# Larger passes take a CPU more memory and no less time, see benchmarks/RESULTS.md.
+CPU_PASS_TOKENS = 2048
 
 
 def device_rows(
@@ -31,7 +34,7 @@ def device_rows(
     length: int,
     may_compile: bool = True,
 ) -> int:
-    """Rows of one forward pass on one device: those asked for, or the most that fit. Collective.
+    """Rows of one forward pass on one device: those asked for, or the best that fit. Collective.
 
     To be called when the model is there and the optimizer is not yet; the model stays as it is.
     batch_rows: of a step over all ranks. length: tokens of a row, at most. may_compile: whether
@@ -53,17 +56,18 @@ def device_rows(
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )
+    wanted = of_use(most, length, run.device.type)
     if run.device.type == "cuda":
         # From one row up: a GPU that is asked for far too much may fail in other ways.
         fits, how, first = by_trial(model, step), "tried on this GPU", 1
     else:
         fits, how = _by_memory_left(model, step, most)
-        first = most
+        first = wanted
     before = stage.begun.device_rows if stage.begun.world_size == run.world_size else None
     if before is not None and before <= most and fits(before):
         own, how = before, f"as before; {how}"  # other sums would have other last bits
     else:
-        own = largest(fits, most, first=first)
+        own = largest(fits, wanted, first=first)
     found = min(gather_objects(run, own))
     if found == 0:
         raise ConfigError(
@@ -71,12 +75,23 @@ def device_rows(
             "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
         )
     count, rows = micro_batch_rows(batch_rows, found, run.world_size)
-    why = "a step has no more" if found == most else f"{found} would fit"
+    why = f"{found} would fit"
+    if found == most:
+        why = "a step has no more"
+    elif found == wanted:
+        why = "more are not faster"
     stage.say(
         f"--device-batch-size auto: {rows} rows of {length:,} tokens, {count} times a step on each "
         f"device ({how}; {why})"
     )
     return rows
+
+
+def of_use(most: int, length: int, device_type: str) -> int:
+    """Rows of `length` tokens beyond which a pass does not get faster, of `most` in a step."""
+    if device_type != "cpu":
+        return most
+    return min(most, max(1, CPU_PASS_TOKENS // length))
 
 
 def largest(fits: Fits, most: int, *, first: int = 1) -> int:

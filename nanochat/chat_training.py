@@ -151,7 +151,7 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
     counts = batches.sampled
     left_out = counts.dropped / counts.conversations
     cut_off = counts.truncated / counts.conversations
-    if left_out or cut_off:
+    if max(left_out, cut_off) > 0.0005:  # else it would read 0.0%
         opened.say(
             f"warning: {left_out:.1%} of the conversations are left out, as no answer begins "
             f"within {length} tokens; {cut_off:.1%} are cut off there; --sequence-length takes "

@@ -38,7 +38,7 @@ class LoopOptions:
         False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
     )
     device_batch_size: int | Literal["auto"] = option(
-        16, "rows in one forward pass on one device; auto takes as many as memory allows"
+        16, "rows in one forward pass on one device; auto takes as many as fit and are of use"
     )
     checkpoint_activations: bool = option(
         False, "compute layers again in the backward pass: far less memory, a third more time"

@@ -31,7 +31,7 @@ class PlanConfig:
     ratio: float = option(DEFAULT_RATIO, "training tokens per scaling parameter")
     tokens_per_step: int | None = option(None, "tokens in one optimizer step; none: from the scale")
     device_batch_size: int | Literal["auto"] = option(
-        16, "rows in one forward pass on one device; auto takes as many as fit here"
+        16, "rows in one forward pass on one device; auto takes as many as fit here and are of use"
     )
     dtype: str | None = option(
         None,
@@ -149,7 +149,8 @@ def find_step(
         fits = batch_size.by_estimate(
             cfg.model, step, most=most, there_bytes=there, resident_bytes=resident_bytes
         )
-        asked = batch_size.largest(fits, most, first=most)
+        wanted = batch_size.of_use(most, length, machine.kind)
+        asked = batch_size.largest(fits, wanted, first=wanted)
         if asked == 0:
             raise ConfigError(
                 f"--device-batch-size auto: not even one row fits into {there / 1e9:.1f} GB; "

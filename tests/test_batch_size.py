@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanochat import batch_size, memory_plan
-from nanochat.batch_size import by_estimate, by_trial, largest
+from nanochat.batch_size import by_estimate, by_trial, largest, of_use
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.memory_plan import StepPlan
 
@@ -27,6 +27,13 @@ def test_the_largest_that_fits_is_found_whatever_the_limit(most):
         # Never more than twice of what is known to fit: a GPU is not asked for the absurd.
         assert all(rows <= 2 * max(1, limit) for rows in tried)
         assert largest(fits, most, first=most) == min(limit, most)
+
+
+def test_a_cpu_takes_passes_of_2048_tokens_and_a_gpu_all_that_fits():
+    assert of_use(16, 512, "cpu") == 4
+    assert of_use(3, 512, "cpu") == 3
+    assert of_use(16, 4096, "cpu") == 1
+    assert of_use(16, 512, "cuda") == 16
 
 
 def test_the_estimate_decides_with_its_error_as_headroom():
