@@ -41,6 +41,7 @@ def main() -> None:
     coordinates = looks.add_parser("coordinates", help="sizes of activations by depth")
     coordinates.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6, 8, 10, 12])
     coordinates.add_argument("--steps", type=int, default=5)
+    coordinates.add_argument("--seeds", type=int, default=3)
     rates = looks.add_parser("rates", help="validation loss by learning rate and depth")
     rates.add_argument("--data", required=True)
     rates.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6])
@@ -50,33 +51,38 @@ def main() -> None:
     rates.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of base_train")
     given = parser.parse_args()
     if given.look == "coordinates":
-        show_coordinates(given.depths, given.steps, given.out)
+        show_coordinates(given.depths, given.steps, given.seeds, given.out)
     else:
         show_rates(given)
 
 
-def show_coordinates(depths: Sequence[int], steps: int, out: Path | None) -> None:
-    """Root mean squares by depth, in the last step and in the first."""
-    found = {depth: coordinates(depth, steps) for depth in depths}
-    print("| depth (width) |", " | ".join(f"{q}, step 1 / {steps}" for q in QUANTITIES), "|")
+def show_coordinates(depths: Sequence[int], steps: int, seeds: int, out: Path | None) -> None:
+    """Root mean squares by depth before the last step: the mean over seeds, and their range."""
+    print(f"| depth (width) | {' | '.join(QUANTITIES)} |")
     print("|---" * (1 + len(QUANTITIES)) + "|")
-    for depth, sizes in found.items():
-        cells = [f"{sizes[q][0]:.3g} / {sizes[q][-1]:.3g}" for q in QUANTITIES]
-        print(f"| {depth} ({64 * depth}) |", " | ".join(cells), "|")
+    found: dict[int, dict[str, float]] = {}
+    for depth in depths:
+        sizes = [coordinates(depth, steps, seed) for seed in range(seeds)]
+        found[depth] = {q: sum(size[q] for size in sizes) / seeds for q in QUANTITIES}
+        cells = [
+            f"{found[depth][q]:.3g} ({min(s[q] for s in sizes):.3g}-{max(s[q] for s in sizes):.3g})"
+            for q in QUANTITIES
+        ]
+        print(f"| {depth} ({64 * depth}) |", " | ".join(cells), "|", flush=True)
     curves = [
         plots.Curve(
             q,
-            [(d, sizes[q][-1]) for d, sizes in found.items()],
+            [(d, sizes[q]) for d, sizes in found.items()],
             kind=f"main {COLOURS[i % len(COLOURS)]}",
         )
         for i, q in enumerate(QUANTITIES)
     ]
-    title = f"root mean square after {steps} steps"
+    title = f"root mean square before step {steps}"
     draw(out, "coordinates.html", curves, x_name="depth", title=title)
 
 
-def coordinates(depth: int, steps: int) -> dict[str, list[float]]:
-    """Root mean squares by step, averaged over the layers."""
+def coordinates(depth: int, steps: int, seed: int) -> dict[str, float]:
+    """Root mean squares before the last step, averaged over the layers."""
     run = Run(
         rank=0,
         world_size=1,
@@ -86,15 +92,14 @@ def coordinates(depth: int, steps: int) -> dict[str, list[float]]:
     )
     config = GPTConfig(vocab_size=VOCAB, depth=depth, sequence_length=LENGTH)
     model = GPT(config, compute_dtype=torch.float32)
-    model.init_weights(torch.Generator().manual_seed(1))
+    model.init_weights(torch.Generator().manual_seed(seed))
     plan = scaling.scaled_plan(config, tokens_per_step=ROWS * LENGTH)
     options = optim.OptimConfig(lr_scale=plan.lr_scale)
     optimizer = optim.build(model, options, run, tokens_per_step=ROWS * LENGTH)
     schedule = warmup_decay(1000, warmup_steps=0)
-    sizes: dict[str, list[float]] = {q: [] for q in QUANTITIES}
     now: dict[str, list[float]] = {}
     watch(model, now)
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(1000 + seed)
     frequent = 1 / torch.arange(1, VOCAB + 1)  # Zipf's law, as in real text
     for step in range(steps):
         tokens = torch.multinomial(frequent, ROWS * (LENGTH + 1), True, generator=generator)
@@ -102,14 +107,14 @@ def coordinates(depth: int, steps: int) -> dict[str, list[float]]:
         now.clear()
         with torch.no_grad():
             now["logits"] = [rms(model(rows[:, :-1]))]
-        for name, values in now.items():
-            sizes[name].append(sum(values) / len(values))
+        if step == steps - 1:
+            break
         factor = torch.tensor(1 / (ROWS * LENGTH))
         with optimizer.accumulate(last=True):
             model.loss(rows[:, :-1], rows[:, 1:], factor).backward()
         optimizer.step(schedule(step))
         optimizer.zero_grad()
-    return sizes
+    return {name: sum(values) / len(values) for name, values in now.items()}
 
 
 def watch(model: GPT, now: dict[str, list[float]]) -> None:
