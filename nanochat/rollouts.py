@@ -35,7 +35,7 @@ MAX_PROMPT_TOKENS = 512  # bounds the cache; longer prompts lose their beginning
 # get back.
 ROW_STEP, WIDTH_STEP = 8, 32
 TRAINED_TOKENS = 16  # of an answer, on average: equal answers are one row, many groups left out
-SLOTS = {"cpu": 128, "cuda": 128}  # answers written at the same time
+SLOTS = {"cpu": 128, "cuda": 128}  # different answers written at the same time
 
 
 class RewardTask(EvalTask, Protocol):
