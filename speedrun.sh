@@ -5,6 +5,8 @@ set -euo pipefail
 case "${NANOCHAT_BASE_DIR:-/}" in /* | "~"*) ;; *) export NANOCHAT_BASE_DIR="$PWD/$NANOCHAT_BASE_DIR" ;; esac
 case "${PRESET:-/}" in /* | "~"*) ;; *.toml) PRESET="$PWD/$PRESET" ;; esac
 cd "$(dirname "$0")"
+# Container images often set it; every stage would then compile the Python of torch anew, 5-7 s.
+unset PYTHONDONTWRITEBYTECODE
 
 usage() {
     cat <<'TEXT'

@@ -57,8 +57,6 @@ find_rust() {
 }
 
 bootstrap() {
-    # Container images often set it; every stage would then compile the Python of torch anew, 5-7 s.
-    unset PYTHONDONTWRITEBYTECODE
     local root
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     find_uv

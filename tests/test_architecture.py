@@ -15,7 +15,8 @@ LAYERS = {
     "param_groups sharding memory_plan time_plan schedules scaling isoflop tokenizer "
     "published conversation packing sampling kv_cache calculator eval_task _rustbpe",
     2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
-    "checkpoint_manager generation engine execution sandbox jsonl core_bundle sources pocket",
+    "checkpoint_manager generation branches engine execution sandbox jsonl core_bundle sources "
+    "pocket",
     3: "trainer progress saving stage stage_opening stage_record chat_training eval_stage rollouts "
     "batch_size loss_eval core_eval chat_eval report report_page report_data plots sweep "
     "sweep_words isoflop_report server",

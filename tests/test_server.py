@@ -347,10 +347,12 @@ def test_while_the_model_loads_and_after_it_failed_the_answer_is_503():
 
 
 def test_requests_batch_together_and_too_many_are_turned_away():
-    engine = scripted_engine({"hi": "a" * 30}, delay_s=0.002)
+    # Different texts: equal ones would be computed as one row.
+    texts = [[{"role": "user", "content": letter}] for letter in "abcde"]
+    engine = scripted_engine(dict.fromkeys("abcde", "a" * 30), delay_s=0.002)
     with serving(engine, max_in_flight=3) as service:
         app = create_app(service, model_name="m")
-        responses = call(app, *[("POST", CHAT, {"messages": HELLO})] * 5)
+        responses = call(app, *[("POST", CHAT, {"messages": text}) for text in texts])
         assert sorted(r.status_code for r in responses) == [200, 200, 200, 429, 429]
         busy = next(r for r in responses if r.status_code == 429)
         assert busy.json()["error"]["type"] == "rate_limit_error"
