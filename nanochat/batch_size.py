@@ -22,8 +22,9 @@ Fits = Callable[[int], bool]
 ESTIMATE_ERROR = 0.15  # by which a run may take more than its estimate, see benchmarks/RESULTS.md
 # Of a GPU's memory, for what a trial of one pass does not see: fragments, the collectives' buffers.
 GPU_HEADROOM = 0.08
-# Larger passes take a CPU more memory and no less time, see benchmarks/RESULTS.md.
-CPU_PASS_TOKENS = 2048
+# Larger passes take a CPU more memory and no less time, as measured with two threads, see
+# benchmarks/RESULTS.md.
+TOKENS_PER_THREAD = 1024
 
 
 def device_rows(
@@ -91,7 +92,7 @@ def of_use(most: int, length: int, device_type: str) -> int:
     """Rows of `length` tokens beyond which a pass does not get faster, of `most` in a step."""
     if device_type != "cpu":
         return most
-    return min(most, max(1, CPU_PASS_TOKENS // length))
+    return min(most, max(1, TOKENS_PER_THREAD * torch.get_num_threads() // length))
 
 
 def largest(fits: Fits, most: int, *, first: int = 1) -> int:

@@ -151,11 +151,11 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
     counts = batches.sampled
     left_out = counts.dropped / counts.conversations
     cut_off = counts.truncated / counts.conversations
-    if max(left_out, cut_off) > 0.0005:  # else it would read 0.0%
+    if left_out or cut_off:
         opened.say(
-            f"warning: {left_out:.1%} of the conversations are left out, as no answer begins "
-            f"within {length} tokens; {cut_off:.1%} are cut off there; --sequence-length takes "
-            "longer ones"
+            f"warning: {100 * left_out:.2g}% of the conversations are left out, as no answer "
+            f"begins within {length} tokens; {100 * cut_off:.2g}% are cut off there; "
+            "--sequence-length takes longer ones"
         )
     return {"conversations_left_out": left_out, "conversations_cut_off": cut_off}
 

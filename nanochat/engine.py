@@ -12,6 +12,7 @@ device a step. A branch without rows frees its slot for the next in the queue.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import random
 from collections import deque
@@ -192,9 +193,7 @@ class Engine:
 
         A row whose text is being read joins that branch; a prompt that is in the cache is copied.
         """
-        if self._branches and len(self._free) < self._admit_at:
-            return
-        if not self._waiting:
+        if not self._waiting or (self._branches and len(self._free) < self._admit_at):
             return
         readers = {tuple(b.rows[0].request.prompt): b for b in self._branches}
         while self._waiting:
@@ -215,14 +214,13 @@ class Engine:
             else:
                 break
             self._waiting.popleft()
-        self._branches.sort(key=lambda branch: branch.slot)
 
     def _open(self, rows: list[Row]) -> Branch:
         """A branch of these rows, whose texts are equal, in a free slot."""
         branch = Branch(heapq.heappop(self._free), rows)  # low slots first: they lie close together
         for row in rows:
             row.branch = branch
-        self._branches.append(branch)
+        bisect.insort(self._branches, branch, key=lambda other: other.slot)
         return branch
 
     def _copy(self, source: Branch, target: Branch, length: int) -> None:
@@ -250,7 +248,6 @@ class Engine:
             for row in reversed(rows):
                 row.branch = None
                 self._waiting.appendleft(row)
-        self._branches.sort(key=lambda branch: branch.slot)
 
     def _forward(self, branches: list[Branch]) -> Tensor:
         """Read up to a chunk of every branch's unread tokens into the cache.

@@ -29,7 +29,8 @@ def test_the_largest_that_fits_is_found_whatever_the_limit(most):
         assert largest(fits, most, first=most) == min(limit, most)
 
 
-def test_a_cpu_takes_passes_of_2048_tokens_and_a_gpu_all_that_fits():
+def test_a_cpu_takes_passes_of_1024_tokens_a_thread_and_a_gpu_all_that_fits(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert of_use(16, 512, "cpu") == 4
     assert of_use(3, 512, "cpu") == 3
     assert of_use(16, 4096, "cpu") == 1

@@ -289,7 +289,7 @@ def test_conversations_without_room_are_told_of(base, capsys):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chat_sft.main([*CHAT, "--data", str(data), "--val-data", str(data)])
     said = capsys.readouterr().out
-    assert "warning: 25.0% of the conversations are left out, as no answer begins within 32" in said
+    assert "warning: 25% of the conversations are left out, as no answer begins within 32" in said
     folder = base / "base" / "runs" / "tiny" / "chat_sft"
     facts = json.loads((folder / "result.json").read_text())["settings"]
     assert facts["conversations_left_out"] == 0.25
