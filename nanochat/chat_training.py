@@ -4,6 +4,7 @@ The stages differ in their mixture and their defaults, not in their code. The co
 brought by the scripts.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from nanochat.errors import ConfigError
 from nanochat.generation import Request
 from nanochat.optim import OptimConfig
 from nanochat.sampling import SamplingParams
+from nanochat.scaling import batch_lr_scale
 from nanochat.stage_opening import LoopOptions, Stage
 
 
@@ -42,7 +44,9 @@ class ChatTrainConfig:
     )
     epochs: float = option(1.0, "passes over the conversations; the number may be a fraction")
     conversations: int = option(40_000, "conversations an epoch of pocket has")
-    tokens_per_step: int = option(4096, "tokens in one optimizer step, over all ranks")
+    tokens_per_step: int = option(
+        4096, "tokens in one optimizer step, over all ranks; small ones lower the learning rates"
+    )
     sequence_length: int | None = option(
         None, "tokens of a row, and of the model's context from then on; none: the model's own"
     )
@@ -93,6 +97,7 @@ def train(
             return {}
         return {"val_loss": validation_loss(loaded, val_set, run=opened.run, at_once=rows)}
 
+    lr_scale = cfg.optimizer.lr_scale * batch_lr_scale(batch_rows * length)
     stage.train(
         opened,
         stage.Recipe(
@@ -107,7 +112,7 @@ def train(
             ),
             total_steps=steps,
             tokens_per_step=batch_rows * length,
-            optimizer=cfg.optimizer,
+            optimizer=dataclasses.replace(cfg.optimizer, lr_scale=lr_scale),
             evaluate=evaluate,
             sample=lambda: answers(loaded, opened, val_set),
             facts={

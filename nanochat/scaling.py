@@ -57,7 +57,7 @@ def scaled_plan(
     if tokens_per_step is None:
         tokens_per_step = best_tokens_per_step(share, config.sequence_length)
     batch_share = tokens_per_step / REFERENCE_TOKENS_PER_STEP
-    lr_scale = max(MIN_LR_SCALE, math.sqrt(batch_share))
+    lr_scale = batch_lr_scale(tokens_per_step)
     return ScaledPlan(
         parameters=parameters,
         tokens=tokens,
@@ -66,6 +66,11 @@ def scaled_plan(
         # Keeps (rate x decay x steps) of the reference: how often training forgets its past.
         weight_decay_scale=batch_share / share / lr_scale,
     )
+
+
+def batch_lr_scale(tokens_per_step: int) -> float:
+    """Factor of all learning rates for a batch: 1 for the reference's, the root of their ratio."""
+    return max(MIN_LR_SCALE, math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP))
 
 
 def best_tokens_per_step(share: float, sequence_length: int) -> int:

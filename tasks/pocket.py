@@ -31,7 +31,7 @@ class PocketTask(Conversations):
 
 
 class PocketProblems(Conversations):
-    """Word problems to be rewarded for; the same templates as in SFT, other numbers."""
+    """Word problems and comparisons to be rewarded for; as in SFT, with other numbers."""
 
     kind: Literal["generate"] = "generate"
 
@@ -41,13 +41,12 @@ class PocketProblems(Conversations):
         super().__init__("problems", self.problems, lambda row: cast(Conversation, row))
 
     def choices(self, index: int) -> list[str]:
-        """None: the answer is a number."""
+        """None: the answer is written."""
         return []
 
     def evaluate(self, index: int, text: str) -> bool:
-        """Whether the last number of the text is that of the reference."""
-        reference = self.problems[index]["messages"][-1]["content"][-1]["text"]
-        return pocket.final_number(text) == pocket.final_number(reference)
+        """Whether the text answers as the reference does."""
+        return pocket.answers_alike(self.problems[index]["messages"][-1]["content"], text)
 
     def reward(self, index: int, text: str) -> float:
         """What reinforcement learning gives for a text: 1 for the right answer, else 0."""

@@ -151,3 +151,18 @@ def test_rows_are_tasks_and_problems_give_rewards():
     answer = pocket.final_number(as_text(learned[7]["messages"][-1]["content"]))
     assert learned.reward(7, f"I think it is {answer}.") == 1.0
     assert learned.reward(7, f"I think it is {answer}0.") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "right", "wrong"),
+    [
+        ("The answer is 1,204.", "It is 1204", "The answer is 120."),
+        ("9 is smaller.", "9 is smaller.", "135 is smaller."),
+        ("No.", " no", "Yes."),
+        ("A cat is bigger.", "a cat is bigger", "A mouse is bigger."),
+        ([{"type": "python", "text": "4-9"}, {"type": "text", "text": "No."}], "No.", "4"),
+    ],
+)
+def test_an_answer_is_alike_by_its_number_or_its_words(reference, right, wrong):
+    assert pocket.answers_alike(reference, right)
+    assert not pocket.answers_alike(reference, wrong)

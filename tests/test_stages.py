@@ -20,6 +20,7 @@ from nanochat import (
     memory_limit,
     memory_plan,
     optim,
+    scaling,
 )
 from nanochat.errors import CheckpointError, ConfigError, DataError
 from nanochat.metrics import MEASURED, read_rows
@@ -224,18 +225,20 @@ def test_a_stage_killed_before_its_first_checkpoint_begins_again_as_before(base)
     assert ending(folder) == whole
 
 
-def test_epsilon_follows_the_tokens_of_a_step(base, monkeypatch):
+def test_epsilon_and_rates_follow_the_tokens_of_a_step(base, monkeypatch):
     asked = []
     build = optim.build
 
-    def spy(*args, **kwargs):
-        asked.append(kwargs["tokens_per_step"])
-        return build(*args, **kwargs)
+    def spy(model, cfg, run, *, tokens_per_step):
+        asked.append((tokens_per_step, cfg.lr_scale))
+        return build(model, cfg, run, tokens_per_step=tokens_per_step)
 
     monkeypatch.setattr(optim, "build", spy)
+    monkeypatch.setattr(scaling, "MIN_LR_SCALE", 0.0)
     train(base)
-    chat_sft.main([*CHAT, "--data", str(chats(base / "chats.jsonl"))])
-    assert asked == [256, 64]
+    chat_sft.main([*CHAT, "--data", str(chats(base / "chats.jsonl")), "--lr-scale", "0.3"])
+    expected = [(256, (256 / 2**19) ** 0.5), (64, 0.3 * (64 / 2**19) ** 0.5)]
+    assert asked == [(tokens, pytest.approx(rate)) for tokens, rate in expected]
 
 
 def test_half_precision_without_loss_scaling_is_refused(base):

@@ -164,6 +164,14 @@ def final_number(text: str) -> str | None:
     return found[-1].replace(",", "") if found else None
 
 
+def answers_alike(reference: Content, text: str) -> bool:
+    """Whether a text ends in the reference reply's last number, or says the same if it has none."""
+    said = _last_text(reference)
+    if (number := final_number(said)) is not None:
+        return final_number(text) == number
+    return text.strip().rstrip(".").lower() == said.rstrip(".").lower()
+
+
 def _says(text: str, value: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(value.lower())}(?![\w-])", text.lower()) is not None
 

@@ -83,7 +83,9 @@ def _problem(rng: random.Random) -> list[Turn]:
     return [problems.problem_turn(rng, problems.draw_problem(rng))]
 
 
-def _rl_problem(rng: random.Random) -> list[Turn]:
+def _rl_turn(rng: random.Random) -> list[Turn]:
+    if rng.random() < RL_COMPARISON_SHARE:
+        return _comparison(rng)
     drawn = problems.draw_problem(rng, composed_share=RL_COMPOSED_SHARE)
     return [problems.problem_turn(rng, drawn)]
 
@@ -167,6 +169,7 @@ TURNS: dict[str, dict[Maker, float]] = {
 _TURNS = {name: Weighted(weights) for name, weights in TURNS.items()}
 
 RL_COMPOSED_SHARE = 0.25  # of RL's problems, fewer than before: it is to mend what templates miss
+RL_COMPARISON_SHARE = 0.12  # no problem has an answer below 0: without them the sign is forgotten
 SEVERAL_SHARE = 0.12  # of the conversations go from one kind of question to another
 SYSTEM_SHARE = 0.02
 SYSTEMS = ("You are nanochat.", "You are a helpful assistant.", "Answer in short sentences.")
@@ -216,7 +219,7 @@ def base_documents(split: str, seed: int) -> Iterator[str]:
 
 
 def conversations(stage: str, seed: int) -> Iterator[Conversation]:
-    """Unlimited conversations; stage: "mid", "sft" or "rl" (word problems alone).
+    """Unlimited conversations; stage: "mid", "sft" or "rl" (what has checkable answers).
 
     Raises: ConfigError for another stage.
     """
@@ -225,7 +228,7 @@ def conversations(stage: str, seed: int) -> Iterator[Conversation]:
     rng = make_rng("conversations", stage, seed)
     while True:
         if stage == "rl":
-            yield conversation(_rl_problem(rng))
+            yield conversation(_rl_turn(rng))
             continue
         makers = _TURNS[stage]
         turns = makers.draw(rng)(rng)
