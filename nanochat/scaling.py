@@ -69,7 +69,7 @@ def scaled_plan(
 
 
 def batch_lr_scale(tokens_per_step: int) -> float:
-    """Factor of all learning rates for a batch: 1 for the reference's, the root of their ratio."""
+    """Factor of all learning rates: the root of the batch's ratio to the reference's, bounded."""
     return max(MIN_LR_SCALE, math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP))
 
 

@@ -31,7 +31,7 @@ class PocketTask(Conversations):
 
 
 class PocketProblems(Conversations):
-    """Word problems and comparisons to be rewarded for; as in SFT, with other numbers."""
+    """Word problems, comparisons and sums to be rewarded for; as in SFT, other numbers."""
 
     kind: Literal["generate"] = "generate"
 

@@ -83,9 +83,7 @@ def _problem(rng: random.Random) -> list[Turn]:
     return [problems.problem_turn(rng, problems.draw_problem(rng))]
 
 
-def _rl_turn(rng: random.Random) -> list[Turn]:
-    if rng.random() < RL_COMPARISON_SHARE:
-        return _comparison(rng)
+def _rl_problem(rng: random.Random) -> list[Turn]:
     drawn = problems.draw_problem(rng, composed_share=RL_COMPOSED_SHARE)
     return [problems.problem_turn(rng, drawn)]
 
@@ -165,11 +163,16 @@ TURNS: dict[str, dict[Maker, float]] = {
         stories.story_turns: 0.015,
         _tell_story: 0.015,
     },
+    # Problems have small numbers and no results below 0: alone they make RL forget the others.
+    "rl": {
+        _rl_problem: 0.80,
+        _comparison: 0.12,
+        _sum: 0.08,
+    },
 }
 _TURNS = {name: Weighted(weights) for name, weights in TURNS.items()}
 
 RL_COMPOSED_SHARE = 0.25  # of RL's problems, fewer than before: it is to mend what templates miss
-RL_COMPARISON_SHARE = 0.12  # no problem has an answer below 0: without them the sign is forgotten
 SEVERAL_SHARE = 0.12  # of the conversations go from one kind of question to another
 SYSTEM_SHARE = 0.02
 SYSTEMS = ("You are nanochat.", "You are a helpful assistant.", "Answer in short sentences.")
@@ -226,12 +229,12 @@ def conversations(stage: str, seed: int) -> Iterator[Conversation]:
     if stage not in ("mid", "sft", "rl"):
         raise ConfigError(f"unknown stage {stage!r} of pocket conversations; use mid, sft or rl")
     rng = make_rng("conversations", stage, seed)
+    makers = _TURNS[stage]
     while True:
-        if stage == "rl":
-            yield conversation(_rl_turn(rng))
-            continue
-        makers = _TURNS[stage]
         turns = makers.draw(rng)(rng)
+        if stage == "rl":
+            yield conversation(turns)
+            continue
         if rng.random() < SEVERAL_SHARE:
             turns = [*turns, *makers.draw(rng)(rng), *_small_talk(rng)]
         system = pick(rng, SYSTEMS) if rng.random() < SYSTEM_SHARE else None
