@@ -158,8 +158,8 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
     cut_off = counts.truncated / counts.conversations
     if left_out or cut_off:
         opened.say(
-            f"warning: {100 * left_out:.2g}% of the conversations are left out, as no answer "
-            f"begins within {length} tokens; {100 * cut_off:.2g}% are cut off there; "
+            f"warning: {100 * left_out:.3g}% of the conversations are left out, as no answer "
+            f"begins within {length} tokens; {100 * cut_off:.3g}% are cut off there; "
             "--sequence-length takes longer ones"
         )
     return {"conversations_left_out": left_out, "conversations_cut_off": cut_off}
