@@ -117,8 +117,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     GPUs: the data sheet's dense bf16 figure. CPUs: the best matrix product measured here.
     """
     if device.type == "cpu":
-        # Long enough that another process's moment on the cores does not pass for their best.
-        return matmul_tflops(device, dtype, budget_s=0.3) * 1e12
+        return matmul_tflops(device, dtype) * 1e12
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
         for key, tflops in PEAK_TFLOPS_BF16.items():

@@ -129,7 +129,7 @@ class Trainer:
         self.watch_loss = watch_loss
         self.stopping = False
         self.progress = Progress()
-        self.peak_flops = devices.peak_flops(run.device, run.compute_dtype)
+        self.peak_flops: float | None = None  # measured after the first step
         self.last_loss = math.nan
         self._window = _Window()
         self._wait_s = 0.0
@@ -169,6 +169,8 @@ class Trainer:
                 self._log()
             elif not self._warm:
                 self._say_started()
+            if not self._warm:
+                self._warm_up()
             if self.stopping:
                 self.progress.elapsed_s += time.perf_counter() - self._window.start_s
             hook_begin_s = time.perf_counter()
@@ -305,7 +307,6 @@ class Trainer:
             if self._warm
             else f"started in {duration(elapsed_s)}"
         )
-        self._warm = True
         mfu = f" | mfu {row['mfu']:.1%}" if row["mfu"] is not None else ""
         self.say(
             f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
@@ -325,7 +326,13 @@ class Trainer:
             f"step {self.progress.step:,}/{self.total_steps:,} | started in {duration(elapsed_s)}"
         )
         self._window = _Window()
+
+    def _warm_up(self) -> None:
+        """After the first step; before it, the compiler's workers take cores from the peak."""
+        begin_s = time.perf_counter()
         self._warm = True
+        self.peak_flops = devices.peak_flops(self.run.device, self.run.compute_dtype)
+        self._window.start_s += time.perf_counter() - begin_s
 
     def _step_s(self, share: float) -> float | None:
         """The time that this share of the last steps stayed below; None before there were any."""

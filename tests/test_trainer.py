@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import checkpoint_manager, optim, schedules
+from nanochat import checkpoint_manager, device, optim, schedules
 from nanochat.dataloader import Batch
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError
@@ -91,6 +91,26 @@ def test_the_loss_is_the_mean_over_all_targets_however_they_are_split(tmp_path):
         assert row["loss"] == pytest.approx(float(expected), rel=1e-5)
         norms.append(row["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_mfu_counts_from_the_second_step_on_against_a_peak_measured_after_the_first(
+    tmp_path, monkeypatch
+):
+    measured_at = []
+
+    def peak(*_):
+        measured_at.append(trainer.progress.step)
+        return 2e9
+
+    monkeypatch.setattr(device, "peak_flops", peak)
+    trainer = make_trainer(tiny_model(), Rows((4,)), tmp_path)
+    trainer.fit()
+    assert measured_at == [1]
+    first, *rows = read_rows(tmp_path / "metrics.jsonl")
+    assert first["mfu"] is None
+    assert [row["mfu"] for row in rows] == [
+        pytest.approx(row["tokens_per_s"] * 1e6 / 2e9) for row in rows
+    ]
 
 
 def test_hooks_run_in_order_every_so_often_and_at_the_end(tmp_path):
