@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 IGNORED = -1  # target that has no loss
+LOG2_E = math.log2(math.e)
+SAFE_CAP = 60.0  # exp(60) times any vocabulary is far from float32's largest number
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}  # logits of one chunk: 32 MB / 512 MB in fp32
 MAX_CHUNKS = 64  # each chunk is unrolled into the compiled graph: bounds its compile time
 
@@ -38,18 +40,19 @@ def cross_entropies(
     rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
     losses = []
     for x, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-        logits = capped(_logits(x, cast), softcap)
-        loss = logits.logsumexp(dim=1) - _chosen(logits, target)
+        raw = x @ cast.T
+        loss = (_log_sum_exp(capped(raw, softcap), softcap) - _chosen(raw, target, softcap))[:, 0]
         losses.append(torch.where(target == IGNORED, 0.0, loss))
     return torch.cat(losses)
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """softcap x tanh(logits / softcap), if there is one.
+    """softcap x tanh(logits / softcap), if there is one; in at least float32.
 
     By the exponential, which costs a CPU a third of tanh. In float32 it errs by up to 3e-7 of the
     cap also where logits are small, which matters to no loss; GPT.logits takes tanh itself.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if softcap is None:
         return logits
     return softcap - 2 * softcap / ((logits * (2 / softcap)).exp() + 1)
@@ -74,18 +77,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         cast = weight.to(hidden.dtype)
         rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
-        columns = torch.arange(weight.shape[0], device=targets.device)
+        columns = torch.arange(weight.shape[0], dtype=torch.int32, device=targets.device)
         weights = torch.where(targets == IGNORED, 0.0, weights)
         total = weights.new_zeros(())
         grad_hidden, grad_weight = [], torch.zeros_like(weight)
         chunks = (tensor.split(rows) for tensor in (hidden, targets, weights))
         for x, target, scale in zip(*chunks, strict=True):
-            logits = capped(_logits(x, cast), softcap)
-            log_z = logits.logsumexp(dim=1)
-            total = total + ((log_z - _chosen(logits, target)) * scale).sum()
-            slope = (logits - log_z[:, None]).exp() - (columns == target[:, None]).to(logits.dtype)
+            raw = x @ cast.T
+            logits = capped(raw, softcap)
+            log_z = _log_sum_exp(logits, softcap)
+            total = total + ((log_z - _chosen(raw, target, softcap))[:, 0] * scale).sum()
+            share = ((logits - log_z) * LOG2_E).exp2()
+            slope = torch.where(columns == target.to(torch.int32)[:, None], share - 1, share)
             if softcap is not None:
-                slope = slope * (1 - (logits / softcap).square())
+                slope = slope * (1 - (logits * (1 / softcap)).square())
             slope = (slope * scale[:, None]).to(x.dtype)
             grad_hidden.append(slope @ cast)
             grad_weight += slope.T @ x
@@ -99,11 +104,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (grad_hidden * grad).to(grad_hidden.dtype), grad_weight * grad, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    logits = hidden @ weight.T
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _log_sum_exp(logits: Tensor, softcap: float | None) -> Tensor:
+    """(N, 1) of capped logits (N, V), which need no shift below 0 if their cap is small.
+
+    Powers of two, here and in the gradient, since a compiler for CPUs writes whatever has an exp in
+    it and is needed twice to memory: once, for the capped logits, is best.
+    """
+    if softcap is not None and softcap <= SAFE_CAP:
+        return (logits * LOG2_E).exp2().sum(dim=1, keepdim=True).log()
+    most = logits.amax(dim=1, keepdim=True)
+    return most + ((logits - most) * LOG2_E).exp2().sum(dim=1, keepdim=True).log()
 
 
-def _chosen(logits: Tensor, targets: Tensor) -> Tensor:
-    """(N,) logits of the targets; of some token where a target is IGNORED."""
-    return logits.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
+def _chosen(raw: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    """(N, 1) capped logits of the targets; of some token where a target is IGNORED."""
+    return capped(raw.gather(1, targets.clamp(min=0)[:, None]), softcap)
