@@ -162,12 +162,13 @@ def train(folder: str, given: argparse.Namespace, depth: int, factor: float) -> 
     """The validation loss at the end of a training."""
     config = GPTConfig(vocab_size=given.vocab_size, depth=depth, sequence_length=LENGTH)
     tokens = int(given.ratio * flops.scaling_parameters(config))
-    words = f"--run r --tokenizer t --data {given.data} --depth {depth} --tokens {tokens}"
+    run = f"d{depth}-x{factor:g}"
+    words = f"--run {run} --tokenizer t --data {given.data} --depth {depth} --tokens {tokens}"
     words += f" --sequence-length {LENGTH} --lr-scale {factor}"
     if "--tokens-per-step" not in given.options:
         words += " --tokens-per-step 4096"
     stage("base_train", *words.split(), *given.options)
-    path = Path(folder) / "runs" / "r" / "base_train" / "metrics.jsonl"
+    path = Path(folder) / "runs" / run / "base_train" / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return float([row["val_bpb"] for row in rows if "val_bpb" in row][-1])
 

@@ -48,7 +48,7 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scal
 
 
 def scores_made(length: int, window: int | None) -> int:
-    """Scores of one row and head, hidden ones included: a compiler keeps them for the gradient."""
+    """Weights of one row and head, hidden ones included, that are kept for the gradient."""
     pieces = _pieces(length, window)
     return sum((piece.end - piece.begin) * (piece.back + piece.block) for piece in pieces)
 

@@ -191,9 +191,12 @@ def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig)
 
 
 def _kept_scores(config: GPTConfig, step: StepPlan) -> int:
-    """Bytes of attention scores that compiled passes on a CPU hold for the gradient."""
-    by_torch = step.dtype == torch.float32 and step.length <= SHORT_TEXT
-    if not step.compiled or step.checkpoint_activations or step.device_type != "cpu" or by_torch:
+    """Bytes of attention weights held for the gradient that the rehearsal did not hold as well.
+
+    Compiled passes on a CPU attend in blocks where uncompiled ones take torch's kernel.
+    """
+    in_blocks = step.compiled and step.device_type == "cpu" and step.length > SHORT_TEXT
+    if step.dtype != torch.float32 or step.checkpoint_activations or not in_blocks:
         return 0
     scores = sum(scores_made(step.length, window) for window in config.windows)
     return step.rows * config.heads * scores * step.dtype.itemsize
