@@ -195,7 +195,7 @@ def _varlen_has_gqa() -> bool:
 
 
 _NOTES = {
-    "blocks": "matrix products in blocks in half precision, else scaled_dot_product_attention",
+    "blocks": "matrix products in blocks in bfloat16, else scaled_dot_product_attention",
     "sdpa": "torch scaled_dot_product_attention; windows in blocks",
     "fa3": "FlashAttention-3 from the kernel hub; windows in the kernel",
     "varlen": "torch varlen_attn for windows, scaled_dot_product_attention for full layers",

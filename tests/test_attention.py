@@ -99,6 +99,13 @@ def test_half_precision_stays_close_to_float64(name):
     assert float((got - expected).abs().max()) < 0.05
 
 
+def test_float16_holds_values_whose_sum_over_a_long_text_it_could_not():
+    q = k = torch.zeros(1, 1024, 1, 16, dtype=torch.float16)
+    v = torch.full_like(q, 100)
+    y = attention.attend(q, k, v, window=None, scale=1.0, backend=Backend("blocks", ""))
+    torch.testing.assert_close(y, v)
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("sdpa", torch.float32), ("blocks", torch.bfloat16)])
 def test_a_long_text_needs_no_mask_of_its_length_squared(name, dtype):
     q, k, v, _ = inputs(1, 4096, 1, 1, 2, dtype=dtype)
@@ -120,7 +127,7 @@ def test_a_long_text_needs_no_mask_of_its_length_squared(name, dtype):
 def test_the_choice_on_a_cpu_is_reported():
     assert attention.choose("auto", CPU).name == "blocks"
     assert attention.choose("sdpa", CPU).name == "sdpa"
-    assert attention.describe("auto", CPU).startswith("blocks: matrix products in blocks in half")
+    assert attention.describe("auto", CPU).startswith("blocks: matrix products in blocks in bfloat16")
 
 
 def test_a_backend_that_cannot_work_here_is_refused():
