@@ -43,7 +43,8 @@ def test_chunked_losses_and_gradients_are_those_of_plain_operations(softcap, row
 def test_large_logits_do_not_overflow():
     hidden, weight = (1e4 * torch.eye(4)).requires_grad_(), torch.eye(4)
     targets = torch.arange(4)
-    for softcap, expected in ((None, 0.0), (15.0, math.log(1 + 3 * math.exp(-15)))):
+    caps = ((None, 0.0), (15.0, math.log(1 + 3 * math.exp(-15))), (100.0, 0.0))
+    for softcap, expected in caps:
         losses = cross_entropies(hidden, weight, targets, softcap=softcap)
         assert losses.tolist() == pytest.approx([expected] * 4, abs=2e-6)
         loss = linear_cross_entropy(hidden, weight, targets, torch.ones(4), softcap=softcap)
