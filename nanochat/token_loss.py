@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nanochat.layers import at_least_fp32
+
 IGNORED = -1  # target that has no loss
 LOG2_E = math.log2(math.e)
 SAFE_CAP = 60.0  # exp(60) times any vocabulary is far from float32's largest number
@@ -52,7 +54,7 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     By the exponential, which costs a CPU a third of tanh. In float32 it errs by up to 3e-7 of the
     cap also where logits are small, which matters to no loss; GPT.logits takes tanh itself.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_fp32(logits)
     if softcap is None:
         return logits
     return softcap - 2 * softcap / ((logits * (2 / softcap)).exp() + 1)
