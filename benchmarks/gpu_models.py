@@ -156,7 +156,10 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
     batches = RandomBatches.draw(work, rows)
     tokens = len(batches.host) * rows * sizes.sequence_length
     optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=tokens)
-    loss = torch.compile(model.loss, dynamic=False) if compiled else model.loss
+    loss = model.loss
+    if compiled:
+        loss = devices.compiled(loss)
+        optimizer.compile()
     per_token = flops.flops_per_token(sizes, sizes.sequence_length)
     if work.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(work.device)

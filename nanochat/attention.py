@@ -67,11 +67,19 @@ def describe(name: str, device: torch.device) -> str:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: float, backend: Backend
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None,
+    scale: float,
+    backend: Backend,
+    bound: float | None = None,
 ) -> Tensor:
     """Causal attention: query i sees keys max(0, i - window) .. i; None sees all before it.
 
-    q: (B, T, H, D); k, v: (B, T, H_kv, D) with H a multiple of H_kv. Returns (B, T, H, D).
+    q: (B, T, H, D); k, v: (B, T, H_kv, D) with H a multiple of H_kv. bound: no score q k scale is
+    larger than this or below its negative, as far as is known. Returns (B, T, H, D).
     """
     if window is not None and window >= q.shape[1] - 1:
         window = None
@@ -79,7 +87,7 @@ def attend(
         assert backend.kernel is not None
         return _fa3(backend.kernel, q, k, v, window=window, scale=scale)
     if backend.name == "blocks" and pays(q):
-        return block_attention(q, k, v, window=window, scale=scale)
+        return block_attention(q, k, v, window=window, scale=scale, bound=bound)
     if window is None:
         return _causal(q, k, v, scale=scale)
     if backend.name == "varlen":

@@ -141,6 +141,9 @@ class Attention(nn.Module):
         kind = config.norm if config.norm != "layer" else "rms_weight"
         self.q_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
         self.k_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
+        # Normed vectors are sqrt(D) long, which bounds their product.
+        bounded = config.qk_norm and kind == "rms"
+        self.score_bound = config.head_dim * self.scale if bounded else None
         self.value_gate = None
         if config.has_value_embedding(layer):
             self.value_gate = Linear(min(VALUE_GATE_CHANNELS, config.width), config.kv_heads, dtype)
@@ -166,7 +169,15 @@ class Attention(nn.Module):
         if cache is not None:
             y = cache.attend(self.layer, q, k, v, scale=self.scale)
         else:
-            y = attention.attend(q, k, v, window=self.window, scale=self.scale, backend=backend)
+            y = attention.attend(
+                q,
+                k,
+                v,
+                window=self.window,
+                scale=self.scale,
+                backend=backend,
+                bound=self.score_bound,
+            )
         return self.out(y.reshape(x.shape))
 
 

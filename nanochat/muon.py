@@ -88,9 +88,9 @@ def muon_update(
     momentum: Tensor,
     variance: Tensor,
     *,
-    lr: float,
-    momentum_beta: float,
-    weight_decay: float,
+    lr: float | Tensor,
+    momentum_beta: float | Tensor,
+    weight_decay: float | Tensor | None = None,
     recipe: MuonRecipe,
     polar_dtype: torch.dtype,
     finite: Tensor | None = None,
@@ -98,7 +98,8 @@ def muon_update(
     """One step of Muon on a stack of matrices; everything in place, `grads` is used up.
 
     weights, grads, momentum: (L, R, C). variance: (L, R, 1) or (L, 1, C), see `variance_shape`.
-    finite: 0-d bool on the device; where it is False nothing changes.
+    lr, momentum_beta, weight_decay: numbers, or 0-d tensors on the CPU, which a compiled call may
+    vary. finite: 0-d bool on the device; where it is False nothing changes.
     A matrix whose gradients have all been zero does not change under cautious decay.
     """
     rows, columns = weights.shape[-2:]
@@ -112,10 +113,10 @@ def muon_update(
     # Renormalising and the variance reduction scale rows, columns and whole matrices only, so the
     # factors are multiplied up first: one pass over the matrices instead of four.
     scale = _update_scale(update, variance, recipe, finite)
-    lr *= shape_lr_scale(rows, columns)
+    lr = lr * shape_lr_scale(rows, columns)
     # As tensors: addcmul_ would refuse rates that float32 does not hold.
     keep: float | Tensor = 1.0 if finite is None else finite
-    if weight_decay:
+    if weight_decay is not None:
         if recipe.cautious_decay:
             share = (update * weights).gt_(0)  # of each weight that decays, 0 or 1
         else:

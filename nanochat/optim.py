@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from nanochat import device as devices
 from nanochat import muon
 from nanochat.adamw import AdamWSettings
 from nanochat.config import option
@@ -197,6 +198,13 @@ class MuonAdamW:
         self.begin_step()
         if run.world_size > 1:
             self._add_hooks()
+
+    def compile(self) -> None:
+        """Compile what is computed element by element in Muon's updates, at the next step."""
+        update = devices.compiled(muon.muon_update)
+        for group in self.groups:
+            if isinstance(group, MuonGroup):
+                group.compiled = update
 
     def begin_step(self) -> None:
         """Forget the gradients of a step that was begun and not finished, if there is one."""

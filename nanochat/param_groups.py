@@ -27,6 +27,7 @@ class MuonGroup:
     weight_decay: float
     recipe: MuonRecipe
     polar_dtype: torch.dtype
+    compiled: Callable[..., None] | None = field(init=False, default=None)  # muon_update
     momentum: Tensor = field(init=False)  # (slots, R, C)
     variance: Tensor = field(init=False)  # (slots, R, 1) or (slots, 1, C)
     grads: Tensor | None = field(init=False, default=None)  # (slots, R, C), within a step only
@@ -64,14 +65,20 @@ class MuonGroup:
         if not views:
             return
         torch._foreach_copy_(slots, views)
-        muon_update(
+        schedule: dict[str, float | Tensor] = {
+            "lr": self.lr * settings.lr_scale,
+            "momentum_beta": settings.momentum,
+        }
+        if self.weight_decay:
+            schedule["weight_decay"] = self.weight_decay * settings.weight_decay_scale
+        if self.compiled is not None:  # for which every other number would be another program
+            schedule = {name: torch.tensor(value) for name, value in schedule.items()}
+        (self.compiled or muon_update)(
             weights,
             self.grads,
             self.momentum,
             self.variance,
-            lr=self.lr * settings.lr_scale,
-            momentum_beta=settings.momentum,
-            weight_decay=self.weight_decay * settings.weight_decay_scale,
+            **schedule,
             recipe=self.recipe,
             polar_dtype=self.polar_dtype,
             finite=finite,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._functorch.config as functorch
 
 from nanochat import checkpoint_manager, config, flops, optim, report, stage_record
 from nanochat import device as devices
@@ -113,11 +112,15 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
     ):
         compiled = _compiles(stage, recipe.use_compile)
         _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
+        loss: Callable[..., torch.Tensor] = model.loss
+        if compiled:
+            loss = devices.compiled(loss)
+            optimizer.compile()
         hooks = _hooks(stage, saver, findings)
         trainer = Trainer(
             optimizer=optimizer,
             batches=recipe.batches,
-            loss_fn=token_loss(_loss(model, compiled)),
+            loss_fn=token_loss(loss),
             schedule=recipe.schedule,
             hooks=hooks,
             run=run,
@@ -222,15 +225,6 @@ def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loade
     if stage.resume_from is None:
         stage.say(f"starting {stage.name} from {loaded.path}")
     return loaded
-
-
-def _loss(model: GPT, compiled: bool) -> Callable[..., torch.Tensor]:
-    if not compiled:
-        return model.loss
-    # The compiler's cache leaves out graphs with autograd functions, which may depend on what it
-    # does not see; ours are traced whole. A second start is four seconds shorter for it.
-    functorch.autograd_cache_allow_custom_autograd_functions = True
-    return torch.compile(model.loss, dynamic=False)
 
 
 def _compiles(stage: Stage, wanted: bool | None) -> bool:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nanochat.fast_exp import exp_for
 from nanochat.layers import at_least_fp32
 
 IGNORED = -1  # target that has no loss
-LOG2_E = math.log2(math.e)
 SAFE_CAP = 60.0  # exp(60) times any vocabulary is far from float32's largest number
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}  # logits of one chunk: 32 MB / 512 MB in fp32
 MAX_CHUNKS = 64  # each chunk is unrolled into the compiled graph: bounds its compile time
@@ -43,7 +43,9 @@ def cross_entropies(
     losses = []
     for x, target in zip(hidden.split(rows), targets.split(rows), strict=True):
         raw = x @ cast.T
-        loss = (_log_sum_exp(capped(raw, softcap), softcap) - _chosen(raw, target, softcap))[:, 0]
+        exps, shift = _exps(capped(raw, softcap), softcap, torch.float32)
+        log_z = shift + exps.sum(dim=1, keepdim=True).log()
+        loss = (log_z - _chosen(raw, target, softcap))[:, 0]
         losses.append(torch.where(target == IGNORED, 0.0, loss))
     return torch.cat(losses)
 
@@ -87,9 +89,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for x, target, scale in zip(*chunks, strict=True):
             raw = x @ cast.T
             logits = capped(raw, softcap)
-            log_z = _log_sum_exp(logits, softcap)
+            exps, shift = _exps(logits, softcap, x.dtype)
+            sums = exps.sum(dim=1, keepdim=True)
+            log_z = shift + sums.log()
             total = total + ((log_z - _chosen(raw, target, softcap))[:, 0] * scale).sum()
-            share = ((logits - log_z) * LOG2_E).exp2()
+            share = exps * (1 / sums)
             slope = torch.where(columns == target.to(torch.int32)[:, None], share - 1, share)
             if softcap is not None:
                 slope = slope * (1 - (logits * (1 / softcap)).square())
@@ -106,16 +110,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (grad_hidden * grad).to(grad_hidden.dtype), grad_weight * grad, None, None, None
 
 
-def _log_sum_exp(logits: Tensor, softcap: float | None) -> Tensor:
-    """(N, 1) of capped logits (N, V), which need no shift below 0 if their cap is small.
+def _exps(
+    logits: Tensor, softcap: float | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | float]:
+    """exp(logits - shift) of capped logits (N, V) as exact as `dtype` is, and the shift, (N, 1).
 
-    Powers of two, here and in the gradient, since a compiler for CPUs writes whatever has an exp in
-    it and is needed twice to memory: once, for the capped logits, is best.
+    Logits need no shift, which is 0 then, if their cap is small.
     """
     if softcap is not None and softcap <= SAFE_CAP:
-        return (logits * LOG2_E).exp2().sum(dim=1, keepdim=True).log()
-    most = logits.amax(dim=1, keepdim=True)
-    return most + ((logits - most) * LOG2_E).exp2().sum(dim=1, keepdim=True).log()
+        return exp_for(dtype, logits, bound=softcap), 0.0
+    shift = logits.amax(dim=1, keepdim=True)
+    return exp_for(dtype, logits - shift, bound=None), shift
 
 
 def _chosen(raw: Tensor, targets: Tensor, softcap: float | None) -> Tensor:

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: "errors config option_fields device memory_limit distributed interruption last_words "
     "node_words storage metrics downloads",
-    1: "attention block_attention gpt gpt_config layers token_loss fp8 flops muon adamw optim "
-    "param_groups sharding memory_plan time_plan schedules scaling isoflop tokenizer "
+    1: "attention block_attention fast_exp gpt gpt_config layers token_loss fp8 flops muon adamw "
+    "optim param_groups sharding memory_plan time_plan schedules scaling isoflop tokenizer "
     "published conversation packing sampling kv_cache calculator eval_task _rustbpe",
     2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
     "checkpoint_manager generation branches engine execution sandbox jsonl core_bundle sources "

@@ -40,10 +40,12 @@ def inputs(B, T, H, H_kv, D, dtype=torch.float64, device=CPU):
     ]
 
 
-@pytest.fixture(params=["sdpa", "blocks"])
+@pytest.fixture(params=["sdpa", "blocks", "bounded"])
 def attend(request, monkeypatch):
-    """Attention by either way that runs on a CPU, in blocks of 8 so that short texts have many."""
+    """Attention by every way that runs on a CPU, in blocks of 8 so that short texts have many."""
     monkeypatch.setattr(block_attention, "BLOCK", 8)
+    if request.param == "bounded":
+        return functools.partial(block_attention.block_attention, bound=30.0)
     if request.param == "blocks":
         return block_attention.block_attention
     return functools.partial(attention.attend, backend=SDPA)

@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from nanochat import muon, optim
 from nanochat.adamw import AdamWSettings, adamw_update
+from nanochat.device import has_compiler
 from nanochat.distributed import single_run
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.gpt import GPT, GPTConfig
@@ -188,6 +190,26 @@ def test_polar_express_in_float64_is_exact_to_float64():
     matrix = randn(20, 30)
     found = polar_express(matrix[None], F64)[0]
     torch.testing.assert_close(found, naive_polar(matrix), rtol=0, atol=1e-13)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_compiled_steps_equal_plain_ones_and_their_schedule_makes_no_other_program():
+    torch._dynamo.reset()
+    made, found = [], []
+    for compile_it in (False, True):
+        model = tiny_model()
+        optimizer = build(model, OptimConfig(matrix_lr=0.1, weight_decay=0.3))
+        if compile_it:
+            optimizer.compile()
+        for step in range(6):
+            backward(model, optimizer, step)
+            optimizer.step(StepSettings(1 / (1 + step), 0.8 + step / 100, 1 - step / 10))
+            if compile_it and step in (0, 5):
+                made.append(counters["stats"]["unique_graphs"])
+        found.append(dict(model.named_parameters()))
+    assert made[0] == made[1] > 0
+    for name, weights in found[0].items():
+        torch.testing.assert_close(found[1][name], weights, rtol=0, atol=2e-5)
 
 
 def test_zero_gradients_change_no_matrix_and_make_no_nan():
