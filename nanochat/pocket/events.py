@@ -40,6 +40,9 @@ _NOT_EARLY = re.compile(
     r"|^The \{t\}|\{him\}|\{his\}|\{w\}"
 )
 
+JOINED_SHARE = 0.3  # of the sentences are told together with the one before
+_NOT_JOINED = re.compile(r"^(Before|At first|The \{(o1|h)\}|There )|\{He\}|,")
+
 # What a part does to the amount so far (n), with its own numbers # and ##.
 _STEPS = {
     "plain": (), "product": ("#*&",), "sum": ("#+&",), "gain": ("n+#",), "loss": ("n-#",),
@@ -104,7 +107,7 @@ class Composition:
             if phrase
         ]
         asked = _numbered(question, _letters(self.parts, len(self.parts) - 1))
-        return " ".join(_with_pronouns(said)), (asked,)
+        return " ".join(_joined(rng, _with_pronouns(said))), (asked,)
 
     def _late_phrases(self, rng: random.Random) -> list[str] | None:
         """The first event and then the start, where that order can be told."""
@@ -197,6 +200,23 @@ def _with_pronouns(said: list[str]) -> list[str]:
             found.append(piece.replace("{S}", "{he}" if known else "{n}", 1))
             known = "{m}" not in piece and ("{n}" in found[-1] or known)
             found[-1] = found[-1].replace("{S}", "{he}")
+    return found
+
+
+def _joined(rng: random.Random, sentences: list[str]) -> list[str]:
+    """Some of the sentences in pairs, with an "and" between them."""
+    found: list[str] = []
+    joined = False
+    for sentence in sentences:
+        before = found[-1] if found else ","
+        joined = not joined and rng.random() < JOINED_SHARE and "," not in before
+        if not joined or _NOT_JOINED.search(sentence):
+            joined = False
+            found.append(sentence)
+        elif before.startswith(("{n} ", "{he} ")) and sentence.startswith("{he} "):
+            found[-1] = f"{before[:-1]} and {sentence.removeprefix('{he} ')}"
+        else:
+            found[-1] = f"{before[:-1]}, and {sentence[:1].lower()}{sentence[1:]}"
     return found
 
 
