@@ -182,7 +182,6 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
         summary = trainer.fit()
     step_s = statistics.median(clock.steps_s)
     peak = trainer.peak_flops
-    memory = devices.memory_used(work.device)
     row = {
         "depth": sizes.depth,
         "parameters": sum(flops.parameter_counts(sizes).values()),
@@ -197,7 +196,7 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
         "tflops": per_token * tokens / step_s / 1e12,
         "mfu": per_token * tokens / step_s / peak if peak else None,
         "peak_tflops": peak / 1e12 if peak else None,
-        "memory_bytes": memory,
+        "memory_bytes": devices.memory_used(work.device),
         "first_step_s": clock.ends_s[0] - clock.begin_s,
         "loss": trainer.last_loss,
         "skipped": summary.skipped,
