@@ -68,6 +68,16 @@ def test_a_fifth_of_the_composed_problems_is_kept_out_of_training():
     assert names & drawn and drawn <= names | {t.name for t in problems.templates(held_out=False)}
 
 
+def test_what_tells_a_held_out_template_in_other_words_is_not_trained():
+    trained, held_out = (
+        {one.name for group in events.compositions(held_out=flag) for one in group}
+        for flag in (False, True)
+    )
+    listed = set(events.HELD_OUT.strip().splitlines())
+    assert listed <= held_out, f"no composition: {listed - held_out}"
+    assert not listed & trained
+
+
 def test_composed_problems_tell_all_their_numbers_and_can_be_solved():
     rng = make_rng("test composed numbers")
     for _ in range(2000):
