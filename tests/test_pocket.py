@@ -78,15 +78,24 @@ def test_what_tells_a_held_out_template_in_other_words_is_not_trained():
     assert not listed & trained
 
 
-def test_composed_problems_tell_all_their_numbers_and_can_be_solved():
+def test_problems_are_solved_with_the_numbers_that_the_reply_lists():
     rng = make_rng("test composed numbers")
+    left_out = 0
     for _ in range(2000):
         problem = problems.draw_problem(rng)
-        numbers_told = problems.numbers_in(problem.text)
+        told = iter(problems.numbers_in(problem.text))
+        assert all(number in told for number in problem.given)  # in the order told
+        left_out += len(problems.numbers_in(problem.text)) > len(problem.given)
+        known = {*problem.given, 2}
         for expression, result in problem.calls:
             assert calculator.evaluate(expression) == result
-            known = {*numbers_told, 2, *(int(found) for _, found in problem.calls)}
             assert {int(n) for n in re.findall(r"\d+", expression)} <= known
+            known.add(int(result))
+        reply = as_text(problems.problem_turn(rng, problem).reply)
+        listed, _, solution = reply.removeprefix("Given ").partition(": ")
+        assert listed == ", ".join(map(str, problem.given))
+        assert solution.startswith(f"{problem.calls[0][0]}={problem.calls[0][1]}. ")
+    assert 300 < left_out < 700
 
 
 def test_base_text_shows_many_different_words():

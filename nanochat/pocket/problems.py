@@ -3,6 +3,8 @@
 Owns the reading of the templates, the drawing of numbers and the content by which a problem is
 reserved. A fifth of the templates is kept for the evaluation. Most problems of training are not
 of a template but composed (see `events`), so that solving is learned and not templates alone.
+A reply first lists the numbers that it needs, as they are told: what is copied into the calls
+then stands close by, once and in figures (right answers to new templates: 58 instead of 48%).
 """
 
 import random
@@ -18,6 +20,7 @@ from nanochat.pocket.core import (
     pick,
     plural,
     read_table,
+    text_part,
     tool_reply,
     with_article,
 )
@@ -65,10 +68,14 @@ class Template:
 
 @dataclass(frozen=True)
 class Problem:
-    """A word problem with its solution; `text` is as told, before typing mistakes."""
+    """A word problem with its solution.
+
+    text: as told, before typing mistakes; given: the numbers it is solved with, as they are told.
+    """
 
     template: Template | Composition
     text: str
+    given: tuple[int, ...]
     calls: tuple[tuple[str, str], ...]
 
     @property
@@ -200,6 +207,7 @@ def _as_told(rng: random.Random, number: int) -> str:
 
 
 _SENTENCE = re.compile(r"(?<=[.?]) ")
+_NUMBER_SLOT = re.compile(r"\{(\w+)\}")
 _ONE_OF = re.compile(r"<([^>]*)>")
 
 
@@ -210,10 +218,13 @@ def _one_wording(rng: random.Random, text: str) -> str:
     return _ONE_OF.sub(lambda match: pick(rng, match[1].split("/")), text)
 
 
-def _tell(rng: random.Random, template: Template | Composition, values: dict[str, int]) -> str:
-    """The text of a problem with these numbers."""
+def _tell(
+    rng: random.Random, template: Template | Composition, values: dict[str, int]
+) -> tuple[str, tuple[int, ...]]:
+    """The text of a problem with these numbers, and the numbers in the order told."""
     cast = _cast(rng) | template.cast(rng)
-    slots = {name: _as_told(rng, value) for name, value in values.items()} | cast
+    told = {name: _as_told(rng, value) for name, value in values.items()}
+    slots = {name: f"{{{name}}}" for name in values} | cast  # numbers stay slots until the end
     telling, questions = template.wording(rng)
     sentences = _SENTENCE.split(_one_wording(rng, telling).format_map(slots))
     named = any(cast["n"].lower() in sentence.lower() for sentence in sentences)
@@ -227,7 +238,9 @@ def _tell(rng: random.Random, template: Template | Composition, values: dict[str
     question = _one_wording(rng, pick(rng, questions)).format_map(slots)
     first = cast["n"] in question and rng.random() < QUESTION_FIRST_SHARE
     ordered = [question, *sentences] if first else [*sentences, question]
-    return " ".join(cap(sentence) for sentence in ordered)
+    names = dict.fromkeys(_NUMBER_SLOT.findall(" ".join(ordered)))
+    text = " ".join(cap(sentence.format_map(told)) for sentence in ordered)
+    return text, tuple(values[name] for name in names)
 
 
 def draw_problem(
@@ -256,7 +269,8 @@ def draw_problem(
             continue
         if training and any(map(_call_reserved, calls)):
             continue
-        problem = Problem(template, _tell(rng, template, values), calls)
+        text, given = _tell(rng, template, values)
+        problem = Problem(template, text, given, calls)
         if held_out_template or is_reserved("problem", problem.content) == reserved:
             return problem
 
@@ -271,4 +285,6 @@ def problem_turn(rng: random.Random, problem: Problem) -> Turn:
     """The problem as a person might type it, and its solution."""
     kept = " ".join(match.group() for match in _NUMBER.finditer(problem.text.lower()))
     question = typed(rng, problem.text, kept)
-    return Turn(question, tool_reply(problem.calls, f"The answer is {problem.answer}."))
+    given = text_part(f"Given {', '.join(map(str, problem.given))}:")
+    solution = tool_reply(problem.calls, f"The answer is {problem.answer}.")
+    return Turn(question, [given, *solution])
