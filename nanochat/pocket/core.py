@@ -154,15 +154,15 @@ def as_text(reply: Content) -> str:
     """A reply as plain text, a call and its result written as `12+30=42`."""
     if isinstance(reply, str):
         return reply
-    pieces: list[str] = []
+    pieces = []
     for part in reply:
         if part["type"] == "python":
-            pieces.append(f"{part['text']}=")
+            pieces.append(part["text"] + "=")
         elif part["type"] == "python_output":
-            pieces[-1] += f"{part['text']}."
+            pieces.append(part["text"] + ". ")
         else:
             pieces.append(part["text"])
-    return " ".join(pieces)
+    return "".join(pieces)
 
 
 def conversation(turns: Sequence[Turn], system: str | None = None) -> Conversation:

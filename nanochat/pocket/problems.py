@@ -285,6 +285,6 @@ def problem_turn(rng: random.Random, problem: Problem) -> Turn:
     """The problem as a person might type it, and its solution."""
     kept = " ".join(match.group() for match in _NUMBER.finditer(problem.text.lower()))
     question = typed(rng, problem.text, kept)
-    given = text_part(f"Given {', '.join(map(str, problem.given))}:")
+    given = text_part(f"Given {', '.join(map(str, problem.given))}: ")
     solution = tool_reply(problem.calls, f"The answer is {problem.answer}.")
     return Turn(question, [given, *solution])
