@@ -40,8 +40,10 @@ PEAK_TFLOPS_BF16 = {
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEPT_BYTES = 1 << 30
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_MMAP_MAX_DEFAULT = 65536
+_MADV_HUGEPAGE = 14
+_KEPT_BYTES = 1 << 30  # larger tensors are mappings of their own
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -74,14 +76,26 @@ def keep_memory() -> None:
 
     Without it every large activation is a new mapping, whose pages are faulted in and zeroed one
     by one: a step of the pocket model then takes a sixth longer (see benchmarks/RESULTS.md).
+    The heap is stretched at once, and only as addresses, so that all of it can be asked to be of
+    huge pages. Torch has a switch for those (THP_MEM_ALLOC_ENABLE), but it lays every tensor at the
+    start of a page, and then what is freed is a little too short for the next of its size.
     To be called before the first large tensor is made.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
     library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    library.mallopt(_M_MMAP_MAX, 0)
+    page = os.sysconf("SC_PAGE_SIZE")
+    size = os.sysconf("SC_PHYS_PAGES") * page // 4
+    block = library.malloc(ctypes.c_size_t(size))
+    if block is not None:  # else addresses are limited, and pages stay small
+        start = -(-block // page) * page
+        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size - page), _MADV_HUGEPAGE)
+        library.free(ctypes.c_void_p(block))
+    library.mallopt(_M_MMAP_MAX, _MMAP_MAX_DEFAULT)
     library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-    library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def measure_dtype(device: torch.device) -> torch.dtype:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from nanochat.device import has_compiler
 from nanochat.errors import ConfigError
 from nanochat.gpt import GPT, GPTConfig, at_least_fp32
+from nanochat.layers import MLP
 
 VOCAB = 53
 ABLATIONS = [
@@ -156,6 +157,15 @@ def test_logits_equal_the_naive_model(options):
     expected = naive_logits(model, tokens[0])
     assert got.dtype == torch.float64
     assert float((got - expected).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("activation", ["relu2", "gelu", "swiglu"])
+def test_the_gradient_of_an_mlp_is_that_of_finite_differences(activation):
+    mlp = MLP(small_config(activation=activation), torch.float64)
+    for parameter in mlp.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    width = mlp.up.weight.shape[1]
+    assert torch.autograd.gradcheck(mlp, torch.randn(3, width).double().requires_grad_())
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=label)

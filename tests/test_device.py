@@ -1,0 +1,42 @@
+"""What the machine offers: memory that is freed and used again."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import re
+from pathlib import Path
+import torch
+from nanochat import device
+
+if KEEP:
+    device.keep_memory()
+torch.ones(100, 2**20)
+heaps = Path("/proc/self/smaps").read_text().split("[heap]")[1:]
+in_heap = sum(int(re.search(r"^Rss: *(\\d+) kB", heap, re.M)[1]) * 1024 for heap in heaps)
+huge_pages = any(re.search(r"^VmFlags:.* hg", heap, re.M) for heap in heaps)
+print(in_heap / 1e6, huge_pages)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's heap")
+def test_freed_memory_is_kept_in_huge_pages():
+    kept_mb, huge_pages = heap_left_by_a_tensor(keep=True)
+    given_back_mb, _ = heap_left_by_a_tensor(keep=False)
+    assert kept_mb > given_back_mb + 400  # of the tensor's 419
+    if Path("/sys/kernel/mm/transparent_hugepage").exists():
+        assert huge_pages == "True"
+
+
+def heap_left_by_a_tensor(*, keep: bool) -> tuple[float, str]:
+    """MB of a process's heap after a large tensor was freed, and if huge pages are asked for."""
+    program = PROGRAM.replace("KEEP", str(keep))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    in_heap, huge_pages = done.stdout.split()
+    return float(in_heap), huge_pages
