@@ -213,7 +213,7 @@ class MLP(nn.Module):
 
 
 class _SquaredRelu(torch.autograd.Function):
-    """relu(x) ** 2 that keeps only its result for the gradient, which the product after it keeps too.
+    """relu(x) ** 2 that keeps only its result for the gradient: the product after it keeps it too.
 
     Where there is a slope the input is the result's square root: an eighth of what training holds
     at depth 4 is not kept.

@@ -13,11 +13,13 @@ from itertools import product
 from nanochat.pocket.core import pick, read_table, stable_hash
 from nanochat.pocket.problem_tables import EXTRA_THINGS, THINGS
 
-# Kinds and parts that would make a held-out template with other words.
+# Kinds and parts that would make a held-out template with other words; and sizes with a loss, as
+# else whatever is compared in one step would be less.
 HELD_OUT = """
 stuff plain loss loss left
 things plain half gain now
 sizes plain gain mine
+sizes plain loss mine
 ages plain loss both
 work sum repeat loss left
 """

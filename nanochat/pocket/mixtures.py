@@ -136,7 +136,7 @@ TURNS: dict[str, dict[Maker, float]] = {
         _sum: 0.065,
         _comparison: 0.045,
         _problem: 0.185,
-        _spelling: 0.09,
+        _spelling: 0.105,
         _counting: 0.06,
         _length: 0.01,
         _small_talk: 0.03,
