@@ -63,7 +63,7 @@ def ratios(text: str | None) -> tuple[float, float]:
     try:
         least, most = (float(word) for word in text.split(","))
     except ValueError:
-        raise ConfigError(f"--ratios must be like 2,250 or none, got {text!r}") from None
+        raise ConfigError(f"--ratios must be like 2,150 or none, got {text!r}") from None
     if not 0 <= least < most:
         raise ConfigError(f"--ratios must be a smaller and a larger number, got {text!r}")
     return least, most

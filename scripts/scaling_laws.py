@@ -67,13 +67,14 @@ class ScalingLawsConfig:
 
     run: str = option("scaling", "name of the sweep, in $NANOCHAT_BASE_DIR/runs/NAME/scaling_laws")
     budgets: str = option("3e12,6e12,1.2e13,2.4e13", "FLOPs of each training, separated by commas")
+    # One layer alone cannot look up what followed a word before: such models lie off the curve.
     sizes: str = option(
-        "1x32,1x48,1x64,2x64,2x96,2x128,3x128,3x160",
+        "2x32,2x48,2x64,2x80,2x96,2x128,3x128,3x160",
         "models as DEPTHxWIDTH, or DEPTH with its default width, separated by commas",
     )
-    # On pocket at 1e12 FLOPs about 20 is best; runs far from it bend the parabola.
+    # On pocket 9 to 18 are best; runs far from it bend the parabola.
     ratios: str | None = option(
-        "2,250",
+        "2,150",
         "least and most tokens per parameter; a budget leaves out sizes with fewer or more; none: "
         "every size at every budget",
     )

@@ -221,7 +221,7 @@ def test_a_presets_settings_reach_base_training():
         ("--budgets lots", "--budgets must be numbers such as 1e12, got 'lots'"),
         ("--budgets -1", "--budgets must be in"),
         ("--budgets nan", "--budgets must be in"),
-        ("--ratios 5", "--ratios must be like 2,250 or none, got '5'"),
+        ("--ratios 5", "--ratios must be like 2,150 or none, got '5'"),
         ("--ratios 5,2", "--ratios must be a smaller and a larger number"),
         ("--seeds 1,x", "--seeds must be whole numbers from 0, got 'x'"),
         ("--run a/b", "--run must be a plain name"),
