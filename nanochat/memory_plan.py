@@ -28,11 +28,12 @@ from nanochat.token_loss import chunk_rows
 # Measured on a CPU with glibc 2.36 and torch 2.15, see benchmarks/RESULTS.md. The rehearsal itself
 # errs little: with a mapping of its own for every tensor (MALLOC_MMAP_THRESHOLD_=65536) steps took
 # 429, 164 and 747 MB where it says 456, 182 and 738. What the heap adds is not in it.
-HEAP_SHARE = 0.75  # of a step's tensors: freed by them, and in pieces too small to be used again
+HEAP_SHARE = 1.0  # of a step's tensors: freed by them, and in pieces too small to be used again
+COMPILED_HEAP_SHARE = 0.75  # of those of fused kernels, which make fewer
 ROOM_SHARE = 0.3  # of what a step leaves free, what the copies for a checkpoint find room in
 COMPILED_SHARE = 0.85  # of what uncompiled passes hold that fused kernels hold
 LIBRARY_BYTES = 100e6  # of what reads data and multiplies matrices, at its first use
-RECOMPUTING_BYTES = 280e6  # of torch.utils.checkpoint and what it imports; 180 to 490 in four runs
+RECOMPUTING_BYTES = 430e6  # of torch.utils.checkpoint and what it imports; it varies by 200
 COMPILER_BYTES = 220e6  # of torch.compile, and what it keeps for
 COMPILED_LAYER_BYTES = 10e6  # every layer
 CHUNKS_SUMMED = 8  # torch._inductor.config.realize_acc_reads_threshold
@@ -117,7 +118,8 @@ def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> M
             peak=replace(peak, process=context), most=replace(most, process=context)
         )
     of_step = peak.total - peak.weights - peak.optimizer
-    heap = round(HEAP_SHARE * (of_step - peak.logits))  # the chunks' logits take turns
+    share = COMPILED_HEAP_SHARE if step.compiled else HEAP_SHARE
+    heap = round(share * (of_step - peak.logits))  # the chunks' logits take turns
     copies = peak.weights + peak.optimizer * step.world_size
     # Saved only in the end, copies lie partly where a step's tensors were.
     room = 0 if step.saves_meanwhile else round(ROOM_SHARE * (of_step + heap))
