@@ -95,7 +95,7 @@ def test_problems_are_solved_with_the_numbers_that_the_reply_lists():
         listed, _, solution = reply.removeprefix("Given ").partition(": ")
         assert listed == ", ".join(map(str, problem.given))
         assert solution.startswith(f"{problem.calls[0][0]}={problem.calls[0][1]}. ")
-    assert 300 < left_out < 1000  # numbers that a problem tells and does not need
+    assert 600 < left_out < 790  # tell a number that is not needed: 694 +- 21 of 2,000
 
 
 def test_base_text_shows_many_different_words():
