@@ -54,7 +54,7 @@ if [ -z "${PRESET:-}" ]; then
     if [ "$gpus" -ge 8 ]; then PRESET=speedrun; elif [ "$gpus" -ge 1 ]; then PRESET=gpu1; else PRESET=pocket; fi
 fi
 RUN=${RUN:-$(basename "$PRESET" .toml)}
-run_dir=$("$PYTHON" -c 'import sys; from nanochat import storage; print(storage.run_dir(sys.argv[1]))' "$RUN")
+run_dir=$("$PYTHON" -c 'import sys; from nanochat.system import storage; print(storage.run_dir(sys.argv[1]))' "$RUN")
 nodes=${NODES:-1}
 node_rank=${NODE_RANK:-0}
 if [ "$nodes" -gt 1 ]; then
@@ -77,9 +77,9 @@ agree() {
     if [ "$nodes" = 1 ]; then echo "$2"; return; fi
     "$PYTHON" -c '
 import sys
-from nanochat import config, node_words
+from nanochat.system import config, node_agreement
 about, word, nodes, rank, at = sys.argv[1:]
-config.cli(lambda: print(node_words.agree(about, word, nodes=int(nodes), rank=int(rank), address=at)))
+config.cli(lambda: print(node_agreement.agree(about, word, nodes=int(nodes), rank=int(rank), address=at)))
 ' "$1" "$2" "$nodes" "$node_rank" "$words_at"
 }
 

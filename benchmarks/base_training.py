@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from nanochat import tokenizer
+from nanochat.stages import base_train
 from nanochat.tokenizer import CharTokenizer
-from nanochat.trainer import Hook, Trainer
-from scripts import base_train
+from nanochat.training.trainer import Hook, Trainer
 
 FIRST_LETTER, SPECIALS = 0x4E00, 10  # nine special tokens and one for unknown characters
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat import checkpoint_manager, tokenizer
-from nanochat.metrics import MEASURED, read_rows
+from nanochat.system.metrics import MEASURED, read_rows
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("base_train", "mid_train", "chat_sft", "chat_rl")

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat import checkpoint_manager, config, stage
-from nanochat.dataloader import Batch, BatchSource
-from nanochat.stage_opening import Stage
+from nanochat import checkpoint_manager
+from nanochat.data import Batch, BatchSource
+from nanochat.system import config
+from nanochat.training import stage
+from nanochat.training.stage_opening import Stage
 
 NOT_FINITE = {3, 18, 19, 20, 21, 22}  # takes of the stream; five in a row make the run go back
 DISK_FULL = {10, 30}  # steps whose checkpoint cannot be written
@@ -64,4 +66,4 @@ if __name__ == "__main__":
     real_train, stage.train = stage.train, train
     name, *words = (word for word in sys.argv[1:] if word != "--")
     sys.argv = [name, *words]
-    config.cli(importlib.import_module(f"scripts.{name}").main)
+    config.cli(importlib.import_module(f"nanochat.stages.{name}").main)

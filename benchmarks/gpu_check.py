@@ -34,7 +34,7 @@ import gpu_report
 import torch
 from gpu_common import FULL, TINY, Work, reason, without_extension
 
-from nanochat import device as devices
+from nanochat.system import device as devices
 
 ROOT = Path(__file__).parent.parent
 RESERVE_S = 8  # of a part's time, for what it does after it has looked at the clock
@@ -218,7 +218,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What the report says of the machine."""
     commit = None
     with contextlib.suppress(ImportError):  # of a package that only some parts need
-        from nanochat import stage_record
+        from nanochat.training import stage_record
 
         commit = stage_record.git_commit()
     peak = devices.peak_flops(device, torch.bfloat16) if device.type == "cuda" else None

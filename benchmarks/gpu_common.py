@@ -1,6 +1,5 @@
 """What the parts of gpu_check share: their sizes, their clock, and where their figures go."""
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -8,14 +7,16 @@ import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanochat import device as devices
+import nanochat
+from nanochat.system import device as devices
 
-EXTENSION = "nanochat._rustbpe"
+EXTENSION = "nanochat.tokenizer._rustbpe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,9 @@ def without_extension() -> bool:
 
     Nothing that is measured here encodes text, but the modules that train and generate import it.
     """
-    if importlib.util.find_spec(EXTENSION) is not None:
+    # By hand: the import system would import the package, which imports the extension.
+    folder = Path(nanochat.__file__).parent / "tokenizer"
+    if PathFinder.find_spec(EXTENSION, [str(folder)]) is not None:
         return False
     stand_in = types.ModuleType(EXTENSION)
     stand_in.__dict__.update(PATTERNS=(), Encoder=None)

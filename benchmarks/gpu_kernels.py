@@ -6,11 +6,10 @@ import torch
 from gpu_common import Work, reason
 from torch import Tensor
 
-from nanochat import attention, fp8
-from nanochat.attention import Backend
-from nanochat.errors import ConfigError
-from nanochat.gpt_config import GPTConfig
-from nanochat.layers import Linear
+from nanochat.gpt import GPTConfig, attention, fp8
+from nanochat.gpt.attention import Backend
+from nanochat.gpt.layers import Linear
+from nanochat.system.errors import ConfigError
 
 # Of the largest value. bfloat16 rounds by 0.4% of a value, and each error is a sum of many.
 TOLERATED = 0.02

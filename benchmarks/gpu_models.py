@@ -13,20 +13,19 @@ import torch
 from gpu_common import Work, reason
 from torch.profiler import ProfilerActivity, profile
 
-from nanochat import device as devices
-from nanochat import flops, fp8, memory_plan, optim
-from nanochat.dataloader import Batch
-from nanochat.distributed import Run
-from nanochat.engine import Engine
-from nanochat.errors import explain_memory
-from nanochat.generation import Request
-from nanochat.gpt import GPT, GPTConfig
-from nanochat.memory_plan import StepPlan
-from nanochat.metrics import MetricsLogger
+from nanochat import optim
+from nanochat.data import Batch
+from nanochat.engine import Engine, Request, SamplingParams
+from nanochat.gpt import GPT, GPTConfig, flops, fp8
 from nanochat.optim import MuonAdamW, OptimConfig
-from nanochat.sampling import SamplingParams
-from nanochat.schedules import warmup_decay
-from nanochat.trainer import LossFn, Trainer, token_loss
+from nanochat.optim.schedules import warmup_decay
+from nanochat.system import device as devices
+from nanochat.system.distributed import Run
+from nanochat.system.errors import explain_memory
+from nanochat.system.metrics import MetricsLogger
+from nanochat.training import memory_plan
+from nanochat.training.memory_plan import StepPlan
+from nanochat.training.trainer import LossFn, Trainer, token_loss
 
 DTYPE = torch.bfloat16
 SKIPPED = 3  # steps that build kernels and warm up

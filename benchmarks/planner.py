@@ -26,13 +26,15 @@ from pathlib import Path
 
 import torch
 
-from nanochat import device as devices
-from nanochat import memory_limit, memory_plan, time_plan, tokenizer
-from nanochat.distributed import DTYPES
-from nanochat.gpt_config import GPTConfig
-from nanochat.memory_plan import StepPlan
-from nanochat.trainer import Trainer
-from scripts import base_train
+from nanochat import tokenizer
+from nanochat.gpt import GPTConfig
+from nanochat.stages import base_train
+from nanochat.system import device as devices
+from nanochat.system import memory as memory_limit
+from nanochat.system.distributed import DTYPES
+from nanochat.training import memory_plan, time_plan
+from nanochat.training.memory_plan import StepPlan
+from nanochat.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 STEPS, WARM_STEPS = 6, 2

@@ -13,7 +13,7 @@ import time
 import base_training
 import numpy as np
 
-from nanochat.trainer import Hook
+from nanochat.training.trainer import Hook
 
 VOCAB, TOKENS_PER_STEP, SAVE_EVERY = 8192, 8192, 50
 

@@ -125,14 +125,14 @@ Work = Callable[[], Any]
 
 
 def train_ours(texts: list[Any], size: int) -> Work:
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     return lambda: _rustbpe.train(texts, size, _rustbpe.PATTERN)
 
 
 def train_rustbpe(folder: Path, size: int) -> Work:
     import rustbpe
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     texts, trainer = read_texts(folder), rustbpe.Tokenizer()
 
@@ -146,7 +146,7 @@ def train_rustbpe(folder: Path, size: int) -> Work:
 def train_tokenizers(folder: Path, size: int) -> Work:
     import tokenizers
 
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     texts = read_texts(folder)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(_rustbpe.PATTERN), "isolated")
@@ -167,7 +167,7 @@ def train_tokenizers(folder: Path, size: int) -> Work:
 
 def vocabulary(folder: Path, size: int) -> list[bytes]:
     """Our tokens for this text, learnt once."""
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     path = folder / f"{size}.npy"
     if not path.exists():
@@ -177,7 +177,7 @@ def vocabulary(folder: Path, size: int) -> list[bytes]:
 
 
 def encode_ours(folder: Path, size: int, *, warm: bool) -> Work:
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     texts, encoder = (
         read_texts(folder),
@@ -191,7 +191,7 @@ def encode_ours(folder: Path, size: int, *, warm: bool) -> Work:
 def encode_tiktoken(folder: Path, size: int, *, warm: bool, threads: int = 1) -> Work:
     import tiktoken
 
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     texts = read_texts(folder)
     ranks = {token: rank for rank, token in enumerate(vocabulary(folder, size))}
@@ -217,9 +217,8 @@ class Lists(list[list[int]]):
 
 def encode_to_shards(folder: Path, size: int) -> Work:
     """From a parquet shard to token files on disk, as base training has it."""
-    from nanochat import shards
-    from nanochat.dataset import Dataset
-    from nanochat.token_shards import TokenShards
+    from nanochat.data import Dataset, shards
+    from nanochat.data.token_shards import TokenShards
     from nanochat.tokenizer import BpeTokenizer
 
     own = BpeTokenizer(vocabulary(folder, size))
@@ -329,7 +328,7 @@ def show(found: dict[str, list[dict[str, Any]]], megabytes: float) -> None:
 
 def made_up(megabytes: int, size: int) -> None:
     """Train on text with ever new words: a tenth of the size, then all of it."""
-    from nanochat import _rustbpe
+    from nanochat.tokenizer import _rustbpe
 
     told: list[tuple[int, ...]] = []
     for part in (megabytes // 10, megabytes):

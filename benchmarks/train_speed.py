@@ -21,13 +21,11 @@ import base_training
 import torch
 from torch import Tensor
 
-from nanochat import device as devices
-from nanochat import flops
-from nanochat.batch_size import of_use
-from nanochat.distributed import DTYPES
-from nanochat.gpt import GPT
-from nanochat.gpt_config import GPTConfig
-from nanochat.trainer import Hook, Trainer
+from nanochat.gpt import GPT, GPTConfig, flops
+from nanochat.system import device as devices
+from nanochat.system.distributed import DTYPES
+from nanochat.training.batch_size import of_use
+from nanochat.training.trainer import Hook, Trainer
 
 VOCAB = 8192
 CASES = ("4 512 bfloat16", "4 512 float32", "8 1024 bfloat16")  # depth, sequence length, dtype

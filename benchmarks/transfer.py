@@ -22,11 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanochat import flops, optim, plots, report_page, scaling
-from nanochat.distributed import Run
-from nanochat.gpt import GPT
-from nanochat.gpt_config import GPTConfig
-from nanochat.schedules import warmup_decay
+from nanochat import optim
+from nanochat.gpt import GPT, GPTConfig, flops
+from nanochat.optim import scaling
+from nanochat.optim.schedules import warmup_decay
+from nanochat.report import page as report_page
+from nanochat.report import plots
+from nanochat.system.distributed import Run
 
 ROOT = Path(__file__).parent.parent
 VOCAB, LENGTH, ROWS = 1024, 256, 4

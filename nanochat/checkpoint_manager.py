@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nanochat import storage, tokenizer
-from nanochat.distributed import Run, broadcast_tensors, from_main, main_only
-from nanochat.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
+from nanochat import tokenizer
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.system import storage
+from nanochat.system.distributed import Run, broadcast_tensors, from_main, main_only
+from nanochat.system.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import CHAT_STAGES, MODEL_STAGES, Loaded
-from nanochat.config import RunOptions, option
-from nanochat.errors import CheckpointError, ConfigError
-from nanochat.sampling import SamplingParams
+from nanochat.engine import SamplingParams
+from nanochat.system.config import RunOptions, option
+from nanochat.system.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,5 +78,5 @@ bootstrap() {
         "${UV[@]}" sync "${words[@]}" --quiet
     fi
     PYTHON="$root/.venv/bin/python"
-    "$PYTHON" -c 'import nanochat._rustbpe, torch' || die "the environment is broken; remove .venv and run this again"
+    "$PYTHON" -c 'import nanochat.tokenizer._rustbpe, torch' || die "the environment is broken; remove .venv and run this again"
 }

@@ -4,8 +4,9 @@ import json
 
 import torch
 
-from nanochat import checkpoint_manager, storage
+from nanochat import checkpoint_manager
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.system import storage
 from nanochat.tokenizer import train_char
 
 ALPHABET = "".join(chr(code) for code in range(32, 127)) + "\n"

@@ -8,21 +8,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# What each package of nanochat may import; a package also imports itself.
+CORE = {"system", "tokenizer", "gpt"}
 LAYERS = {
-    0: "errors config option_fields device memory_limit distributed interruption last_words "
-    "node_words storage metrics downloads",
-    1: "attention block_attention fast_exp gpt gpt_config layers token_loss fp8 flops muon adamw "
-    "optim param_groups sharding memory_plan time_plan schedules scaling isoflop tokenizer "
-    "published conversation packing sampling kv_cache calculator eval_task _rustbpe",
-    2: "dataset text_files shards hub token_shards token_stream chat_rows dataloader "
-    "checkpoint_manager generation branches engine execution sandbox jsonl core_bundle sources "
-    "pocket",
-    3: "trainer progress saving stage stage_opening stage_record chat_training eval_stage rollouts "
-    "batch_size loss_eval core_eval chat_eval report report_page report_data plots sweep "
-    "sweep_words isoflop_report server",
+    "system": set(),
+    "tokenizer": {"system"},
+    "gpt": {"system"},
+    "tools": {"system"},
+    "report": {"system"},
+    "pocket": {"system"},
+    "optim": {"system", "gpt"},
+    "data": {"system", "tokenizer", "tools", "pocket"},
+    "engine": CORE | {"tools"},
+    "checkpoint_manager": CORE,
+    "sources": CORE | {"checkpoint_manager", "engine"},
+    "evaluation": CORE | {"data", "engine", "report", "checkpoint_manager"},
+    "server": CORE | {"engine"},
+    "training": CORE | {"optim", "data", "engine", "checkpoint_manager", "evaluation", "report"},
+    "scaling_laws": CORE | {"optim", "data", "report", "training"},
 }
-LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
-SOURCES = sorted(p for top in ("nanochat", "scripts", "tasks") for p in (ROOT / top).rglob("*.py"))
+LAYERS["stages"] = set(LAYERS)
+SOURCES = sorted((ROOT / "nanochat").rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
@@ -40,39 +46,37 @@ def imports_of(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] in ("nanochat", "scripts", "tasks")}
 
 
-def nanochat_part(name: str) -> str | None:
-    parts = name.split(".")
-    return parts[1] if parts[0] == "nanochat" and len(parts) > 1 else None
+def package_of(name: str) -> str | None:
+    """The package right below nanochat; None for nanochat itself."""
+    top, *rest = name.split(".")
+    return rest[0] if top == "nanochat" and rest else None
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_a_module_imports_only_its_own_layer_and_lower_ones(path):
-    own = nanochat_part(module_name(path))
+def test_a_module_imports_only_its_own_package_and_lower_ones(path):
+    own = package_of(module_name(path))
     for name in imports_of(path):
-        top, part = name.split(".")[0], nanochat_part(name)
-        if path.is_relative_to(ROOT / "nanochat"):
-            assert top == "nanochat", f"{path} imports {name}"
-            if own is not None and part in LAYER_OF:
-                assert LAYER_OF[part] <= LAYER_OF[own], f"{path} imports the higher {name}"
-        elif path.is_relative_to(ROOT / "tasks"):
-            assert top != "scripts", f"{path} imports {name}"
-            assert part is None or LAYER_OF.get(part, 0) <= 2, f"{path} imports the higher {name}"
-        else:
-            assert top != "scripts" or name == "scripts", f"{path} imports another script: {name}"
+        assert name.split(".")[0] == "nanochat", f"{path} imports {name}"
+        part = package_of(name)
+        if part in LAYERS and part != own and own is not None:
+            assert part in LAYERS[own], f"{path} imports {name}"
 
 
-def test_every_module_has_a_layer():
-    parts = {nanochat_part(module_name(p)) for p in SOURCES} - {None}
-    assert parts <= set(LAYER_OF), f"give a layer to {sorted(parts - set(LAYER_OF))}"
+def test_every_package_has_a_layer_that_holds_only_lower_ones():
+    parts = {package_of(module_name(path)) for path in SOURCES} - {None}
+    assert parts == set(LAYERS)
+    floors: dict[str, int] = {}
+    for name, below in LAYERS.items():
+        floors[name] = 1 + max((floors[part] for part in below), default=-1)
+    assert max(floors.values()) <= 7
 
 
-def test_only_the_tokenizers_and_the_token_cache_import_the_rust_module():
-    users = {module_name(p) for p in SOURCES if "nanochat._rustbpe" in imports_of(p)}
+def test_only_the_tokenizers_import_the_rust_module():
+    users = {module_name(p) for p in SOURCES if "nanochat.tokenizer._rustbpe" in imports_of(p)}
     assert users <= {
-        "nanochat.tokenizer",
-        "nanochat.published",
-        "nanochat.token_shards",
-        "scripts.doctor",
+        "nanochat.tokenizer.bpe",
+        "nanochat.tokenizer.published",
+        "nanochat.stages.doctor",
     }
 
 

@@ -9,10 +9,9 @@ import warnings
 import pytest
 import torch
 
-from nanochat import attention, block_attention
-from nanochat.attention import Backend
-from nanochat.errors import ConfigError
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPT, GPTConfig, attention, block_attention
+from nanochat.gpt.attention import Backend
+from nanochat.system.errors import ConfigError
 
 CPU = torch.device("cpu")
 SDPA = Backend("sdpa", "")

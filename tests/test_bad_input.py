@@ -11,21 +11,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nanochat import (
-    checkpoint_manager,
-    config,
-    device,
-    metrics,
-    stage_opening,
-    storage,
-)
-from nanochat.config import RunOptions
-from nanochat.distributed import single_run
-from nanochat.errors import CheckpointError, ConfigError, DataError, explain
-from nanochat.gpt_config import GPTConfig
-from nanochat.metrics import MetricsLogger, read_rows
-from nanochat.trainer import TrainingError
-from scripts import base_train, report, tok_train
+from nanochat import checkpoint_manager
+from nanochat.gpt import GPTConfig
+from nanochat.stages import base_train, report, tok_train
+from nanochat.system import config, device, metrics, storage
+from nanochat.system.config import RunOptions
+from nanochat.system.distributed import single_run
+from nanochat.system.errors import CheckpointError, ConfigError, DataError, explain
+from nanochat.system.metrics import MetricsLogger, read_rows
+from nanochat.training import stage_opening
+from nanochat.training.trainer import TrainingError
 
 TINY = (
     "--run tiny --depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 "

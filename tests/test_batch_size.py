@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from nanochat import batch_size, memory_plan
-from nanochat.batch_size import by_estimate, by_trial, largest, of_use
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.memory_plan import StepPlan
+from nanochat.training import batch_size, memory_plan
+from nanochat.training.batch_size import by_estimate, by_trial, largest, of_use
+from nanochat.training.memory_plan import StepPlan
 
 CONFIG = GPTConfig(vocab_size=50, sequence_length=32, depth=1, width=32, heads=2)
 STEP = StepPlan(rows=8, length=32, dtype=torch.float32, compiled=False)

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from nanochat import calculator
+from nanochat.tools import calculator
 
 
 @pytest.mark.parametrize(

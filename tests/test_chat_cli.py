@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import checkpoint_manager, storage
-from nanochat.errors import CheckpointError, ConfigError
-from scripts import chat_cli, chat_web, sample
+from nanochat import checkpoint_manager
+from nanochat.stages import chat_cli, chat_web, sample
+from nanochat.system import storage
+from nanochat.system.errors import CheckpointError, ConfigError
 from tests.engine_helpers import TOKENIZER, random_model, scripted_engine
 
 ROOT = Path(__file__).parent.parent

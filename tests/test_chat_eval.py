@@ -6,15 +6,17 @@ import itertools
 import pytest
 import torch
 
-from nanochat import chat_eval, distributed, report_data
-from nanochat.chat_eval import Accuracy
-from nanochat.conversation import render_prompt
+from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask
 from nanochat.engine import Engine
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.evaluation import chat
+from nanochat.evaluation.chat import Accuracy
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.report import data
+from nanochat.stages import chat_eval as chat_eval_script
+from nanochat.system import distributed
+from nanochat.system.errors import CheckpointError, ConfigError
 from nanochat.tokenizer import train_char
-from scripts import chat_eval as chat_eval_script
-from tasks.common import ChoiceQuestion, ChoiceTask
+from nanochat.tokenizer.conversation import render_prompt
 from tests.eval_helpers import FLAGS, make_run, result
 
 LETTERS = "ABCD"
@@ -107,7 +109,7 @@ def test_written_answers_are_asked_greedily_and_graded_item_by_item(tokenizer):
         return str(2 * number) if number % 4 else "no idea"
 
     engine = FakeEngine(tokenizer, answer)
-    found = chat_eval.evaluate(engine, Doubling(), run=distributed.single_run())
+    found = chat.evaluate(engine, Doubling(), run=distributed.single_run())
     assert found.accuracy == Accuracy("doubling", 0.75, (0.75 * 0.25 / 20) ** 0.5, 20, 0.0)
     assert found.rows[4] == {"task": "doubling", "item": 4, "correct": False, "text": "no idea"}
     assert all(r.params.temperature == 0 and r.tools and r.chat for r in engine.requests)
@@ -118,18 +120,18 @@ def test_written_answers_are_asked_greedily_and_graded_item_by_item(tokenizer):
 def test_a_capped_evaluation_draws_the_same_items_for_every_model(tokenizer):
     engine = FakeEngine(tokenizer, lambda prompt: "x")
     runs = [
-        chat_eval.evaluate(engine, Doubling(1000), run=distributed.single_run(), max_items=30)
+        chat.evaluate(engine, Doubling(1000), run=distributed.single_run(), max_items=30)
         for _ in range(2)
     ]
     items = [[row["item"] for row in run.rows] for run in runs]
     assert items[0] == items[1] and len(set(items[0])) == 30
     assert max(items[0]) > 500
-    assert chat_eval.draw_items(5, 10) == [0, 1, 2, 3, 4]
+    assert chat.draw_items(5, 10) == [0, 1, 2, 3, 4]
 
 
 def test_letters_are_chosen_as_by_one_forward_pass_for_each_prompt(tokenizer):
     engine, task = tiny_engine(tokenizer), choice_task()
-    found = chat_eval.preferred_letters(engine, task, range(len(task)))
+    found = chat.preferred_letters(engine, task, range(len(task)))
     for i, letter in enumerate(found):
         prompt = render_prompt(task[i]["messages"][:-1], tokenizer)
         logits = engine.model(torch.tensor([prompt]))[0, -1]
@@ -141,7 +143,7 @@ def test_letters_are_chosen_as_by_one_forward_pass_for_each_prompt(tokenizer):
 
 def test_letter_mode_reports_against_a_baseline_of_a_quarter(tokenizer):
     engine, task = tiny_engine(tokenizer), choosing_task_of_four()
-    found = chat_eval.evaluate(engine, task, run=distributed.single_run(), mode="letters")
+    found = chat.evaluate(engine, task, run=distributed.single_run(), mode="letters")
     right = [row["text"] == LETTERS[row["item"] % 4] for row in found.rows]
     assert found.accuracy.value == pytest.approx(sum(right) / 9)
     assert found.accuracy.baseline == 0.25
@@ -149,11 +151,11 @@ def test_letter_mode_reports_against_a_baseline_of_a_quarter(tokenizer):
 
 def test_a_task_without_letters_cannot_be_asked_for_them(tokenizer):
     with pytest.raises(ConfigError, match="doubling is answered in free text"):
-        chat_eval.preferred_letters(FakeEngine(tokenizer, str), Doubling(), [0])
+        chat.preferred_letters(FakeEngine(tokenizer, str), Doubling(), [0])
 
 
 def test_a_real_engine_answers_a_whole_task(tokenizer):
-    found = chat_eval.evaluate(
+    found = chat.evaluate(
         tiny_engine(tokenizer), choice_task(), run=distributed.single_run(), max_new_tokens=4
     )
     assert found.accuracy.n == 9
@@ -169,14 +171,14 @@ def test_ranks_share_the_items(tokenizer, monkeypatch):
     one = distributed.single_run()
     for rank in range(3):
         run = dataclasses.replace(one, rank=rank, world_size=3)
-        chat_eval.evaluate(engine, Doubling(10), run=run)
+        chat.evaluate(engine, Doubling(10), run=run)
     assert [[row["item"] for row in part] for part in parts] == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
 
 
 def test_paired_gain_is_the_mean_difference_and_narrower_than_two_separate_errors():
     before = [True] * 60 + [False] * 40
     after = [True] * 58 + [False] * 2 + [True] * 20 + [False] * 20
-    gain = chat_eval.paired_gain(before, after)
+    gain = chat.paired_gain(before, after)
     assert (gain.value, gain.n) == (pytest.approx(0.18), 100)
     differences = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
     spread = torch.tensor(differences, dtype=torch.float64).std().item() / 10
@@ -184,45 +186,45 @@ def test_paired_gain_is_the_mean_difference_and_narrower_than_two_separate_error
     assert gain.significant
     assert gain.stderr < (0.6 * 0.4 / 100 + 0.78 * 0.22 / 100) ** 0.5
     with pytest.raises(ConfigError, match="same two or more items"):
-        chat_eval.paired_gain([True], [True, False])
+        chat.paired_gain([True], [True, False])
 
 
 def test_no_difference_is_no_gain():
-    gain = chat_eval.paired_gain([True, False], [True, False])
+    gain = chat.paired_gain([True, False], [True, False])
     assert (gain.value, gain.stderr, gain.significant) == (0, 0, False)
 
 
 def test_chat_core_is_the_mean_centred_accuracy_of_its_six_tasks_only():
-    values = dict(zip(chat_eval.CHAT_CORE_TASKS, (0.4, 0.3, 0.35, 0.1, 0.05, 0.9), strict=True))
+    values = dict(zip(chat.CHAT_CORE_TASKS, (0.4, 0.3, 0.35, 0.1, 0.05, 0.9), strict=True))
     found = [
         Accuracy(name, value, 0.01, 100, 0.25 if name[:3] in ("ARC", "MML") else 0.0)
         for name, value in values.items()
     ]
-    mean, stderr = chat_eval.chat_core(found)
+    mean, stderr = chat.chat_core(found)
     expected = [0.15 / 0.75, 0.05 / 0.75, 0.1 / 0.75, 0.1, 0.05, 0.9]
     assert mean == pytest.approx(sum(expected) / 6)
     wide, plain = 0.01 / 0.75, 0.01
     assert stderr == pytest.approx((3 * wide**2 + 3 * plain**2) ** 0.5 / 6)
     for fewer in itertools.combinations(found, 5):
-        assert chat_eval.chat_core(fewer) is None
+        assert chat.chat_core(fewer) is None
 
 
 def test_dialogues_remember_what_was_said_and_end_with_their_scripts(tokenizer):
     engine = FakeEngine(tokenizer, lambda prompt: str(prompt.count("|user_start|")))
-    talks = chat_eval.hold_dialogues(engine, [["hi", "and", "bye"], ["one"]])
+    talks = chat.hold_dialogues(engine, [["hi", "and", "bye"], ["one"]])
     assert [turn["text"] for turn in talks[0]["turns"]] == ["hi", "1", "and", "2", "bye", "3"]
     assert talks[1]["turns"] == [
         {"role": "user", "text": "one"},
         {"role": "assistant", "text": "1"},
     ]
     silent = FakeEngine(tokenizer, lambda prompt: "")
-    (talk,) = chat_eval.hold_dialogues(silent, [["hi", "bye"]])
+    (talk,) = chat.hold_dialogues(silent, [["hi", "bye"]])
     assert [turn["text"] for turn in talk["turns"]] == ["hi", "", "bye", ""]
 
 
 def test_prompts_are_answered_in_order(tokenizer):
     engine = FakeEngine(tokenizer, lambda prompt: "yes" if "b" in prompt.split("|")[4] else "no")
-    found = chat_eval.answer_prompts(engine, ["aaa", "bbb"])
+    found = chat.answer_prompts(engine, ["aaa", "bbb"])
     assert [sample["prompt"] for sample in found] == ["aaa", "bbb"]
 
 
@@ -249,8 +251,8 @@ def test_the_stage_compares_the_stages_of_a_run_item_by_item(tmp_path, monkeypat
     ]
     rows = (run / "chat_eval" / "items-chat_rl.jsonl").read_text().splitlines()
     assert len(rows) == 18
-    table = report_data.accuracies(report_data.load(run))
-    assert report_data.series_of(table) == ["sft", "rl"]
+    table = data.accuracies(data.load(run))
+    assert data.series_of(table) == ["sft", "rl"]
 
 
 def test_the_stage_names_what_it_cannot_evaluate(tmp_path, monkeypatch):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from nanochat import config
-from nanochat.config import RunOptions, nested, option
-from nanochat.errors import ConfigError
+from nanochat.system import config
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

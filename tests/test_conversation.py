@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import tokenizer
-from nanochat.conversation import StreamDecoder, render, render_prompt, validate
-from nanochat.errors import ConfigError, DataError
+from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer.conversation import StreamDecoder, render, render_prompt, validate
 
 CHAT = {
     "messages": [

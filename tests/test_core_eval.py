@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from nanochat import core_bundle, core_eval, distributed
-from nanochat.core_bundle import CoreTask, Option
-from nanochat.core_eval import Reader, TaskResult
-from nanochat.errors import ConfigError, DataError
-from scripts import base_eval
+from nanochat.evaluation import core, core_bundle
+from nanochat.evaluation.core import Reader, TaskResult
+from nanochat.evaluation.core_bundle import CoreTask, Option
+from nanochat.stages import base_eval
+from nanochat.system import distributed
+from nanochat.system.errors import ConfigError, DataError
 from tests.eval_helpers import FLAGS, make_run
 from tests.eval_helpers import result as recorded
 
@@ -196,7 +197,7 @@ def test_every_task_type_equals_the_naive_reference(tmp_path, batch_tokens):
     bundle = small_bundle(tmp_path)
     model, tokenizer = TinyModel(), ByteTokenizer()
     log = tmp_path / "items.jsonl"
-    found = core_eval.evaluate(
+    found = core.evaluate(
         reader(model, batch_tokens=batch_tokens), bundle, run=distributed.single_run(), log=log
     )
     rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -222,7 +223,7 @@ def test_every_task_type_equals_the_naive_reference(tmp_path, batch_tokens):
 def test_bare_letters_share_one_row_of_the_batch():
     items = [{"query": f"q{n}", "choices": ["A", "B", "C", "D"], "gold": 0} for n in range(8)]
     model = TinyModel()
-    core_eval.score_items(reader(model, batch_tokens=10_000), task(), items, range(8))
+    core.score_items(reader(model, batch_tokens=10_000), task(), items, range(8))
     assert [rows for rows, _ in model.shapes] == [8]
 
 
@@ -244,9 +245,9 @@ def test_a_model_that_knows_the_answer_is_right_and_centred_accuracy_is_one(tmp_
     bundle = write_bundle(tmp_path, items)
     text = (bundle / "core.yaml").read_text().replace("\\nAnswer: ", ":")
     (bundle / "core.yaml").write_text(text)
-    found = core_eval.evaluate(reader(Knowing()), bundle, run=distributed.single_run())
+    found = core.evaluate(reader(Knowing()), bundle, run=distributed.single_run())
     assert [(r.accuracy, r.stderr, r.centered) for r in found] == [(1, 0, 1), (1, 0, 1)]
-    assert core_eval.mean_centered(found) == (1, 0)
+    assert core.mean_centered(found) == (1, 0)
 
 
 def test_item_cap_keeps_the_prompts_of_the_items_that_stay(tmp_path):
@@ -254,7 +255,7 @@ def test_item_cap_keeps_the_prompts_of_the_items_that_stay(tmp_path):
     logs = []
     for cap in (None, 3):
         log = tmp_path / f"{cap}.jsonl"
-        core_eval.evaluate(reader(), bundle, run=distributed.single_run(), max_items=cap, log=log)
+        core.evaluate(reader(), bundle, run=distributed.single_run(), max_items=cap, log=log)
         logs.append([json.loads(line) for line in log.read_text().splitlines()])
     assert len(logs[1]) == 12
     assert all(row in logs[0] for row in logs[1])
@@ -263,7 +264,7 @@ def test_item_cap_keeps_the_prompts_of_the_items_that_stay(tmp_path):
 def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatch):
     bundle = small_bundle(tmp_path)
     one = distributed.single_run()
-    whole = core_eval.evaluate(reader(), bundle, run=one)
+    whole = core.evaluate(reader(), bundle, run=one)
     shares = {rank: [] for rank in range(3)}
 
     def run(rank):
@@ -276,7 +277,7 @@ def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatc
             "gather_objects",
             lambda run, value, keep=keep: keep.append(value) or [value],
         )
-        core_eval.evaluate(reader(), bundle, run=run(rank), max_items=3)
+        core.evaluate(reader(), bundle, run=run(rank), max_items=3)
     assert [len(part) for part, _ in shares[1]] == [1, 1, 1, 1]
     full = {rank: [] for rank in range(3)}
     for rank in full:
@@ -286,7 +287,7 @@ def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatc
             "gather_objects",
             lambda run, value, keep=keep: keep.append(value) or [value],
         )
-        core_eval.evaluate(reader(), bundle, run=run(rank))
+        core.evaluate(reader(), bundle, run=run(rank))
     turns = iter(range(4))
 
     def all_parts(run, value):
@@ -294,7 +295,7 @@ def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatc
         return [full[rank][turn] for rank in range(3)]
 
     monkeypatch.setattr(distributed, "gather_objects", all_parts)
-    assert core_eval.evaluate(reader(), bundle, run=run(0)) == whole
+    assert core.evaluate(reader(), bundle, run=run(0)) == whole
 
 
 def result(name, accuracy, n, baseline):
@@ -304,24 +305,23 @@ def result(name, accuracy, n, baseline):
 
 def test_centred_mean_and_its_standard_error():
     results = [result("a", 0.5, 100, 0.0), result("b", 0.75, 400, 0.5)]
-    mean, stderr = core_eval.mean_centered(results)
+    mean, stderr = core.mean_centered(results)
     assert mean == pytest.approx((0.5 + 0.5) / 2)
     one, two = 0.05, (0.75 * 0.25 / 400) ** 0.5 / 0.5
     assert stderr == pytest.approx((one**2 + two**2) ** 0.5 / 2)
 
 
 def test_only_all_tasks_of_core_are_called_core():
-    names = sorted(core_eval.CORE_TASKS)
+    names = sorted(core.CORE_TASKS)
     assert len(names) == 22
     whole = [result(name, 0.5, 10, 0.0) for name in names]
-    assert core_eval.label(whole, max_items=None) == "CORE"
-    assert core_eval.label(whole, max_items=50) == "CORE, at most 50 items each"
+    assert core.label(whole, max_items=None) == "CORE"
+    assert core.label(whole, max_items=50) == "CORE, at most 50 items each"
     assert (
-        core_eval.label(whole[:18], max_items=None)
-        == "mean centred accuracy over 18 of 22 CORE tasks"
+        core.label(whole[:18], max_items=None) == "mean centred accuracy over 18 of 22 CORE tasks"
     )
     other = [result("pocket_facts", 0.5, 10, 0.0)]
-    assert "not CORE" in core_eval.label(other, max_items=None)
+    assert "not CORE" in core.label(other, max_items=None)
 
 
 def test_a_bundle_that_is_wrong_is_named(tmp_path):
@@ -346,14 +346,14 @@ def test_a_bundle_that_is_wrong_is_named(tmp_path):
 
 @pytest.mark.skipif(not REAL_BUNDLE.exists(), reason="no evaluation bundle beside the checkout")
 def test_the_real_bundle_is_read_and_scored_in_all_its_tasks():
-    found = core_eval.evaluate(
+    found = core.evaluate(
         reader(context=256, batch_tokens=8192),
         REAL_BUNDLE,
         run=distributed.single_run(),
         max_items=2,
     )
     assert len(found) == 18
-    assert {r.name for r in found} < core_eval.CORE_TASKS
+    assert {r.name for r in found} < core.CORE_TASKS
     assert all(r.n == 2 for r in found)
     by_name = {r.name: r for r in found}
     assert by_name["boolq"].baseline == 0.62

@@ -12,15 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import chat_rows
-from nanochat import shards as shard_files
-from nanochat.chat_rows import ChatRows
-from nanochat.conversation import render
-from nanochat.dataloader import ChatBatches, StreamBatches, TokenStream, micro_batch_rows
-from nanochat.dataset import DataOptions, open_data
-from nanochat.distributed import single_run
-from nanochat.errors import CheckpointError, DataError
+from nanochat.data import ChatBatches, DataOptions, StreamBatches, conversation_rows, open_data
+from nanochat.data import shards as shard_files
+from nanochat.data.conversation_rows import ChatRows
+from nanochat.data.dataloader import TokenStream, micro_batch_rows
+from nanochat.system.distributed import single_run
+from nanochat.system.errors import CheckpointError, DataError
 from nanochat.tokenizer import train_char
+from nanochat.tokenizer.conversation import render
 
 T = 32
 TEXTS = [f"Text {i}: " + "abc def " * (i % 17) + f"the end of {i}." for i in range(400)]
@@ -349,7 +348,7 @@ def chat_steps(conversations, world_size, count, *, state=None, **options):
 
 @pytest.fixture
 def small_buckets(monkeypatch):
-    monkeypatch.setattr(chat_rows, "BUCKET", 32)
+    monkeypatch.setattr(conversation_rows, "BUCKET", 32)
 
 
 def epoch_rows(conversations, epoch=0, seed=3):

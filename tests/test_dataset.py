@@ -14,16 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat import pocket
-from nanochat import shards as shard_files
-from nanochat.dataset import (
-    DataOptions,
-    choose_val_frac,
-    document_hash,
-    open_data,
-    split_documents,
-)
-from nanochat.errors import ConfigError, DataError
-from nanochat.text_files import find_files
+from nanochat.data import DataOptions, open_data
+from nanochat.data import shards as shard_files
+from nanochat.data.dataset import choose_val_frac, document_hash, split_documents
+from nanochat.data.text_files import find_files
+from nanochat.system.errors import ConfigError, DataError
 
 CORPORA = Path(__file__).parents[2] / "shared" / "data" / "corpora"
 TEXTS = [f"Document {i} tells of {i * i} things.\n" for i in range(200)]

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.device import has_compiler
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.layers import Embedding
+from nanochat.gpt.layers import Embedding
+from nanochat.system.device import has_compiler
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 

@@ -11,7 +11,7 @@ PROGRAM = """
 import re
 from pathlib import Path
 import torch
-from nanochat import device
+from nanochat.system import device
 
 if KEEP:
     device.keep_memory()

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat import downloads, hub
-from nanochat.dataset import DataOptions, open_data
-from nanochat.downloads import fetch, sha256_of
-from nanochat.errors import ConfigError, DataError
-from nanochat.hub import HubName, HubShards, parse_name
+from nanochat.data import DataOptions, hub, open_data
+from nanochat.data.hub import HubName, HubShards, parse_name
+from nanochat.system import downloads
+from nanochat.system.downloads import fetch, sha256_of
+from nanochat.system.errors import ConfigError, DataError
 
 DATA = bytes(range(256)) * 9000  # more than two chunks
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanochat.branches import PREFILL_CHUNK
-from nanochat.engine import MAX_TOOL_CALLS, Engine
-from nanochat.errors import ConfigError
-from nanochat.generation import Completion, Event, Request
+from nanochat.engine import Completion, Engine, Event, Request, SamplingParams
+from nanochat.engine.scheduler import MAX_TOOL_CALLS
+from nanochat.engine.sequences import PREFILL_CHUNK
 from nanochat.gpt import GPT
-from nanochat.sampling import SamplingParams
+from nanochat.system.errors import ConfigError
 from tests.engine_helpers import (
     TOKENIZER,
     ScriptedModel,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import execution, sandbox
-from nanochat.errors import ConfigError
+from nanochat.system.errors import ConfigError
+from nanochat.tools import execution, sandbox
 
 
 @pytest.fixture(scope="module", autouse=True)

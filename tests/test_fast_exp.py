@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat.block_attention import block_attention
-from nanochat.device import compiled, has_compiler
-from nanochat.fast_exp import bounded_exp, exp_for
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.token_loss import linear_cross_entropy
+from nanochat.gpt.block_attention import block_attention
+from nanochat.gpt.fast_exp import bounded_exp, exp_for
+from nanochat.gpt.loss import linear_cross_entropy
+from nanochat.system.device import compiled, has_compiler
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanochat import device as devices
-from nanochat import flops
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPT, GPTConfig, flops
+from nanochat.system import device as devices
 
 
 def config(**options) -> GPTConfig:

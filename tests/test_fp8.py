@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from nanochat import fp8
-from nanochat.errors import ConfigError
-from nanochat.gpt import GPT, GPTConfig
-from nanochat.layers import Linear
+from nanochat.gpt import GPT, GPTConfig, fp8
+from nanochat.gpt.layers import Linear
+from nanochat.system.errors import ConfigError
 
 
 def relative_error(got, expected):

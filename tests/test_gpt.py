@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat.device import has_compiler
-from nanochat.errors import ConfigError
-from nanochat.gpt import GPT, GPTConfig, at_least_fp32
-from nanochat.layers import MLP
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt.layers import MLP
+from nanochat.gpt.model import at_least_fp32
+from nanochat.system.device import has_compiler
+from nanochat.system.errors import ConfigError
 
 VOCAB = 53
 ABLATIONS = [

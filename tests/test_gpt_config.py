@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from nanochat import config as options_
-from nanochat.errors import ConfigError
 from nanochat.gpt import GPTConfig
+from nanochat.system import config as options_
+from nanochat.system.errors import ConfigError
 
 
 def small_config(**options) -> GPTConfig:

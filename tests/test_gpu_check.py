@@ -93,7 +93,7 @@ def test_wrong_attention_is_called_wrong(gpu_check, monkeypatch, tmp_path):
     import torch
     from gpu_common import TINY, Work
 
-    from nanochat import attention
+    from nanochat.gpt import attention
 
     work = Work(
         device=torch.device("cpu"),
@@ -116,7 +116,7 @@ def test_wrong_attention_is_called_wrong(gpu_check, monkeypatch, tmp_path):
 def test_a_missing_tokenizer_extension_gets_a_stand_in(gpu_check, monkeypatch):
     import gpu_common
 
-    monkeypatch.setattr(gpu_common.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu_common.PathFinder, "find_spec", lambda name, path: None)
     monkeypatch.setitem(sys.modules, gpu_common.EXTENSION, None)  # put back as it was, later
     assert gpu_common.without_extension()
     assert sys.modules[gpu_common.EXTENSION].PATTERNS == ()

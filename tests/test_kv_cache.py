@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from nanochat.errors import ConfigError
+from nanochat.engine.kv_cache import KVCache
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.kv_cache import KVCache
+from nanochat.system.errors import ConfigError
 
 VARIANTS = [
     {},

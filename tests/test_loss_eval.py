@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from nanochat import distributed, loss_eval, report
-from nanochat.errors import CheckpointError, ConfigError, DataError
-from scripts import base_loss
+from nanochat import report
+from nanochat.evaluation import bits_per_byte
+from nanochat.stages import base_loss
+from nanochat.system import distributed
+from nanochat.system.errors import CheckpointError, ConfigError, DataError
 from tests.eval_helpers import FLAGS, make_run, result
 
 VOCAB = 260
@@ -72,7 +74,7 @@ def test_rows_are_scored_as_the_global_mean_over_bytes():
             if sizes[row[at]] > 0:
                 nats += naive_nats(model, row[:at].astype(np.int64), int(row[at]))
                 size += int(sizes[row[at]])
-    found = loss_eval.bits_per_byte(
+    found = bits_per_byte.bits_per_byte(
         model, rows, token_bytes=sizes, run=distributed.single_run(), batch_rows=3
     )
     assert found == pytest.approx(nats / math.log(2) / size, rel=1e-5)
@@ -80,7 +82,7 @@ def test_rows_are_scored_as_the_global_mean_over_bytes():
 
 def test_rows_without_bytes_give_infinity():
     rows = np.full((2, 5), 257, dtype=np.uint16)
-    found = loss_eval.bits_per_byte(
+    found = bits_per_byte.bits_per_byte(
         TinyModel(), rows, token_bytes=PairTokenizer.token_bytes, run=distributed.single_run()
     )
     assert found == math.inf
@@ -97,7 +99,7 @@ def test_every_byte_of_every_document_is_predicted_once(length):
             nats += naive_nats(model, ids[start:at], ids[at])
             tokens += 1
     size = sum(len(text.encode()) for text in texts())
-    found = loss_eval.document_bpb(
+    found = bits_per_byte.document_bpb(
         model,
         tokenizer,
         iter(texts()),
@@ -111,7 +113,7 @@ def test_every_byte_of_every_document_is_predicted_once(length):
 
 def test_batches_hold_windows_of_similar_length_and_stay_under_the_limit():
     model = TinyModel()
-    loss_eval.document_bpb(
+    bits_per_byte.document_bpb(
         model,
         PairTokenizer(),
         texts() * 20,
@@ -128,7 +130,7 @@ def test_two_ranks_together_measure_each_document_once(monkeypatch):
     one = distributed.single_run()
 
     def measure(run):
-        return loss_eval.document_bpb(model, tokenizer, texts(), sequence_length=16, run=run)
+        return bits_per_byte.document_bpb(model, tokenizer, texts(), sequence_length=16, run=run)
 
     whole = measure(one)
     parts = []

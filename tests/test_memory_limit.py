@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.memory_limit import memory_left
+from nanochat.system.memory import memory_left
 
 GB = 10**9
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat import memory_plan, optim
-from nanochat.distributed import single_run
+from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.memory_plan import MOST, StepPlan
 from nanochat.optim import OptimConfig
+from nanochat.system.distributed import single_run
+from nanochat.training import memory_plan
+from nanochat.training.memory_plan import MOST, StepPlan
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,13 +106,15 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import torch
-from nanochat import device, memory_limit, optim, schedules
-from nanochat.config import RunOptions
-from nanochat.dataloader import Batch
-from nanochat.distributed import session
+from nanochat import optim
+from nanochat.data import Batch
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import MetricsLogger
-from nanochat.trainer import Trainer, token_loss
+from nanochat.optim import schedules
+from nanochat.system import device, memory
+from nanochat.system.config import RunOptions
+from nanochat.system.distributed import session
+from nanochat.system.metrics import MetricsLogger
+from nanochat.training.trainer import Trainer, token_loss
 
 class Same:
     def next_step(self):
@@ -119,7 +122,7 @@ class Same:
         return [Batch(rows, rows)]
 
 ROWS, again = json.loads(sys.argv[1])
-resident = memory_limit.resident_bytes()
+resident = memory.resident_bytes()
 with session(RunOptions(device="cpu", dtype="float32", threads=1)) as run:
     config = GPTConfig(depth=4, sequence_length=256, vocab_size=2000)
     model = GPT(config, compute_dtype=run.compute_dtype)

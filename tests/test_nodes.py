@@ -19,10 +19,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from nanochat import checkpoint_manager, tokenizer
-from nanochat.dataloader import Batch, StreamBatches
-from nanochat.errors import DataError
-from nanochat.metrics import read_rows
-from scripts import base_train
+from nanochat.data import Batch, StreamBatches
+from nanochat.stages import base_train
+from nanochat.system.errors import DataError
+from nanochat.system.metrics import read_rows
 from tests.node_helpers import (
     ROOT,
     TINY,
@@ -285,10 +285,10 @@ def test_processes_of_one_machine_download_and_encode_each_shard_once(tmp_path):
 
 TORN = """
 import os
-from nanochat import config
-from nanochat.dataloader import StreamBatches
-from nanochat.errors import DataError
-from scripts import base_train
+from nanochat.data import StreamBatches
+from nanochat.stages import base_train
+from nanochat.system import config
+from nanochat.system.errors import DataError
 original = StreamBatches.next_step
 def next_step(self):
     if os.environ["RANK"] == "1":

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from nanochat import muon, optim
-from nanochat.adamw import AdamWSettings, adamw_update
-from nanochat.device import has_compiler
-from nanochat.distributed import single_run
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.muon import MuonRecipe, muon_update, polar_express
-from nanochat.optim import OptimConfig
-from nanochat.schedules import StepSettings
+from nanochat.optim import OptimConfig, muon, optimizer
+from nanochat.optim.adamw import AdamWSettings, adamw_update
+from nanochat.optim.muon import MuonRecipe, muon_update, polar_express
+from nanochat.optim.schedules import StepSettings
+from nanochat.system.device import has_compiler
+from nanochat.system.distributed import single_run
+from nanochat.system.errors import CheckpointError, ConfigError
 
 F64 = torch.float64
 SHAPES = [(12, 12), (24, 8), (8, 24)]
@@ -280,12 +280,12 @@ def test_every_parameter_of_every_architecture_is_trained(changes, matrix_optimi
 
 def test_a_parameter_outside_every_group_is_an_error():
     with pytest.raises(AssertionError, match="mystery must be in one optimizer group"):
-        optim.group_names(["head.weight", "mystery"])
+        optimizer.group_names(["head.weight", "mystery"])
 
 
 def test_learning_rates_follow_the_width_where_they_should():
     model = GPTConfig(depth=3, width=192)
-    settings = optim.adamw_settings(OptimConfig(lr_scale=0.5), model, 2**19)
+    settings = optimizer.adamw_settings(OptimConfig(lr_scale=0.5), model, 2**19)
     assert settings["head"].eps == pytest.approx(1e-10)
     assert settings["embedding"].lr == pytest.approx(0.3 * 2 * 0.5)
     assert settings["value_embedding"].lr == pytest.approx(0.15 * 2 * 0.5)

@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.packing import (
-    crop_documents,
-    document_rows,
-    pack_conversations,
-    pack_documents,
-)
+from nanochat.data.packing import crop_documents, document_rows, pack_conversations, pack_documents
 
 
 def offsets_of(lengths):

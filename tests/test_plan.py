@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanochat import memory_limit, muon, time_plan
-from nanochat.errors import ConfigError
-from nanochat.gpt_config import GPTConfig
-from nanochat.memory_plan import StepPlan
-from scripts import plan
+from nanochat.gpt import GPTConfig
+from nanochat.optim import muon
+from nanochat.stages import plan
+from nanochat.system import memory
+from nanochat.system.errors import ConfigError
+from nanochat.training import time_plan
+from nanochat.training.memory_plan import StepPlan
 
 SMALL = "--depth 2 --sequence-length 64 --vocab-size 300 --dtype float32 --tokens-per-step 1024"
 
@@ -48,7 +50,7 @@ def test_auto_plans_with_the_memory_of_this_machine_only(capsys, monkeypatch):
     assert "16 rows of 64 tokens" in printed(capsys, f"{SMALL} --device-batch-size auto")
     with pytest.raises(ConfigError, match="auto is for the machine that this runs on"):
         plan.main("--gpu H100 --device-batch-size auto".split())
-    monkeypatch.setattr(memory_limit, "memory_left", lambda: 0)
+    monkeypatch.setattr(memory, "memory_left", lambda: 0)
     with pytest.raises(ConfigError, match="not even one row fits"):
         plan.main(f"{SMALL} --device-batch-size auto".split())
 

@@ -10,9 +10,7 @@ from itertools import islice, pairwise
 
 import pytest
 
-from nanochat import calculator, pocket
-from nanochat.conversation import validate
-from nanochat.errors import ConfigError
+from nanochat import pocket
 from nanochat.pocket import choice, events, knowledge, numbers, problems, stories
 from nanochat.pocket.core import as_text, is_reserved, make_rng, plural, singular, with_article
 from nanochat.pocket.names import known_names, looks_like_name, unknown_name
@@ -26,6 +24,9 @@ from nanochat.pocket.vocabulary import (
     vocabulary,
 )
 from nanochat.pocket.world import facts, group_values, wordings
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer.conversation import validate
+from nanochat.tools import calculator
 
 STAGES = ("mid", "sft", "rl")
 

@@ -5,12 +5,13 @@ from itertools import islice, pairwise
 
 import pytest
 
-from nanochat import core_bundle, pocket
-from nanochat.config import RunOptions
-from nanochat.dataset import POCKET_SEED
-from nanochat.errors import ConfigError
+from nanochat import pocket
+from nanochat.data.dataset import POCKET_SEED
+from nanochat.data.tasks.pocket import PocketProblems, PocketTask
+from nanochat.evaluation import core_bundle
 from nanochat.pocket.core import as_text
-from tasks.pocket import PocketProblems, PocketTask
+from nanochat.system.config import RunOptions
+from nanochat.system.errors import ConfigError
 
 CONVERSATIONS_PER_STAGE = 7000
 BASE_CHARACTERS = 3_000_000

@@ -10,11 +10,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from nanochat import optim, sharding
-from nanochat.distributed import Run, all_reduce_sum, single_run
+from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.optim import OptimConfig
-from nanochat.schedules import warmup_decay
+from nanochat.optim import OptimConfig, optimizer, sharding
+from nanochat.optim.schedules import warmup_decay
+from nanochat.system.distributed import Run, all_reduce_sum, single_run
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
@@ -150,9 +150,9 @@ def runs_of_two(run: Run, folder: Path) -> dict:
     }
     # A backend that has neither reduce_scatter nor all_gather into one tensor.
     plain = sharding.Transport(rank=run.rank, world_size=run.world_size)
-    original, optim.transport = optim.transport, lambda *_: plain
+    original, optimizer.transport = optimizer.transport, lambda *_: plain
     found["fallback"] = result(torch.float64, run, "muon", 5)
-    optim.transport = original
+    optimizer.transport = original
     return found
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from nanochat import checkpoint_manager, tokenizer
-from nanochat.metrics import read_rows
+from nanochat.system.metrics import read_rows
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
@@ -26,11 +26,12 @@ WORDS = (
 TROUBLE = """
 import os
 import torch
-from nanochat import config, loss_eval
-from scripts import base_train
+from nanochat.evaluation import bits_per_byte
+from nanochat.stages import base_train
+from nanochat.system import config
 
 calls = {"step": 0, "sum": 0}
-next_step, sums = base_train.StreamBatches.next_step, loss_eval._sum_losses
+next_step, sums = base_train.StreamBatches.next_step, bits_per_byte._sum_losses
 
 def broken_step(batches):
     calls["step"] += 1
@@ -47,7 +48,7 @@ def broken_sums(*args):
     return sums(*args)
 
 base_train.StreamBatches.next_step = broken_step
-loss_eval._sum_losses = broken_sums
+bits_per_byte._sum_losses = broken_sums
 config.cli(base_train.main)
 """
 

@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nanochat import plots, report, report_data, storage
-from nanochat.errors import DataError
-from nanochat.plots import Bar, Curve
-from scripts import report as report_script
+from nanochat import report
+from nanochat.report import data, plots
+from nanochat.report.plots import Bar, Curve
+from nanochat.stages import report as report_script
+from nanochat.system import storage
+from nanochat.system.errors import DataError
 
 CONFIG = {
     "device": "A & B <processor>",
@@ -132,7 +134,7 @@ def test_a_stage_that_was_killed_is_shown_as_far_as_it_came(tmp_path):
     text = report.build(tmp_path / "r").read_text(encoding="utf-8")
     Page(text)
     assert "Not finished: Base training." in text
-    found = report_data.load(tmp_path / "r")
+    found = data.load(tmp_path / "r")
     assert [stage.name for stage in found.stages] == ["base_train"]
     assert found.stages[0].seconds == 20.0
 
@@ -157,7 +159,7 @@ def test_a_run_without_stages_is_a_users_error(tmp_path):
 
 
 def test_validation_rows_stand_at_the_tokens_of_the_row_before():
-    stage = report_data.StageData(
+    stage = data.StageData(
         "s", rows=[{"step": 5, "tokens": 500, "loss": 1.0}, {"step": 5, "val_bpb": 0.7}]
     )
     assert stage.curve("val_bpb", "tokens") == [(500.0, 0.7)]
@@ -217,7 +219,7 @@ def test_bars_end_at_their_values_and_show_their_error():
     [(4.26, "4.3 s"), (45, "45 s"), (192, "3 min 12 s"), (1201, "20 min"), (7500, "2 h 05 min")],
 )
 def test_durations_read_as_people_say_them(seconds, text):
-    assert report_data.duration(seconds) == text
+    assert data.duration(seconds) == text
 
 
 def test_the_stage_writes_the_page_and_names_the_runs_there_are(tmp_path, monkeypatch, capsys):

@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat import config, optim, rollouts
-from nanochat.conversation import Conversation
-from nanochat.dataloader import Batch
-from nanochat.distributed import Run, single_run
-from nanochat.errors import ConfigError
-from nanochat.generation import Completion, Request
+from nanochat import optim
+from nanochat.data import Batch
+from nanochat.engine import Completion, Request, SamplingParams
 from nanochat.gpt import GPT
-from nanochat.rollouts import (
+from nanochat.optim.schedules import StepSettings
+from nanochat.stages import chat_rl
+from nanochat.system import config
+from nanochat.system.distributed import Run, single_run
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer import CharTokenizer
+from nanochat.tokenizer.conversation import Conversation
+from nanochat.training import rollouts
+from nanochat.training.rollouts import (
     Group,
     RolloutBatches,
     RolloutOptions,
@@ -24,11 +29,7 @@ from nanochat.rollouts import (
     group_rows,
     row_batches,
 )
-from nanochat.sampling import SamplingParams
-from nanochat.schedules import StepSettings
-from nanochat.tokenizer import CharTokenizer
-from nanochat.trainer import token_loss
-from scripts import chat_rl
+from nanochat.training.trainer import token_loss
 from tests.engine_helpers import TOKENIZER, random_model, scripted_engine, special
 
 END = special("assistant_end")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from torch.distributed import run as torchrun
 
-from nanochat import config, node_words
-from nanochat.errors import ConfigError, SaidElsewhere
-from scripts.base_train import BaseTrainConfig
+from nanochat.stages.base_train import BaseTrainConfig
+from nanochat.system import config, node_agreement
+from nanochat.system.errors import ConfigError, SaidElsewhere
 from tests.node_helpers import ROOT, free_port
 
 STAGES = (
@@ -223,7 +223,7 @@ def test_nodes_get_the_word_of_the_first_and_wait_for_each_other():
     def node(rank: int) -> None:
         for step in range(3):
             word = f"word {step}" if rank == 0 else "mine"
-            found = node_words.agree(
+            found = node_agreement.agree(
                 f"step {step}", word, nodes=3, rank=rank, address=address, patience_s=30
             )
             heard[rank].append(found)
@@ -242,9 +242,9 @@ def test_nodes_get_the_word_of_the_first_and_wait_for_each_other():
 def test_a_first_node_that_does_not_come_is_named():
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"node 0 at {address} did not answer"):
-        node_words.agree("a stage", "", nodes=2, rank=1, address=address, patience_s=0.1)
+        node_agreement.agree("a stage", "", nodes=2, rank=1, address=address, patience_s=0.1)
     with pytest.raises(ConfigError, match="must be HOST:PORT"):
-        node_words.agree("a stage", "", nodes=2, rank=1, address="host")
+        node_agreement.agree("a stage", "", nodes=2, rank=1, address="host")
 
 
 def test_of_a_launchers_processes_one_tells_of_a_wrong_flag(monkeypatch):

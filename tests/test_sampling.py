@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanochat.errors import ConfigError
-from nanochat.sampling import SamplingBatch, SamplingParams, _mix, sample
+from nanochat.engine import SamplingParams
+from nanochat.engine.sampling import SamplingBatch, _mix, sample
+from nanochat.system.errors import ConfigError
 
 CPU = torch.device("cpu")
 

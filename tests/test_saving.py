@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from nanochat import checkpoint_manager, loss_eval, tokenizer
-from nanochat.errors import ConfigError, Stopped
-from nanochat.metrics import MEASURED, read_rows
-from nanochat.trainer import MOST_REWINDS, Trainer, TrainingError
-from scripts import base_train
+from nanochat import checkpoint_manager, tokenizer
+from nanochat.evaluation import bits_per_byte
+from nanochat.stages import base_train
+from nanochat.system.errors import ConfigError, Stopped
+from nanochat.system.metrics import MEASURED, read_rows
+from nanochat.training.trainer import MOST_REWINDS, Trainer, TrainingError
 
 TINY = (
     "--run tiny --depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 "
@@ -203,7 +204,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(base, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to")])
 def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, capsys, error):
-    real, calls = loss_eval._sum_losses, []
+    real, calls = bits_per_byte._sum_losses, []
 
     def fails_at_first(*args):
         calls.append(None)
@@ -211,7 +212,7 @@ def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, c
             raise error
         return real(*args)
 
-    monkeypatch.setattr(loss_eval, "_sum_losses", fails_at_first)
+    monkeypatch.setattr(bits_per_byte, "_sum_losses", fails_at_first)
     folder = train(base, "--save-every", "4", "--eval-every", "4")
     assert "warning: evaluation left out: out of memory; a smaller" in capsys.readouterr().out
     assert list(rows(folder, "val_bpb")) == [8, 12, 16]
@@ -230,7 +231,7 @@ def test_an_evaluation_that_fails_otherwise_is_not_hidden(base, monkeypatch):
     def broken(*args):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(loss_eval, "_sum_losses", broken)
+    monkeypatch.setattr(bits_per_byte, "_sum_losses", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train(base)
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from nanochat.errors import ConfigError
 from nanochat.gpt import GPTConfig
-from nanochat.scaling import scaled_plan
+from nanochat.optim.scaling import scaled_plan
+from nanochat.system.errors import ConfigError
 
 
 @pytest.mark.parametrize("depth", range(1, 41))

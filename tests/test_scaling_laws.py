@@ -11,11 +11,13 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from nanochat import config, isoflop_report, sweep
-from nanochat.errors import ConfigError, Stopped
-from nanochat.gpt_config import GPTConfig
-from nanochat.isoflop import Estimate, Point, analyse
-from scripts import base_train, scaling_laws
+from nanochat.gpt import GPTConfig
+from nanochat.scaling_laws import page as isoflop_report
+from nanochat.scaling_laws import sweep
+from nanochat.scaling_laws.isoflop import Estimate, Point, analyse
+from nanochat.stages import base_train, scaling_laws
+from nanochat.system import config
+from nanochat.system.errors import ConfigError, Stopped
 
 BUDGETS = (1e12, 2e12, 4e12, 8e12)
 ALPHA, BEST = 0.48, 4e5  # of the worlds made here: parameters that are best at 1e12 FLOPs
@@ -238,7 +240,7 @@ def trained(monkeypatch):
     calls = []
 
     def run(command, log, stop):
-        assert command[:3] == [sys.executable, "-m", "scripts.base_train"]
+        assert command[:3] == [sys.executable, "-m", "nanochat.stages.base_train"]
         if len(calls) in cut:
             cut.remove(len(calls))
             return

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from nanochat import schedules
+from nanochat.optim import schedules
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_linearly():

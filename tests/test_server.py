@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
-from nanochat.conversation import render_prompt
 from nanochat.engine import Engine
 from nanochat.server.app import STATIC, create_app
 from nanochat.server.protocol import ChatDefaults
 from nanochat.server.service import EngineService
+from nanochat.tokenizer.conversation import render_prompt
 from tests.engine_helpers import TOKENIZER, random_model, scripted_engine
 
 HELLO = [{"role": "user", "content": "hi"}]

@@ -13,18 +13,14 @@ from typing import Any
 
 import pytest
 
-from nanochat import (
-    attention,
-    checkpoint_manager,
-    device,
-    memory_limit,
-    memory_plan,
-    optim,
-    scaling,
-)
-from nanochat.errors import CheckpointError, ConfigError, DataError
-from nanochat.metrics import MEASURED, read_rows
-from scripts import base_train, chat_rl, chat_sft, mid_train
+from nanochat import checkpoint_manager, optim
+from nanochat.gpt import attention
+from nanochat.optim import scaling
+from nanochat.stages import base_train, chat_rl, chat_sft, mid_train
+from nanochat.system import device, memory
+from nanochat.system.errors import CheckpointError, ConfigError, DataError
+from nanochat.system.metrics import MEASURED, read_rows
+from nanochat.training import memory_plan
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -323,14 +319,14 @@ def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monk
     whole = losses(base / "base" / "runs" / "whole" / "base_train")
     words = ["--dtype", "float64", "--device-batch-size", "auto"]
     estimate = memory_plan.estimate
-    taken = memory_limit.resident_bytes()
-    monkeypatch.setattr(memory_limit, "resident_bytes", lambda: taken)
+    taken = memory.resident_bytes()
+    monkeypatch.setattr(memory, "resident_bytes", lambda: taken)
     short = []
 
     def note(config, step, *, resident_bytes):
         found = estimate(config, step, resident_bytes=resident_bytes)
         short.append(step.rows)
-        there = taken + memory_limit.memory_left()
+        there = taken + memory.memory_left()
         # As if what is there were enough for three rows.
         return dataclasses.replace(
             found, peak=dataclasses.replace(found.peak, heap=0 if step.rows <= 3 else 2 * there)
@@ -341,7 +337,7 @@ def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monk
     assert short[0] == 8
     assert "auto: 3 rows of 32 tokens, 3 times" in capsys.readouterr().out
     assert found == pytest.approx(whole, rel=1e-9)
-    monkeypatch.setattr(memory_limit, "memory_left", lambda: -taken)
+    monkeypatch.setattr(memory, "memory_left", lambda: -taken)
     with pytest.raises(ConfigError, match=r"auto: not even one row of 32 tokens fits.*estimated"):
         train(base, *words, "--run", "none", "--tokenizer", "tiny")
 
@@ -390,8 +386,8 @@ def test_every_preset_fits_the_stages_it_is_for():
     import importlib
     import tomllib
 
-    from nanochat import config
-    from scripts.__main__ import STAGES
+    from nanochat.stages.__main__ import STAGES
+    from nanochat.system import config
 
     for path in (ROOT / "nanochat" / "presets").glob("*.toml"):
         sections = tomllib.loads(path.read_text())
@@ -399,7 +395,7 @@ def test_every_preset_fits_the_stages_it_is_for():
         used = set()
         assert set(sections) <= set(STAGES)
         for stage in sections:
-            module = importlib.import_module(f"scripts.{stage}")
+            module = importlib.import_module(f"nanochat.stages.{stage}")
             names = [
                 n
                 for n in vars(module)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import storage
-from nanochat.errors import DataError
+from nanochat.system import storage
+from nanochat.system.errors import DataError
 
 
 def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import calculator, conversation
-from nanochat.errors import ConfigError, DataError
-from nanochat.tokenizer import train_bpe
-from tasks import common, evaluations, gsm8k, mixtures, spelling
-from tasks.arc import arc
-from tasks.common import Conversations, TaskMixture, find_letter
-from tasks.custom_json import custom_json
-from tasks.gsm8k import GSM8K, final_number, solution_parts
-from tasks.humaneval import HumanEval, extract_code, program
-from tasks.identity import identity
-from tasks.mmlu import mmlu
-from tasks.smoltalk import smoltalk
-from tasks.spelling import LetterCounting, simple_spelling
+from nanochat.data.tasks import common, evaluations, gsm8k, mixtures, spelling
+from nanochat.data.tasks.arc import arc
+from nanochat.data.tasks.common import Conversations, TaskMixture, find_letter
+from nanochat.data.tasks.custom_json import custom_json
+from nanochat.data.tasks.gsm8k import GSM8K, final_number, solution_parts
+from nanochat.data.tasks.humaneval import HumanEval, extract_code, program
+from nanochat.data.tasks.identity import identity
+from nanochat.data.tasks.mmlu import mmlu
+from nanochat.data.tasks.smoltalk import smoltalk
+from nanochat.data.tasks.spelling import LetterCounting, simple_spelling
+from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer import conversation, train_bpe
+from nanochat.tools import calculator
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = [a + b + c for a in "bcdfgh" for b in "aeiou" for c in "lmnprst"]

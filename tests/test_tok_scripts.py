@@ -9,10 +9,10 @@ import pytest
 import requests
 import tiktoken
 
-from nanochat import _rustbpe, published, tokenizer
-from nanochat.errors import ConfigError, DataError
-from nanochat.tokenizer import BpeTokenizer, CharTokenizer
-from scripts import tok_eval, tok_show, tok_train
+from nanochat import tokenizer
+from nanochat.stages import tok_eval, tok_show, tok_train
+from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer import BpeTokenizer, CharTokenizer, _rustbpe, published
 
 CACHE = Path(__file__).parent.parent.parent / "shared" / "data" / "tiktoken_cache"
 PUBLISHED_ENCODING = tiktoken.get_encoding  # what the fixture below takes away

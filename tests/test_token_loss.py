@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat.token_loss import IGNORED, capped, chunk_rows, cross_entropies, linear_cross_entropy
+from nanochat.gpt.loss import IGNORED, capped, chunk_rows, cross_entropies, linear_cross_entropy
 
 
 def some_inputs() -> tuple[torch.Tensor, ...]:
@@ -21,7 +21,7 @@ def some_inputs() -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("softcap", [None, 2.0, 15.0, 100.0])
 @pytest.mark.parametrize("rows", [1, 5, 64])
 def test_chunked_losses_and_gradients_are_those_of_plain_operations(softcap, rows, monkeypatch):
-    monkeypatch.setattr("nanochat.token_loss.chunk_rows", lambda *_: rows)
+    monkeypatch.setattr("nanochat.gpt.loss.chunk_rows", lambda *_: rows)
     hidden, weight, targets, weights = some_inputs()
     logits = hidden @ weight.T
     logits = logits if softcap is None else softcap * (logits / softcap).tanh()

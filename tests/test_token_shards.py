@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanochat import shards as shard_files
-from nanochat import token_shards
-from nanochat.dataset import DataOptions, open_data
-from nanochat.token_shards import TokenShards
+from nanochat.data import DataOptions, open_data, token_shards
+from nanochat.data import shards as shard_files
+from nanochat.data.token_shards import TokenShards
 from nanochat.tokenizer import train_char
 
 TEXTS = [f"Text {i} is about the number {i * 7}." for i in range(120)]

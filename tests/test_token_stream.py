@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import shards as shard_files
-from nanochat.dataloader import StreamBatches
-from nanochat.dataset import DataOptions, open_data
-from nanochat.distributed import single_run
-from nanochat.errors import CheckpointError
-from nanochat.shards import Shard
-from nanochat.token_shards import EncodedShard, TokenShards
-from nanochat.token_stream import TokenStream
+from nanochat.data import DataOptions, StreamBatches, open_data
+from nanochat.data import shards as shard_files
+from nanochat.data.shards import Shard
+from nanochat.data.token_shards import EncodedShard, TokenShards
+from nanochat.data.token_stream import TokenStream
+from nanochat.system.distributed import single_run
+from nanochat.system.errors import CheckpointError
 from nanochat.tokenizer import train_char
 
 T = 32

@@ -23,9 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rustbpe
-from nanochat import _rustbpe, tokenizer
-from nanochat.errors import ConfigError, DataError
-from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, BpeTokenizer, CharTokenizer
+from nanochat import tokenizer
+from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer import SPECIAL_TOKENS, BpeTokenizer, CharTokenizer, _rustbpe, bpe
+from nanochat.tokenizer.bpe import SPLIT_PATTERN
 
 CORPORA = Path(__file__).parent.parent.parent / "shared" / "data" / "corpora"
 CACHE = CORPORA.parent / "tiktoken_cache"
@@ -41,7 +42,7 @@ ALPHABET = [
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(ALPHABET) | st.characters(exclude_categories=["Cs"]), max_size=40)
 # Bounded by tiktoken's limit on long texts; beyond it the Rust encoder is used.
-LONG = tokenizer.LONG_TEXT_CHARACTERS
+LONG = bpe.LONG_TEXT_CHARACTERS
 
 
 def prose(shards: int) -> list[str]:
@@ -624,7 +625,7 @@ def test_rubbish_is_no_tokenizer(content, tmp_path):
 def changed(value, **fields):
     content = {**value.to_json(), **fields}
     del content["sha256"]
-    return {**content, "sha256": tokenizer._digest(content)}
+    return {**content, "sha256": bpe._digest(content)}
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import checkpoint_manager, device, optim, schedules
-from nanochat.dataloader import Batch
-from nanochat.distributed import single_run
-from nanochat.errors import CheckpointError
+from nanochat import checkpoint_manager, optim
+from nanochat.data import Batch
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.metrics import MEASURED, MetricsLogger, read_rows
-from nanochat.optim import OptimConfig
-from nanochat.progress import Progress, duration
+from nanochat.optim import OptimConfig, schedules
+from nanochat.system import device
+from nanochat.system.distributed import single_run
+from nanochat.system.errors import CheckpointError
+from nanochat.system.metrics import MEASURED, MetricsLogger, read_rows
 from nanochat.tokenizer import train_char
-from nanochat.trainer import Hook, Trainer, TrainingError, token_loss
+from nanochat.training.progress import Progress, duration
+from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
 V, T = 32, 16
 

@@ -15,7 +15,7 @@ from nanochat.pocket.core import as_text, cap, make_rng, pick
 from nanochat.pocket.tables import SIZES
 from nanochat.pocket.vocabulary import held_out_words
 from nanochat.pocket.world import Fact, facts
-from nanochat.storage import write_atomic
+from nanochat.system.storage import write_atomic
 
 ITEMS = 500
 Item = dict[str, Any]

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from nanochat.errors import ConfigError
+from nanochat.system.errors import ConfigError
 
 T = TypeVar("T")
 Part = dict[str, str]

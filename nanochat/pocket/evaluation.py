@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from nanochat.errors import ConfigError
 from nanochat.pocket import choice, knowledge, letters, numbers, problems
 from nanochat.pocket.core import Content, Conversation, Turn, as_text, conversation, make_rng
 from nanochat.pocket.noise import typed
 from nanochat.pocket.vocabulary import held_out_words
 from nanochat.pocket.world import facts, group_values
+from nanochat.system.errors import ConfigError
 
 MAX_ITEMS = 2000
 

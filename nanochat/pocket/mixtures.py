@@ -7,26 +7,9 @@ conversations, not of tokens.
 import random
 from collections.abc import Callable, Iterator
 
-from nanochat.errors import ConfigError
-from nanochat.pocket import (
-    choice,
-    copying,
-    knowledge,
-    letters,
-    numbers,
-    problems,
-    stories,
-    talk,
-)
-from nanochat.pocket.core import (
-    Conversation,
-    Turn,
-    Weighted,
-    as_text,
-    conversation,
-    make_rng,
-    pick,
-)
+from nanochat.pocket import choice, copying, knowledge, letters, numbers, problems, stories, talk
+from nanochat.pocket.core import Conversation, Turn, Weighted, as_text, conversation, make_rng, pick
+from nanochat.system.errors import ConfigError
 
 Maker = Callable[[random.Random], list[Turn]]
 

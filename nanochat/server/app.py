@@ -13,10 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat.conversation import render_prompt
-from nanochat.engine import Engine
-from nanochat.errors import UserError
-from nanochat.generation import Completion, Request
+from nanochat.engine import Completion, Engine, Request
 from nanochat.server.protocol import (
     Answer,
     ApiError,
@@ -26,6 +23,8 @@ from nanochat.server.protocol import (
     parse_chat,
 )
 from nanochat.server.service import Busy, EngineService, NotReady, Ticket
+from nanochat.system.errors import UserError
+from nanochat.tokenizer.conversation import render_prompt
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat.conversation import PART_TYPES, Message, Part, PartType
-from nanochat.errors import ConfigError
-from nanochat.generation import Completion
-from nanochat.sampling import SamplingParams
+from nanochat.engine import Completion, SamplingParams
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer.conversation import PART_TYPES, Message, Part, PartType
 
 MAX_CHOICES = 8
 MAX_STOPS = 4

@@ -13,8 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nanochat.engine import Engine
-from nanochat.generation import Event, Request
+from nanochat.engine import Engine, Event, Request
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-//! The Python module `nanochat._rustbpe`: a thin layer over `rustbpe_core`.
+//! The Python module `nanochat.tokenizer._rustbpe`: a thin layer over `rustbpe_core`.
 //!
 //! Work runs without the GIL; Ctrl-C is looked for between steps; errors become ValueError.
 
@@ -119,7 +119,7 @@ fn default_threads() -> usize {
 }
 
 /// Encodes batches of texts; its tokens are those of tiktoken.
-#[pyclass(frozen, module = "nanochat._rustbpe")]
+#[pyclass(frozen, module = "nanochat.tokenizer._rustbpe")]
 struct Encoder {
     inner: encode::Encoder,
 }

@@ -1,0 +1,284 @@
+"""Batches for the training loop: this rank's share of each step, ready ahead of time.
+
+Owns the dealing of rows to ranks and micro-batches, the thread that prepares them and the copy to
+the device. What the rows are is the business of token_stream and chat_rows.
+"""
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.data.conversation_rows import ChatRows
+from nanochat.data.packing import IGNORED
+from nanochat.data.token_stream import TokenStream
+from nanochat.system.distributed import Run
+from nanochat.system.errors import CheckpointError, DataError
+from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.conversation import Conversation
+
+__all__ = ["Batch", "BatchSource", "ChatBatches", "StreamBatches", "TokenStream"]
+
+AHEAD_STEPS = 3  # steps prepared before they are asked for
+UNRECORDED = {"packing": "split"}  # what rows were before checkpoints said it of them
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one forward pass: inputs and targets int64 [B, T], targets -1 where no loss is.
+
+    weights: float [B, T] factors of the token losses, or None for ones.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+
+
+class BatchSource(Protocol):
+    """What the training loop takes its batches from."""
+
+    def next_step(self) -> list[Batch]:
+        """This rank's micro-batches of one optimizer step, on the run's device."""
+
+    def state(self) -> dict[str, Any]:
+        """Where the next step starts, as JSON types; the same on every rank."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken, whatever the number of ranks was then."""
+
+    def close(self) -> None:
+        """Stop preparing batches."""
+
+
+# Takes a position; gives this rank's inputs and targets and the position after the step.
+Take = Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray, dict[str, Any]]]
+
+
+class _Prefetched:
+    """The part of a BatchSource that does not depend on what the rows are."""
+
+    def __init__(
+        self,
+        take: Take,
+        position: dict[str, Any],
+        *,
+        identity: dict[str, Any],
+        micro_rows: int,
+        run: Run,
+    ) -> None:
+        self.wait_s = 0.0  # time next_step spent waiting for data
+        self._take = take
+        self._position = position
+        self._identity = identity
+        self._micro_rows = micro_rows
+        self._run = run
+        self._queue: queue.Queue[Any] | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def next_step(self) -> list[Batch]:
+        """This rank's micro-batches of one optimizer step, on the run's device.
+
+        All of a source's micro-batches have the same shape, on every rank.
+        """
+        begin_s = time.perf_counter()
+        if self._queue is None:
+            self._start()
+        assert self._queue is not None
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            self.close()
+            raise item
+        batches, self._position = item
+        self.wait_s += time.perf_counter() - begin_s
+        device = self._run.device
+        return [
+            Batch(b.inputs.to(device, non_blocking=True), b.targets.to(device, non_blocking=True))
+            for b in batches
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Where the next step starts, as JSON types; the same on every rank."""
+        return {**self._position, "stream": self._identity}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken, whatever the number of ranks was then.
+
+        Raises: CheckpointError if it was taken from other rows than these.
+        """
+        now, before = self._identity, state.get("stream", {})
+        for name in {**before, **now} if before else {}:
+            was = before.get(name, UNRECORDED.get(name))
+            if now.get(name) != was:
+                raise CheckpointError(
+                    f"cannot resume: the {name} of the training rows was {was} and is now "
+                    f"{now.get(name)}; give the options of before, or start another run"
+                )
+        self.close()
+        self._position = {name: int(state[name]) for name in self._position}
+
+    def close(self) -> None:
+        """Stop the thread and wait for it; the next call of next_step starts another.
+
+        A thread still at work while Python shuts down could crash the process.
+        """
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread, self._queue = None, None
+
+    def _start(self) -> None:
+        self._stop, self._queue = threading.Event(), queue.Queue(AHEAD_STEPS)
+        # The thread keeps no reference to this object, so that it ends when the object is gone.
+        weakref.finalize(self, self._stop.set)
+        self._thread = threading.Thread(
+            target=_prepare,
+            args=(self._take, self._position, self._micro_rows),
+            kwargs={
+                "pinned": self._run.device.type == "cuda",
+                "out": self._queue,
+                "stop": self._stop,
+            },
+            name="batches",
+            daemon=True,
+        )
+        self._thread.start()
+
+
+def _prepare(
+    take: Take,
+    position: dict[str, Any],
+    micro_rows: int,
+    *,
+    pinned: bool,
+    out: "queue.Queue[Any]",
+    stop: threading.Event,
+) -> None:
+    """Put (micro-batches, next position) after (micro-batches, next position) into a queue."""
+    while not stop.is_set():
+        item: Any
+        try:
+            inputs, targets, position = take(position)
+            item = _micro_batches(inputs, targets, micro_rows, pinned=pinned), position
+        except BaseException as error:  # the loop that asks for the step is to see it
+            item = error
+        while not stop.is_set():
+            try:
+                out.put(item, timeout=0.2)
+                break
+            except queue.Full:
+                continue
+        if isinstance(item, BaseException):
+            return
+
+
+def _micro_batches(
+    inputs: np.ndarray, targets: np.ndarray, micro_rows: int, *, pinned: bool
+) -> list[Batch]:
+    batches = []
+    for start in range(0, len(inputs), micro_rows):
+        parts = [torch.from_numpy(a[start : start + micro_rows]) for a in (inputs, targets)]
+        if pinned:
+            parts = [part.pin_memory() for part in parts]
+        batches.append(Batch(*parts))
+    return batches
+
+
+def micro_batch_rows(batch_rows: int, device_rows: int, world_size: int) -> tuple[int, int]:
+    """How many micro-batches of how many rows each rank has, the same on all ranks.
+
+    The rows of a step are shared out evenly; what is missing to equal shapes is made up by rows
+    without targets, fewer than there are micro-batches on all ranks together.
+    """
+    per_rank = -(-batch_rows // world_size)
+    count = -(-per_rank // device_rows)
+    return count, -(-per_rank // count)
+
+
+def rank_share(batch_rows: int, run: Run) -> int:
+    """Rows of a step that this rank takes: run.rank, run.rank + world_size, ..."""
+    return len(range(run.rank, batch_rows, run.world_size))
+
+
+def _pad_rows(array: np.ndarray, rows: int, value: int) -> np.ndarray:
+    missing = rows - len(array)
+    return np.pad(array, ((0, missing), (0, 0)), constant_values=value) if missing else array
+
+
+class StreamBatches(_Prefetched):
+    """Batches of the document stream; a BatchSource.
+
+    batch_rows: rows of a step over all ranks. device_rows: at most so many rows a micro-batch.
+    Raises: DataError if the data has fewer rows than one step needs.
+    """
+
+    def __init__(self, stream: TokenStream, *, batch_rows: int, device_rows: int, run: Run) -> None:
+        self.stream = stream
+        stream.require(batch_rows)
+        self.stream = stream
+        count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
+        share = rank_share(batch_rows, run)
+        pad = stream.pad_id
+
+        def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+            row = position["next_row"]
+            inputs, targets = stream.inputs_targets(row + run.rank, share, stride=run.world_size)
+            inputs = _pad_rows(inputs, count * micro_rows, pad)
+            targets = _pad_rows(targets, count * micro_rows, IGNORED)
+            return inputs, targets, {"next_row": row + batch_rows}
+
+        super().__init__(
+            take, {"next_row": 0}, identity=stream.identity, micro_rows=micro_rows, run=run
+        )
+
+
+class ChatBatches(_Prefetched):
+    """Batches of packed conversations, epoch after epoch; a BatchSource.
+
+    batch_rows: rows of a step over all ranks. device_rows: at most so many rows a micro-batch.
+    Raises: DataError if the conversations do not fill one step.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        tokenizer: Tokenizer,
+        *,
+        T: int,
+        batch_rows: int,
+        device_rows: int,
+        run: Run,
+        seed: int,
+    ) -> None:
+        rows = ChatRows(conversations, tokenizer, T, seed=seed)
+        self.sampled, scale = rows.sample()
+        self.digest = rows.digest()
+        self.rows_per_epoch = round(self.sampled.rows * scale)
+        if self.rows_per_epoch < batch_rows:
+            raise DataError(
+                f"{len(conversations):,} conversations make {self.rows_per_epoch:,} rows of {T} "
+                f"tokens, one batch needs {batch_rows:,}; give more conversations or a smaller "
+                "--tokens-per-step"
+            )
+        count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
+        pad = tokenizer.bos_id
+
+        def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+            found, after = rows.take(position, batch_rows)
+            mine = found[run.rank :: run.world_size]
+            inputs = np.full((count * micro_rows, T), pad, dtype=np.int64)
+            targets = np.full((count * micro_rows, T), IGNORED, dtype=np.int64)
+            for i, (bucket, row) in enumerate(mine):
+                inputs[i], targets[i] = bucket.inputs[row], bucket.targets[row]
+            return inputs, targets, after
+
+        start = {"epoch": 0, "bucket": 0, "row": 0}
+        super().__init__(take, start, identity=rows.identity, micro_rows=micro_rows, run=run)

@@ -1,0 +1,324 @@
+"""Where training text comes from: one call turns any source into shards with a fixed split.
+
+Owns the options that name a source, the split into training and validation text, and the data
+folders under base/data. Reading files, hub access and the shard layout are modules of their own.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from nanochat.data import hub
+from nanochat.data import shards as shard_files
+from nanochat.data.shards import Shard, ShardWriter
+from nanochat.data.text_files import ReadCounts, estimate_characters, find_files, read_documents
+from nanochat.system import storage
+from nanochat.system.config import option
+from nanochat.system.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+POCKET_SEED = 0  # the corpus is one fixed text, whatever the seed of the run
+VALIDATION_CHARACTERS = 1_000_000  # held out where the user does not say how much
+MAX_LANES = 16
+TRAIN, VAL = "train", "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Text to learn from."""
+
+    data: str = option(
+        "pocket",
+        "pocket, climbmix, fineweb-edu, hf:ORG/NAME[:CONFIG][:SPLIT], or a .txt/.jsonl/.parquet "
+        "file (also .gz, .zst), a folder, a glob or a comma-separated list of these",
+    )
+    val_data: str | None = option(
+        None, "validation text: files or hf:ORG/NAME; none holds out a part of --data"
+    )
+    val_frac: float | None = option(
+        None,
+        "share of the documents held out for validation, in [0, 0.5]; none holds out about a "
+        "million characters",
+    )
+    shards: int = option(
+        8, "training shards of climbmix and fineweb-edu to use, of about 100 MB each"
+    )
+    pocket_characters: int = option(40_000_000, "characters of pocket text to train on")
+    invalid_utf8: str = option(
+        "error", "what to do with bytes that are not UTF-8", choices=("error", "replace")
+    )
+
+    def __post_init__(self) -> None:
+        if not self.data.strip():
+            raise ConfigError("--data is empty; give pocket, climbmix, hf:ORG/NAME or files")
+        if self.val_frac is not None and not 0 <= self.val_frac <= 0.5:
+            raise ConfigError(f"--val-frac must be in [0, 0.5], got {self.val_frac}")
+        if self.val_data is not None and self.val_frac is not None:
+            raise ConfigError("--val-data and --val-frac exclude each other; give one of them")
+        if self.shards < 1:
+            raise ConfigError(f"--shards must be at least 1, got {self.shards}")
+        if self.pocket_characters < 10_000:
+            raise ConfigError(
+                f"--pocket-characters must be at least 10000, got {self.pocket_characters}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A frozen list of shards in a folder, each of the training or of the validation split."""
+
+    name: str
+    folder: Path
+    all_shards: tuple[Shard, ...]
+
+    @property
+    def hash(self) -> str:
+        """What the text is, in 16 hex digits: equal for equal shards in the same order."""
+        rows = [[shard.split, shard.digest] for shard in self.all_shards]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The shard list as JSON types, to be frozen in a run's config."""
+        rows = [
+            {"file": shard.file, "split": shard.split, "digest": shard.digest}
+            for shard in self.all_shards
+        ]
+        return {"name": self.name, "hash": self.hash, "shards": rows}
+
+    def shards(self, split: str) -> list[Shard]:
+        """The shards of "train" or "val".
+
+        Raises: DataError if there are none.
+        """
+        found = [shard for shard in self.all_shards if shard.split == split]
+        if not found:
+            remedy = "give --val-data" if split == VAL else "give more text"
+            raise DataError(f"data set {self.name} has no {split} text; {remedy}")
+        return found
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Every document of "train" or "val", shard by shard."""
+        for shard in self.shards(split):
+            yield from shard_files.read_texts(self.folder / shard.file)
+
+    def columns(self, split: str) -> Iterator[pa.StringArray]:
+        """The same documents as Arrow columns, which the Rust side reads without a copy."""
+        for shard in self.shards(split):
+            yield from shard_files.read_columns(self.folder / shard.file)
+
+    def characters(self, split: str) -> int | None:
+        """How many characters a split has, or None where that was never counted."""
+        counts = [shard.characters for shard in self.shards(split)]
+        return None if None in counts else sum(c for c in counts if c is not None)
+
+
+def open_data(options: DataOptions, *, base: Path) -> Dataset:
+    """Make the data set that the options name, or open it if it is already there.
+
+    base: the base folder (storage.base_dir()). Several processes may call this at once: one
+    prepares the data and the others wait for it, so every rank of a run calls it.
+    Raises: DataError or ConfigError for data that is missing, empty or damaged.
+    """
+    if options.data == "pocket":
+        _refuse_split_options(options)
+        return _open_pocket(options, base)
+    if options.data in hub.HUB_SHARDS:
+        _refuse_split_options(options)
+        folder = base / "data" / options.data
+        found = hub.download_shards(options.data, options.shards, folder)
+        return Dataset(name=options.data, folder=folder, all_shards=tuple(found))
+    return _open_texts(options, base)
+
+
+def _refuse_split_options(options: DataOptions) -> None:
+    for name in ("val_data", "val_frac"):
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} does not go with --data {options.data}: it has its own")
+
+
+def _open_pocket(options: DataOptions, base: Path) -> Dataset:
+    from nanochat import pocket
+
+    folder = Path(str(pocket.__file__)).parent
+    sources = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".txt"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    wanted = {
+        TRAIN: options.pocket_characters,
+        VAL: min(VALIDATION_CHARACTERS, max(10_000, options.pocket_characters // 20)),
+    }
+    recipe = {"source": "pocket", "seed": POCKET_SEED, "characters": wanted, "code": digest}
+
+    def documents() -> Iterator[tuple[str, int, str]]:
+        for split, characters in wanted.items():
+            made = 0
+            for text in pocket.base_documents(split, POCKET_SEED):
+                yield split, document_hash(text), text
+                made += len(text)
+                if made >= characters:
+                    break
+
+    lanes = _lanes(options.pocket_characters)
+    return _build(base, f"pocket-{options.pocket_characters}", recipe, documents(), lanes=lanes)
+
+
+def _open_texts(options: DataOptions, base: Path) -> Dataset:
+    """Files or a hub data set of any size, with a validation split of their own or held out."""
+    counts = ReadCounts()
+    source = _text_source(options.data, "--data", options, counts)
+    val_source = options.val_data and _text_source(options.val_data, "--val-data", options, counts)
+    frac = choose_val_frac(options.val_frac, source.characters)
+    recipe = {
+        "source": source.identity,
+        "val_source": val_source.identity if val_source else frac,
+        "invalid_utf8": options.invalid_utf8,
+    }
+
+    def documents() -> Iterator[tuple[str, int, str]]:
+        if val_source:
+            yield from ((VAL, 0, text) for text in val_source.texts)
+            yield from ((TRAIN, document_hash(text), text) for text in source.texts)
+        else:
+            yield from split_documents(source.texts, frac)
+        _warn(counts)
+
+    return _build(base, source.stem, recipe, documents(), lanes=_lanes(source.characters))
+
+
+@dataclass(frozen=True)
+class _TextSource:
+    stem: str  # of the data folder's name
+    identity: Any  # JSON; changes when the text may have changed
+    characters: int | None  # about
+    texts: Iterable[str]
+
+
+def _text_source(spec: str, flag: str, options: DataOptions, counts: ReadCounts) -> _TextSource:
+    if spec.startswith("hf:"):
+        name = hub.parse_name(spec, flag=flag)
+        parts = [part for part in (name.name, name.config, name.split) if part]
+        return _TextSource(_plain("-".join(parts)), parts, None, hub.hub_documents(name, counts))
+    files = find_files(spec, flag=flag)
+    return _TextSource(
+        stem=_plain(files[0].name.split(".")[0] if len(files) == 1 else "files"),
+        identity=[_file_identity(path) for path in files],
+        characters=estimate_characters(files),
+        texts=read_documents(
+            files, replace_invalid=options.invalid_utf8 == "replace", counts=counts
+        ),
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "files"
+
+
+def _file_identity(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def _lanes(characters: int | None) -> int:
+    if characters is None:
+        return MAX_LANES
+    return min(MAX_LANES, max(1, round(characters / shard_files.SHARD_CHARACTERS)))
+
+
+def choose_val_frac(wanted: float | None, characters: int | None) -> float:
+    """The share of documents to hold out: the user's, else one that gives a million characters."""
+    if wanted is not None:
+        return wanted
+    if not characters:
+        return 0.01
+    return min(0.1, max(0.0005, VALIDATION_CHARACTERS / characters))
+
+
+def document_hash(text: str) -> int:
+    """64 bits that depend on a document's text alone."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def split_documents(texts: Iterable[str], val_frac: float) -> Iterator[tuple[str, int, str]]:
+    """Deal documents to (split, hash, text) by their hash alone, wherever they lie on disk.
+
+    Equal documents share a split, so that no training text is in validation. If the hash picks
+    no document at all, the one with the smallest hash becomes the validation split.
+    Raises: DataError if no training document is left.
+    """
+    limit = val_frac * 2**32  # of the upper 32 bits; the lower ones deal documents to shards
+    smallest: tuple[int, str] | None = None  # held back until it is known whether it is needed
+    counts = {TRAIN: 0, VAL: 0}
+    for text in texts:
+        row = document_hash(text), text
+        if row[0] >> 32 < limit:
+            counts[VAL] += 1
+            yield VAL, *row
+        elif smallest is None:
+            smallest = row
+        else:
+            counts[TRAIN] += 1
+            yield TRAIN, *max(smallest, row)
+            smallest = min(smallest, row)
+    if smallest is not None:
+        split = TRAIN if counts[VAL] or not val_frac else VAL
+        counts[split] += 1
+        yield split, *smallest
+    if counts[VAL] and not counts[TRAIN]:
+        total = f"{counts[VAL]} document" + "s" * (counts[VAL] > 1)
+        raise DataError(
+            f"the data holds {total}, too few to hold any out for validation; give --val-data "
+            "FILE or more documents"
+        )
+
+
+def _warn(counts: ReadCounts) -> None:
+    if counts.empty:
+        log.info("skipped %d empty documents", counts.empty)
+    if counts.replaced:
+        log.warning("replaced about %d invalid bytes by U+FFFD", counts.replaced)
+
+
+def _build(
+    base: Path,
+    stem: str,
+    recipe: dict[str, Any],
+    documents: Iterable[tuple[str, int, str]],
+    *,
+    lanes: int,
+) -> Dataset:
+    """Write a data folder from (split, hash, text), unless one of the same recipe is whole."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
+    name = f"{stem}-{digest}"
+    folder = base / "data" / name
+    with storage.lock(base / "data" / f".{name}.lock"):
+        found = shard_files.read_manifest(folder)
+        if found is None or not all(shard_files.is_whole(folder, shard) for shard in found):
+            log.info("preparing data set %s", name)
+            storage.remove_leftovers(base / "data", f"{name}.")
+            with storage.atomic_folder(folder) as temporary:
+                found = _write(temporary, documents, lanes)
+                shard_files.write_manifest(temporary, found, recipe)
+    return Dataset(name=name, folder=folder, all_shards=tuple(found))
+
+
+def _write(folder: Path, documents: Iterable[tuple[str, int, str]], lanes: int) -> list[Shard]:
+    writer = ShardWriter(folder, lanes=lanes)
+    try:
+        for split, key, text in documents:
+            writer.add(text, split=split, key=key)
+        shards = writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    if not any(shard.split == TRAIN for shard in shards):
+        raise DataError("the data holds no text to train on; give --data with text in it")
+    return shards

@@ -1,0 +1,176 @@
+"""Parquet shards of text and the manifest that freezes which ones a data set is made of.
+
+Owns the layout of a data folder: shard_00000.parquet (column `text`) ... and manifest.json.
+Knows no source of text.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nanochat.system import storage
+from nanochat.system.errors import DataError
+
+FORMAT = 1
+# About 15 M tokens of English: small enough to encode while the one before is trained on.
+SHARD_CHARACTERS = 64_000_000
+ROW_GROUP_CHARACTERS = 2_000_000
+BATCH_ROWS = 512  # documents read at a time
+SCHEMA = pa.schema([("text", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One parquet file of documents.
+
+    digest: hex sha256 that names the content: of the texts, or of the file where it came from
+    the hub. documents and characters are None where nobody has read the file yet.
+    """
+
+    file: str
+    split: str
+    bytes: int
+    digest: str
+    documents: int | None = None
+    characters: int | None = None
+
+
+def shard_name(index: int) -> str:
+    """The file name of a shard."""
+    return f"shard_{index:05d}.parquet"
+
+
+def read_columns(path: Path) -> Iterator[pa.StringArray]:
+    """The documents of one shard, in order, some at a time; none of them null or empty.
+
+    Raises: DataError if the file is missing, damaged or has no column `text`.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["text"]):
+                texts = batch.column(0)
+                lengths = pc.binary_length(texts)
+                whole = texts.null_count == 0 and pc.all(pc.greater(lengths, 0)).as_py()
+                yield texts if whole else texts.filter(pc.greater(lengths, 0))
+    except FileNotFoundError:
+        raise DataError(f"{path} is gone; run again to make it anew") from None
+    except (pa.ArrowException, IndexError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The documents of one shard, in order, as strings. Raises: as read_columns."""
+    for texts in read_columns(path):
+        try:
+            yield from texts.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+class ShardWriter:
+    """Writes documents into shards of about SHARD_CHARACTERS each.
+
+    lanes: training shards open at a time; documents are dealt to them by their hash, so that
+    neighbours in the source end up far apart.
+    """
+
+    def __init__(self, folder: Path, *, lanes: int = 1) -> None:
+        self.folder = folder
+        self.lanes = lanes
+        self.shards: list[Shard] = []
+        self._count = 0
+        self._open: dict[tuple[str, int], _OpenShard] = {}
+
+    def add(self, text: str, *, split: str, key: int) -> None:
+        """Append one document; key: its hash."""
+        place = (split, key % self.lanes if split == "train" else 0)
+        shard = self._open.get(place)
+        if shard is None:
+            shard = _OpenShard(self.folder / shard_name(self._count), split)
+            self._open[place] = shard
+            self._count += 1
+        shard.add(text)
+        if shard.characters >= SHARD_CHARACTERS:
+            self.shards.append(self._open.pop(place).close())
+
+    def close(self) -> list[Shard]:
+        """Finish the open shards; returns all of them in the order of their names."""
+        while self._open:
+            self.shards.append(self._open.popitem()[1].close())
+        return sorted(self.shards, key=lambda shard: shard.file)
+
+    def abandon(self) -> None:
+        """Close the files without finishing the shards, after an error."""
+        while self._open:
+            with contextlib.suppress(OSError, pa.ArrowException):  # the first error is the one
+                self._open.popitem()[1].writer.close()
+
+
+class _OpenShard:
+    def __init__(self, path: Path, split: str) -> None:
+        self.path = path
+        self.split = split
+        self.writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self.digest = hashlib.sha256()
+        self.texts: list[str] = []
+        self.documents = self.characters = self.buffered = 0
+
+    def add(self, text: str) -> None:
+        data = text.encode()
+        self.digest.update(len(data).to_bytes(8, "little"))
+        self.digest.update(data)
+        self.texts.append(text)
+        self.documents += 1
+        self.characters += len(text)
+        self.buffered += len(text)
+        if self.buffered >= ROW_GROUP_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.texts:
+            self.writer.write_table(pa.table({"text": self.texts}, schema=SCHEMA))
+        self.texts, self.buffered = [], 0
+
+    def close(self) -> Shard:
+        self._flush()
+        self.writer.close()
+        return Shard(
+            file=self.path.name,
+            split=self.split,
+            bytes=self.path.stat().st_size,
+            digest=self.digest.hexdigest(),
+            documents=self.documents,
+            characters=self.characters,
+        )
+
+
+def write_manifest(folder: Path, shards: list[Shard], recipe: dict[str, Any]) -> None:
+    """Write manifest.json, atomically."""
+    rows = [asdict(shard) for shard in shards]
+    storage.write_json(
+        folder / "manifest.json", {"format": FORMAT, "recipe": recipe, "shards": rows}
+    )
+
+
+def read_manifest(folder: Path) -> list[Shard] | None:
+    """The shards that a folder's manifest lists, or None if there is none that can be read."""
+    try:
+        manifest = storage.read_json(folder / "manifest.json", "manifest")
+        if manifest["format"] != FORMAT:
+            return None
+        return [Shard(**row) for row in manifest["shards"]]
+    except (DataError, KeyError, TypeError):
+        return None
+
+
+def is_whole(folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there in its full length."""
+    path = folder / shard.file
+    return path.is_file() and path.stat().st_size == shard.bytes

@@ -1,0 +1,36 @@
+"""ARC: science questions from school tests, an easy and a challenging set.
+
+Source: Clark et al. 2018, arXiv 1803.05457; hub allenai/ai2_arc.
+"""
+
+from typing import Literal
+
+from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Row, load_rows
+from nanochat.system.errors import DataError
+
+HUB = "allenai/ai2_arc"
+
+
+def arc(
+    subset: Literal["ARC-Easy", "ARC-Challenge"],
+    split: str,
+    *,
+    source: str = HUB,
+    limit: int | None = None,
+) -> ChoiceTask:
+    """The questions of a split: "train", "validation" or "test"."""
+    rows = load_rows(source, config=subset, split=split)
+    return ChoiceTask(subset, rows, read, limit=limit)
+
+
+def read(row: Row) -> ChoiceQuestion:
+    """A row of the hub's layout: three to five options, whose labels may be digits.
+
+    Raises: DataError if the key of the answer is no label.
+    """
+    labels = list(row["choices"]["label"])
+    if row["answerKey"] not in labels:
+        raise DataError(f"ARC row {row.get('id')}: answer {row['answerKey']!r} is not in {labels}")
+    return ChoiceQuestion(
+        row["question"], tuple(row["choices"]["text"]), labels.index(row["answerKey"])
+    )

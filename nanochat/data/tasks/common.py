@@ -1,0 +1,223 @@
+"""What tasks share: rows from a folder or the hub, multiple-choice rendering, mixtures.
+
+Owns no data set. A task is a sequence of conversations, each ending with its reference answer; one
+that can be evaluated has also a name, a kind and `evaluate` (see nanochat.eval_task).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from nanochat.data.jsonl import read_jsonl
+from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer.conversation import Conversation
+
+Row = dict[str, Any]
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """A question with options, the right one by its position."""
+
+    question: str
+    options: tuple[str, ...]
+    answer: int
+
+
+class Conversations(Sequence[Conversation]):
+    """Rows seen as conversations, each converted when it is asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Any],
+        convert: Callable[[Any], Conversation],
+        *,
+        limit: int | None = None,
+    ) -> None:
+        self.name = name
+        self._rows = rows
+        self._convert = convert
+        self._length = len(rows) if limit is None else min(limit, len(rows))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Conversation]: ...
+    def __getitem__(self, index: int | slice) -> Conversation | list[Conversation]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._convert(self._rows[range(len(self))[index]])
+
+
+class ChoiceTask(Conversations):
+    """Multiple-choice questions; the reference answer is a bare letter."""
+
+    kind: Literal["choice"] = "choice"
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        read: Callable[[Row], ChoiceQuestion],
+        *,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(name, rows, lambda row: choice_conversation(read(row)), limit=limit)
+        self._read = read
+
+    def choices(self, index: int) -> list[str]:
+        """The letters of the item's options."""
+        return list(LETTERS[: len(self._read(self._rows[index]).options)])
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether the text names the right letter."""
+        answer = LETTERS[self._read(self._rows[index]).answer]
+        return find_letter(text, self.choices(index)) == answer
+
+
+class TaskMixture(Sequence[Conversation]):
+    """Several sequences shuffled into one; the order is a function of the seed.
+
+    parts: a sequence of conversations, or (sequence, repeats) to see it that many times an epoch.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[Sequence[Conversation] | tuple[Sequence[Conversation], int]],
+        *,
+        seed: int,
+    ) -> None:
+        self._parts: list[Sequence[Conversation]] = []
+        for part in parts:
+            sequence, repeats = part if isinstance(part, tuple) else (part, 1)
+            if repeats < 1:
+                raise ConfigError(f"a part of a mixture is repeated at least once, not {repeats}")
+            self._parts += [sequence] * repeats
+        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
+        total = int(self._ends[-1]) if self._parts else 0
+        self._order = np.random.default_rng(seed).permutation(total)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Conversation]: ...
+    def __getitem__(self, index: int | slice) -> Conversation | list[Conversation]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = int(self._order[index])
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        return self._parts[part][place - int(self._ends[part])]
+
+
+def exchange(question: str, answer: Any) -> Conversation:
+    """One question and its answer (text, or a list of parts)."""
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def choice_conversation(question: ChoiceQuestion) -> Conversation:
+    """A multiple-choice question whose answer is the bare letter.
+
+    The letter stands in brackets after its option: a copying head finds it right behind the text it
+    matched, and the split pattern never joins a letter to the bracket before it, so that it is the
+    same token here and as the answer.
+    """
+    lines = [question.question, ""]
+    lines += [f"- {o} ({LETTERS[i]})" for i, o in enumerate(question.options)]
+    lines += ["", "Answer with the letter of the right option only."]
+    return exchange("\n".join(lines), LETTERS[question.answer])
+
+
+def find_letter(text: str, letters: Sequence[str]) -> str | None:
+    """The option letter a text names: the one it opens with, else the last that stands alone.
+
+    >>> find_letter("B) A big dog", "ABCD"), find_letter("the river C", "ABCD")
+    ('B', 'C')
+    """
+    allowed = re.escape("".join(letters))
+    opening = re.match(rf"\W*([{allowed}])(?=[.,:;)\]*]|\s*$)", text)
+    if opening:
+        return opening.group(1)
+    alone = re.findall(rf"(?<![\w'’])([{allowed}])(?![\w'’])", text)
+    return alone[-1] if alone else None
+
+
+def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence[Row]:
+    """The rows of a split, from a local folder or the Hugging Face hub.
+
+    source: a folder that holds <split>.jsonl, .jsonl.gz or .parquet, in it or in a folder named
+        after the config; or a data set's name on the hub, "org/name".
+    Raises: DataError if there is no such data or no way to it.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        path = _local_file(folder, split, config)
+        if path.suffix == ".parquet":
+            return read_parquet(path)
+        return [row for _, row in read_jsonl(path)]
+    if source.startswith((".", "/", "~")):
+        raise DataError(f"{source} is no folder; give one with {split}.jsonl, or a hub name")
+    return _hub_rows(source, split, config)
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """The rows of a parquet file.
+
+    Raises: DataError if it is not one.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}") from None
+
+
+def in_share(key: str, share: float) -> bool:
+    """Whether a key falls into a share of all keys, decided by its hash."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _local_file(folder: Path, split: str, config: str | None) -> Path:
+    for place in (folder / config if config else folder, folder):
+        for ending in ("jsonl", "jsonl.gz", "parquet"):
+            path = place / f"{split}.{ending}"
+            if path.is_file():
+                return path
+    raise DataError(f"{folder} has no {split}.jsonl, {split}.jsonl.gz or {split}.parquet")
+
+
+def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Row]:
+    name = f"{source}:{config}:{split}" if config else f"{source}:{split}"
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"{name} needs the package `datasets`: pip install datasets") from None
+    try:
+        return datasets.load_dataset(source, config, split=split)
+    except Exception as error:  # the client raises many kinds, from many libraries
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{name} cannot be loaded from the Hugging Face hub ({type(error).__name__}: "
+            f"{reason}); check the network, HF_ENDPOINT and HF_TOKEN, or use --preset pocket, "
+            "which needs none"
+        ) from None

@@ -1,0 +1,79 @@
+"""Which tasks a chat model is measured on, by name.
+
+Owns the names that --tasks takes. "full" are the six tasks of ChatCORE; "pocket" are the rows of
+the embedded world; a public task may be read from a local folder: gsm8k=path/to/gsm8k.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from nanochat.data.tasks.arc import HUB as ARC_HUB
+from nanochat.data.tasks.arc import arc
+from nanochat.data.tasks.gsm8k import GSM8K
+from nanochat.data.tasks.gsm8k import HUB as GSM8K_HUB
+from nanochat.data.tasks.humaneval import HUB as HUMANEVAL_HUB
+from nanochat.data.tasks.humaneval import HumanEval
+from nanochat.data.tasks.mmlu import HUB as MMLU_HUB
+from nanochat.data.tasks.mmlu import mmlu
+from nanochat.data.tasks.protocol import EvalTask
+from nanochat.data.tasks.spelling import LetterCounting, load_words
+from nanochat.system.errors import ConfigError
+
+COUNTING_ITEMS = 1000
+PROBLEM_ITEMS = 2000  # what RL trains: so many, that its gain stands out of the noise
+
+
+def _counting(source: str | None) -> EvalTask:
+    words = load_words(Path(source) if source else None)
+    return LetterCounting(words, "test", size=COUNTING_ITEMS)
+
+
+# name -> opens the task from a source, None meaning the usual one
+PUBLIC: dict[str, Callable[[str | None], EvalTask]] = {
+    "arc-easy": lambda source: arc("ARC-Easy", "test", source=source or ARC_HUB),
+    "arc-challenge": lambda source: arc("ARC-Challenge", "test", source=source or ARC_HUB),
+    "mmlu": lambda source: mmlu("test", source=source or MMLU_HUB),
+    "gsm8k": lambda source: GSM8K("test", source=source or GSM8K_HUB),
+    "humaneval": lambda source: HumanEval(source=source or HUMANEVAL_HUB),
+    "letter-counting": _counting,
+}
+
+
+def open_tasks(spec: str, *, max_items: int | None) -> list[EvalTask]:
+    """The tasks that a comma-separated list names, each once.
+
+    Raises: ConfigError for a name that there is not; DataError if a task's data cannot be had.
+    """
+    openers: dict[str, Callable[[], EvalTask]] = {}
+    for word in filter(None, (part.strip() for part in spec.split(","))):
+        name, _, source = word.partition("=")
+        if name in ("full", "all"):
+            openers.update({n: partial(opener, None) for n, opener in PUBLIC.items()})
+        if name in ("pocket", "all"):
+            openers.update({n: partial(_pocket, n, max_items) for n in pocket_rows()})
+        if name in PUBLIC:
+            openers[name] = partial(PUBLIC[name], source or None)
+        elif name in pocket_rows():
+            openers[name] = partial(_pocket, name, max_items)
+        elif name not in ("full", "pocket", "all"):
+            known = ", ".join(["all", "full", "pocket", *PUBLIC, *pocket_rows()])
+            raise ConfigError(f"--tasks has no task {name!r}; there are {known}")
+    if not openers:
+        raise ConfigError(f"--tasks {spec!r} names no task; full and pocket are groups of them")
+    return [opener() for opener in openers.values()]
+
+
+def pocket_rows() -> tuple[str, ...]:
+    """The rows of the embedded world's evaluation."""
+    from nanochat import pocket
+
+    return pocket.EVAL_ROWS
+
+
+def _pocket(row: str, max_items: int | None) -> EvalTask:
+    from nanochat.data.tasks.pocket import PocketTask
+
+    if max_items is None and row.startswith("problems"):
+        max_items = PROBLEM_ITEMS
+    return PocketTask(row, max_items)

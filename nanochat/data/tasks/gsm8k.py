@@ -1,0 +1,92 @@
+"""GSM8K: school word problems with a worked solution, for training, RL and evaluation alike.
+
+Source: Cobbe et al. 2021, arXiv 2110.14168; hub openai/gsm8k.
+"""
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+from nanochat.data.tasks.common import Conversations, Row, exchange, load_rows
+from nanochat.tokenizer.conversation import Conversation
+from nanochat.tools import calculator
+
+HUB = "openai/gsm8k"
+_CALL = re.compile(r"<<([^<>=]+)=([^<>]*)>>")
+_FINAL = re.compile(r"####\s*([^\n]*)")
+_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+
+
+class GSM8K(Conversations):
+    """Problems whose answer is the number after ####."""
+
+    kind: Literal["generate"] = "generate"
+
+    def __init__(self, split: str, *, source: str = HUB, limit: int | None = None) -> None:
+        """split: "train" or "test"."""
+        rows = load_rows(source, config="main", split=split)
+        super().__init__("GSM8K", rows, convert, limit=limit)
+        self._answers = rows
+
+    def choices(self, index: int) -> list[str]:
+        """None: the answer is a number."""
+        return []
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether the text's final answer is the reference's, as a number."""
+        wanted = final_number(self._answers[index]["answer"])
+        return wanted is not None and final_number(text) == wanted
+
+    def reward(self, index: int, text: str) -> float:
+        """What reinforcement learning gives for a text: 1 for the right answer, else 0."""
+        return float(self.evaluate(index, text))
+
+
+def convert(row: Row) -> Conversation:
+    """A row as a conversation whose solution calls the calculator."""
+    return exchange(row["question"], solution_parts(row["answer"]))
+
+
+def solution_parts(solution: str) -> list[dict[str, str]]:
+    """A solution's text and calculator calls.
+
+    "48/2 = <<48/2=24>>24" gives text "48/2 = ", python "48/2", python_output "24", text "24". The
+    output is the calculator's own, as it will be when the model is used; a span that it cannot
+    compute, such as <<5%*80=4>>, is left out, so that nobody learns to ask in vain.
+    """
+    parts: list[dict[str, str]] = []
+    end = 0
+    for match in _CALL.finditer(solution):
+        _add_text(parts, solution[end : match.start()])
+        end = match.end()
+        output = calculator.evaluate(match.group(1))
+        if output is not None:
+            parts.append({"type": "python", "text": match.group(1)})
+            parts.append({"type": "python_output", "text": output})
+    _add_text(parts, solution[end:])
+    return parts
+
+
+def final_number(text: str) -> Decimal | None:
+    """The number after the last ####; None if there is none.
+
+    >>> final_number("so #### $1,234.50"), final_number("#### none")
+    (Decimal('1234.50'), None)
+    """
+    finals = _FINAL.findall(text)
+    number = _NUMBER.search(finals[-1].replace("$", "")) if finals else None
+    if number is None:
+        return None
+    try:
+        return Decimal(number.group().replace(",", ""))
+    except InvalidOperation:
+        return None
+
+
+def _add_text(parts: list[dict[str, str]], text: str) -> None:
+    if not text:
+        return
+    if parts and parts[-1]["type"] == "text":
+        parts[-1]["text"] += text
+    else:
+        parts.append({"type": "text", "text": text})

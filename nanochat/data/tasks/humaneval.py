@@ -1,0 +1,65 @@
+"""HumanEval: write the body of a Python function; its tests decide.
+
+Source: Chen et al. 2021, arXiv 2107.03374; hub openai/openai_humaneval.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from nanochat.data.jsonl import read_jsonl
+from nanochat.data.tasks.common import Conversations, Row, exchange, load_rows
+from nanochat.tokenizer.conversation import Conversation
+from nanochat.tools import execution
+
+HUB = "openai/openai_humaneval"
+TIMEOUT_S = 5.0
+_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s.+$", re.MULTILINE)
+
+
+class HumanEval(Conversations):
+    """Functions to complete; right if the tests pass in the sandbox (pass@1 for one sample)."""
+
+    kind: Literal["generate"] = "generate"
+
+    def __init__(self, *, source: str = HUB, limit: int | None = None) -> None:
+        """source: HumanEval.jsonl(.gz), a folder with it or with test.jsonl, or a hub name."""
+        names = ("", "HumanEval.jsonl", "HumanEval.jsonl.gz")
+        published = next((path for name in names if (path := Path(source, name)).is_file()), None)
+        if published is not None:
+            rows = [row for _, row in read_jsonl(published)]
+        else:
+            rows = list(load_rows(source, split="test"))
+        super().__init__("HumanEval", rows, convert, limit=limit)
+        self._problems = rows
+
+    def choices(self, index: int) -> list[str]:
+        """None: the answer is code."""
+        return []
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether the code in the text passes the problem's tests."""
+        return execution.run_python(program(self._problems[index], text), timeout_s=TIMEOUT_S).ok
+
+
+def convert(row: Row) -> Conversation:
+    """A problem and its reference solution."""
+    request = f"Complete this Python function:\n\n```python\n{row['prompt'].rstrip()}\n```"
+    solution = f"```python\n{row['prompt']}{row['canonical_solution'].rstrip()}\n```"
+    return exchange(request, solution)
+
+
+def program(row: Row, text: str) -> str:
+    """What is run: the prompt's imports, the model's code, the tests."""
+    code = extract_code(text)
+    if f"def {row['entry_point']}" not in code:
+        code = row["prompt"] + code  # the model went on from the prompt
+    imports = "\n".join(_IMPORT.findall(row["prompt"]))
+    return "\n\n".join([imports, code, row["test"], f"check({row['entry_point']})", ""])
+
+
+def extract_code(text: str) -> str:
+    """The first fenced block of a text, or all of it if there is none."""
+    block = _FENCE.search(text)
+    return block.group(1) if block else text

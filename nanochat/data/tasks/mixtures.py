@@ -1,0 +1,108 @@
+"""Which conversations the mid-training and SFT stages see, by name.
+
+Owns the proportions. "pocket" is the embedded world; "full" takes the public sets of the hub; any
+other name is a JSONL of the user's own.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal, cast
+
+from nanochat.data.tasks.arc import arc
+from nanochat.data.tasks.common import TaskMixture, in_share
+from nanochat.data.tasks.custom_json import custom_json
+from nanochat.data.tasks.gsm8k import GSM8K
+from nanochat.data.tasks.identity import identity
+from nanochat.data.tasks.mmlu import mmlu
+from nanochat.data.tasks.smoltalk import smoltalk
+from nanochat.data.tasks.spelling import LetterCounting, load_words, simple_spelling
+from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer.conversation import Conversation
+
+Stage = Literal["mid", "sft"]
+VAL_SHARE = 0.05  # of a user's own conversations, where no validation file is named
+POCKET_VAL_CONVERSATIONS = 512
+IDENTITY_ROWS = 1000
+
+
+def build(
+    name: str, *, stage: Stage, val_data: str | None = None, count: int = 40_000, seed: int = 0
+) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+    """The training and the validation conversations of a stage.
+
+    name: "pocket", "full", or the path of a .jsonl; count: training conversations of pocket.
+    val_data: a .jsonl to validate on in place of the mixture's own conversations.
+    Raises: ConfigError for a name that is none of these; DataError if data is missing or wrong.
+    """
+    if name == "pocket":
+        train, val = _pocket(stage, count, seed)
+    elif name == "full":
+        train, val = _full(stage, seed)
+    elif Path(name).suffix in (".jsonl", ".gz", ".zst"):
+        train, val = _own(Path(name).expanduser(), seed, split=val_data is None)
+    else:
+        raise ConfigError(f"--data must be pocket, full or a .jsonl file, got {name!r}")
+    if val_data is not None:
+        val = custom_json(Path(val_data).expanduser())
+    return train, val
+
+
+def _full(stage: Stage, seed: int) -> tuple[TaskMixture, TaskMixture]:
+    words = load_words()
+    if stage == "mid":
+        train = TaskMixture(
+            [
+                smoltalk("train"),
+                mmlu("auxiliary_train"),
+                GSM8K("train"),
+                (identity(IDENTITY_ROWS), 2),
+                simple_spelling(words, "train", size=200_000, seed=seed),
+                LetterCounting(words, "train", size=80_000, seed=seed),
+            ],
+            seed=seed,
+        )
+    else:
+        train = TaskMixture(
+            [
+                arc("ARC-Easy", "train"),
+                arc("ARC-Challenge", "train"),
+                GSM8K("train"),
+                smoltalk("train", limit=10_000),
+                identity(IDENTITY_ROWS),
+                simple_spelling(words, "train", size=300, seed=seed),
+                LetterCounting(words, "train", size=300, seed=seed),
+            ],
+            seed=seed,
+        )
+    # proportions of the training mixture; a loss, not an accuracy, so that small counts do
+    val = TaskMixture(
+        [smoltalk("test"), mmlu("test", limit=5200), GSM8K("test", limit=420)], seed=seed
+    )
+    return train, val
+
+
+def _pocket(
+    stage: Stage, count: int, seed: int
+) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+    from nanochat import pocket
+
+    train = cast(list[Conversation], list(islice(pocket.conversations(stage, seed), count)))
+    # a seed of its own; the reserved contents are in neither stream
+    apart = islice(pocket.conversations(stage, seed + 1_000_003), POCKET_VAL_CONVERSATIONS)
+    return train, cast(list[Conversation], list(apart))
+
+
+def _own(path: Path, seed: int, *, split: bool) -> tuple[TaskMixture, TaskMixture]:
+    """A user's conversations; a twentieth of them, chosen by content, is for validation."""
+    rows = custom_json(path)
+    if not split:
+        return TaskMixture([rows], seed=seed), TaskMixture([], seed=seed)
+    val = [row for row in rows if in_share(str(row), VAL_SHARE)]
+    train = [row for row in rows if not in_share(str(row), VAL_SHARE)]
+    if not train or not val:
+        raise DataError(
+            f"{path} holds too few conversations ({len(rows)}) to keep {VAL_SHARE:.0%} of them "
+            "for validation; name a file with --val-data"
+        )
+    return TaskMixture([train], seed=seed), TaskMixture([val], seed=seed)

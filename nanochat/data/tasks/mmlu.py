@@ -1,0 +1,23 @@
+"""MMLU: four-option questions over 57 subjects; `auxiliary_train` is its training set.
+
+Source: Hendrycks et al. 2020, arXiv 2009.03300; hub cais/mmlu.
+"""
+
+from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Row, load_rows
+
+HUB = "cais/mmlu"
+
+
+def mmlu(split: str, *, source: str = HUB, limit: int | None = None) -> ChoiceTask:
+    """The questions of a split: "test", "validation", "dev" or "auxiliary_train"."""
+    if split == "auxiliary_train":
+        rows = load_rows(source, config="auxiliary_train", split="train")
+    else:
+        rows = load_rows(source, config="all", split=split)
+    return ChoiceTask("MMLU", rows, read, limit=limit)
+
+
+def read(row: Row) -> ChoiceQuestion:
+    """A row of the hub's layout; those of auxiliary_train are wrapped once more."""
+    inner = row.get("train", row)
+    return ChoiceQuestion(inner["question"], tuple(inner["choices"]), int(inner["answer"]))

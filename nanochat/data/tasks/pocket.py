@@ -1,0 +1,53 @@
+"""The embedded world as tasks: its evaluation rows, and word problems to learn from by reward."""
+
+from itertools import islice
+from typing import Literal, cast
+
+from nanochat import pocket
+from nanochat.data.tasks.common import Conversations
+from nanochat.tokenizer.conversation import Conversation
+
+DEFAULT_ITEMS = 500
+
+
+class PocketTask(Conversations):
+    """One row of the pocket evaluation; see `pocket.EVAL_ROWS`."""
+
+    kind: Literal["generate", "choice"]
+
+    def __init__(self, row: str, max_items: int | None = None) -> None:
+        """max_items: items at most; None takes DEFAULT_ITEMS."""
+        self.items = pocket.evaluation(row, max_items or DEFAULT_ITEMS)
+        super().__init__(row, self.items, lambda item: cast(Conversation, item.conversation))
+        self.kind = "choice" if self.items[0].kind == "choice" else "generate"
+
+    def choices(self, index: int) -> list[str]:
+        """The four letters where the row asks for a bare letter; else none."""
+        return list("ABCD") if self.kind == "choice" else []
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether the text answers the item."""
+        return pocket.grade(self.items[index], text)
+
+
+class PocketProblems(Conversations):
+    """Word problems, comparisons and sums to be rewarded for; as in SFT, other numbers."""
+
+    kind: Literal["generate"] = "generate"
+
+    def __init__(self, *, seed: int, size: int) -> None:
+        """size: how many problems; they are drawn at once, at some ten thousand a second."""
+        self.problems = list(islice(pocket.conversations("rl", seed), size))
+        super().__init__("problems", self.problems, lambda row: cast(Conversation, row))
+
+    def choices(self, index: int) -> list[str]:
+        """None: the answer is written."""
+        return []
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether the text answers as the reference does."""
+        return pocket.answers_alike(self.problems[index]["messages"][-1]["content"], text)
+
+    def reward(self, index: int, text: str) -> float:
+        """What reinforcement learning gives for a text: 1 for the right answer, else 0."""
+        return float(self.evaluate(index, text))

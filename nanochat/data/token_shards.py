@@ -1,0 +1,196 @@
+"""Shards of text as token arrays on disk: encoded once, mapped into memory afterwards.
+
+Owns base/tokens/<tokenizer>/<shard>.{tokens,docs}.npy. The name of a file is the content of its
+shard, so that data sets which share shards share their tokens. Every process may ask for a shard
+at any time: one encodes it, the others wait.
+"""
+
+import io
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from nanochat.data import shards as shard_files
+from nanochat.data.dataset import Dataset
+from nanochat.data.shards import Shard
+from nanochat.system import storage
+from nanochat.system.errors import DataError
+from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.bpe import Batch
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+BATCH_BYTES = 4_000_000  # encoded at a time: enough for many cores, little memory
+
+
+@dataclass(frozen=True)
+class EncodedShard:
+    """The tokens of a shard's documents, each with its own BOS in front.
+
+    tokens: uint16 or uint32 [tokens], memory-mapped. offsets: int64 [documents + 1].
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+
+class TokenShards:
+    """The encoded shards of one split of a data set, made when they are first asked for."""
+
+    def __init__(self, dataset: Dataset, split: str, tokenizer: Tokenizer, base: Path) -> None:
+        self.shards: list[Shard] = dataset.shards(split)
+        self._source = dataset.folder
+        self._tokenizer = tokenizer
+        self._folder = base / "tokens" / tokenizer.sha256[:16]
+        self._ahead: dict[int, Future[EncodedShard]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def open(self, index: int) -> EncodedShard:
+        """One encoded shard; encodes it first if need be."""
+        waiting = self._ahead.pop(index, None)
+        return waiting.result() if waiting else self._open(index)
+
+    def prepare(self, index: int) -> None:
+        """Start encoding a shard in the background, if it is not there yet."""
+        if index in self._ahead:
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._ahead[index] = self._pool.submit(self._open, index)
+
+    def close(self) -> None:
+        """Stop what runs in the background, after the shard it is at."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, index: int) -> EncodedShard:
+        shard = self.shards[index]
+        stem = self._folder / shard.digest[:32]
+        found = _load(stem)
+        if found is None:
+            with storage.lock(stem.with_name(f".{stem.name}.lock")):
+                found = _load(stem)
+                if found is None:
+                    storage.remove_leftovers(stem.parent, f"{stem.name}.")
+                    self._encode(shard, stem)
+                    found = _load(stem)
+        assert found is not None, f"{stem} cannot be read back"
+        return found
+
+    def _encode(self, shard: Shard, stem: Path) -> None:
+        log.info("encoding %s", shard.file)
+        path = self._source / shard.file
+
+        def encode(texts: pa.StringArray) -> Batch:
+            try:
+                return self._tokenizer.encode_batch(texts, bos=True)
+            except (DataError, UnicodeDecodeError) as error:
+                raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
+
+        sizes = [np.zeros(1, dtype=np.int64)]
+        dtype, count = np.dtype(np.uint16), 0
+        with storage.atomic_file(_path(stem, "tokens")) as file:
+            _write_header(file, dtype, 0)
+            begin = file.tell()
+            for tokens, offsets in _ahead(encode, _batches(path)):
+                file.write(tokens.data)
+                dtype, count = tokens.dtype, count + len(tokens)
+                sizes.append(np.diff(offsets))
+            file.seek(0)
+            _write_header(file, dtype, count)  # NumPy leaves room for the length to grow
+            assert file.tell() == begin, "the header has grown"
+        # Written last: a shard with offsets is a whole one.
+        with storage.atomic_file(_path(stem, "docs")) as file:
+            offsets = np.cumsum(np.concatenate(sizes))
+            _write_header(file, offsets.dtype, len(offsets))
+            file.write(offsets.data)
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, length: int) -> None:
+    """The header of an .npy file. np.save would lose the error number of a full disk."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _batches(path: Path) -> Iterator[pa.StringArray]:
+    columns: list[pa.StringArray] = []
+    waiting = 0
+    for column in shard_files.read_columns(path):
+        columns.append(column)
+        waiting += column.nbytes
+        if waiting >= BATCH_BYTES:
+            yield columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
+            columns, waiting = [], 0
+    if columns:
+        yield pa.concat_arrays(columns)
+
+
+def _ahead(make: Callable[[T], Result], items: Iterator[T]) -> Iterator[Result]:
+    """make(item) of each item, in order; two are made in the background while one is used."""
+    with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _path(stem: Path, kind: str) -> Path:
+    return stem.with_name(f"{stem.name}.{kind}.npy")
+
+
+def _load(stem: Path) -> EncodedShard | None:
+    """An encoded shard, or None if it is not there, torn, or does not add up."""
+    paths = _path(stem, "tokens"), _path(stem, "docs")
+    if not all(path.is_file() for path in paths):
+        return None
+    tokens, offsets = _map(paths[0], np.uint16, np.uint32), _map(paths[1], np.int64)
+    if tokens is None or offsets is None or not _adds_up(tokens, offsets):
+        log.warning("%s is torn; encoding it again", paths[0])
+        return None
+    return EncodedShard(tokens, np.array(offsets))
+
+
+def _map(path: Path, *dtypes: type[np.generic]) -> np.ndarray | None:
+    """The array of an .npy file that was written here, or None if a bit of its header is not so."""
+    size = path.stat().st_size
+    for dtype in map(np.dtype, dtypes):
+        header = io.BytesIO()
+        _write_header(header, dtype, 0)
+        length, rest = divmod(size - len(header.getvalue()), dtype.itemsize)
+        if length < 0 or rest:
+            continue
+        header.seek(0)
+        _write_header(header, dtype, length)
+        begin = header.getvalue()
+        with path.open("rb") as file:
+            if file.read(len(begin)) != begin:
+                continue
+        if length == 0:  # nothing can be mapped
+            return np.zeros(0, dtype)
+        return np.memmap(path, dtype, mode="r", offset=len(begin), shape=(length,))
+    return None
+
+
+def _adds_up(tokens: np.ndarray, offsets: np.ndarray) -> bool:
+    return (
+        len(offsets) > 0
+        and offsets[0] == 0
+        and offsets[-1] == len(tokens)
+        and bool(np.all(np.diff(offsets) > 0))
+    )

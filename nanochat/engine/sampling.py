@@ -1,0 +1,142 @@
+"""Choosing the next token of many rows at once, each with its own settings, on the device.
+
+Owns the sampling settings, the truncation rules and the random numbers. Knows no model, no cache.
+
+Noise is a hash of (row's seed, row's position, token id) and not a generator's next draw: a seeded
+request therefore gets the same tokens alone, in a batch of sixty-four, or after being restarted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanochat.system.errors import ConfigError
+
+_GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as int64: the splitmix64 increment
+_MIX_1 = -4658895280553007687  # splitmix64 multipliers, as int64
+_MIX_2 = -7723592293110705685
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How one request's tokens are chosen; temperature 0 is greedy.
+
+    top_k None or 0 keeps every token; top_p 1 likewise. top_p counts within what top_k kept.
+    max_new_tokens counts forced tool output too. seed None draws a fresh one per request.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    max_new_tokens: int = 256
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise ConfigError(f"temperature must be in [0, 100], got {self.temperature}")
+        if self.top_k is not None and self.top_k < 0:
+            raise ConfigError(f"top_k must be positive (0 or none keeps all), got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not all(self.stop):
+            raise ConfigError("a stop string must not be empty")
+
+
+@dataclass(frozen=True)
+class SamplingBatch:
+    """The settings of B rows as tensors on the device, made once and used for many steps."""
+
+    temperature: Tensor  # [B, 1] fp32; 1 for greedy rows, which keep one candidate
+    top_k: Tensor  # [B, 1] int64; candidates kept
+    top_p: Tensor  # [B, 1] fp32
+    seed: Tensor  # [B] int64
+    candidates: int  # the largest top_k
+    greedy: bool  # every row is greedy
+    ranked: bool  # some row drops a token, so scores have to be put in order
+
+    @classmethod
+    def build(
+        cls,
+        params: Sequence[SamplingParams],
+        seeds: Sequence[int],
+        *,
+        vocab_size: int,
+        device: torch.device,
+    ) -> SamplingBatch:
+        """Gather the rows' settings; `seeds` replaces each row's `seed`."""
+        kept = [1 if p.temperature == 0 else min(p.top_k or vocab_size, vocab_size) for p in params]
+
+        def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+        return cls(
+            temperature=column([p.temperature or 1.0 for p in params], torch.float32)[:, None],
+            top_k=column(kept, torch.int64)[:, None],
+            top_p=column([p.top_p or 1.0 for p in params], torch.float32)[:, None],
+            seed=column([_signed(seed) for seed in seeds], torch.int64),
+            candidates=max(kept, default=1),
+            greedy=all(p.temperature == 0 for p in params),
+            ranked=min(kept, default=1) < vocab_size or any((p.top_p or 1.0) < 1 for p in params),
+        )
+
+
+def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
+    """Choose one token per row.
+
+    logits: (B, V) float; positions: (B,) int64, the place in its sequence of the token to choose.
+    Returns (B,) int64. Never waits for the device.
+    Source: the exponential race (the Gumbel-max trick): argmax of p_i / E_i with E_i ~ Exp(1).
+    """
+    if batch.greedy:
+        return logits.argmax(dim=-1)
+    scores = logits.float() / batch.temperature  # [B, V]
+    if not batch.ranked:
+        ids = torch.arange(scores.shape[1], device=scores.device)[None]
+        return (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1)
+    if batch.candidates < scores.shape[1]:
+        scores, ids = scores.topk(batch.candidates, dim=-1)
+    else:
+        scores, ids = scores.sort(dim=-1, descending=True)
+    scores = scores.masked_fill(~_kept(scores, batch), float("-inf"))
+    winner = (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1, keepdim=True)
+    return ids.gather(1, winner)[:, 0]
+
+
+def _kept(scores: Tensor, batch: SamplingBatch) -> Tensor:
+    """Mark the candidates that stay; scores (B, K) are in falling order."""
+    rank = torch.arange(scores.shape[1], device=scores.device)[None]
+    in_top_k = rank < batch.top_k
+    probs = scores.masked_fill(~in_top_k, float("-inf")).softmax(dim=-1)
+    mass_before = probs.cumsum(dim=-1) - probs
+    in_top_p = (mass_before < batch.top_p) | (batch.top_p >= 1)  # rounding must drop nothing at 1
+    return in_top_k & (in_top_p | (rank == 0))
+
+
+def _log_exponential(seed: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+    """Return log of Exp(1) noise, (B, K) fp32, that depends on (seed, position, token id) only."""
+    key = _mix(_mix(seed) + positions * _GOLDEN)
+    bits = _mix(key[:, None] + ids * _GOLDEN) & 0x7FFFFFFF
+    # Small draws decide the race; as a float of 31 bits they keep their relative precision. For
+    # them -log(1 - u) is a short series, as log1p costs six times all the rest on a CPU.
+    u = ((bits.float() + 0.5) * 2.0**-31).clamp_(max=1 - 2.0**-24)
+    small = u * (1 + u * (0.5 + u / 3))
+    return torch.where(u < 2.0**-6, small, -torch.log(1 - u)).log_()
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Finalise splitmix64 on int64; torch's shift drags the sign along, so it is masked off."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def _signed(seed: int) -> int:
+    """Wrap any integer into int64."""
+    return (seed + 2**63) % 2**64 - 2**63

@@ -1,0 +1,161 @@
+"""Bits per byte: how well a model compresses text, whatever its vocabulary.
+
+Owns the two measures: over fixed validation rows, and over whole documents. Does not load data.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.system import distributed
+from nanochat.system.distributed import Run
+from nanochat.tokenizer import Tokenizer
+
+DOCUMENTS_AT_ONCE = 512  # documents encoded and sorted by length together; bounds the memory
+LENGTH_STEP = 32  # widths of batches are multiples of this, so that few shapes are compiled
+
+
+class TokenLosses(Protocol):
+    """The one thing a model must do to be measured."""
+
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Loss in nats of each target; [B, T], 0 where the target is -1."""
+
+
+@dataclass(frozen=True)
+class DocumentLoss:
+    """What `document_bpb` found."""
+
+    bpb: float
+    bytes: int
+    tokens: int
+    documents: int
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: TokenLosses, rows: np.ndarray, *, token_bytes: np.ndarray, run: Run, batch_rows: int = 16
+) -> float:
+    """Bits per byte over rows of tokens: the global mean over all ranks. Collective.
+
+    rows: [N, T+1] token ids, the same on every rank; rank r of w measures rows r, r+w, ...
+    token_bytes: [V] length of each token in raw bytes; tokens of 0 bytes (specials) do not count.
+    Returns infinity if no target has a byte.
+    """
+    mine = rows[run.rank :: run.world_size].astype(np.int64)
+
+    def measure() -> tuple[float, ...]:
+        nats, size = 0.0, 0
+        for start in range(0, len(mine), batch_rows):
+            batch = mine[start : start + batch_rows]
+            inputs, targets = batch[:, :-1], batch[:, 1:]
+            lengths = token_bytes[targets].astype(np.int64)
+            counted = np.where(lengths > 0, targets, -1)
+            nats += _sum_losses(model, inputs, counted, run.device)
+            size += int(lengths.sum())
+        return nats, size
+
+    return _bits(*_over_ranks(run, measure))
+
+
+@torch.no_grad()
+def document_bpb(
+    model: TokenLosses,
+    tokenizer: Tokenizer,
+    documents: Iterable[str],
+    *,
+    sequence_length: int,
+    run: Run,
+    batch_tokens: int = 16384,
+) -> DocumentLoss:
+    """Bits per byte over every byte of every document. Collective.
+
+    A document starts with its own BOS and is read in windows of `sequence_length` without overlap:
+    each token is predicted once, from what precedes it in its window. Rank r of w measures the
+    documents r, r+w, ...
+    """
+    mine = itertools.islice(documents, run.rank, None, run.world_size)
+
+    def measure() -> tuple[float, ...]:
+        nats, size, tokens, count = 0.0, 0, 0, 0
+        for texts in _chunks(mine, DOCUMENTS_AT_ONCE):
+            windows: list[tuple[Sequence[int], Sequence[int]]] = []
+            for text in texts:
+                ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+                windows += _windows(ids, sequence_length)
+                size += len(text.encode("utf-8", errors="replace"))
+                tokens += len(ids) - 1
+                count += 1
+            for inputs, targets in _batches(windows, sequence_length, batch_tokens):
+                nats += _sum_losses(model, inputs, targets, run.device)
+        return nats, size, tokens, count
+
+    total_nats, total_size, total_tokens, total_count = _over_ranks(run, measure)
+    return DocumentLoss(
+        bpb=_bits(total_nats, total_size),
+        bytes=int(total_size),
+        tokens=int(total_tokens),
+        documents=int(total_count),
+    )
+
+
+def _windows(ids: list[int], length: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Inputs and targets of one document, `length` targets at a time."""
+    for start in range(0, len(ids) - 1, length):
+        chunk = ids[start : start + length + 1]
+        yield chunk[:-1], chunk[1:]
+
+
+def _batches(
+    windows: list[tuple[Sequence[int], Sequence[int]]], length: int, batch_tokens: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows of similar length side by side, padded on the right, longest first.
+
+    Longest first, so that running out of memory shows at once and not after an hour.
+    """
+    windows = sorted(windows, key=lambda window: -len(window[0]))
+    start = 0
+    while start < len(windows):
+        longest = len(windows[start][0])
+        width = min(length, -(-longest // LENGTH_STEP) * LENGTH_STEP)
+        rows = windows[start : start + max(1, batch_tokens // width)]
+        inputs = np.zeros((len(rows), width), dtype=np.int64)
+        targets = np.full((len(rows), width), -1, dtype=np.int64)
+        for row, (window_inputs, window_targets) in enumerate(rows):
+            inputs[row, : len(window_inputs)] = window_inputs
+            targets[row, : len(window_targets)] = window_targets
+        yield inputs, targets
+        start += len(rows)
+
+
+def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _sum_losses(
+    model: TokenLosses, inputs: np.ndarray, targets: np.ndarray, device: torch.device
+) -> float:
+    """Summed loss in nats of one batch; summed in float64 on the CPU (MPS has none)."""
+    losses = model.token_losses(
+        torch.from_numpy(np.ascontiguousarray(inputs)).to(device),
+        torch.from_numpy(np.ascontiguousarray(targets)).to(device),
+    )
+    return losses.cpu().double().sum().item()
+
+
+def _over_ranks(run: Run, measure: Callable[[], tuple[float, ...]]) -> list[float]:
+    """Each measured value summed over all ranks. Collective; raises what `gather_work` does."""
+    gathered = distributed.gather_work(run, measure)
+    return [sum(column) for column in zip(*gathered, strict=True)]
+
+
+def _bits(nats: float, size: float) -> float:
+    return nats / (math.log(2) * size) if size else math.inf

@@ -1,0 +1,275 @@
+"""Accuracies of a chat model: answers it writes, or letters it prefers.
+
+Owns the two ways to ask, standard errors, the paired comparison of two models and ChatCORE. What
+the questions are and when an answer is right is the task's.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.data.tasks.protocol import EvalTask
+from nanochat.engine import Completion, Engine, Request, SamplingParams
+from nanochat.system import distributed
+from nanochat.system.distributed import Run
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.conversation import Message, Part, render_prompt
+
+CHOICE_BASELINE = 0.25  # four options; the few questions with three or five change it little
+CHAT_CORE_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "LetterCounting")
+LETTER_BATCH_TOKENS = 16384
+LENGTH_STEP = 32  # widths of batches are multiples of this
+
+Mode = Literal["write", "letters"]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of right answers, its standard error and the number of items."""
+
+    name: str
+    value: float
+    stderr: float
+    n: int
+    baseline: float = 0.0
+
+    @property
+    def centered(self) -> float:
+        """0 for guessing, 1 for all right."""
+        return (self.value - self.baseline) / (1 - self.baseline)
+
+    @property
+    def centered_stderr(self) -> float:
+        """Standard error of `centered`."""
+        return self.stderr / (1 - self.baseline)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A task's accuracy and, by item, what the model said: {"task", "item", "correct", "text"}.
+
+    The text is the whole answer as `shown`, its calculator calls included.
+    """
+
+    accuracy: Accuracy
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much one model's accuracy exceeds another's on the same items."""
+
+    value: float
+    stderr: float
+    n: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the gain exceeds two standard errors."""
+        return self.value > 2 * self.stderr
+
+
+def evaluate(
+    engine: Engine,
+    task: EvalTask,
+    *,
+    run: Run,
+    mode: Mode = "write",
+    max_items: int | None = None,
+    max_new_tokens: int = 256,
+) -> Outcome:
+    """Ask a model a task's questions. Collective.
+
+    mode: "write" lets it answer greedily, with tools; "letters" compares the likelihoods of the
+    option letters as the answer's first token, in one forward pass. A choice task's written
+    figure is named so, as it is the harder one.
+    max_items: a fixed draw of so many items, the same for every model. Rank r of w asks every w-th.
+    Raises: ConfigError for letters of a task that has none; OutOfMemory.
+    """
+    indices = draw_items(len(task), max_items)
+    mine = indices[run.rank :: run.world_size]
+
+    def ask() -> list[dict[str, Any]]:
+        if mode == "letters":
+            texts = whole = preferred_letters(engine, task, mine)
+        else:
+            replies = written_answers(engine, task, mine, max_new_tokens=max_new_tokens)
+            texts = [reply.text for reply in replies]
+            whole = [shown(reply.parts) for reply in replies]
+        return [
+            {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": said}
+            for i, text, said in zip(mine, texts, whole, strict=True)
+        ]
+
+    every = [row for part in distributed.gather_work(run, ask) for row in part]
+    every.sort(key=lambda row: row["item"])
+    baseline = CHOICE_BASELINE if task.kind == "choice" else 0.0
+    written = task.kind == "choice" and mode == "write"
+    name = f"{task.name}, written" if written else task.name
+    return Outcome(accuracy(name, [row["correct"] for row in every], baseline), every)
+
+
+def accuracy(name: str, correct: Sequence[bool], baseline: float = 0.0) -> Accuracy:
+    """The share of right answers, with its binomial standard error."""
+    n = len(correct)
+    value = sum(correct) / n if n else math.nan
+    stderr = math.sqrt(value * (1 - value) / n) if n else math.nan
+    return Accuracy(name, value, stderr, n, baseline)
+
+
+def paired_gain(before: Sequence[bool], after: Sequence[bool]) -> Gain:
+    """The gain in accuracy and its standard error, item by item.
+
+    Pairs leave out what makes items easy or hard for both, so that small gains show.
+    """
+    if len(before) != len(after) or len(before) < 2:
+        raise ConfigError(
+            f"a paired comparison needs the same two or more items on both sides, "
+            f"got {len(before)} and {len(after)}"
+        )
+    differences = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
+    n = len(differences)
+    mean = sum(differences) / n
+    variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
+    return Gain(mean, math.sqrt(variance / n), n)
+
+
+def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
+    """The mean centred accuracy over the six chat tasks and its standard error.
+
+    None unless all six are there: a mean over fewer is not comparable.
+    """
+    by_name = {found.name: found for found in accuracies}
+    if not all(name in by_name for name in CHAT_CORE_TASKS):
+        return None
+    chosen = [by_name[name] for name in CHAT_CORE_TASKS]
+    mean = sum(found.centered for found in chosen) / len(chosen)
+    variance = sum(found.centered_stderr**2 for found in chosen)
+    return mean, math.sqrt(variance) / len(chosen)
+
+
+def draw_items(count: int, max_items: int | None) -> list[int]:
+    """All items, or a fixed draw of them: rows often stand sorted by subject."""
+    if max_items is None or max_items >= count:
+        return list(range(count))
+    return sorted(random.Random(0).sample(range(count), max_items))
+
+
+def written_answers(
+    engine: Engine, task: EvalTask, indices: Sequence[int], *, max_new_tokens: int
+) -> list[Completion]:
+    """What the model writes, greedily, in reply to each item's last question."""
+    return _replies(engine, [task[i]["messages"][:-1] for i in indices], max_new_tokens)
+
+
+@torch.no_grad()
+def preferred_letters(engine: Engine, task: EvalTask, indices: Sequence[int]) -> list[str]:
+    """The likeliest of each item's letters as the first token of the answer.
+
+    Raises: ConfigError if the task has no letters, or two that begin with the same token.
+    """
+    if task.kind != "choice":
+        raise ConfigError(f"{task.name} is answered in free text; it has no letters to choose from")
+    prompts = {
+        i: render_prompt(task[i]["messages"][:-1], engine.tokenizer, engine.max_len)
+        for i in indices
+    }
+    order = sorted(indices, key=lambda i: -len(prompts[i]))
+    best: dict[int, str] = {}
+    start = 0
+    while start < len(order):
+        count = max(1, LETTER_BATCH_TOKENS // len(prompts[order[start]]))
+        batch = order[start : start + count]
+        logits = _next_token_logits(engine, [prompts[i] for i in batch])  # [B, V]
+        for row, i in enumerate(batch):
+            letters = task.choices(i)
+            values = logits[row, letter_tokens(engine.tokenizer, letters)]
+            best[i] = letters[int(values.argmax())]
+        start += count
+    return [best[i] for i in indices]
+
+
+def letter_tokens(tokenizer: Tokenizer, letters: Sequence[str]) -> list[int]:
+    """The first token of each letter as an answer.
+
+    Raises: ConfigError if two letters share it.
+    """
+    tokens = [tokenizer.encode(letter)[0] for letter in letters]
+    if len(set(tokens)) != len(tokens):
+        raise ConfigError(f"the tokenizer cannot tell the letters {''.join(letters)} apart")
+    return tokens
+
+
+def _next_token_logits(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [B, V] after each prompt, on the CPU; padding on the right changes nothing."""
+    longest = max(len(prompt) for prompt in prompts)
+    width = max(longest, min(engine.max_len, -(-longest // LENGTH_STEP) * LENGTH_STEP))
+    inputs = np.zeros((len(prompts), width), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        inputs[row, : len(prompt)] = prompt
+    hidden = engine.model.hidden(torch.from_numpy(inputs).to(engine.device))  # [B, T, C]
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=engine.device)
+    return engine.model.logits(hidden[torch.arange(len(prompts)), last]).float().cpu()
+
+
+def answer_prompts(
+    engine: Engine, prompts: Sequence[str], *, max_new_tokens: int = 128
+) -> list[dict[str, Any]]:
+    """Greedy answers to single questions, as samples for the report."""
+    talks = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    replies = _replies(engine, talks, max_new_tokens)
+    return [
+        {"prompt": prompt, "text": shown(reply.parts)}
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+
+
+def hold_dialogues(
+    engine: Engine, scripts: Sequence[Sequence[str]], *, max_new_tokens: int = 128
+) -> list[dict[str, Any]]:
+    """Conversations whose user turns are given and whose answers are the model's, as samples."""
+    talks: list[list[Message]] = [[] for _ in scripts]
+    turns: list[list[dict[str, str]]] = [[] for _ in scripts]
+    for number in range(max(map(len, scripts), default=0)):
+        going = [i for i, script in enumerate(scripts) if number < len(script)]
+        for i in going:
+            talks[i].append({"role": "user", "content": scripts[i][number]})
+        replies = _replies(engine, [talks[i] for i in going], max_new_tokens)
+        for i, reply in zip(going, replies, strict=True):
+            talks[i].append({"role": "assistant", "content": reply.parts or ""})
+            turns[i].append({"role": "user", "text": scripts[i][number]})
+            turns[i].append({"role": "assistant", "text": shown(reply.parts)})
+    return [{"turns": talk} for talk in turns]
+
+
+def shown(parts: Sequence[Part]) -> str:
+    """An answer as a person reads it: calculator calls stand in brackets with their results.
+
+    >>> shown([{"type": "python", "text": "2*3"}, {"type": "python_output", "text": "6"}])
+    '[2*3 = 6]'
+    """
+    text = ""
+    for part in parts:
+        if part["type"] == "python":
+            text += f"[{part['text']}"
+        elif part["type"] == "python_output":
+            text += f" = {part['text']}] "
+        else:
+            text += part["text"]
+    return text.strip()
+
+
+def _replies(engine: Engine, talks: Sequence[Any], max_new_tokens: int) -> list[Completion]:
+    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+    room = max(engine.max_len - max_new_tokens, engine.max_len // 2)
+    requests = [
+        Request(prompt=render_prompt(talk, engine.tokenizer, room), params=params) for talk in talks
+    ]
+    return engine.generate(requests)

@@ -1,0 +1,273 @@
+"""CORE: in-context learning tasks for base models, scored by likelihood.
+
+Owns the scoring and the figures. An item becomes one token sequence per option (core_bundle); the
+model's own losses decide. Nothing is generated.
+
+Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.evaluation import core_bundle
+from nanochat.evaluation.core_bundle import CoreTask, Kind, Option
+from nanochat.system import distributed, storage
+from nanochat.system.distributed import Run
+from nanochat.tokenizer import Tokenizer
+
+LENGTH_STEP = 32  # widths of batches are multiples of this
+ITEMS_AT_ONCE = 256  # items tokenized and sorted by length together; bounds memory
+LOGITS_AT_ONCE = 2048  # positions whose logits exist at the same time; bounds memory
+CORE_TASKS = frozenset(
+    {
+        "hellaswag_zeroshot",
+        "jeopardy",
+        "bigbench_qa_wikidata",
+        "arc_easy",
+        "arc_challenge",
+        "copa",
+        "commonsense_qa",
+        "piqa",
+        "openbook_qa",
+        "lambada_openai",
+        "hellaswag",
+        "winograd",
+        "winogrande",
+        "bigbench_dyck_languages",
+        "agi_eval_lsat_ar",
+        "bigbench_cs_algorithms",
+        "bigbench_operators",
+        "bigbench_repeat_copy_logic",
+        "squad",
+        "coqa",
+        "boolq",
+        "bigbench_language_identification",
+    }
+)
+
+
+class BaseModel(Protocol):
+    """What a model must do to be evaluated."""
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The last layer's output; [B, T] -> [B, T, C]."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, C] -> [N, V], float32 or wider."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A model and how it is read.
+
+    context: tokens it reads at most; longer prompts lose their beginning, but not the BOS.
+    batch_tokens: tokens of one forward pass, padding included.
+    """
+
+    model: BaseModel
+    tokenizer: Tokenizer
+    context: int
+    device: torch.device
+    batch_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a model did on one task; `centered` is 0 for guessing and 1 for all right."""
+
+    name: str
+    kind: Kind
+    shots: int
+    accuracy: float
+    stderr: float
+    n: int
+    baseline: float
+
+    @property
+    def centered(self) -> float:
+        """(accuracy - baseline) / (1 - baseline)."""
+        return (self.accuracy - self.baseline) / (1 - self.baseline)
+
+    @property
+    def centered_stderr(self) -> float:
+        """Standard error of `centered`."""
+        return self.stderr / (1 - self.baseline)
+
+
+def evaluate(
+    reader: Reader,
+    bundle: Path,
+    *,
+    run: Run,
+    max_items: int | None = None,
+    log: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[TaskResult]:
+    """Score a model on every task of a bundle. Collective.
+
+    max_items: items a task, the first after shuffling; few-shot examples come from all items.
+    log: file for one JSON row per item (rank 0 writes it). Rank r of w scores items r, r+w, ...
+    Raises: DataError for a bundle that is missing, incomplete or of another layout; OutOfMemory.
+    """
+    results: list[TaskResult] = []
+    rows: list[dict[str, Any]] = []
+    for task in core_bundle.read_bundle(bundle):
+        items = core_bundle.read_items(task)
+        count = len(items) if max_items is None else min(max_items, len(items))
+        chosen = range(run.rank, count, run.world_size)
+        score = functools.partial(score_items, reader, task, items, chosen)
+        every = [row for part in distributed.gather_work(run, score) for row in part]
+        every.sort(key=lambda row: row["item"])
+        result = _result(task, [row["correct"] for row in every])
+        say(
+            f"{task.name}: {result.accuracy:.3f} +- {result.stderr:.3f} of {result.n:,} items, "
+            f"centred {result.centered:.3f}"
+        )
+        results.append(result)
+        rows += every
+    if log is not None and run.is_main:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        storage.write_atomic(log, "".join(lines).encode())
+    return results
+
+
+def mean_centered(results: Sequence[TaskResult]) -> tuple[float, float]:
+    """The mean centred accuracy over tasks, and its standard error."""
+    mean = sum(result.centered for result in results) / len(results)
+    variance = sum(result.centered_stderr**2 for result in results)
+    return mean, math.sqrt(variance) / len(results)
+
+
+def label(results: Sequence[TaskResult], *, max_items: int | None) -> str:
+    """What the mean over these tasks may be called: "CORE" only for all of CORE's tasks."""
+    names = {result.name for result in results}
+    if names == CORE_TASKS:
+        name = "CORE"
+    elif names <= CORE_TASKS:
+        name = f"mean centred accuracy over {len(names)} of {len(CORE_TASKS)} CORE tasks"
+    else:
+        name = f"mean centred accuracy over {len(names)} tasks (not CORE)"
+    return name if max_items is None else f"{name}, at most {max_items} items each"
+
+
+def score_items(
+    reader: Reader, task: CoreTask, items: Sequence[dict[str, Any]], chosen: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One row for each chosen item: what the model preferred, and whether that is right."""
+    rows = []
+    for start in range(0, len(chosen), ITEMS_AT_ONCE):
+        by_item: dict[int, list[Option]] = {}
+        for index in chosen[start : start + ITEMS_AT_ONCE]:
+            examples = core_bundle.fewshot(items, index, task.shots)
+            texts = core_bundle.prompts(task, items[index], examples)
+            by_item[index] = core_bundle.options(task, texts, reader.tokenizer, reader.context)
+        scores = iter(_score(reader, [option for found in by_item.values() for option in found]))
+        for index, found in by_item.items():
+            rows.append(_row(task, index, items[index], [next(scores) for _ in found]))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Score:
+    """Of one option: the mean loss in nats, and whether greedy decoding would give it."""
+
+    loss: float
+    greedy: bool
+
+
+def _row(
+    task: CoreTask, index: int, item: dict[str, Any], scores: Sequence[_Score]
+) -> dict[str, Any]:
+    """What is logged of an item."""
+    row: dict[str, Any] = {"task": task.name, "item": index}
+    if task.kind == "language_modeling":
+        return {**row, "correct": scores[0].greedy}
+    losses = [score.loss for score in scores]
+    predicted = losses.index(min(losses))
+    return {
+        **row,
+        "correct": predicted == item["gold"],
+        "gold": item["gold"],
+        "predicted": predicted,
+        "losses": [round(loss, 5) for loss in losses],
+    }
+
+
+@torch.no_grad()
+def _score(reader: Reader, found: Sequence[Option]) -> list[_Score]:
+    """Score options in batches of similar length.
+
+    Options that differ in their last token only, such as bare letters, share one row.
+    """
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for number, option in enumerate(found):
+        rows.setdefault(tuple(option.tokens[:-1]), []).append(number)
+    scores: dict[int, _Score] = {}
+    for batch in _batches(sorted(rows, key=lambda row: -len(row)), reader.batch_tokens):
+        hidden = reader.model.hidden(_padded(batch, reader.context).to(reader.device))  # [B, T, C]
+        numbers = [(place, number) for place, row in enumerate(batch) for number in rows[row]]
+        parts = [
+            hidden[place, found[number].start - 1 : len(found[number].tokens) - 1]
+            for place, number in numbers
+        ]
+        targets = [token for _, n in numbers for token in found[n].tokens[found[n].start :]]
+        losses, hits = _losses(reader, torch.cat(parts), torch.tensor(targets))
+        end = 0
+        for (_, number), part in zip(numbers, parts, strict=True):
+            start, end = end, end + len(part)
+            scores[number] = _Score(losses[start:end].mean().item(), bool(hits[start:end].all()))
+    return [scores[number] for number in range(len(found))]
+
+
+def _losses(reader: Reader, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses in nats, and whether the target is the likeliest token, each [N], on the CPU."""
+    losses, hits = [], []
+    for start in range(0, len(targets), LOGITS_AT_ONCE):
+        wanted = targets[start : start + LOGITS_AT_ONCE].to(reader.device)
+        logits = reader.model.logits(hidden[start : start + LOGITS_AT_ONCE])  # [N, V]
+        losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").cpu())
+        hits.append((logits.argmax(dim=-1) == wanted).cpu())
+    return torch.cat(losses).double(), torch.cat(hits)
+
+
+def _padded(rows: Sequence[tuple[int, ...]], limit: int) -> Tensor:
+    """Rows as one batch, padded on the right: what follows a token cannot change its loss."""
+    width = min(limit, -(-len(rows[0]) // LENGTH_STEP) * LENGTH_STEP)
+    inputs = np.zeros((len(rows), width), dtype=np.int64)
+    for place, row in enumerate(rows):
+        inputs[place, : len(row)] = row
+    return torch.from_numpy(inputs)
+
+
+def _batches(
+    rows: Sequence[tuple[int, ...]], batch_tokens: int
+) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Consecutive rows, longest first, so many that their padded size stays within the limit."""
+    start = 0
+    while start < len(rows):
+        count = max(1, batch_tokens // len(rows[start]))
+        yield rows[start : start + count]
+        start += count
+
+
+def _result(task: CoreTask, correct: Sequence[bool]) -> TaskResult:
+    n = len(correct)
+    accuracy = sum(correct) / n
+    return TaskResult(
+        name=task.name,
+        kind=task.kind,
+        shots=task.shots,
+        accuracy=accuracy,
+        stderr=math.sqrt(accuracy * (1 - accuracy) / n),
+        n=n,
+        baseline=task.baseline,
+    )

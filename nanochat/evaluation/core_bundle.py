@@ -1,0 +1,177 @@
+"""The layout of a CORE bundle: its tasks, their items, and the prompts an item becomes.
+
+Owns core.yaml, eval_meta_data.csv, eval_data/**.jsonl, few-shot draws and prompt texts. Knows no
+model. Prompts, shuffling and few-shot draws are those of the published figures, so that those can
+be compared with.
+
+Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5 and appendix G.
+"""
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nanochat.data.jsonl import read_jsonl
+from nanochat.system.errors import DataError
+from nanochat.tokenizer import Tokenizer
+
+Kind = Literal["multiple_choice", "schema", "language_modeling"]
+SHUFFLE_SEED, FEWSHOT_SEED = 1337, 1234  # those of the published figures
+_KEYS: dict[str, tuple[str, ...]] = {
+    "multiple_choice": ("query", "choices", "gold"),
+    "schema": ("context_options", "continuation", "gold"),
+    "language_modeling": ("context", "continuation"),
+}
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """One task of a bundle; baseline is the accuracy of guessing, in [0, 1)."""
+
+    name: str
+    path: Path
+    kind: Kind
+    shots: int
+    delimiter: str
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Option:
+    """A token sequence whose tokens from `start` on are scored."""
+
+    tokens: list[int]
+    start: int
+
+
+def read_bundle(bundle: Path) -> list[CoreTask]:
+    """The tasks that a bundle's core.yaml lists, with the baselines of its CSV.
+
+    Raises: DataError naming what is missing.
+    """
+    import yaml
+
+    try:
+        listed = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
+        with (bundle / "eval_meta_data.csv").open(encoding="utf-8", newline="") as file:
+            baselines = {row["Eval Task"]: row["Random baseline"] for row in csv.DictReader(file)}
+        tasks = [_task(bundle, entry, baselines) for entry in listed]
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file; --bundle takes a CORE bundle") from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{bundle} is not laid out as a CORE bundle: {error!r}") from None
+    if not tasks:
+        raise DataError(f"{bundle}/core.yaml lists no tasks")
+    return tasks
+
+
+def read_items(task: CoreTask) -> list[dict[str, Any]]:
+    """A task's items, shuffled by the fixed seed.
+
+    Raises: DataError naming file and line of an item that lacks a key.
+    """
+    items = []
+    for number, row in read_jsonl(task.path):
+        missing = [key for key in _KEYS[task.kind] if key not in row]
+        if missing:
+            raise DataError(f"{task.path}:{number} has no {missing[0]!r}; {task.kind} needs it")
+        items.append(row)
+    if not items:
+        raise DataError(f"{task.path} holds no items; fetch the bundle again")
+    random.Random(SHUFFLE_SEED).shuffle(items)
+    return items
+
+
+def fewshot(items: Sequence[dict[str, Any]], index: int, shots: int) -> list[dict[str, Any]]:
+    """The examples shown before an item: a fixed draw from the others, all of them if too few."""
+    others = len(items) - 1
+    drawn = random.Random(FEWSHOT_SEED + index).sample(range(others), min(shots, others))
+    return [items[i if i < index else i + 1] for i in drawn]
+
+
+def prompts(task: CoreTask, item: dict[str, Any], examples: Sequence[dict[str, Any]]) -> list[str]:
+    """The texts an item is scored on: one per option; for language modelling, without and with
+    the continuation.
+    """
+    delimiter = task.delimiter
+    before = "".join(_solved(task, example) + "\n\n" for example in examples)
+    if task.kind == "multiple_choice":
+        return [before + item["query"] + delimiter + choice for choice in item["choices"]]
+    if task.kind == "schema":
+        ending = delimiter + item["continuation"]
+        return [before + context + ending for context in item["context_options"]]
+    question = before + item["context"].strip() + delimiter
+    # the space before the answer belongs to the answer's first token
+    return [question.strip(), question + item["continuation"]]
+
+
+def options(
+    task: CoreTask, texts: Sequence[str], tokenizer: Tokenizer, context: int
+) -> list[Option]:
+    """The token sequences to score, and where in each the scored part starts.
+
+    That is where choices begin to differ; where the same ending begins (schema); where the
+    continuation begins (language modelling).
+    """
+    sequences = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+    if task.kind == "schema":
+        same = _common([sequence[::-1] for sequence in sequences])
+        found = [Option(sequence, len(sequence) - same) for sequence in sequences]
+    else:
+        start = _common(sequences)
+        kept = sequences[1:] if task.kind == "language_modeling" else sequences
+        found = [Option(sequence, start) for sequence in kept]
+    return [_cropped(option, context) for option in found]
+
+
+def _solved(task: CoreTask, item: dict[str, Any]) -> str:
+    """An item with its right answer, as an example."""
+    if task.kind == "multiple_choice":
+        return item["query"] + task.delimiter + item["choices"][item["gold"]]
+    if task.kind == "schema":
+        return item["context_options"][item["gold"]] + task.delimiter + item["continuation"]
+    return item["context"].strip() + task.delimiter + item["continuation"]
+
+
+def _common(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences have in common at their beginning."""
+    shortest = min(len(sequence) for sequence in sequences)
+    for place in range(shortest):
+        if len({sequence[place] for sequence in sequences}) > 1:
+            return place
+    return shortest
+
+
+def _cropped(option: Option, context: int) -> Option:
+    """The option as the model can read it: all but the last token are its inputs.
+
+    At least the last token is scored, and never the BOS.
+    """
+    start = max(1, min(option.start, len(option.tokens) - 1))
+    excess = len(option.tokens) - 1 - context
+    if excess <= 0:
+        return Option(option.tokens, start)
+    tokens = [option.tokens[0], *option.tokens[excess + 1 :]]
+    return Option(tokens, max(1, start - excess))
+
+
+def _task(bundle: Path, entry: dict[str, Any], baselines: dict[str, str]) -> CoreTask:
+    name, kind = entry["label"], entry["icl_task_type"]
+    if kind not in _KEYS:
+        raise DataError(f"{bundle}/core.yaml: task {name} has unknown type {kind!r}")
+    if name not in baselines:
+        raise DataError(f"{bundle}/eval_meta_data.csv has no row for task {name}")
+    path = bundle / "eval_data" / entry["dataset_uri"]
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; core.yaml lists it, fetch the bundle again")
+    return CoreTask(
+        name=name,
+        path=path,
+        kind=kind,
+        shots=int(entry["num_fewshot"][0]),
+        delimiter=entry.get("continuation_delimiter", " "),
+        baseline=float(baselines[name]) / 100,
+    )

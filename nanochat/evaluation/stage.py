@@ -1,0 +1,106 @@
+"""What every evaluating stage does around its measurements: the model, and the record.
+
+Owns config.json and result.json of stages that train nothing. What is measured is the scripts'.
+"""
+
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat import checkpoint_manager, report
+from nanochat.checkpoint_manager import Loaded
+from nanochat.system import config, storage
+from nanochat.system import device as devices
+from nanochat.system.config import RunOptions
+from nanochat.system.distributed import Run, from_main
+
+
+@dataclass
+class EvalStage:
+    """A stage at work: its figures collect here until `close` records them."""
+
+    name: str
+    title: str
+    options: Any
+    common: RunOptions
+    run: Run
+    results: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    start_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def dir(self) -> Path:
+        """The stage's folder."""
+        return storage.stage_dir(self.common.run, self.name)
+
+    def say(self, line: str) -> None:
+        """Print a line, once for all ranks."""
+        if self.run.is_main:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def load(self, source: str | None, stages: tuple[str, ...]) -> Loaded:
+        """The model to evaluate: a checkpoint by path, or the newest of the run's stages.
+
+        Collective.
+        """
+        if source is not None:
+            path = Path(source).expanduser()
+        else:
+            path = from_main(self.run, lambda: checkpoint_manager.find(self.common.run, stages))
+        loaded = checkpoint_manager.load(path, self.run)
+        loaded.model.eval()
+        self.settings["checkpoint"] = str(loaded.path)
+        self.say(f"{self.name}: {loaded.path} on {devices.describe(self.run.device)}")
+        return loaded
+
+    def result(
+        self,
+        name: str,
+        value: float,
+        unit: str = "",
+        *,
+        stderr: float | None = None,
+        n: int | None = None,
+        **more: Any,
+    ) -> None:
+        """Keep a figure for the record."""
+        found = {"name": name, "value": value, "stderr": stderr, "n": n, "unit": unit, **more}
+        self.results.append({key: item for key, item in found.items() if item is not None})
+
+    def close(self) -> None:
+        """Write config.json and result.json (rank 0): the stage is complete."""
+        if not self.run.is_main:
+            return
+        seconds = time.perf_counter() - self.start_s
+        storage.write_json(self.dir / "config.json", self._config())
+        section = {
+            "title": self.title,
+            "seconds": seconds,
+            "peak_memory_bytes": devices.memory_used(self.run.device),
+            "settings": self.settings,
+            "results": self.results,
+            "samples": self.samples,
+            "notes": self.notes,
+        }
+        report.record(self.dir, section)
+        self.say(f"{self.name} done in {seconds:.0f}s: {self.dir}")
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "options": config.to_dict(self.options),
+            "device": devices.describe(self.run.device),
+            "compute_dtype": str(self.run.compute_dtype).removeprefix("torch."),
+            "world_size": self.run.world_size,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }

@@ -1,0 +1,264 @@
+"""Causal attention with sliding windows, and the choice of the kernel that computes it.
+
+Owns: the backends, their detection and their one meaning: query i sees keys i - window .. i.
+Owns not: projections, rotary positions (gpt.py) or cached decoding (kv_cache.py).
+No backend ever builds a T x T mask.
+"""
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.gpt.block_attention import block_attention, pays
+from nanochat.system.errors import ConfigError
+
+BACKENDS = ("auto", "fa3", "varlen", "blocks", "sdpa")
+GPU_BACKENDS = ("fa3", "varlen")  # on NVIDIA GPUs only; the fastest first
+FA3_KERNEL = "varunneal/flash-attention-3"  # Hopper build on the Hugging Face kernel hub
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The attention kernel in use; `note` says what it is, and what a fall-back lost.
+
+    kernel: of "fa3", looked up beforehand, as compiled code cannot import it.
+    """
+
+    name: str
+    note: str
+    kernel: Callable[..., Any] | None = None
+
+
+def choose(name: str, device: torch.device) -> Backend:
+    """The backend for a device; "auto" takes the fastest that passes its own probe.
+
+    name: one of BACKENDS. A GPU without windowed kernels falls back to "sdpa" and warns once.
+    Raises: ConfigError for an unknown name or a backend that does not work on this device.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"attention backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name == "auto" and device.type != "cuda":
+        name = "blocks" if device.type == "cpu" else "sdpa"
+    if name in ("blocks", "sdpa"):
+        return Backend(name, _NOTES[name])
+    if device.type != "cuda":
+        raise ConfigError(f"attention backend {name!r} needs a CUDA device, got {device}")
+    if name == "auto":
+        return _choose_for_gpu(device)
+    reason = _why_not(name, device)
+    if reason is not None:
+        raise ConfigError(f"attention backend {name!r} does not work here: {reason}; use 'auto'")
+    return _backend(name)
+
+
+def describe(name: str, device: torch.device) -> str:
+    """What `choose` would take on a device and what it is, in one line."""
+    backend = choose(name, device)
+    return f"{backend.name}: {backend.note}"
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None,
+    scale: float,
+    backend: Backend,
+    bound: float | None = None,
+) -> Tensor:
+    """Causal attention: query i sees keys max(0, i - window) .. i; None sees all before it.
+
+    q: (B, T, H, D); k, v: (B, T, H_kv, D) with H a multiple of H_kv. bound: no score q k scale is
+    larger than this or below its negative, as far as is known. Returns (B, T, H, D).
+    """
+    if window is not None and window >= q.shape[1] - 1:
+        window = None
+    if backend.name == "fa3":
+        assert backend.kernel is not None
+        return _fa3(backend.kernel, q, k, v, window=window, scale=scale)
+    if backend.name == "blocks" and pays(q):
+        return block_attention(q, k, v, window=window, scale=scale, bound=bound)
+    if window is None:
+        return _causal(q, k, v, scale=scale)
+    if backend.name == "varlen":
+        return _varlen(q, k, v, window=window, scale=scale)
+    return _banded(q, k, v, window=window, scale=scale)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        is_causal=True,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return y.transpose(1, 2)
+
+
+def _banded(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Tensor:
+    """Windowed attention in blocks of `window` queries that see their own and the previous block.
+
+    Costs T x 2 window scores instead of T x T, and one (window, 2 window) mask for all blocks.
+    """
+    B, T, H, D = q.shape
+    blocks = -(-T // window)
+    pad = (0, 0, 0, 0, 0, blocks * window - T)  # later keys are never seen by real queries
+    q, k, v = (F.pad(x, pad) for x in (q, k, v))
+    first = _causal(q[:, :window], k[:, :window], v[:, :window], scale=scale)
+    rest = F.scaled_dot_product_attention(
+        q[:, window:].reshape(B * (blocks - 1), window, H, D).transpose(1, 2),
+        _with_previous(k, window).transpose(1, 2),
+        _with_previous(v, window).transpose(1, 2),
+        attn_mask=_band_mask(window, q.device),
+        scale=scale,
+        enable_gqa=k.shape[2] != H,
+    )
+    rest = rest.transpose(1, 2).reshape(B, (blocks - 1) * window, H, D)
+    return torch.cat([first, rest], dim=1)[:, :T]
+
+
+def _with_previous(x: Tensor, window: int) -> Tensor:
+    """Blocks 1.. of x, each behind the block before it: (B * (blocks - 1), 2 window, H, D)."""
+    B, T, H, D = x.shape
+    blocks = x.view(B, T // window, window, H, D)
+    return torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=2).flatten(0, 1)
+
+
+def _band_mask(window: int, device: torch.device) -> Tensor:
+    """(window, 2 window): query r of a block sees keys r .. r + window of the pair of blocks."""
+    row = torch.arange(window, device=device)[:, None]
+    column = torch.arange(2 * window, device=device)[None, :]
+    return (column >= row) & (column <= row + window)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Tensor:
+    """FlashAttention-2 windows through torch's variable-length entry, all rows of length T."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    B, T, H, D = q.shape
+    if k.shape[2] != H and not _varlen_has_gqa():
+        k, v = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (k, v))
+    starts = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
+    grouped: dict[str, Any] = {"enable_gqa": True} if k.shape[2] != H else {}
+    flat_q, flat_k, flat_v = (x.reshape(B * T, x.shape[2], D) for x in (q, k, v))
+    y = varlen_attn(
+        flat_q,
+        flat_k,
+        flat_v,
+        starts,
+        starts,
+        T,
+        T,
+        scale=scale,
+        window_size=(window, 0),
+        **grouped,
+    )
+    assert isinstance(y, Tensor)
+    return y.view(B, T, H, D)
+
+
+def _fa3(
+    kernel: Callable[..., Any],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None,
+    scale: float,
+) -> Tensor:
+    y = kernel(
+        q,
+        k,
+        v,
+        softmax_scale=scale,
+        causal=True,
+        window_size=(-1, -1) if window is None else (window, 0),
+    )
+    return y[0] if isinstance(y, tuple) else y
+
+
+@functools.cache
+def _fa3_function() -> Callable[..., Any]:
+    hub = importlib.import_module("kernels")
+    return hub.get_kernel(FA3_KERNEL).flash_attn_interface.flash_attn_func
+
+
+@functools.cache
+def _varlen_has_gqa() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+_NOTES = {
+    "blocks": "matrix products in blocks in bfloat16, else scaled_dot_product_attention",
+    "sdpa": "torch scaled_dot_product_attention; windows in blocks",
+    "fa3": "FlashAttention-3 from the kernel hub; windows in the kernel",
+    "varlen": "torch varlen_attn for windows, scaled_dot_product_attention for full layers",
+}
+
+
+def _backend(name: str) -> Backend:
+    return Backend(name, _NOTES[name], _fa3_function() if name == "fa3" else None)
+
+
+@functools.cache
+def _choose_for_gpu(device: torch.device) -> Backend:
+    """The first backend that works on this GPU; warns, once a device, where windows are lost."""
+    reasons = {}
+    for name in GPU_BACKENDS:
+        reason = _why_not(name, device)
+        if reason is None:
+            return _backend(name)
+        reasons[name] = reason
+    missing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    warnings.warn(
+        f"no windowed attention kernel on {device} ({missing}); windows run in blocks, slower",
+        stacklevel=3,
+    )
+    return Backend("sdpa", _NOTES["sdpa"])
+
+
+@functools.cache
+def _why_not(name: str, device: torch.device) -> str | None:
+    """None if the backend gives right outputs and gradients on this GPU, else the reason."""
+    major, _ = torch.cuda.get_device_capability(device)
+    if name == "fa3":
+        if major != 9:
+            return "it needs a Hopper GPU"
+        if importlib.util.find_spec("kernels") is None:
+            return "the package 'kernels' is not installed"
+    elif major < 8:
+        return "it needs an Ampere GPU or newer"
+    try:
+        # The first to ask may be the engine, which keeps no gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            return _probe(name, device)
+    except Exception as error:  # a broken kernel may raise anything; each means "not here"
+        return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
+def _probe(name: str, device: torch.device) -> str | None:
+    """Compare a small windowed problem with the blocked reference, forward and backward."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 256, 4, 128, generator=generator) for _ in range(4)]
+    q, k, v, grad = (x.to(device, torch.bfloat16) for x in inputs)
+    results = []
+    for backend in (_backend(name), _backend("sdpa")):
+        leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+        y = attend(*leaves, window=64, scale=128**-0.5, backend=backend)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, grad)])
+    error = max(float((a - b).abs().max()) for a, b in zip(*results, strict=True))
+    return None if error < 0.1 else f"it is wrong by {error:.2g} on a small problem"

@@ -1,0 +1,71 @@
+"""How large a model is and how many floating-point operations a token costs.
+
+Owns: counts that follow from GPTConfig. Owns not: peak speeds of machines (device.py), or what
+sizes and lengths of training are wise (scaling.py).
+"""
+
+import torch
+
+from nanochat.gpt.config import GPTConfig
+from nanochat.gpt.model import GPT
+
+MATRIX_GROUPS = ("matrices", "gates", "head")
+
+
+def parameter_counts(config: GPTConfig) -> dict[str, int]:
+    """Numbers of parameters by group; a tied head counts in "embedding" alone.
+
+    matrices are those of attention and MLP; scalars include the weights of norms.
+    """
+    counts = dict.fromkeys(
+        ("embedding", "positions", "value_embeddings", "matrices", "gates", "head", "scalars"), 0
+    )
+    with torch.device("meta"):
+        model = GPT(config, compute_dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        counts[_group(name)] += parameter.numel()
+    return counts
+
+
+def scaling_parameters(config: GPTConfig) -> int:
+    """Parameters that scaling laws count: the matrices of the layers and the head."""
+    return parameter_counts(config)["matrices"] + config.vocab_size * config.width
+
+
+def flops_per_token(config: GPTConfig, length: int) -> float:
+    """Operations of forward and backward passes for one token, averaged over `length` positions.
+
+    2 a weight forward and 4 backward for every matrix (embeddings are look-ups), and attention
+    over exactly the keys a query sees: causal, and within the layer's window. Conventions that
+    count all `length` keys for every query give more, and so higher utilisation.
+    Source: PaLM, arXiv 2204.02311, appendix B, without its full T x T attention.
+    """
+    counts = parameter_counts(config)
+    weights = sum(counts[group] for group in MATRIX_GROUPS)
+    if config.tied_head:
+        weights += counts["embedding"]
+    keys = sum(visible_keys(length, window) for window in config.windows)
+    return 6 * weights + 12 * keys * config.width
+
+
+def visible_keys(length: int, window: int | None) -> float:
+    """Keys that a query sees, averaged over `length` positions of causal attention."""
+    span = length if window is None else min(length, window + 1)
+    ramp = span * (span + 1) / 2  # the first queries see 1, 2, .. span keys
+    return (ramp + (length - span) * span) / length
+
+
+def _group(name: str) -> str:
+    if name.startswith("value_embeddings."):
+        return "value_embeddings"
+    if name == "embedding.weight":
+        return "embedding"
+    if name == "position_embedding.weight":
+        return "positions"
+    if name == "head.weight":
+        return "head"
+    if "_gate." in name:
+        return "gates"
+    if name.startswith("blocks.") and "norm." not in name:
+        return "matrices"
+    return "scalars"

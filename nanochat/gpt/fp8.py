@@ -1,0 +1,133 @@
+"""Matrix products in 8-bit floats for training on GPUs that have them (Hopper and newer).
+
+Owns: which linears take part, quantisation with one scale a tensor, and switching it off for
+evaluation. Weights stay as they are: a converted model has the same parameters and checkpoints.
+Source: FP8 Formats for Deep Learning, arXiv 2209.05433 (e4m3 forward, e5m2 for gradients).
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nanochat.gpt.layers import Linear
+from nanochat.system.errors import ConfigError
+
+MULTIPLE = 16  # what the hardware's fp8 matrix product asks of every dimension
+MIN_DIM = 128  # smaller products lose more time in quantisation than they gain
+MIN_CAPABILITY = (8, 9)
+
+
+class Fp8Linear(Linear):
+    """A linear whose three matrix products (output, both gradients) run in fp8 while `enabled`."""
+
+    def __init__(self, linear: Linear) -> None:
+        nn.Module.__init__(self)
+        self.weight = linear.weight
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        if not self.enabled or rows % MULTIPLE:
+            return F.linear(x, self.weight.to(x.dtype))
+        y: Tensor = _Fp8Product.apply(x.reshape(rows, -1), self.weight.to(x.dtype))
+        return y.view(*x.shape[:-1], -1)
+
+
+def convert(model: nn.Module) -> int:
+    """Make every eligible linear inside a model an fp8 one; returns how many were converted.
+
+    Parameters are shared, not copied, and keep their names.
+    Raises: ConfigError where the device has no fp8 matrix product.
+    """
+    reason = why_not(next(model.parameters()).device)
+    if reason is not None:
+        raise ConfigError(f"fp8 training does not work here: {reason}; leave --fp8 off")
+    return swap(model)
+
+
+def why_not(device: torch.device) -> str | None:
+    """None if the device has fast fp8 products, else the reason."""
+    if device.type != "cuda":
+        return f"it needs an NVIDIA GPU, the device is {device}"
+    if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+        return "it needs a Hopper or newer GPU"
+    return None
+
+
+def swap(model: nn.Module) -> int:
+    """Replace the eligible linears whatever the device; `convert` without its check."""
+    targets = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is Linear and eligible(child)
+    ]
+    for parent, name, child in targets:
+        setattr(parent, name, Fp8Linear(child))
+    return len(targets)
+
+
+def eligible(linear: Linear) -> bool:
+    """Whether a linear's sizes fit the hardware and are large enough to gain."""
+    return all(size % MULTIPLE == 0 and size >= MIN_DIM for size in linear.weight.shape)
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within it the model computes in its compute dtype: evaluate what will be deployed."""
+    linears = [m for m in model.modules() if isinstance(m, Fp8Linear) and m.enabled]
+    for linear in linears:
+        linear.enabled = False
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.enabled = True
+
+
+class _Fp8Product(torch.autograd.Function):
+    """x (M, K) times weight (N, K) transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x8, x_scale = quantise(x, torch.float8_e4m3fn)
+        w8, w_scale = quantise(weight, torch.float8_e4m3fn)
+        ctx.save_for_backward(x8, x_scale, w8, w_scale)
+        ctx.dtype = x.dtype
+        return _product(x8, w8.T, x_scale, w_scale, dtype=x.dtype, fast=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x8, x_scale, w8, w_scale = ctx.saved_tensors
+        g8, g_scale = quantise(grad, torch.float8_e5m2)
+        grad_x = _product(g8, _column_major(w8), g_scale, w_scale, dtype=ctx.dtype, fast=False)
+        grad_w = _product(
+            g8.T.contiguous(), _column_major(x8), g_scale, x_scale, dtype=ctx.dtype, fast=False
+        )
+        return grad_x, grad_w
+
+
+def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x in fp8, scaled so that its largest value is the format's, and the factor that undoes it."""
+    largest = torch.finfo(dtype).max
+    factor = x.abs().amax().float().clamp(min=1e-12) / largest  # () float32
+    return (x.float() / factor).clamp(-largest, largest).to(dtype), factor
+
+
+def _product(
+    a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, *, dtype: torch.dtype, fast: bool
+) -> Tensor:
+    """a (row-major) times b (column-major). fast: less precise sums, not for gradients."""
+    return torch._scaled_mm(
+        a, b, scale_a=a_scale, scale_b=b_scale, out_dtype=dtype, use_fast_accum=fast
+    )
+
+
+def _column_major(x: Tensor) -> Tensor:
+    return x.T.contiguous().T

@@ -1,0 +1,261 @@
+"""The layers the model is made of: linear, norm, rotary positions, attention, MLP, block.
+
+Owns: what happens inside a layer. Owns not: the stack (gpt.py), attention kernels (attention.py).
+Shapes: B rows, T tokens, C width, H heads, D head dimension.
+"""
+
+import math
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, library, nn
+from torch.autograd.function import once_differentiable
+
+from nanochat.gpt import attention
+from nanochat.gpt.config import GPTConfig
+
+NORM_EPS = 1e-6
+QK_GAIN = 1.2  # q and k are each scaled by it after their norm: sharper attention than 1 / sqrt(D)
+VALUE_GATE_CHANNELS = 12  # channels of the input that set how much value embedding is added
+
+
+class Cache(Protocol):
+    """What the model asks of a cache view (kv_cache.CacheView) while decoding."""
+
+    positions: Tensor  # (B, T) int64, consecutive in each row
+
+    def previous_tokens(self) -> Tensor:
+        """(B,) int64: the token before each row's first one; any id where there is none."""
+        ...
+
+    def store_tokens(self, tokens: Tensor) -> None:
+        """Remember the (B, T) tokens that are being processed."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+        """Store keys and values, and attend to everything stored up to each query."""
+        ...
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x in float32, or in its own dtype where that is wider: float64 is never lowered."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Norm(nn.Module):
+    """RMS norm without or with a weight, or layer norm with one; over the last dimension."""
+
+    weight: nn.Parameter | None
+
+    def __init__(self, kind: str, channels: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.kind = kind
+        self.channels = channels
+        weight = None if kind == "rms" else nn.Parameter(torch.empty(channels, dtype=dtype))
+        self.register_parameter("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        if self.kind == "layer":
+            return F.layer_norm(x, (self.channels,), weight, eps=NORM_EPS)
+        return F.rms_norm(x, (self.channels,), weight, eps=NORM_EPS)
+
+
+class Linear(nn.Module):
+    """Matrix product without bias; the weight is cast to the input's dtype at use."""
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Module):
+    """A vector for each id; rows come out in the weight's own dtype."""
+
+    def __init__(self, count: int, channels: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, channels, dtype=dtype))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.device.type != "cpu":
+            return F.embedding(ids, self.weight)
+        rows: Tensor = _Lookup.apply(ids, self.weight)
+        return rows
+
+
+class _Lookup(torch.autograd.Function):
+    """F.embedding whose gradient is summed up in the order of the ids, compiled or not.
+
+    Compiled CPU code would have its threads add to the same rows at once: the order, and with it
+    the last bits of the gradient, would be others in every run.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.count = weight.shape[0]
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (ids,) = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return None, _sum_by_id(grad, ids, ctx.count)
+        # The op would import the compiler: 150 MB and two seconds.
+        return None, torch.ops.aten.embedding_dense_backward(grad, ids, ctx.count, -1, False)
+
+
+@library.custom_op("nanochat::sum_by_id", mutates_args=())
+def _sum_by_id(rows: Tensor, ids: Tensor, count: int) -> Tensor:
+    """(count, C): sums of the rows (..., C) of each id; an op, as the compiler takes those whole.
+
+    ATen's kernel gives each thread ids of its own, so that no sum depends on their number either.
+    """
+    return torch.ops.aten.embedding_dense_backward(rows, ids, count, -1, False)
+
+
+@_sum_by_id.register_fake
+def _(rows: Tensor, ids: Tensor, count: int) -> Tensor:
+    return rows.new_empty(count, rows.shape[-1])
+
+
+class Attention(nn.Module):
+    """Causal self-attention of one layer, up to the projection back to the residual stream."""
+
+    def __init__(self, config: GPTConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer
+        self.window = config.windows[layer]
+        self.head_dim = config.head_dim
+        self.scale = (QK_GAIN**2 if config.qk_norm else 1.0) / math.sqrt(config.head_dim)
+        kv_width = config.kv_heads * config.head_dim
+        self.q = Linear(config.width, config.width, dtype)
+        self.k = Linear(config.width, kv_width, dtype)
+        self.v = Linear(config.width, kv_width, dtype)
+        self.out = Linear(config.width, config.width, dtype)
+        kind = config.norm if config.norm != "layer" else "rms_weight"
+        self.q_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
+        self.k_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
+        # Normed vectors are sqrt(D) long, which bounds their product.
+        bounded = config.qk_norm and kind == "rms"
+        self.score_bound = config.head_dim * self.scale if bounded else None
+        self.value_gate = None
+        if config.has_value_embedding(layer):
+            self.value_gate = Linear(min(VALUE_GATE_CHANNELS, config.width), config.kv_heads, dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        value: Tensor | None,
+        backend: attention.Backend,
+        cache: Cache | None,
+    ) -> Tensor:
+        """x: (B, T, C); value: (B, T, kv heads x D) value embedding or None. Returns (B, T, C)."""
+        split = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = self.q(x).view(split), self.k(x).view(split), self.v(x).view(split)
+        if self.value_gate is not None and value is not None:
+            gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.weight.shape[1]]))
+            v = v + gate.unsqueeze(-1) * value.view(split)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            y = cache.attend(self.layer, q, k, v, scale=self.scale)
+        else:
+            y = attention.attend(
+                q,
+                k,
+                v,
+                window=self.window,
+                scale=self.scale,
+                backend=backend,
+                bound=self.score_bound,
+            )
+        return self.out(y.reshape(x.shape))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position encoding of (B, T, H, D) by (B or 1, T, 1, D / 2) tables.
+
+    Source: RoFormer, arXiv 2104.09864, in the half-split layout of Llama.
+    """
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class MLP(nn.Module):
+    """Two matrices with an activation between them; three for SwiGLU, of the same total size."""
+
+    def __init__(self, config: GPTConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.activation = config.activation
+        inner = mlp_width(config)
+        self.up = Linear(config.width, inner, dtype)
+        self.gate = Linear(config.width, inner, dtype) if self.activation == "swiglu" else None
+        self.down = Linear(inner, config.width, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        if self.gate is not None:
+            h = F.silu(self.gate(x)) * h
+        elif self.activation == "relu2":
+            h = _SquaredRelu.apply(h)
+        else:
+            h = F.gelu(h)
+        return self.down(h)
+
+
+class _SquaredRelu(torch.autograd.Function):
+    """relu(x) ** 2 that keeps only its result for the gradient: the product after it keeps it too.
+
+    Where there is a slope the input is the result's square root: an eighth of what training holds
+    at depth 4 is not kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        squared = F.relu(x).square()
+        ctx.save_for_backward(squared)
+        return squared
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (squared,) = ctx.saved_tensors
+        return grad * (2 * squared.sqrt())
+
+
+def mlp_width(config: GPTConfig) -> int:
+    """Inner width of the MLP: 4 x width, or 8/3 of it in multiples of 64 for SwiGLU."""
+    if config.activation == "swiglu":
+        return -(-8 * config.width // (3 * 64)) * 64
+    return 4 * config.width
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each normed at its input and added to the residual."""
+
+    def __init__(self, config: GPTConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention_norm = Norm(config.norm, config.width, dtype)
+        self.attention = Attention(config, layer, dtype)
+        self.mlp_norm = Norm(config.norm, config.width, dtype)
+        self.mlp = MLP(config, dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        value: Tensor | None,
+        backend: attention.Backend,
+        cache: Cache | None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, value, backend, cache)
+        return x + self.mlp(self.mlp_norm(x))

@@ -1,0 +1,295 @@
+"""The transformer and nothing else: parameters, initialisation, forward pass, token losses.
+
+Owns: GPT. Its options are in gpt_config.py, its layers in layers.py, its loss in token_loss.py.
+Owns not: the optimizer, the tokenizer, files, ranks; cached decoding lives in kv_cache.py.
+Shapes: B rows, T tokens, C width, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nanochat.gpt import attention
+from nanochat.gpt.config import GPTConfig
+from nanochat.gpt.layers import Block, Cache, Embedding, Linear, Norm, at_least_fp32
+from nanochat.gpt.loss import cross_entropies, linear_cross_entropy
+from nanochat.system.errors import ConfigError
+
+__all__ = ["GPT", "GPTConfig", "at_least_fp32"]
+
+SMEAR_CHANNELS = 24  # channels of the embedding that set how much of the previous one is mixed in
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer; matrices multiply in compute_dtype, weights are float32.
+
+    attention_backend: one of attention.BACKENDS; what was chosen for the model's device is in
+    `.attention`. Parameters hold no values before `init_weights` or `load_state_dict`.
+    checkpoint_activations: set it to keep only what stands between the layers for the backward
+    pass, which then computes each layer again: less memory, a third more time.
+    """
+
+    checkpoint_activations = False
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        *,
+        compute_dtype: torch.dtype,
+        attention_backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.attention_backend = attention_backend
+        dtype = torch.promote_types(compute_dtype, torch.float32)
+        kv_width = config.kv_heads * config.head_dim
+        self.embedding = Embedding(config.vocab_size, config.width, dtype)
+        self.position_embedding = None
+        if config.positions == "learned":
+            self.position_embedding = Embedding(config.sequence_length, config.width, dtype)
+        self.embedding_norm = (
+            Norm(config.norm, config.width, dtype) if config.embedding_norm else None
+        )
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(layer): Embedding(config.vocab_size, kv_width, dtype)
+                for layer in range(config.depth)
+                if config.has_value_embedding(layer)
+            }
+        )
+        self.blocks = nn.ModuleList(Block(config, layer, dtype) for layer in range(config.depth))
+        self.final_norm = Norm(config.norm, config.width, dtype)
+        self.head = None if config.tied_head else Linear(config.width, config.vocab_size, dtype)
+        self._add_scalars(dtype)
+        self._settle()
+
+    def _add_scalars(self, dtype: torch.dtype) -> None:
+        def scalars(count: int, wanted: bool) -> nn.Parameter | None:
+            return nn.Parameter(torch.empty(count, dtype=dtype)) if wanted else None
+
+        config = self.config
+        self.residual_scales = scalars(config.depth, config.residual_scalars)
+        self.x0_scales = scalars(config.depth, config.residual_scalars)
+        self.smear_scale = scalars(1, config.smear)
+        self.smear_gate = None
+        if config.smear:
+            self.smear_gate = Linear(min(SMEAR_CHANNELS, config.width), 1, dtype)
+        self.backout_scale = scalars(1, config.backout)
+
+    def _settle(self) -> None:
+        """Make what follows from the device: the rotary tables and the attention backend."""
+        device = self.embedding.weight.device
+        wanted = self.attention_backend
+        if wanted in attention.GPU_BACKENDS and device.type != "cuda":
+            wanted = "auto"  # not yet where it is to run: this is called again there
+        self.attention = attention.choose(wanted, device)
+        self.rope: tuple[Tensor, Tensor] | None = None
+        if self.config.positions == "rope":
+            dtype = torch.promote_types(self.compute_dtype, torch.float32)
+            self.rope = rope_tables(self.config, dtype, device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._settle()
+        return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in torch; with assign=True a model built on the meta device becomes a real one."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        self._settle()
+        return result
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Give every parameter its initial value; the same for any device the model is on."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(_initial_value(name, parameter, self.config, generator))
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each of tokens (B, T)."""
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """The normed output (B, T, C) of the last layer for tokens (B, T), in the compute dtype.
+
+        cache: a view whose stored keys and values come before these tokens.
+        Raises: ConfigError for a text longer than the model has positions for.
+        """
+        x = self._embed(tokens, cache)
+        x0, middle = x, x
+        recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
+        for layer in range(self.config.depth):
+            if recompute:
+                # Nothing in a layer is drawn at random, so there is no generator to put back.
+                x = checkpoint(
+                    self._layer, layer, x, x0, tokens, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = self._layer(layer, x, x0, tokens, cache)
+            if layer == self.config.depth // 2:
+                middle = x
+        if self.backout_scale is not None:
+            x = x - self.backout_scale[0] * middle
+        return self.final_norm(x)
+
+    def _layer(
+        self, layer: int, x: Tensor, x0: Tensor, tokens: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """The residual stream (B, T, C) after a layer; x0 is the stream before the first one."""
+        if self.residual_scales is not None and self.x0_scales is not None:
+            x = self.residual_scales[layer] * x + self.x0_scales[layer] * x0
+        value = None
+        if str(layer) in self.value_embeddings:
+            value = self.value_embeddings[str(layer)](tokens).to(self.compute_dtype)
+        rope = self._rope(tokens.shape[1], cache)
+        out: Tensor = self.blocks[layer](x, rope, value, self.attention, cache)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
+        logits = at_least_fp32(F.linear(hidden, self.head_weight.to(hidden.dtype)))
+        cap = self.config.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Sum of weights x cross-entropies in nats, 0-d, at least float32; to train with.
+
+        tokens, targets: (B, T), no loss where a target is -1; weights: (B, T), or one for all.
+        """
+        return linear_cross_entropy(
+            self.hidden(tokens).flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            weights.to(self.head_weight.dtype).expand(tokens.shape).flatten(),
+            softcap=self.config.softcap,
+        )
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy (B, T) in nats, at least float32; 0 where targets (B, T) are -1."""
+        losses = cross_entropies(
+            self.hidden(tokens).flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            softcap=self.config.softcap,
+        )
+        return losses.view(tokens.shape)
+
+    def for_inference(self, dtype: torch.dtype) -> "GPT":
+        """A copy without gradients whose matrices are stored in dtype; shares no memory."""
+        with torch.device("meta"):
+            twin = GPT(self.config, compute_dtype=dtype, attention_backend=self.attention_backend)
+        twin.load_state_dict(
+            {
+                name: value.to(dtype if value.ndim >= 2 else value.dtype, copy=True)
+                for name, value in self.state_dict().items()
+            },
+            assign=True,
+        )
+        return twin.eval().requires_grad_(False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The (V, C) matrix that makes logits."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.embedding.weight.device
+
+    def _embed(self, tokens: Tensor, cache: Cache | None) -> Tensor:
+        positions = None if cache is None else cache.positions
+        x = self._embed_tokens(tokens, positions)
+        if self.smear_gate is None or self.smear_scale is None:
+            return x
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        if cache is not None:
+            cache.store_tokens(tokens)
+            before = torch.cat([self._embed_previous(cache), x[:, :-1]], dim=1)
+        gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.weight.shape[1]]))
+        return x + self.smear_scale[0] * gate * before
+
+    def _embed_tokens(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
+        x = self.embedding(tokens)
+        if self.position_embedding is not None:
+            table = self.position_embedding.weight
+            _check_length(tokens.shape[1], table.shape[0])
+            x = x + (table[: tokens.shape[1]] if positions is None else table[positions])
+        x = x.to(self.compute_dtype)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
+
+    def _embed_previous(self, cache: Cache) -> Tensor:
+        """(B, 1, C) embedding of the token before each row's first; 0 at the start of a text."""
+        start = cache.positions[:, :1]
+        x = self._embed_tokens(cache.previous_tokens()[:, None], (start - 1).clamp(min=0))
+        return x * (start > 0).unsqueeze(-1)
+
+    def _rope(self, length: int, cache: Cache | None) -> tuple[Tensor, Tensor] | None:
+        """cos and sin, (B or 1, T, 1, D / 2), of the positions that are being processed."""
+        if self.rope is None:
+            return None
+        cos, sin = self.rope
+        if cache is not None:
+            return cos[cache.positions], sin[cache.positions]
+        _check_length(length, cos.shape[0])
+        return cos[None, :length], sin[None, :length]
+
+
+def rope_tables(
+    config: GPTConfig, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position and wavelength, each (max_positions, 1, D / 2)."""
+    if device.type == "meta":
+        empty = torch.empty(
+            config.max_positions, 1, config.head_dim // 2, dtype=dtype, device=device
+        )
+        return empty, empty
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device="cpu")
+    rates = config.rope_base ** (-exponent / config.head_dim)
+    positions = torch.arange(config.max_positions, dtype=torch.float64, device="cpu")
+    angles = torch.outer(positions, rates)[:, None, :]
+    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+
+
+def _check_length(length: int, positions: int) -> None:
+    if length > positions:
+        raise ConfigError(
+            f"a text of {length} tokens exceeds the model's {positions} positions; shorten it"
+        )
+
+
+def _initial_value(
+    name: str, parameter: Tensor, config: GPTConfig, generator: torch.Generator
+) -> Tensor:
+    """The initial value of one parameter, drawn on the generator's device in float32."""
+    value = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
+    matrix_bound = (3 / config.width) ** 0.5  # uniform within it has a std of 1 / sqrt(width)
+    kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
+    if kind in ("embedding", "position_embedding"):
+        return value.normal_(0, 0.02 if config.tied_head else 0.8, generator=generator)
+    if kind == "head":
+        return value.normal_(0, 0.001, generator=generator)
+    if name.startswith("value_embeddings.") or kind in ("q", "k", "v"):
+        return value.uniform_(-matrix_bound, matrix_bound, generator=generator)
+    if kind in ("up", "gate"):
+        return value.uniform_(-0.4 * matrix_bound, 0.4 * matrix_bound, generator=generator)
+    if kind in ("value_gate", "smear_gate"):
+        return value.uniform_(0, 0.02, generator=generator)
+    if kind in ("out", "down", "smear_scale"):
+        return value.zero_()
+    if kind == "backout_scale":
+        return value.fill_(0.2)
+    if kind == "residual_scales":
+        return torch.linspace(1.15, 1.05, config.depth)
+    if kind == "x0_scales":
+        return torch.linspace(0.20, 0.05, config.depth)
+    assert kind.endswith("norm"), f"no initial value for parameter {name}"
+    return value.fill_(1)

@@ -1,0 +1,376 @@
+"""MuonAdamW: one optimizer code for one rank and for many.
+
+Owns: which parameter is updated how, the order of the communication, the global gradient norm, and
+the state by parameter name. The updates are in `muon` and `adamw`, what a rank keeps in
+`param_groups`, the splitting over ranks in `sharding`.
+
+Each rank owns an equal slice of every bucket of parameters: it gets the summed gradients of its
+slice (launched while the backward pass still runs), updates it and sends the weights to all.
+"""
+
+import contextlib
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from nanochat.gpt import GPTConfig
+from nanochat.optim import muon
+from nanochat.optim.adamw import AdamWSettings
+from nanochat.optim.groups import AdamWGroup, MuonGroup
+from nanochat.optim.schedules import StepSettings
+from nanochat.optim.sharding import (
+    Publication,
+    Transport,
+    matrix_buckets,
+    tensor_buckets,
+    transport,
+)
+from nanochat.system import device as devices
+from nanochat.system.config import option
+from nanochat.system.distributed import Run, all_reduce_sum, broadcast_object
+from nanochat.system.errors import CheckpointError, ConfigError
+
+REFERENCE_WIDTH = 768  # the width that the default learning rates were tuned at
+# AdamW's epsilon times the tokens of a step, from nanochat's 1e-10 at 2^19 tokens. A rare token's
+# gradient is one token's share of the step's mean, so epsilon is a share as well. With 1e-10 at
+# small steps, rounding noise would become whole updates: float64 runs that differ in the order of
+# summation only were 1e-6 apart after 50 steps of 512 tokens, and are 2e-9 apart with this.
+ADAMW_EPS_TOKENS = 1e-10 * 2**19
+# AdamW wants smaller steps than Muon for the same matrices; only the ablation uses it.
+ADAMW_MATRIX_LR_FACTOR = 0.1
+# Buckets of new weights on their way at a time: enough to overlap with the next update, and not
+# another copy of the model.
+MOST_PUBLISHED = 4
+
+Group = MuonGroup | AdamWGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Learning rates and weight decay."""
+
+    lr_scale: float = option(1.0, "factor on every learning rate")
+    matrix_lr: float = option(0.02, "learning rate of the layers' matrices (Muon)")
+    embedding_lr: float = option(0.3, "of the embeddings (AdamW), at width 768; ~ width^-1/2")
+    head_lr: float = option(0.008, "of the output head (AdamW), at width 768; ~ width^-1/2")
+    scalar_lr: float = option(0.5, "of the learned scales (AdamW)")
+    weight_decay: float = option(0.28, "of the layers' matrices, decoupled")
+    matrix_optimizer: str = option(
+        "muon",
+        "for the layers' matrices; muon has all refinements, the others are for comparison",
+        choices=("muon", "plain-muon", "adamw"),
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "scalar_lr"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"--weight-decay must be at least 0, got {self.weight_decay}")
+
+
+def build(model: nn.Module, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "MuonAdamW":
+    """The optimizer of a GPT. Collective.
+
+    tokens_per_step: of all ranks together; AdamW's epsilon follows from it.
+    Raises: AssertionError for a parameter that belongs to no group or to two.
+    """
+    assert isinstance(model.config, GPTConfig)
+    named = {n.removeprefix("_orig_mod."): p for n, p in model.named_parameters()}
+    split = transport(run.rank, run.world_size, run.device)
+    groups: list[Group] = []
+    settings = adamw_settings(cfg, model.config, tokens_per_step)
+    for kind, names in group_names(list(named)).items():
+        members = {name: named[name] for name in names}
+        if kind == "matrix" and cfg.matrix_optimizer != "adamw":
+            groups += _muon_groups(members, cfg, run, split)
+        else:
+            buckets = tensor_buckets(members, split)
+            groups.append(AdamWGroup(buckets, settings[kind], scheduled_decay=kind == "matrix"))
+    return MuonAdamW(groups, run)
+
+
+# Every parameter of a GPT matches exactly one of these.
+GROUPS = {
+    "matrix": r"blocks\.\d+\.(attention\.(q|k|v|out|value_gate)|mlp\.(up|gate|down))\.weight",
+    "head": r"head\.weight",
+    "embedding": r"(position_)?embedding\.weight",
+    "value_embedding": r"value_embeddings\.\d+\.weight",
+    "residual_scale": r"residual_scales",
+    "x0_scale": r"x0_scales",
+    "scale": r"smear_gate\.weight|smear_scale|backout_scale",
+    "norm": r"(.+[._])?(norm)\.weight",
+}
+
+
+def group_names(names: Sequence[str]) -> dict[str, list[str]]:
+    """The parameters' names by group; groups without parameters are left out."""
+    result: dict[str, list[str]] = {}
+    for name in names:
+        found = [kind for kind, pattern in GROUPS.items() if re.fullmatch(pattern, name)]
+        assert len(found) == 1, f"parameter {name} must be in one optimizer group, not in {found}"
+        result.setdefault(found[0], []).append(name)
+    return result
+
+
+def adamw_settings(
+    cfg: OptimConfig, model: GPTConfig, tokens_per_step: int
+) -> dict[str, AdamWSettings]:
+    """AdamW's settings by group. Betas and decays are those of nanochat's d12 sweeps."""
+    wide = (REFERENCE_WIDTH / model.width) ** 0.5
+    eps = ADAMW_EPS_TOKENS / tokens_per_step
+
+    def of(lr: float, beta1: float, beta2: float, weight_decay: float) -> AdamWSettings:
+        return AdamWSettings(
+            lr=lr * cfg.lr_scale, beta1=beta1, beta2=beta2, weight_decay=weight_decay, eps=eps
+        )
+
+    head = of(cfg.head_lr * wide, 0.8, 0.96, 0.01)
+    return {
+        "matrix": of(cfg.matrix_lr * ADAMW_MATRIX_LR_FACTOR, 0.9, 0.95, cfg.weight_decay),
+        "head": head,
+        # A tied matrix makes logits, which bear no embedding's learning rate.
+        "embedding": head if model.tied_head else of(cfg.embedding_lr * wide, 0.8, 0.995, 0.001),
+        "value_embedding": of(cfg.embedding_lr * 0.5 * wide, 0.8, 0.995, 0.01),
+        # These multiply the residual stream layer after layer, so they move a hundredth as fast.
+        "residual_scale": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.05),
+        "x0_scale": of(cfg.scalar_lr, 0.96, 0.95, 0.0),
+        "scale": of(cfg.scalar_lr * 0.4, 0.8, 0.95, 0.0),
+        "norm": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.0),
+    }
+
+
+def _muon_groups(
+    members: Mapping[str, Parameter], cfg: OptimConfig, run: Run, split: Transport
+) -> list[Group]:
+    """One group per matrix shape, cut into buckets of consecutive matrices, last layer first."""
+    recipe = muon.MuonRecipe() if cfg.matrix_optimizer == "muon" else muon.PLAIN
+    shapes: dict[torch.Size, list[str]] = {}
+    for name in reversed(list(members)):
+        shapes.setdefault(members[name].shape, []).append(name)
+    groups: list[Group] = []
+    for names in shapes.values():
+        example = members[names[0]]
+        groups.append(
+            MuonGroup(
+                matrix_buckets(names, members, split),
+                lr=cfg.matrix_lr * cfg.lr_scale,
+                weight_decay=cfg.weight_decay,
+                recipe=recipe,
+                polar_dtype=_polar_dtype(example.dtype, run.compute_dtype),
+            )
+        )
+    return groups
+
+
+def _polar_dtype(weights: torch.dtype, compute: torch.dtype) -> torch.dtype:
+    """bf16 where the run multiplies in it; never below fp32 otherwise (fp16 lacks the range)."""
+    if weights == torch.float64:
+        return weights
+    return torch.bfloat16 if compute == torch.bfloat16 else torch.float32
+
+
+class MuonAdamW:
+    """The optimizer: gradients in, weights updated on every rank.
+
+    A step: for every micro-batch `with accumulate(last=...): loss.backward()`, one backward each,
+    then `step(settings)`. Losses are already divided by the global token count, so gradients are
+    summed over ranks. `step` takes the gradients: `.grad` is None after it.
+    A parameter that got no gradient is treated as having a zero one.
+    """
+
+    def __init__(self, groups: Sequence[Group], run: Run) -> None:
+        self.groups = list(groups)
+        self.run = run
+        self._device = self.groups[0].buckets[0].parameters[0].device
+        self.steps_done = torch.zeros((), device=self._device)
+        # Elsewhere the host has to wait for nothing, or AdamW's kernel cannot select.
+        self.selects_on_device = self._device.type == "cuda"
+        self._owner = {id(b): group for group in self.groups for b in group.buckets}
+        self._buckets = [b for group in self.groups for b in group.buckets]
+        self._order: list[int] = list(range(len(self._buckets)))  # in which buckets are launched
+        self._completed: list[int] = []
+        self._order_learned = run.world_size == 1
+        self._launched = 0
+        self._last = False
+        self._check()
+        self.begin_step()
+        if run.world_size > 1:
+            self._add_hooks()
+
+    def compile(self) -> None:
+        """Compile what is computed element by element in Muon's updates, at the next step."""
+        update = devices.compiled(muon.muon_update)
+        for group in self.groups:
+            if isinstance(group, MuonGroup):
+                group.compiled = update
+
+    def begin_step(self) -> None:
+        """Forget the gradients of a step that was begun and not finished, if there is one."""
+        assert self._launched == 0, "a step was begun; its collectives must end with step()"
+        self._completed = []
+        for bucket in self._buckets:
+            bucket.waiting_for = set(bucket.names)
+
+    @contextlib.contextmanager
+    def accumulate(self, *, last: bool) -> Iterator[None]:
+        """Around a micro-batch's one backward; the last one launches the communication."""
+        self._last = last
+        try:
+            yield
+        finally:
+            self._last = False
+
+    @torch.no_grad()
+    def step(self, settings: StepSettings, share: Tensor | None = None) -> dict[str, Tensor]:
+        """Update every weight. Collective.
+
+        share: (n,) figures of this rank, such as its part of the loss; they travel with the norm.
+        Returns "grad_norm", the norm of the global gradient, 0-d, and "sums" (n,) of the shares
+        over ranks. If any of them is not finite, neither weights nor state change; on a GPU that is
+        decided there, and the host waits for nothing.
+        """
+        self._finish_reducing()
+        grads = [grad for group in self.groups for grad in group.owned_grads()]
+        norm, sums = self._sums(grads, share)
+        finite = norm.isfinite() & sums.isfinite().all()
+        if self.selects_on_device:
+            self._update(settings, finite)
+        elif bool(finite):
+            self._update(settings, None)
+        for group in self.groups:
+            group.forget_grads()
+        self._learn_order()
+        self._launched = 0
+        self.begin_step()
+        return {"grad_norm": norm, "sums": sums}
+
+    def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
+        """Update and publish all groups; where `finite` is False nothing changes. Collective."""
+        publications: deque[Publication] = deque()
+        for group in self.groups:
+            group.update(settings, self.steps_done, finite)
+            for bucket in group.buckets:
+                publications.append(bucket.publish())
+                if len(publications) > MOST_PUBLISHED:
+                    publications.popleft().finish()
+        for publication in publications:
+            publication.finish()
+        self.steps_done += 1 if finite is None else finite
+
+    def zero_grad(self) -> None:
+        """Drop gradients that no step has taken."""
+        for bucket in self._buckets:
+            for parameter in bucket.parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def state_by_name(self) -> dict[str, Tensor]:
+        """Whole state tensors by parameter name, on the CPU; rank 0 gets them. Collective."""
+        result: dict[str, Tensor] = {}
+        for group in self.groups:
+            for key, tensor in group.state():
+                if self.run.is_main:
+                    result[key] = tensor.to("cpu", copy=True).contiguous()
+        if self.run.is_main:
+            result["steps_done"] = self.steps_done.cpu().long()
+        return result
+
+    @torch.no_grad()
+    def load_state_by_name(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the state that `state_by_name` gave, at any number of ranks. Collective.
+
+        state: rank 0's counts; the others may pass an empty one.
+        Raises: CheckpointError for a tensor that is missing or of the wrong shape.
+        """
+        split = self._buckets[0].transport
+
+        def fetch(key: str, shape: torch.Size) -> Tensor:
+            found = tuple(state[key].shape) if self.run.is_main and key in state else None
+            found = broadcast_object(self.run, found)
+            if found != tuple(shape):
+                raise CheckpointError(
+                    f"optimizer state {key}: shape {found}, needed {tuple(shape)}; it was saved "
+                    "for another model or another --matrix-optimizer"
+                )
+            like = self._buckets[0].parameters[0].detach()
+            whole = like.new_empty(shape)
+            if self.run.is_main:
+                whole.copy_(state[key])
+            return split.broadcast(whole)
+
+        self.steps_done.copy_(fetch("steps_done", torch.Size()))
+        for group in self.groups:
+            group.load(fetch)
+
+    def _check(self) -> None:
+        for bucket in self._buckets:
+            for name, p in zip(bucket.names, bucket.parameters, strict=True):
+                wide = p.dtype in (torch.float32, torch.float64)
+                assert wide, f"master weights are fp32 or fp64; {name} is {p.dtype}"
+
+    def _add_hooks(self) -> None:
+        for i, bucket in enumerate(self._buckets):
+            for name, p in zip(bucket.names, bucket.parameters, strict=True):
+                p.register_post_accumulate_grad_hook(self._hook(i, name))
+
+    def _hook(self, index: int, name: str) -> Callable[[Tensor], None]:
+        def ready(_: Tensor) -> None:
+            if not self._last:
+                return
+            waiting = self._buckets[index].waiting_for
+            if name not in waiting:
+                raise RuntimeError(f"{name} got a gradient twice in the last micro-batch")
+            waiting.discard(name)
+            if not waiting:
+                self._completed.append(index)
+                self._launch_ready()
+
+        return ready
+
+    def _launch_ready(self) -> None:
+        """Launch what is complete, in the order that all ranks keep: collectives must match."""
+        while self._launched < len(self._order):
+            if self._buckets[self._order[self._launched]].waiting_for:
+                return
+            self._launch_next()
+
+    def _launch_next(self) -> None:
+        for launched in self._order[: self._launched]:
+            pending = self._buckets[launched].pending
+            assert pending is not None
+            pending.release_if_done()
+        bucket = self._buckets[self._order[self._launched]]
+        self._owner[id(bucket)].reduce(bucket)
+        self._launched += 1
+
+    def _finish_reducing(self) -> None:
+        while self._launched < len(self._order):
+            self._launch_next()
+        for bucket in self._buckets:
+            assert bucket.pending is not None
+            bucket.pending.wait()
+            bucket.pending = None
+
+    def _sums(self, grads: Sequence[Tensor], share: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of the global gradient and the sums of the shares. Collective."""
+        like = self._buckets[0].parameters[0].detach()
+        norms = torch.stack([like.new_zeros(()), *torch._foreach_norm(list(grads))])
+        own = like.new_zeros(0) if share is None else share.to(like.dtype)
+        whole = all_reduce_sum(self.run, torch.cat([norms.square().sum().view(1), own]))
+        return whole[0].sqrt(), whole[1:]
+
+    def _learn_order(self) -> None:
+        """After the first step, launch buckets in the order in which rank 0 completed them."""
+        if self._order_learned:
+            return
+        rest = [i for i in self._order if i not in self._completed]
+        self._order = broadcast_object(self.run, self._completed + rest)
+        self._order_learned = True

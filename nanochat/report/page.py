@@ -1,0 +1,350 @@
+"""report.html: one self-contained page, without scripts, readable in light and dark.
+
+Owns the order and markup of the page; its look is report.css, its drawings are plots.
+"""
+
+import importlib.resources
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from nanochat.report import data, plots
+from nanochat.report.data import Run, StageData
+from nanochat.report.plots import Bar, Curve
+
+Sections = list[tuple[str, str, str]]  # (anchor, heading, body)
+TOKENIZER_COLOURS = ("tok", "other", "base")  # ours first
+
+
+def render(run: Run, *, written: str) -> str:
+    """The whole page; `written` says when."""
+    return page(
+        [s for s in _sections(run) if s[2]],
+        title=f"run {run.name}",
+        eyebrow="nanochat training report",
+        heading=run.name,
+        lead=_lead(run, written),
+        tiles=data.headline(run),
+        footer="Accuracies carry one standard error. Colours stand for the stage that a model "
+        "came out of.",
+    )
+
+
+def page(
+    sections: Sections,
+    *,
+    title: str,
+    eyebrow: str,
+    heading: str,
+    lead: str,
+    tiles: Sequence[tuple[str, str, str]],
+    footer: str,
+) -> str:
+    """A self-contained page of sections with links to them; tiles are (name, figure, remark)."""
+    style = (importlib.resources.files("nanochat.report") / "report.css").read_text(
+        encoding="utf-8"
+    )
+    links = "".join(f'<a href="#{anchor}">{escape(head)}</a>' for anchor, head, _ in sections)
+    body = "".join(
+        f'<section id="{anchor}"><h2>{escape(head)}</h2>{text}</section>'
+        for anchor, head, text in sections
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>nanochat: {escape(title)}</title><style>{style}</style></head>"
+        f'<body><header><p class="eyebrow">{escape(eyebrow)}</p><h1>{escape(heading)}</h1>'
+        f'<p class="lead">{escape(lead)}</p>{_tiles(tiles)}</header>'
+        f"<nav>{links}</nav><main>{body}</main>"
+        f"<footer>{escape(footer)}</footer></body></html>\n"
+    )
+
+
+def _sections(run: Run) -> Sections:
+    return [
+        ("results", "Accuracy", _accuracies(run)),
+        ("core", "In-context tasks", _core(run)),
+        ("samples", "What it says", _samples(run)),
+        ("training", "Training", _training(run)),
+        ("tokenizer", "Tokenizer", _tokenizer(run)),
+        ("stages", "Time and memory", _stages(run)),
+        ("figures", "All figures", _figures(run)),
+        ("settings", "Machine and settings", _settings(run)),
+    ]
+
+
+def _lead(run: Run, written: str) -> str:
+    found = data.machine(run)
+    where = f" on {found['device']}" if "device" in found else ""
+    many = f" ({found['processes']} processes)" if found.get("processes", "1") != "1" else ""
+    unfinished = [stage.title for stage in run.stages if not stage.complete]
+    state = f" Not finished: {', '.join(unfinished)}." if unfinished else ""
+    return f"Trained{where}{many}. Written {written}.{state}"
+
+
+def _tiles(tiles: Sequence[tuple[str, str, str]]) -> str:
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd><span>{escape(remark)}</span></div>"
+        for name, figure, remark in tiles
+    )
+    return f'<dl class="tiles">{items}</dl>'
+
+
+def _legend(series: Sequence[str]) -> str:
+    if len(series) < 2:
+        return ""
+    items = "".join(
+        f'<span class="{s}"><i></i>{escape(data.SERIES_NAMES.get(s, s))}</span>' for s in series
+    )
+    return f'<p class="legend">{items}</p>'
+
+
+def _accuracies(run: Run) -> str:
+    rows = data.accuracies(run)
+    if not rows:
+        return ""
+    series = data.series_of(rows)
+    bars = [
+        (_plain(name), [_bar(found[s], s) for s in series if s in found]) for name, found in rows
+    ]
+    heads = [*(data.SERIES_NAMES.get(s, s) for s in series), "items"]
+    cells = [
+        [
+            _plain(name),
+            *(data.with_error(found[s]) if s in found else "" for s in series),
+            _items(found),
+        ]
+        for name, found in rows
+    ]
+    notes = [
+        note
+        for stage in run.stages
+        if stage.name == "chat_eval"
+        for note in stage.result.get("notes") or []
+    ]
+    chart = plots.bar_chart(bars, title="accuracy by task and stage")
+    return (
+        f'{_legend(series)}<figure class="wide">{chart}</figure>{_notes(notes)}'
+        f"<details><summary>As a table</summary>{table(['task', *heads], cells)}</details>"
+    )
+
+
+def _plain(name: str) -> str:
+    """A task's name in words."""
+    return name.replace("_", " ")
+
+
+def _bar(result: dict[str, Any], series: str) -> Bar:
+    tip = f"{data.SERIES_NAMES.get(series, series)}: {data.with_error(result)}"
+    if result.get("n"):
+        tip += f", {result['n']:,} items"
+    return Bar(result["value"], result.get("stderr"), data.with_error(result), series, tip)
+
+
+def _items(found: dict[str, dict[str, Any]]) -> str:
+    counts = sorted({result["n"] for result in found.values() if result.get("n")})
+    return " / ".join(f"{n:,}" for n in counts)
+
+
+def _core(run: Run) -> str:
+    stage = run.get("base_eval")
+    tasks = [r for r in stage.results if r.get("unit") == data.CENTERED]
+    if not tasks:
+        return ""
+    bars = [(_plain(r["name"]), [_core_bar(r)]) for r in tasks]
+    low = min(-0.1, *(r["value"] - (r.get("stderr") or 0) for r in tasks))
+    chart = plots.bar_chart(bars, title="centred accuracy by task", low=max(low, -1.0))
+    rest = [r for r in stage.results if r.get("unit") != data.CENTERED]
+    lines = "".join(
+        f"<p><b>{escape(r['name'])}</b>: {escape(data.with_error(r))}</p>" for r in rest
+    )
+    return (
+        f'{lines}<p class="remark">Centred accuracy: 0 for guessing, 100% for all right.</p>'
+        f'<figure class="wide">{chart}</figure>{_notes(stage.result.get("notes") or [])}'
+    )
+
+
+def _core_bar(result: dict[str, Any]) -> Bar:
+    text = data.with_error({**result, "unit": data.ACCURACY})
+    return Bar(result["value"], result.get("stderr"), text, "base", f"{result['name']}: {text}")
+
+
+def _tokenizer(run: Run) -> str:
+    """Bytes per token by kind of text, ours beside the published vocabularies."""
+    stage = run.get("tok_eval")
+    rows: dict[str, list[Bar]] = {}
+    series: dict[str, str] = {}
+    for result in stage.results:
+        if result.get("unit") == data.BYTES_A_TOKEN and data.is_number(result["value"]):
+            domain, _, name = result["name"].rpartition(", ")
+            colour = series.setdefault(name, TOKENIZER_COLOURS[len(series) % 3])
+            text = f"{result['value']:.2f}"
+            rows.setdefault(domain, []).append(
+                Bar(result["value"], None, text, colour, f"{name}: {text} bytes a token")
+            )
+    if not rows:
+        return ""
+    high = max(bar.value for bars in rows.values() for bar in bars)
+    chart = plots.bar_chart(list(rows.items()), title="bytes per token", high=high, tick=".1f")
+    legend = "".join(
+        f'<span class="{c}"><i></i>{escape(name)}</span>' for name, c in series.items()
+    )
+    return (
+        '<p class="remark">Bytes per token: the more, the shorter the sequences for the same '
+        f'text.</p><p class="legend">{legend}</p><figure class="wide">{chart}</figure>'
+        f"{_notes(stage.result.get('notes') or [])}"
+    )
+
+
+def _training(run: Run) -> str:
+    return "".join(_curves(stage) for stage in run.stages if stage.rows)
+
+
+def _curves(stage: StageData) -> str:
+    tokens = stage.last("tokens")
+    x_key, x_name = ("tokens", "tokens") if tokens else ("step", "steps")
+    figures = []
+    for key in stage.plotted():
+        points = stage.curve(key, x_key)
+        title = data.PLOTS.get(key, key.replace("_", " "))
+        curves = [Curve(title, points)]
+        if key in ("loss", "grad_norm", "reward") and len(points) > 20:
+            curves = [Curve(title, points, "faint"), Curve(title, plots.smoothed(points))]
+        chart = plots.line_chart(
+            curves,
+            x_name=x_name,
+            title=title,
+            x_end=stage.last(x_key),
+            log_y=key == "grad_norm",
+            zero=key in ("lr_scale", "tokens_per_s"),
+        )
+        last = f"<b>{plots.short_number(points[-1][1])}</b>" if points else ""
+        figures.append(f"<figure><figcaption>{escape(title)} {last}</figcaption>{chart}</figure>")
+    if not figures:
+        return ""
+    steps = f"{stage.last('step') or 0:,.0f} steps"
+    facts = ", ".join(filter(None, [steps, f"{data.count(tokens)} tokens" if tokens else ""]))
+    return (
+        f'<div class="stage {stage.series}"><h3>{escape(stage.title)}</h3>'
+        f'<p class="remark">{facts}</p><div class="grid">{"".join(figures)}</div></div>'
+    )
+
+
+def _stages(run: Run) -> str:
+    parts = [
+        (f"{stage.title}: {data.duration(stage.seconds)}", stage.seconds, stage.series)
+        for stage in run.stages
+    ]
+    rows = []
+    for stage in run.stages:
+        tokens, memory = stage.last("tokens"), stage.result.get("peak_memory_bytes")
+        speed = next((r["value"] for r in stage.results if r["name"] == "speed"), None)
+        rows.append(
+            [
+                stage.title if stage.complete else f"{stage.title} (not finished)",
+                data.duration(stage.seconds),
+                f"{stage.seconds / run.seconds:.0%}" if run.seconds else "",
+                data.count(tokens) if tokens else "",
+                f"{speed:,.0f}" if speed else "",
+                data.gigabytes(memory) if memory else "",
+            ]
+        )
+    if not rows:
+        return ""
+    heads = ["stage", "time", "share", "tokens", "tokens/s", "peak memory"]
+    order = [s for s in data.SERIES_NAMES if any(stage.series == s for stage in run.stages)]
+    bar = plots.share_bar(parts, title="time by stage")
+    return f"{bar}{_legend(order)}{table(heads, rows)}"
+
+
+def _figures(run: Run) -> str:
+    rows = [
+        [stage.title, r["name"], data.with_error(r), r.get("unit") or "", _count(r)]
+        for stage in run.stages
+        for r in stage.results
+        if r.get("unit") not in (data.ACCURACY, data.CENTERED)
+    ]
+    figures = table(["stage", "figure", "value", "unit", "items"], rows, numbers_from=2)
+    notes = [
+        f"{stage.title}: {note}"
+        for stage in run.stages
+        if stage.name not in ("chat_eval", "base_eval")
+        for note in stage.result.get("notes") or []
+    ]
+    return (figures if rows else "") + _notes(notes)
+
+
+def _count(result: dict[str, Any]) -> str:
+    return f"{result['n']:,}" if result.get("n") else ""
+
+
+def _samples(run: Run) -> str:
+    blocks: list[str] = []
+    for model, group, samples in reversed(data.sample_groups(run)):
+        talks = [s for s in samples if data.dialogue(s)]
+        pairs = [s for s in samples if not data.dialogue(s)]
+        head = f"{model.title}: {group}" if group else model.title
+        kind = "continued" if model.series == "base" else "asked"
+        body = "".join(_talk(s) for s in talks) + "".join(_pair(s, kind) for s in pairs)
+        layout = "talks" if talks else "pairs"
+        first = " open" if not blocks or talks else ""
+        blocks.append(
+            f"<details{first}><summary>{escape(head)} <em>{len(samples)}</em></summary>"
+            f'<div class="{layout} {model.series}">{body}</div></details>'
+        )
+    return "".join(blocks)
+
+
+def _pair(sample: dict[str, Any], kind: str) -> str:
+    prompt, text = escape(str(sample.get("prompt", ""))), escape(str(sample.get("text", "")))
+    if kind == "continued":
+        return f'<p class="continued"><b>{prompt}</b>{text}</p>'
+    return f'<div class="asked"><p class="user">{prompt}</p><p class="assistant">{text}</p></div>'
+
+
+def _talk(sample: dict[str, Any]) -> str:
+    turns = "".join(
+        f'<p class="{"user" if turn.get("role") == "user" else "assistant"}">'
+        f"{escape(str(turn.get('text', '')))}</p>"
+        for turn in data.dialogue(sample) or ()
+    )
+    title = sample.get("prompt")
+    head = f"<h4>{escape(str(title))}</h4>" if title else ""
+    return f'<div class="talk">{head}{turns}</div>'
+
+
+def _settings(run: Run) -> str:
+    facts = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in data.machine(run).items()
+    )
+    blocks: list[str] = []
+    for stage in run.stages:
+        rows = [[key.replace("_", " "), value] for key, value in stage.settings().items()]
+        if rows:
+            values = table(["setting", "value"], rows, numbers_from=9)
+            summary = f"{escape(stage.title)} <em>{len(rows)}</em>"
+            blocks.append(f"<details><summary>{summary}</summary>{values}</details>")
+    return f'<dl class="facts">{facts}</dl>{"".join(blocks)}' if facts or blocks else ""
+
+
+def _notes(notes: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
+    """A table whose columns from `numbers_from` on are set as numbers."""
+
+    def cell(tag: str, column: int, text: str) -> str:
+        kind = ' class="number"' if column >= numbers_from else ""
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+    head = "".join(cell("th", i, text) for i, text in enumerate(heads))
+    body = "".join(
+        f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,148 @@
+"""The record of a finished stage, and the report of a whole run.
+
+Owns result.json and report.md; report_data reads what stages left, report_page lays out the page.
+A section is plain JSON, so that stages need no types from here:
+
+    {"title": str, "seconds": float, "peak_memory_bytes": int, "settings": {name: value},
+     "results": [{"name", "value", "stderr", "n", "unit"}],
+     "samples": [{"prompt", "text"} or {"prompt", "turns": [{"role", "text"}]}, also "group"],
+     "notes": [str]}
+
+Every key may be absent. An accuracy has unit "accuracy" and a value in [0, 1].
+"""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from nanochat.report import data
+from nanochat.report import page as report_page
+from nanochat.report.data import Run
+from nanochat.system import storage
+from nanochat.system.errors import DataError
+
+
+def record(stage_dir: Path, section: dict[str, Any]) -> None:
+    """Write a stage's result.json, whole or not at all: from then on the stage is complete."""
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    storage.write_json(stage_dir / "result.json", {**section, "finished": finished})
+
+
+def is_complete(stage_dir: Path) -> bool:
+    """Whether the stage was recorded as complete."""
+    return (stage_dir / "result.json").exists()
+
+
+def build(run_dir: Path) -> Path:
+    """Write report.md and report.html from what the run's stages left; return the page's path.
+
+    Stages may be missing or unfinished. Raises: DataError if there is no stage at all.
+    """
+    run = data.load(run_dir) if run_dir.is_dir() else Run(run_dir.name, [])
+    if not run.stages:
+        raise DataError(f"{run_dir} holds no stage to report on; train one, or give --run NAME")
+    written = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
+    storage.write_atomic(run_dir / "report.md", markdown(run, written=written).encode())
+    page = run_dir / "report.html"
+    storage.write_atomic(page, report_page.render(run, written=written).encode())
+    return page
+
+
+def markdown(run: Run, *, written: str) -> str:
+    """The report as Markdown: the figures and samples, without the plots."""
+    lines = [f"# nanochat run {run.name}", "", f"Written {written}.", ""]
+    lines += _table(["", "", ""], [list(tile) for tile in data.headline(run)])
+    lines += _section("Accuracy", _accuracy_lines(run))
+    lines += _section("Stages", _stage_lines(run))
+    lines += _section("Figures", _figure_lines(run))
+    lines += _section("Notes", _note_lines(run))
+    lines += _section("Samples", _sample_lines(run))
+    facts = [[name, value] for name, value in data.machine(run).items()]
+    lines += _section("Machine", _table(["", ""], facts) if facts else [])
+    lines += _section("Settings", _setting_lines(run))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _accuracy_lines(run: Run) -> list[str]:
+    rows = data.accuracies(run)
+    series = data.series_of(rows)
+    names = [data.SERIES_NAMES.get(s, s) for s in series]
+    cells = []
+    for name, found in rows:
+        counts = sorted({result["n"] for result in found.values() if result.get("n")})
+        values = [data.with_error(found[s]) if s in found else "" for s in series]
+        cells.append([name, *values, " / ".join(f"{n:,}" for n in counts)])
+    return _table(["task", *names, "items"], cells) if cells else []
+
+
+def _stage_lines(run: Run) -> list[str]:
+    rows = []
+    for stage in run.stages:
+        memory, tokens = stage.result.get("peak_memory_bytes"), stage.last("tokens")
+        rows.append(
+            [
+                stage.title,
+                "complete" if stage.complete else "not finished",
+                data.duration(stage.seconds),
+                data.count(tokens) if tokens else "",
+                data.gigabytes(memory) if memory else "",
+            ]
+        )
+    rows.append(["all", "", data.duration(run.seconds), "", data.gigabytes(run.peak_memory_bytes)])
+    return _table(["stage", "state", "time", "tokens", "peak memory"], rows)
+
+
+def _figure_lines(run: Run) -> list[str]:
+    rows = [
+        [stage.title, r["name"], data.with_error(r), r.get("unit") or "", str(r.get("n") or "")]
+        for stage in run.stages
+        for r in stage.results
+        if r.get("unit") != data.ACCURACY
+    ]
+    return _table(["stage", "figure", "value", "unit", "items"], rows) if rows else []
+
+
+def _note_lines(run: Run) -> list[str]:
+    return [
+        f"- {stage.title}: {note}"
+        for stage in run.stages
+        for note in stage.result.get("notes") or []
+    ]
+
+
+def _sample_lines(run: Run) -> list[str]:
+    lines: list[str] = []
+    for stage, group, samples in data.sample_groups(run):
+        lines += [f"### {group + ', ' if group else ''}{stage.title}", ""]
+        for sample in samples:
+            turns = data.dialogue(sample) or [
+                {"role": "prompt", "text": sample.get("prompt", "")},
+                {"role": "answer", "text": sample.get("text", "")},
+            ]
+            lines += [f"- **{turn['role']}**: {_one_line(turn['text'])}" for turn in turns]
+            lines.append("")
+    return lines
+
+
+def _setting_lines(run: Run) -> list[str]:
+    lines: list[str] = []
+    for stage in run.stages:
+        rows = [[key, value] for key, value in stage.settings().items()]
+        if rows:
+            lines += [f"### {stage.title}", "", *_table(["setting", "value"], rows)]
+    return lines
+
+
+def _section(heading: str, lines: list[str]) -> list[str]:
+    return [f"## {heading}", "", *lines, ""] if lines else []
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(heads), "|" + "---|" * len(heads), *map(line, rows), ""]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,76 @@
+"""What the words of a sweep's flags mean: budgets, sizes, seeds and ratios, separated by commas.
+
+Owns their reading, with messages that name the flag. Trains and plans nothing.
+"""
+
+import math
+import re
+from typing import Any
+
+from nanochat.gpt import GPTConfig
+from nanochat.system.errors import ConfigError
+
+LARGEST_BUDGET = 1e30  # FLOPs; more is a slip of the keyboard
+
+
+def budgets(text: str) -> list[float]:
+    """Budgets in FLOPs. Raises: ConfigError for what is no such number."""
+    found = []
+    for word in _words(text, "budgets"):
+        try:
+            found.append(float(word))
+        except ValueError:
+            raise ConfigError(f"--budgets must be numbers such as 1e12, got {word!r}") from None
+        if not 0 < found[-1] <= LARGEST_BUDGET:
+            raise ConfigError(f"--budgets must be in (0, {LARGEST_BUDGET:g}], got {word!r}")
+    return found
+
+
+def models(text: str, **shared: Any) -> list[GPTConfig]:
+    """Models as DEPTHxWIDTH or DEPTH; shared: options of GPTConfig that all of them have.
+
+    Raises: ConfigError for what is no size.
+    """
+    found = []
+    for word in _words(text, "sizes"):
+        match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,9}))?", word)
+        if match is None:
+            raise ConfigError(f"--sizes must be like 4 or 4x192 (depth x width), got {word!r}")
+        width: Any = int(match[2]) if match[2] else None  # which GPTConfig fills in
+        try:
+            found.append(GPTConfig(**shared, depth=int(match[1]), width=width))
+        except ConfigError as error:
+            raise ConfigError(f"--sizes {word}: {error}") from None
+    return found
+
+
+def seeds(text: str) -> list[int]:
+    """Seeds. Raises: ConfigError for what is no whole number from 0."""
+    words = _words(text, "seeds")
+    for word in words:
+        if not re.fullmatch(r"\d{1,15}", word):
+            raise ConfigError(f"--seeds must be whole numbers from 0, got {word!r}")
+    return [int(word) for word in words]
+
+
+def ratios(text: str | None) -> tuple[float, float]:
+    """The least and most tokens per parameter; None bounds nothing.
+
+    Raises: ConfigError for what is no such pair.
+    """
+    if text is None:
+        return 0.0, math.inf
+    try:
+        least, most = (float(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--ratios must be like 2,150 or none, got {text!r}") from None
+    if not 0 <= least < most:
+        raise ConfigError(f"--ratios must be a smaller and a larger number, got {text!r}")
+    return least, most
+
+
+def _words(text: str, flag: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise ConfigError(f"--{flag} is empty")
+    return words

@@ -1,0 +1,126 @@
+"""In-context tasks for a base model: CORE, or the small bundle of the embedded world.
+
+python -m scripts.base_eval --preset pocket
+python -m scripts.base_eval --bundle core
+python -m scripts.base_eval --bundle path/to/eval_bundle --max-items 100
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat import pocket
+from nanochat.evaluation import core
+from nanochat.evaluation.core import Reader, TaskResult
+from nanochat.evaluation.stage import EvalStage
+from nanochat.report.data import CENTERED
+from nanochat.system import config, distributed, downloads, storage
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.distributed import Run
+from nanochat.system.errors import ConfigError, DataError
+
+NAME = "base_eval"
+CORE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseEvalConfig:
+    """Accuracy of a base model on tasks explained by examples in the prompt."""
+
+    common: RunOptions = nested(RunOptions)
+    source: str | None = option(None, "checkpoint or stage folder; none: this run's base model")
+    bundle: str = option("pocket", "pocket, core (downloads 162 MB), or a folder laid out like it")
+    max_items: int | None = option(None, "items of each task; none takes all")
+    batch_tokens: int = option(16384, "tokens of one forward pass; fewer need less memory")
+
+    def __post_init__(self) -> None:
+        for name in ("max_items", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(BaseEvalConfig, argv, stage=NAME)
+    with distributed.session(cfg.common) as run:
+        stage = EvalStage(NAME, "Base model: in-context tasks", cfg, cfg.common, run)
+        loaded = stage.load(cfg.source, ("base_train",))
+        folder = distributed.on_all(run, lambda: open_bundle(cfg.bundle, run))
+        reader = Reader(
+            model=loaded.model,
+            tokenizer=loaded.tokenizer,
+            context=loaded.model.config.sequence_length,
+            device=run.device,
+            batch_tokens=cfg.batch_tokens,
+        )
+        found = core.evaluate(
+            reader,
+            folder,
+            run=run,
+            max_items=cfg.max_items,
+            log=stage.dir / "items.jsonl",
+            say=stage.say,
+        )
+        keep(stage, found, cfg.max_items)
+        stage.close()
+        distributed.barrier(run)
+
+
+def open_bundle(name: str, run: Run) -> Path:
+    """The bundle's folder, made or fetched if need be, once a machine.
+
+    Raises: DataError if it cannot be had; ConfigError for a name that is no folder.
+    """
+    data = storage.base_dir() / "data"
+    if name == "pocket":
+        folder = data / "pocket-bundle"
+        if run.local_rank == 0:  # every call gives the same files, each written at once
+            pocket.write_core_bundle(folder)
+        return folder
+    if name == "core":
+        folder = data / "eval_bundle"
+        with storage.lock(data / "eval_bundle.lock"):
+            if not folder.exists():
+                fetch_core(folder)
+        return folder
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"--bundle must be pocket, core or a folder; {name!r} is none")
+    return folder
+
+
+def fetch_core(folder: Path) -> None:
+    """Download CORE's bundle and unpack it, whole or not at all."""
+    archive = folder.with_suffix(".zip")
+    downloads.fetch(CORE_URL, archive)
+    try:
+        with storage.atomic_folder(folder) as unpacked, zipfile.ZipFile(archive) as file:
+            file.extractall(unpacked)
+            inner = unpacked / "eval_bundle"  # the archive holds one folder of this name
+            for path in list(inner.iterdir()) if inner.is_dir() else ():
+                path.rename(unpacked / path.name)
+    except zipfile.BadZipFile as error:
+        archive.unlink()
+        raise DataError(f"{archive} was damaged ({error}) and is removed; run this again") from None
+
+
+def keep(stage: EvalStage, found: list[TaskResult], max_items: int | None) -> None:
+    """Put the figures on record and say the mean."""
+    mean, stderr = core.mean_centered(found)
+    name = core.label(found, max_items=max_items)
+    stage.result(name, mean, stderr=stderr)
+    for task in found:
+        stage.result(
+            task.name,
+            task.centered,
+            CENTERED,
+            stderr=task.centered_stderr,
+            n=task.n,
+            accuracy=task.accuracy,
+            baseline=task.baseline,
+        )
+    stage.say(f"{name}: {mean:.4f} +- {stderr:.4f}")
+
+
+if __name__ == "__main__":
+    config.cli(main)

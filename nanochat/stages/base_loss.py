@@ -1,0 +1,168 @@
+"""Bits per byte and samples of a base model.
+
+python -m scripts.base_loss --preset pocket
+python -m scripts.base_loss --documents book.txt
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from nanochat.checkpoint_manager import Loaded
+from nanochat.data import DataOptions, Dataset, open_data
+from nanochat.data.dataloader import TokenStream
+from nanochat.data.text_files import ReadCounts, find_files, read_documents
+from nanochat.engine import Engine, Request, SamplingParams
+from nanochat.evaluation import bits_per_byte
+from nanochat.evaluation.stage import EvalStage
+from nanochat.system import config, distributed, storage
+from nanochat.system.config import RunOptions, flat_fields, nested, option
+from nanochat.system.errors import ConfigError
+
+NAME = "base_loss"
+PROMPTS, PROMPT_WORDS = 6, 6  # samples go on from the first words of so many documents
+BATCH_TOKENS = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseLossConfig:
+    """How well a base model predicts text: bits per byte, and samples of what it writes."""
+
+    common: RunOptions = nested(RunOptions)
+    source: str | None = option(None, "checkpoint or stage folder; none: this run's base model")
+    documents: str | None = option(
+        None, "files of text to measure every byte of; none: rows of the text it was trained on"
+    )
+    window: int | None = option(
+        None, "tokens of --documents that are read together; none: the model's context"
+    )
+    rows: int = option(512, "rows of training and of validation text that are measured")
+    sample_tokens: int = option(48, "tokens of each sample; 0 writes none")
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ConfigError(f"--rows must be at least 1, got {self.rows}")
+        if self.window is not None and self.window < 1:
+            raise ConfigError(f"--window must be at least 1, got {self.window}")
+        if self.sample_tokens < 0:
+            raise ConfigError(f"--sample-tokens must be at least 0, got {self.sample_tokens}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(BaseLossConfig, argv, stage=NAME)
+    with distributed.session(cfg.common) as run:
+        stage = EvalStage(NAME, "Base model: bits per byte", cfg, cfg.common, run)
+        loaded = stage.load(cfg.source, ("base_train",))
+        if cfg.documents is not None:
+            measure_documents(stage, loaded, cfg.documents, cfg.window)
+            texts = documents(cfg.documents)
+        else:
+            chosen = distributed.from_main(run, lambda: training_data(loaded))
+            data = distributed.on_all(run, lambda: open_data(chosen, base=storage.base_dir()))
+            measure_rows(stage, loaded, data, cfg.rows)
+            texts = data.documents("val")
+        if cfg.sample_tokens and run.is_main:
+            prompts = [beginning(text) for text in islice(texts, PROMPTS)]
+            stage.samples = samples(loaded, prompts, cfg.sample_tokens, cfg.common.seed)
+            for sample in stage.samples:
+                stage.say(f"  {sample['prompt']!r} -> {sample['text']!r}")
+        stage.close()
+        distributed.barrier(run)
+
+
+def training_data(loaded: Loaded) -> DataOptions:
+    """The data set that the model's stage was trained on, as its config.json names it.
+
+    Raises: DataError or ConfigError if there is no such record.
+    """
+    described = storage.read_json(loaded.path.parent / "config.json", "description of a stage")
+    known = flat_fields(DataOptions)
+    options = {k: v for k, v in described.get("options", {}).items() if k in known}
+    if "data" not in options:
+        raise ConfigError(
+            f"{loaded.path.parent} does not say what text it was trained on; name some: --documents"
+        )
+    return config.from_dict(DataOptions, options)
+
+
+def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) -> None:
+    """Bits per byte on rows of both splits. Collective."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    length = model.config.sequence_length
+    for split, name in (("train", "training"), ("val", "validation")):
+        stream = TokenStream(data, split, tokenizer, length, seed=0, base=storage.base_dir())
+        rows = stream.rows(0, min(count, stream.rows_per_epoch))
+        bpb = bits_per_byte.bits_per_byte(
+            model,
+            rows,
+            token_bytes=tokenizer.token_bytes,
+            run=stage.run,
+            batch_rows=max(1, BATCH_TOKENS // length),
+        )
+        stage.result(f"{name} text", bpb, "bits per byte", n=len(rows))
+        stage.say(f"{name} text: {bpb:.4f} bits per byte over {len(rows):,} rows of {length}")
+
+
+def measure_documents(
+    stage: EvalStage, loaded: Loaded, spec: str, window: int | None = None
+) -> None:
+    """Bits per byte over every byte of some files. Collective.
+
+    window: tokens that are read together; None: as many as the model was trained on.
+    Raises: ConfigError if the model has not so many positions, or if there is no text.
+    """
+    sizes = loaded.model.config
+    if window is not None and window > sizes.max_positions:
+        raise ConfigError(f"--window must be at most {sizes.max_positions}, got {window}")
+    found = bits_per_byte.document_bpb(
+        loaded.model,
+        loaded.tokenizer,
+        documents(spec),
+        sequence_length=window or sizes.sequence_length,
+        run=stage.run,
+    )
+    if not found.bytes:
+        raise ConfigError(f"--documents {spec!r} holds no text")
+    stage.result(spec, found.bpb, "bits per byte", n=found.documents)
+    stage.say(
+        f"{spec}: {found.bpb:.4f} bits per byte over {found.bytes:,} bytes, {found.tokens:,} "
+        f"tokens, {found.documents:,} documents"
+    )
+
+
+def documents(spec: str) -> Iterator[str]:
+    """The documents of the files that --documents names."""
+    files = find_files(spec, flag="--documents")
+    return read_documents(files, replace_invalid=False, counts=ReadCounts())
+
+
+def beginning(text: str) -> str:
+    """The first words of a document, on one line."""
+    return " ".join(text.split()[:PROMPT_WORDS])
+
+
+def samples(
+    loaded: Loaded, beginnings: Sequence[str], tokens: int, seed: int
+) -> list[dict[str, str]]:
+    """A likeliest continuation of each prompt, and some free texts."""
+    engine = Engine(loaded.model, loaded.tokenizer, slots=8)
+    bos, encode = loaded.tokenizer.bos_id, loaded.tokenizer.encode
+    greedy = SamplingParams(temperature=0.0, max_new_tokens=tokens)
+    free = SamplingParams(temperature=0.8, max_new_tokens=2 * tokens, seed=seed)
+    prompts = [*((text, greedy) for text in beginnings), ("", free)]
+    requests = [
+        Request(prompt=[bos, *encode(text)], params=params, chat=False) for text, params in prompts
+    ]
+    done = engine.generate(requests)
+    return [
+        {
+            "prompt": text,
+            "text": completion.text,
+            "group": "the likeliest continuation" if text else "freely",
+        }
+        for (text, _), completion in zip(prompts, done, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    config.cli(main)

@@ -1,0 +1,246 @@
+"""Pre-train a base model on plain text.
+
+python -m scripts.base_train --preset pocket
+python -m scripts.base_train --data 'texts/*.parquet' --depth 4
+torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --preset speedrun
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanochat import checkpoint_manager, tokenizer
+from nanochat.data import DataOptions, Dataset, StreamBatches, open_data
+from nanochat.data.dataloader import TokenStream
+from nanochat.engine import Engine, Request, SamplingParams
+from nanochat.evaluation import bits_per_byte
+from nanochat.gpt import GPT, GPTConfig, flops, fp8
+from nanochat.optim import OptimConfig, schedules
+from nanochat.optim.scaling import ScaledPlan, scaled_plan
+from nanochat.system import config, storage
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.distributed import Run, broadcast_tensors, check_same_data, from_main, on_all
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer import Tokenizer
+from nanochat.training import batch_size, stage, stage_opening
+from nanochat.training.stage_opening import LoopOptions, Stage
+
+NAME = "base_train"
+SAMPLE_PROMPTS = (
+    "The capital of",
+    "Once upon a time",
+    "The opposite of hot is",
+    "If yesterday was Friday, then tomorrow will be",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseTrainConfig:
+    """Pre-training on plain text; sizes and learning rates follow from --depth."""
+
+    common: RunOptions = nested(RunOptions)
+    loop: LoopOptions = nested(LoopOptions)
+    model: GPTConfig = nested(GPTConfig, without=("vocab_size",))
+    optimizer: OptimConfig = nested(OptimConfig)
+    data: DataOptions = nested(DataOptions)
+    tokenizer: str | None = option(
+        None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own"
+    )
+    packing: str = option(
+        "split",
+        "documents that do not fit into a row go on in another (split), or every row begins with "
+        "a document and the rest of what does not fit is thrown away (crop)",
+        choices=("split", "crop"),
+    )
+    tokens: int | None = option(
+        None, "tokens to train on; none: --ratio times the scaling parameters"
+    )
+    ratio: float = option(10.5, "training tokens per scaling parameter (matrices and head)")
+    tokens_per_step: int | None = option(None, "tokens in one optimizer step; none: from the scale")
+    warmup_steps: int = option(40, "steps that warm the learning rates up")
+    warmdown_frac: float = option(0.65, "share of the steps that bring them down, in [0, 1]")
+    final_lr_frac: float = option(0.05, "learning rates at the end, as a share of the full ones")
+    fp8: bool = option(
+        False, "8-bit matrix products, on Hopper and newer; pays from about depth 22"
+    )
+    val_rows: int = option(256, "validation rows that bits per byte are measured on while training")
+
+    def __post_init__(self) -> None:
+        for name in ("warmdown_frac", "final_lr_frac"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{flag} must be in [0, 1], got {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
+        if self.val_rows < 1:
+            raise ConfigError(f"--val-rows must be at least 1, got {self.val_rows}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
+    with stage_opening.opened(NAME, cfg) as opened:
+        run = opened.run
+        encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
+        model = build_model(cfg, opened, encoder)
+        plan = scale(cfg, model.config)
+        length = model.config.sequence_length
+        batch_rows = stage.rows_per_step(plan.tokens_per_step, length, "tokens-per-step")
+        steps = max(1, plan.tokens // (batch_rows * length))
+        device_rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
+        data = on_all(run, lambda: open_data(cfg.data, base=storage.base_dir()))
+        sizes = {"batch_rows": batch_rows, "device_rows": device_rows, "length": length}
+        batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, **sizes))
+        check_same_data(run, batches.state()["stream"])
+        facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
+        opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
+        if cfg.packing == "crop":
+            facts["cropped_share"] = share = batches.stream.cropped_share
+            opened.say(f"{share:.1%} of the tokens are thrown away by cropping")
+        stage.train(
+            opened,
+            stage.Recipe(
+                model=model,
+                tokenizer=encoder,
+                batches=batches,
+                schedule=schedules.warmup_decay(
+                    steps,
+                    warmup_steps=cfg.warmup_steps,
+                    warmdown_frac=cfg.warmdown_frac,
+                    final_lr_frac=cfg.final_lr_frac,
+                ),
+                total_steps=steps,
+                tokens_per_step=batch_rows * length,
+                optimizer=scaled_optimizer(cfg.optimizer, plan),
+                evaluate=lambda: evaluate(model, val_rows, encoder, run, device_rows),
+                sample=lambda: samples(model, encoder, run),
+                facts={**facts, "data": data.manifest},
+            ),
+        )
+
+
+def tokenizer_path(cfg: BaseTrainConfig) -> Path:
+    """Where the tokenizer lies that the options name."""
+    name = cfg.tokenizer or cfg.common.run
+    path = tokenizer.locate(name)
+    if not path.exists():
+        raise ConfigError(
+            f"no tokenizer {name!r} in {path.parent}; train one with: "
+            f"python -m scripts.tok_train --data {cfg.data.data} --run {cfg.common.run}"
+        )
+    return path
+
+
+def rows(
+    cfg: BaseTrainConfig,
+    run: Run,
+    data: Dataset,
+    encoder: Tokenizer,
+    *,
+    batch_rows: int,
+    device_rows: int,
+    length: int,
+) -> tuple[StreamBatches, np.ndarray]:
+    """The batches to train on and the rows to validate on; encodes what it needs of them."""
+    base, seed = storage.base_dir(), cfg.common.seed
+    stream = TokenStream(data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing)
+    val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
+    val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
+    batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
+    return batches, val_rows
+
+
+def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
+    """A fresh model, or the one of the checkpoint that is resumed."""
+    sizes = dataclasses.replace(cfg.model, vocab_size=encoder.vocab_size)
+    if opened.resume_from is not None:
+        loaded = checkpoint_manager.load(
+            opened.resume_from, opened.run, attention_backend=opened.attention
+        )
+        if loaded.tokenizer.sha256 != encoder.sha256:
+            raise ConfigError(
+                f"{loaded.path} was trained with another tokenizer than "
+                f"{tokenizer.locate(cfg.tokenizer or cfg.common.run)}; "
+                "train from the start under another name: --run NAME"
+            )
+        model = loaded.model
+        for name, value in vars(sizes).items():
+            found = getattr(model.config, name)
+            if found != value:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"{flag} is {value}, but {loaded.path} was trained with {found}; resume with "
+                    "the options of before, or start another run: --run NAME"
+                )
+    else:
+        model = GPT(
+            sizes,
+            compute_dtype=opened.run.compute_dtype,
+            attention_backend=opened.attention,
+        )
+        model.to(opened.run.device)
+        generator = torch.Generator(device=opened.run.device).manual_seed(cfg.common.seed)
+        model.init_weights(generator)
+        # The same seed may give other numbers on another kind of device.
+        broadcast_tensors(opened.run, (parameter.detach() for parameter in model.parameters()))
+    model.checkpoint_activations = cfg.loop.checkpoint_activations
+    if cfg.fp8:
+        opened.say(f"fp8 in {fp8.convert(model)} linears")
+    return model
+
+
+def scale(cfg: BaseTrainConfig, sizes: GPTConfig) -> ScaledPlan:
+    """Tokens, batch and learning rates for this size; flags override."""
+    return scaled_plan(
+        sizes, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
+    )
+
+
+def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:
+    """The optimizer's options with the factors that follow from the batch size."""
+    return dataclasses.replace(
+        options,
+        lr_scale=options.lr_scale * plan.lr_scale,
+        weight_decay=options.weight_decay * plan.weight_decay_scale,
+    )
+
+
+def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
+    """What is about to be trained, in numbers."""
+    return {
+        "parameters": sum(flops.parameter_counts(model.config).values()),
+        "steps": steps,
+        "tokens_per_step": plan.tokens_per_step,
+        "tokens": steps * plan.tokens_per_step,
+    }
+
+
+def evaluate(
+    model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run, device_rows: int
+) -> dict[str, float]:
+    """Bits per byte on the validation rows, so many at a time. Collective."""
+    with fp8.disabled(model):
+        bpb = bits_per_byte.bits_per_byte(
+            model, rows, token_bytes=encoder.token_bytes, run=run, batch_rows=device_rows
+        )
+    return {"val_bpb": bpb}
+
+
+def samples(model: GPT, encoder: Tokenizer, run: Run) -> list[dict[str, str]]:
+    """Greedy continuations of a few prompts."""
+    if not run.is_main:
+        return []
+    engine = Engine(model, encoder, slots=len(SAMPLE_PROMPTS))
+    params = SamplingParams(temperature=0, max_new_tokens=24)
+    requests = [
+        Request(prompt=[encoder.bos_id, *encoder.encode(text)], params=params, chat=False)
+        for text in SAMPLE_PROMPTS
+    ]
+    done = engine.generate(requests)
+    return stage.first_texts([(p, c.text) for p, c in zip(SAMPLE_PROMPTS, done, strict=True)])
+
+
+if __name__ == "__main__":
+    config.cli(main)

@@ -1,0 +1,173 @@
+"""Accuracies of a run's chat models, stage by stage, and what they answer.
+
+python -m scripts.chat_eval --preset pocket
+python -m scripts.chat_eval --tasks gsm8k=path/to/gsm8k,mmlu --stages chat_sft --max-items 200
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from nanochat import checkpoint_manager, pocket
+from nanochat.data.tasks import evaluations
+from nanochat.data.tasks.protocol import EvalTask
+from nanochat.engine import Engine
+from nanochat.evaluation import chat
+from nanochat.evaluation.chat import Accuracy, Outcome
+from nanochat.evaluation.stage import EvalStage
+from nanochat.report.data import ACCURACY, GAIN
+from nanochat.system import config, distributed, storage
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.errors import ConfigError
+
+NAME = "chat_eval"
+CHAT_STAGES = ("mid_train", "chat_sft", "chat_rl")  # in the order of training
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatEvalConfig:
+    """Accuracies of chat models, with standard errors and paired gains between stages."""
+
+    common: RunOptions = nested(RunOptions)
+    source: str | None = option(None, "checkpoint or stage folder; none: the run's --stages")
+    stages: str = option("all", "stages to evaluate, by comma, or all that the run has")
+    tasks: str = option(
+        "pocket", "tasks by comma: pocket, full (ChatCORE's six), names, or NAME=FOLDER"
+    )
+    max_items: int | None = option(None, "items of each task; none takes its usual number")
+    write_choices: bool = option(
+        False, "let the model also write its choices, not only compare the letters' likelihoods"
+    )
+    max_new_tokens: int = option(256, "tokens of an answer at most")
+    slots: int = option(32, "answers written at the same time; fewer need less memory")
+
+    def __post_init__(self) -> None:
+        for name in ("max_items", "max_new_tokens", "slots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(ChatEvalConfig, argv, stage=NAME)
+    with distributed.session(cfg.common) as run:
+        stage = EvalStage(NAME, "Chat evaluation", cfg, cfg.common, run)
+        models = distributed.from_main(run, lambda: find_models(cfg))
+        tasks = distributed.on_all(
+            run, lambda: evaluations.open_tasks(cfg.tasks, max_items=cfg.max_items)
+        )
+        rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for name, path in models.items():
+            loaded = stage.load(str(path), ())
+            engine = Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
+            rows[name] = evaluate(stage, engine, tasks, name, cfg)
+        compare(stage, rows)
+        if run.is_main:
+            write_items(stage.dir, rows)
+            if any(word.strip() in ("pocket", "all") for word in cfg.tasks.split(",")):
+                stage.samples = talk(engine, list(models)[-1])
+        stage.close()
+        distributed.barrier(run)
+
+
+def find_models(cfg: ChatEvalConfig) -> dict[str, Path]:
+    """The checkpoints to evaluate, by stage, in the order of training.
+
+    Raises: CheckpointError if there is none; ConfigError for a stage that is no chat stage.
+    """
+    if cfg.source is not None:
+        path = Path(cfg.source).expanduser()
+        stage = next((part for part in (path.name, path.parent.name) if part in CHAT_STAGES), None)
+        return {stage or "model": path}
+    if cfg.stages != "all":
+        names = [name.strip() for name in cfg.stages.split(",")]
+        unknown = [name for name in names if name not in CHAT_STAGES]
+        if unknown:
+            known = ", ".join(CHAT_STAGES)
+            raise ConfigError(f"--stages takes all or some of {known}, got {unknown[0]!r}")
+        return {name: checkpoint_manager.find(cfg.common.run, (name,)) for name in names}
+    found = {
+        name: newest
+        for name in CHAT_STAGES
+        if (newest := checkpoint_manager.latest(storage.stage_dir(cfg.common.run, name)))
+    }
+    return found or {"": checkpoint_manager.find(cfg.common.run, CHAT_STAGES[::-1])}
+
+
+def evaluate(
+    stage: EvalStage, engine: Engine, tasks: Sequence[EvalTask], model: str, cfg: ChatEvalConfig
+) -> dict[str, list[dict[str, Any]]]:
+    """Ask one model all tasks; return each figure's items. Collective."""
+    outcomes: list[Outcome] = []
+    for task in tasks:
+        modes: tuple[chat.Mode, ...] = ("write",)
+        if task.kind == "choice":
+            modes = ("letters", "write") if cfg.write_choices else ("letters",)
+        for mode in modes:
+            outcome = chat.evaluate(
+                engine,
+                task,
+                run=stage.run,
+                mode=mode,
+                max_items=cfg.max_items,
+                max_new_tokens=cfg.max_new_tokens,
+            )
+            outcomes.append(outcome)
+            keep(stage, outcome.accuracy, model)
+    mean = chat.chat_core([outcome.accuracy for outcome in outcomes])
+    if mean is not None:
+        stage.result(f"ChatCORE of {model}", mean[0], stderr=mean[1])
+        stage.say(f"{model} | ChatCORE: {mean[0]:.4f} +- {mean[1]:.4f}")
+    return {outcome.accuracy.name: outcome.rows for outcome in outcomes}
+
+
+def keep(stage: EvalStage, found: Accuracy, model: str) -> None:
+    """Put an accuracy on record and say it."""
+    stage.result(found.name, found.value, ACCURACY, stderr=found.stderr, n=found.n, stage=model)
+    stage.say(f"{model} | {found.name}: {found.value:.1%} +- {found.stderr:.1%} of {found.n:,}")
+
+
+def compare(stage: EvalStage, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    """Record what each stage gained over the one before, item by item."""
+    for before, after in pairwise(rows):
+        for name in rows[after]:
+            pair = [[row["correct"] for row in rows[m].get(name, [])] for m in (before, after)]
+            if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
+                continue
+            gain = chat.paired_gain(*pair)
+            title = f"{name}: gain of {after} over {before}, paired"
+            stage.result(title, gain.value, GAIN, stderr=gain.stderr, n=gain.n)
+            if gain.significant:
+                stage.notes.append(
+                    f"{name}: {after} gains {100 * gain.value:.1f} ± {100 * gain.stderr:.1f} "
+                    f"points over {before} on the same {gain.n:,} items"
+                )
+
+
+def write_items(folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    """What each model said to each item, one JSON row an item."""
+    for model, tasks in rows.items():
+        lines = [
+            json.dumps({**row, "figure": name}, ensure_ascii=False)
+            for name, items in tasks.items()
+            for row in items
+        ]
+        text = "".join(line + "\n" for line in lines)
+        storage.write_atomic(folder / f"items-{model or 'model'}.jsonl", text.encode())
+
+
+def talk(engine: Engine, model: str) -> list[dict[str, Any]]:
+    """One model's answers to the hand-written prompts, and the scripted dialogues."""
+    answers = chat.answer_prompts(engine, pocket.hand_prompts())
+    dialogues = chat.hold_dialogues(engine, pocket.scripted_dialogues())
+    return [
+        *({**sample, "stage": model, "group": "hand-written prompts"} for sample in answers),
+        *({**sample, "stage": model, "group": "scripted dialogues"} for sample in dialogues),
+    ]
+
+
+if __name__ == "__main__":
+    config.cli(main)

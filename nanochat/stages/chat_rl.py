@@ -1,0 +1,159 @@
+"""Reinforcement learning on problems whose answers can be checked.
+
+python -m scripts.chat_rl --preset pocket
+python -m scripts.chat_rl --tasks gsm8k --steps 100
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.data.tasks.gsm8k import GSM8K, HUB
+from nanochat.data.tasks.pocket import PocketProblems, PocketTask
+from nanochat.data.tasks.protocol import EvalTask
+from nanochat.evaluation import chat
+from nanochat.optim import OptimConfig, schedules
+from nanochat.system import config, distributed
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.distributed import gather_work
+from nanochat.system.errors import ConfigError
+from nanochat.training import batch_size, conversations, stage, stage_opening
+from nanochat.training.rollouts import RewardTask, RolloutBatches, RolloutOptions
+from nanochat.training.stage_opening import LoopOptions
+
+NAME = "chat_rl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRlConfig:
+    """Reinforcement learning from rewards, without critic and reference model."""
+
+    common: RunOptions = nested(RunOptions)
+    loop: LoopOptions = nested(LoopOptions, without=("compile",))
+    optimizer: OptimConfig = nested(OptimConfig)
+    rollouts: RolloutOptions = nested(RolloutOptions)
+    source: str | None = option(
+        None, "checkpoint or stage folder to start from; none: the stage before, in this run"
+    )
+    tasks: str = option("pocket", "problems to learn: pocket, gsm8k (of the hub) or gsm8k=FOLDER")
+    problems: int = option(20_000, "problems that pocket draws; later epochs repeat them")
+    steps: int | None = option(None, "optimizer steps; none: one pass over the problems")
+    base_lr_frac: float = option(0.05, "share of --matrix-lr and the other rates, above 0")
+    eval_items: int = option(200, "held-out problems of a task that pass@1 is measured on")
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "eval_items"):
+            if getattr(self, name) < 1:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{flag} must be at least 1, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"--steps must be at least 1 or none, got {self.steps}")
+        if self.base_lr_frac <= 0:
+            raise ConfigError(f"--base-lr-frac must be above 0, got {self.base_lr_frac}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(ChatRlConfig, argv, stage=NAME)
+    with stage_opening.opened(NAME, cfg) as opened:
+        task, held_out = distributed.on_all(opened.run, lambda: open_tasks(cfg))
+        distributed.check_same_data(opened.run, describe(task))
+        loaded = conversations.load_model(opened, cfg.source, ("chat_sft", "mid_train"), None)
+        batches = RolloutBatches(
+            loaded.model,
+            loaded.tokenizer,
+            task,
+            cfg.rollouts,
+            run=opened.run,
+            seed=cfg.common.seed,
+        )
+        # Now that the engine, whose cache takes much memory, is there.
+        batches.device_rows = batch_size.device_rows(
+            opened,
+            loaded.model,
+            batch_rows=cfg.rollouts.prompts_per_step * cfg.rollouts.samples_per_prompt,
+            length=batches.engine.max_len,
+            may_compile=False,
+        )
+        steps = cfg.steps or max(1, len(task) // cfg.rollouts.prompts_per_step)
+        opened.say(
+            f"{steps:,} steps of {cfg.rollouts.prompts_per_step} prompts with "
+            f"{cfg.rollouts.samples_per_prompt} answers each, from {len(task):,} problems"
+        )
+
+        def evaluate() -> dict[str, float]:
+            gather_work(opened.run, lambda: batches.engine.refresh(loaded.model))
+            measured = pass_at_1(batches, held_out, cfg, opened.run)
+            return {**batches.figures(), **measured}
+
+        def sample() -> list[dict[str, str]]:
+            shown = min(8, len(held_out[0]))
+            return conversations.answers(loaded, opened, [held_out[0][i] for i in range(shown)])
+
+        scale = cfg.optimizer.lr_scale * cfg.base_lr_frac
+        stage.train(
+            opened,
+            stage.Recipe(
+                model=loaded.model,
+                tokenizer=loaded.tokenizer,
+                batches=batches,
+                schedule=schedules.linear_to_zero(steps),
+                total_steps=steps,
+                tokens_per_step=batches.tokens_per_step,
+                optimizer=dataclasses.replace(cfg.optimizer, lr_scale=scale),
+                evaluate=evaluate,
+                sample=sample,
+                facts={
+                    "source": str(loaded.path),
+                    "problems": len(task),
+                    "device_batch_size": batches.device_rows,
+                },
+                watch_loss=False,  # around zero, with the spread of the rewards
+                use_compile=False,  # rows have other lengths in every step
+            ),
+        )
+
+
+def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
+    """The problems to learn from, and held-out ones to measure by."""
+    name, _, folder = cfg.tasks.partition("=")
+    if name == "pocket":
+        rows = ("problems", "problems_new_templates")
+        task = PocketProblems(seed=cfg.common.seed, size=cfg.problems)
+        return task, [PocketTask(row, cfg.eval_items) for row in rows]
+    if name == "gsm8k":
+        source = folder or HUB
+        return GSM8K("train", source=source), [GSM8K("test", source=source)]
+    raise ConfigError(f"--tasks must be pocket, gsm8k or gsm8k=FOLDER, got {cfg.tasks!r}")
+
+
+def describe(task: RewardTask) -> dict[str, Any]:
+    """What tells a set of problems from another."""
+    first = [task[i]["messages"] for i in range(min(100, len(task)))]
+    return {"problems": len(task), "content": f"{zlib.crc32(json.dumps(first).encode()):08x}"}
+
+
+def pass_at_1(
+    batches: RolloutBatches,
+    held_out: Sequence[EvalTask],
+    cfg: ChatRlConfig,
+    run: distributed.Run,
+) -> dict[str, float]:
+    """Greedy accuracy on held-out problems by task. Collective."""
+    found = [
+        chat.evaluate(
+            batches.engine,
+            task,
+            run=run,
+            max_items=cfg.eval_items,
+            max_new_tokens=batches.max_new_tokens,
+        ).accuracy
+        for task in held_out
+    ]
+    return {f"pass@1 {accuracy.name}": accuracy.value for accuracy in found}
+
+
+if __name__ == "__main__":
+    config.cli(main)

@@ -1,0 +1,125 @@
+"""Talk to a model in the browser; other programs reach it through OpenAI's API under /v1.
+
+python -m scripts.chat_web --run pocket
+"""
+
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nanochat import checkpoint_manager, sources
+from nanochat.engine import Engine
+from nanochat.server.app import create_app
+from nanochat.server.protocol import ChatDefaults
+from nanochat.server.service import EngineService
+from nanochat.sources import SamplingOptions, SourceOptions
+from nanochat.system import config, distributed
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.errors import ConfigError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatWebConfig:
+    """Serves a page to chat on, and POST /v1/chat/completions."""
+
+    common: RunOptions = nested(RunOptions)
+    source: SourceOptions = nested(SourceOptions)
+    sampling: SamplingOptions = nested(SamplingOptions)
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
+    port: int = option(8000, "port to listen on; 0 takes any free one")
+    slots: int = option(16, "conversations that are answered at the same time")
+    max_in_flight: int = option(64, "answers waiting or at work before new ones are refused")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"--port must be in [0, 65535], got {self.port}")
+        for name in ("slots", "max_in_flight"):
+            if getattr(self, name) < 1:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{flag} must be at least 1, got {getattr(self, name)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(ChatWebConfig, argv, stage="chat_web")
+    path = sources.locate(cfg.source, cfg.common, chat=True)
+    with distributed.session(cfg.common) as run, listen(cfg.host, cfg.port) as place:
+
+        def load() -> Engine:
+            loaded = checkpoint_manager.load(path, run)
+            print(f"model: {sources.describe(loaded)} on {run.device}", flush=True)
+            return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
+
+        serve(cfg, place, load)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket to serve on.
+
+    Raises: ConfigError if it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    place = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind((host, port))
+        place.listen(128)
+    except (OSError, OverflowError) as error:
+        place.close()
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
+            remedy = f"it is in use; choose another one, such as --port {port + 1}"
+        elif code == errno.EACCES:
+            remedy = "it needs rights that you do not have; choose one above 1024 with --port"
+        else:
+            remedy = f"{error}; check --host {host}"
+        raise ConfigError(f"cannot listen on port {port}: {remedy}") from None
+    return place
+
+
+def serve(cfg: ChatWebConfig, place: socket.socket, load: Callable[[], Engine]) -> None:
+    """Answer requests until Ctrl-C.
+
+    Raises: what loading the model raised.
+    """
+    import uvicorn
+
+    port = place.getsockname()[1]
+    shown = "127.0.0.1" if cfg.host in ("0.0.0.0", "::") else cfg.host
+
+    def ready() -> None:
+        print(f"chat at http://{shown}:{port}  (Ctrl-C stops)", flush=True)
+
+    def failed() -> None:
+        server.should_exit = True
+
+    service = EngineService(
+        load, max_in_flight=cfg.max_in_flight, on_ready=ready, on_failure=failed
+    )
+    app = create_app(
+        service,
+        model_name=cfg.common.run,
+        defaults=ChatDefaults(
+            temperature=cfg.sampling.temperature,
+            top_k=cfg.sampling.top_k,
+            top_p=cfg.sampling.top_p,
+        ),
+        allowed_hosts=LOOPBACK if cfg.host in LOOPBACK else None,
+    )
+    options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(options)
+    service.start()
+    try:
+        server.run(sockets=[place])
+    except KeyboardInterrupt:
+        print("stopped")
+    finally:
+        service.stop()
+    if service.failure is not None:
+        raise service.failure
+
+
+if __name__ == "__main__":
+    config.cli(main)

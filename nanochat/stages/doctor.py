@@ -1,0 +1,180 @@
+"""What this machine can do, and what to do about what it cannot.
+
+python -m scripts.doctor
+"""
+
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nanochat.gpt import attention
+from nanochat.system import config, storage
+from nanochat.system import device as devices
+from nanochat.system.config import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Checks Python, torch, GPU, compiler, speed, disk, memory and data; changes nothing."""
+
+    device: str | None = option(
+        None, "device to look at: cpu, cuda or mps; none: the best there is"
+    )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis; a remedy is there only if something is amiss."""
+
+    name: str
+    value: str
+    remedy: str | None = None
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(DoctorConfig, argv, stage="doctor")
+    device = devices.choose_device(cfg.device)
+    findings = [
+        _python(),
+        _torch(),
+        _rust(),
+        *_device(device),
+        _compiler(device),
+        _dtype(device),
+        _attention(device),
+        _memory(device),
+        _disk(),
+        _data(),
+        _runs(),
+    ]
+    for finding in findings:
+        mark = "ok " if finding.remedy is None else "!! "
+        print(f"{mark}{finding.name:<18}{finding.value}")
+        if finding.remedy is not None:
+            print(f"   {'':<18}-> {finding.remedy}")
+
+
+def _python() -> Finding:
+    remedy = None if sys.version_info >= (3, 11) else "install Python 3.11 or later"
+    return Finding("Python", platform.python_version(), remedy)
+
+
+def _torch() -> Finding:
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    remedy = None if version >= (2, 11) else "update: pip install --upgrade torch"
+    return Finding("torch", f"{torch.__version__} ({build})", remedy)
+
+
+def _rust() -> Finding:
+    try:
+        import nanochat.tokenizer._rustbpe  # noqa: F401  (the one question is whether it is there)
+    except ImportError as error:
+        return Finding(
+            "Rust tokenizer", f"missing ({error})", "build it: uv sync, or pip install ."
+        )
+    return Finding("Rust tokenizer", "built")
+
+
+def _device(device: torch.device) -> list[Finding]:
+    found = [Finding("device", f"{device.type}: {devices.describe(device)}")]
+    if device.type == "cuda":
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            text = f"{torch.cuda.get_device_name(index)}, {_gb(free)} of {_gb(total)} free"
+            remedy = "another process holds its memory: nvidia-smi" if free < total / 2 else None
+            found.append(Finding(f"GPU {index}", text, remedy))
+    elif shutil.which("nvidia-smi"):
+        remedy = "this torch cannot use it: install a CUDA build (pip install torch)"
+        found.append(Finding("GPU", "a driver is there", remedy))
+    return found
+
+
+def _compiler(device: torch.device) -> Finding:
+    if devices.has_compiler():
+        return Finding("C++ compiler", "found: torch.compile works")
+    text = "none: training on the CPU runs uncompiled, about half as fast"
+    remedy = "install g++ (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else None
+    return Finding("C++ compiler", text, remedy)
+
+
+def _dtype(device: torch.device) -> Finding:
+    torch.set_num_threads(devices.cores())
+    dtypes = (torch.float32, torch.bfloat16)
+    speeds = [
+        f"{str(dtype).removeprefix('torch.')} {devices.matmul_tflops(device, dtype):.2f}"
+        for dtype in dtypes
+    ]
+    chosen = str(devices.measure_dtype(device)).removeprefix("torch.")
+    return Finding("compute dtype", f"{chosen} (matrix product, TFLOP/s: {', '.join(speeds)})")
+
+
+def _attention(device: torch.device) -> Finding:
+    backend = attention.choose("auto", device)
+    return Finding("attention", f"{backend.name}: {backend.note}")
+
+
+def _memory(device: torch.device) -> Finding:
+    limit = available_memory()
+    if limit is None:
+        return Finding("memory", "unknown")
+    remedy = "the pocket preset needs 4 GB" if limit < 4e9 else None
+    return Finding("memory", f"{_gb(limit)} available", remedy)
+
+
+def _disk() -> Finding:
+    base = storage.base_dir()
+    existing = next(p for p in (base, *base.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    remedy = None
+    if free < 2e9:
+        remedy = "free some, or set NANOCHAT_BASE_DIR to a larger disk"
+    return Finding("disk", f"{_gb(free)} free for {base}", remedy)
+
+
+def _data() -> Finding:
+    found = [_folder_size(p) for p in _folders(storage.base_dir() / "data")]
+    text = ", ".join(found) if found else "none yet; stages make or download what they need"
+    return Finding("data", text)
+
+
+def _runs() -> Finding:
+    names = [p.name for p in _folders(storage.base_dir() / "runs")]
+    return Finding("runs", ", ".join(names) if names else "none yet: bash speedrun.sh")
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+
+
+def _folder_size(path: Path) -> str:
+    return f"{path.name} ({_gb(sum(f.stat().st_size for f in path.rglob('*') if f.is_file()))})"
+
+
+def available_memory() -> int | None:
+    """Bytes this process may still take: the system's, or the container's if that is less."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
+    found = kib.get("MemAvailable", 0) * 1024
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
+        found = min(found, limit - used)
+    except (OSError, ValueError):
+        pass  # no container, or no limit ("max")
+    return found
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+if __name__ == "__main__":
+    config.cli(main)

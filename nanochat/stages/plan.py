@@ -1,0 +1,217 @@
+"""What base training will take, before it starts: size, tokens, FLOPs, memory and time.
+
+python -m scripts.plan --preset pocket
+nanochat plan --depth 20 --gpus 8 --gpu H100
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from nanochat.data.dataloader import micro_batch_rows
+from nanochat.gpt import GPTConfig, flops
+from nanochat.optim.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
+from nanochat.system import config, memory
+from nanochat.system import device as devices
+from nanochat.system.config import nested, option
+from nanochat.system.distributed import DTYPES
+from nanochat.system.errors import ConfigError
+from nanochat.training import batch_size, memory_plan, time_plan
+from nanochat.training.memory_plan import MemoryEstimate, StepPlan
+from nanochat.training.progress import duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """Size, tokens, FLOPs, memory and time of base training, before it starts."""
+
+    model: GPTConfig = nested(GPTConfig)
+    tokens: int | None = option(None, "tokens to train on; none: --ratio times the parameters")
+    ratio: float = option(DEFAULT_RATIO, "training tokens per scaling parameter")
+    tokens_per_step: int | None = option(None, "tokens in one optimizer step; none: from the scale")
+    device_batch_size: int | Literal["auto"] = option(
+        16, "rows in one forward pass on one device; auto takes as many as fit here and are of use"
+    )
+    dtype: str | None = option(
+        None,
+        "compute dtype; none: bfloat16 on a GPU, the faster one on a CPU",
+        choices=tuple(DTYPES),
+    )
+    compile: bool = option(True, "whether kernels are fused with torch.compile")
+    checkpoint_activations: bool = option(False, "whether the backward pass computes layers again")
+    save_every: int | None = option(
+        None, "steps between checkpoints, which are copied before they are written; none: one"
+    )
+    gpus: int | None = option(None, "GPUs to plan for; none: what this machine has")
+    gpu: str | None = option(None, "their model, such as H100 or 'RTX 4090'; none: this machine's")
+    later_stages: float | None = option(
+        None, "time of all later stages, in base trainings, as measured; none: not known"
+    )
+    dollars_per_gpu_hour: float | None = option(None, "price of one GPU for an hour")
+
+    def __post_init__(self) -> None:
+        if self.gpu is not None and self.gpu not in devices.PEAK_TFLOPS_BF16:
+            known = ", ".join(devices.PEAK_TFLOPS_BF16)
+            raise ConfigError(f"--gpu must be one of {known}; got {self.gpu!r}")
+        if self.gpus is not None and self.gpus < 1:
+            raise ConfigError(f"--gpus must be at least 1 or none, got {self.gpus}")
+        if self.device_batch_size != "auto" and self.device_batch_size < 1:
+            raise ConfigError(
+                f"--device-batch-size must be at least 1 or auto, got {self.device_batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is planned for."""
+
+    kind: str  # cpu, cuda or mps
+    name: str
+    count: int
+    dtype: torch.dtype
+    peak_flops: float | None  # of one device, as far as it is known
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(PlanConfig, argv, stage="plan", sections=("tok_train", "base_train", "plan"))
+    sizes = cfg.model
+    plan = scaled_plan(
+        sizes, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
+    )
+    counts = flops.parameter_counts(sizes)
+    per_token = flops.flops_per_token(sizes, sizes.sequence_length)
+    total_flops = per_token * plan.tokens
+    print(
+        f"model       depth {sizes.depth}, width {sizes.width}, {sum(counts.values()):,} parameters"
+    )
+    print(
+        "            " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    )
+    print(f"training    {plan.tokens:,} tokens, {_steps(plan):,} steps of {plan.tokens_per_step:,}")
+    print(f"compute     {total_flops:.2e} FLOPs ({per_token:.2e} a token, forward and backward)")
+    resident_bytes = memory.resident_bytes()
+    machine = find_machine(cfg)
+    step, passes = find_step(cfg, plan, machine, resident_bytes)
+    estimate = memory_plan.estimate(sizes, step, resident_bytes=resident_bytes)
+    for line in [*_memory(estimate, step, passes), *_time(cfg, plan, machine, step, passes)]:
+        print(line)
+
+
+def _steps(plan: ScaledPlan) -> int:
+    return max(1, plan.tokens // plan.tokens_per_step)
+
+
+def find_machine(cfg: PlanConfig) -> Machine:
+    """The GPUs that the options name, or this machine."""
+    asked = DTYPES[cfg.dtype] if cfg.dtype else None
+    if cfg.gpu is not None or cfg.gpus is not None:
+        name = cfg.gpu or "H100"
+        return Machine(
+            kind="cuda",
+            name=name,
+            count=cfg.gpus or 1,
+            dtype=asked or torch.bfloat16,
+            peak_flops=devices.PEAK_TFLOPS_BF16[name] * 1e12,
+        )
+    device = devices.choose_device(None)
+    torch.set_num_threads(devices.cores())
+    dtype = asked or devices.measure_dtype(device)
+    return Machine(
+        kind=device.type,
+        name=devices.describe(device),
+        count=max(1, torch.cuda.device_count()),
+        dtype=dtype,
+        peak_flops=devices.peak_flops(device, dtype),
+    )
+
+
+def find_step(
+    cfg: PlanConfig, plan: ScaledPlan, machine: Machine, resident_bytes: int
+) -> tuple[StepPlan, int]:
+    """What a device does in one forward pass, and how many of them a step has."""
+    length = cfg.model.sequence_length
+    batch_rows = max(1, plan.tokens_per_step // length)
+    most = -(-batch_rows // machine.count)
+    step = StepPlan(
+        rows=most,
+        length=length,
+        dtype=machine.dtype,
+        device_type=machine.kind,
+        world_size=machine.count,
+        compiled=cfg.compile and (machine.kind != "cpu" or devices.has_compiler()),
+        checkpoint_activations=cfg.checkpoint_activations,
+        saves_meanwhile=cfg.save_every is not None,
+    )
+    asked = cfg.device_batch_size
+    if asked == "auto":
+        there = _memory_there(cfg, machine, resident_bytes)
+        fits = batch_size.by_estimate(
+            cfg.model, step, most=most, there_bytes=there, resident_bytes=resident_bytes
+        )
+        wanted = batch_size.of_use(most, length, machine.kind)
+        asked = batch_size.largest(fits, wanted, first=wanted)
+        if asked == 0:
+            raise ConfigError(
+                f"--device-batch-size auto: not even one row fits into {there / 1e9:.1f} GB; "
+                "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
+            )
+    passes, rows = micro_batch_rows(batch_rows, asked, machine.count)
+    return memory_plan.with_rows(step, rows, most), passes
+
+
+def _memory_there(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int:
+    """Bytes of this machine's GPU, or what a process may take on its CPU."""
+    if machine.kind != "cuda":
+        return resident_bytes + memory.memory_left()
+    if cfg.gpu is not None or not torch.cuda.is_available():
+        raise ConfigError(
+            "--device-batch-size auto is for the machine that this runs on; give a number"
+        )
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def _memory(estimate: MemoryEstimate, step: StepPlan, passes: int) -> list[str]:
+    """The parts of the memory as a table, in GB."""
+    whole = f"{estimate.total / 1e9:.2f} GB"
+    passes_a_step = "once a step" if passes == 1 else f"{passes} times a step"
+    lines = [
+        f"memory      {whole} on each device: {step.rows} rows of {step.length:,} tokens, "
+        f"{passes_a_step}",
+        f"            {'GB':<16}{'at the peak':>12}{'at most':>12}",
+    ]
+    for field in dataclasses.fields(estimate.peak):
+        peak, most = (getattr(parts, field.name) for parts in (estimate.peak, estimate.most))
+        if most:
+            lines.append(f"            {field.name:<16}{peak / 1e9:>12.3f}{most / 1e9:>12.3f}")
+    return lines
+
+
+def _time(
+    cfg: PlanConfig, plan: ScaledPlan, machine: Machine, step: StepPlan, passes: int
+) -> list[str]:
+    """Time and cost at the share of the peak that such training reaches."""
+    if machine.peak_flops is None:
+        return ["time        unknown: this device's peak speed is not known; name one with --gpu"]
+    step_s = time_plan.seconds_per_step(
+        cfg.model, step, passes=passes, peak_flops=machine.peak_flops
+    )
+    seconds = step_s * _steps(plan)
+    peak = machine.peak_flops * machine.count
+    needed = flops.flops_per_token(cfg.model, step.length) * plan.tokens_per_step
+    lines = [
+        f"time        about {duration(seconds)} of base training on {machine.count} x "
+        f"{machine.name} ({needed / step_s / peak:.0%} of {peak / 1e12:,.2f} TFLOP/s)"
+    ]
+    if cfg.later_stages is not None:
+        whole = duration(seconds * (1 + cfg.later_stages))
+        lines.append(f"            about {whole} with all later stages and their evaluations")
+    if cfg.dollars_per_gpu_hour is not None:
+        dollars = seconds / 3600 * machine.count * cfg.dollars_per_gpu_hour
+        lines.append(f"cost        about ${dollars:,.2f}")
+    return lines
+
+
+if __name__ == "__main__":
+    config.cli(main)

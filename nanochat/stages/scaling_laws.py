@@ -1,0 +1,324 @@
+"""Find the best model size and number of tokens for a budget of compute, by a sweep of trainings.
+
+python -m scripts.scaling_laws --dry-run
+python -m scripts.scaling_laws --seeds 1,2,3
+python -m scripts.scaling_laws --data 'texts/*.parquet' --vocab-size 4096 --sequence-length 512
+nanochat scaling_laws --preset gpu1 --sizes 4,6,8,10 --budgets 1e17,3e17 --tokens-per-step none
+"""
+
+import dataclasses
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat import checkpoint_manager, report, tokenizer
+from nanochat.data import DataOptions, Dataset, open_data
+from nanochat.gpt import GPTConfig
+from nanochat.optim import OptimConfig
+from nanochat.scaling_laws import flags, isoflop, sweep
+from nanochat.scaling_laws import page as isoflop_report
+from nanochat.scaling_laws.sweep import Member
+from nanochat.system import config, storage
+from nanochat.system import device as devices
+from nanochat.system.config import RunOptions, flat_fields, nested, option
+from nanochat.system.distributed import DTYPES
+from nanochat.system.errors import ConfigError, Stopped
+from nanochat.system.signals import asked_to_stop
+from nanochat.tokenizer import Tokenizer
+from nanochat.training.memory_plan import StepPlan
+from nanochat.training.progress import duration
+from nanochat.training.stage_opening import LoopOptions
+
+NAME = "scaling_laws"
+# What a sweep has to have in common is all but these: they say where and how fast, or which runs.
+FREE = frozenset(
+    "run budgets sizes ratios seeds dry_run device threads save_every compile device_batch_size "
+    "checkpoint_activations".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingLawsConfig:
+    """Train models of several sizes with equal compute, and fit which size makes best use of it.
+
+    For each of --budgets (FLOPs) one model of each of --sizes is trained by base_train on as many
+    tokens as the budget pays for. Small models run out of capacity and large ones out of tokens; a
+    parabola through the losses gives the best size between, and a power law through the best sizes
+    tells larger budgets. If the best size is the smallest or largest of a budget, it is said to
+    lie at the border, and is no optimum: move --sizes or --ratios. The defaults suit a CPU and need
+    no network: the text is pocket's, of a small world with few words, so the numbers are its own,
+    and not those of web text. Of a training its figures are kept, not its weights. What is done is
+    not done again: the same command goes on after an interruption, and more --budgets, --sizes or
+    --seeds add to it.
+    """
+
+    run: str = option("scaling", "name of the sweep, in $NANOCHAT_BASE_DIR/runs/NAME/scaling_laws")
+    budgets: str = option("3e12,6e12,1.2e13,2.4e13", "FLOPs of each training, separated by commas")
+    # One layer alone cannot look up what followed a word before: such models lie off the curve.
+    sizes: str = option(
+        "2x32,2x48,2x64,2x80,2x96,2x128,3x128,3x160",
+        "models as DEPTHxWIDTH, or DEPTH with its default width, separated by commas",
+    )
+    # On pocket 9 to 18 are best; runs far from it bend the parabola.
+    ratios: str | None = option(
+        "2,150",
+        "least and most tokens per parameter; a budget leaves out sizes with fewer or more; none: "
+        "every size at every budget",
+    )
+    seeds: str = option("1337", "seeds to train each size with, separated by commas")
+    dry_run: bool = option(False, "say what would be trained and for how long, and end")
+    tokenizer: str | None = option(
+        None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the sweep trains one"
+    )
+    vocab_size: int = option(1040, "tokens of the tokenizer that the sweep trains")
+    sequence_length: int = option(256, "tokens of context the models are trained on")
+    # The scale's own batch would leave a few dozen steps to models as small as these.
+    tokens_per_step: int | None = option(
+        4096, "tokens in one optimizer step; none: from the scale, each training its own"
+    )
+    warmup_steps: int | None = option(None, "as in base_train; none: its default")
+    warmdown_frac: float | None = option(None, "as in base_train; none: its default")
+    final_lr_frac: float | None = option(None, "as in base_train; none: its default")
+    val_rows: int | None = option(None, "as in base_train; none: its default")
+    common: RunOptions = nested(RunOptions, without=("run", "seed", "wandb"))
+    loop: LoopOptions = nested(
+        LoopOptions,
+        without=tuple(
+            "resume log_every eval_every sample_every keep keep_every keep_best profile".split()
+        ),
+    )
+    model: GPTConfig = nested(
+        GPTConfig,
+        without=("vocab_size", "sequence_length", "depth", "width", "heads", "kv_heads", "window"),
+    )
+    optimizer: OptimConfig = nested(OptimConfig)
+    data: DataOptions = nested(DataOptions)
+
+    def __post_init__(self) -> None:
+        config.check_name("--run", self.run)
+        members_of(self, self.vocab_size)  # says what cannot be before anything is prepared
+
+
+def models(cfg: ScalingLawsConfig, vocab_size: int) -> list[GPTConfig]:
+    """The models of --sizes, with what all of them share."""
+    shared = {name: getattr(cfg.model, name) for name in architecture_flags()}
+    shared |= {"sequence_length": cfg.sequence_length, "vocab_size": vocab_size}
+    return flags.models(cfg.sizes, **shared)
+
+
+def architecture_flags() -> list[str]:
+    """Options of the model that all sizes share."""
+    hidden = ScalingLawsConfig.__dataclass_fields__["model"].metadata["without"]
+    return [name for name in flat_fields(GPTConfig) if name not in hidden]
+
+
+def main(argv: list[str] | None = None) -> None:
+    sections = ("tok_train", "base_train", NAME)
+    cfg = config.parse(ScalingLawsConfig, argv, stage=NAME, sections=sections)
+    if cfg.dry_run:
+        say_plan(cfg, members_of(cfg, cfg.vocab_size), {})
+        return
+    folder = storage.stage_dir(cfg.run, NAME)
+    busy = f"another process is at the sweep {cfg.run!r}; wait for it, or give --run NAME"
+    with storage.lock(folder / ".lock", busy=busy):
+        data = open_data(cfg.data, base=storage.base_dir())
+        encoder = find_tokenizer(cfg, folder)
+        cfg = with_dtype(cfg, folder)
+        sweep.check_settings(folder, shared_settings(cfg, data, encoder))
+        members = members_of(cfg, encoder.vocab_size)
+        done = sweep.read(folder)
+        say_plan(cfg, members, done)
+        if note := sweep.repeats(members, data, encoder):
+            print(note, flush=True)
+        train_all(cfg, members, done, folder)
+        print("\n".join(isoflop_report.lines(analysis(members, done))))
+        print(write_page(cfg, members, done, folder))
+
+
+def members_of(cfg: ScalingLawsConfig, vocab_size: int) -> list[Member]:
+    """All trainings of the sweep."""
+    return sweep.members(
+        flags.budgets(cfg.budgets),
+        models(cfg, vocab_size),
+        flags.seeds(cfg.seeds),
+        tokens_per_step=cfg.tokens_per_step,
+        ratios=flags.ratios(cfg.ratios),
+    )
+
+
+def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:
+    """The tokenizer that is named, or the sweep's own, which is trained if it is not there yet."""
+    path = tokenizer.locate(cfg.tokenizer or cfg.run)
+    if not path.exists():
+        if cfg.tokenizer is not None:
+            raise ConfigError(f"no tokenizer {cfg.tokenizer!r} in {path.parent}")
+        print(f"training a tokenizer of {cfg.vocab_size:,} tokens", flush=True)
+        words = ["--run", cfg.run, "--vocab-size", str(cfg.vocab_size)]
+        words += config.as_words(cfg, flat_fields(DataOptions))
+        words += config.as_words(cfg, ["threads"])
+        with asked_to_stop(announce=True) as stop:
+            sweep.run(command("tok_train", words), folder / "tok_train.log", stop)
+        if not path.exists():
+            raise Stopped
+    return tokenizer.load(path)
+
+
+def with_dtype(cfg: ScalingLawsConfig, folder: Path) -> ScalingLawsConfig:
+    """The options with the dtype that the sweep was begun with, or else the faster one here.
+
+    A training that measured it for itself might take another one than its neighbours.
+    """
+    before = sweep.settings(folder).get("dtype")
+    dtype = cfg.common.dtype or before or str(device_and_dtype(cfg)[1]).removeprefix("torch.")
+    return dataclasses.replace(cfg, common=dataclasses.replace(cfg.common, dtype=dtype))
+
+
+def device_and_dtype(cfg: ScalingLawsConfig) -> tuple[torch.device, torch.dtype]:
+    """What the trainings run on and compute in."""
+    device = devices.choose_device(cfg.common.device)
+    if device.type == "cpu":
+        torch.set_num_threads(cfg.common.threads or devices.cores())
+    return device, DTYPES[cfg.common.dtype] if cfg.common.dtype else devices.measure_dtype(device)
+
+
+def base_train_words(cfg: ScalingLawsConfig, member: Member) -> list[str]:
+    """The command line of base_train that makes a member."""
+    given = {
+        "run": member_run(cfg, member),
+        "tokenizer": cfg.tokenizer or cfg.run,
+        "seed": member.seed,
+        "depth": member.model.depth,
+        "width": member.model.width,
+        "sequence_length": member.model.sequence_length,
+        "tokens": member.tokens,
+        "tokens_per_step": member.tokens_per_step,
+        **{
+            name: getattr(cfg, name)
+            for name in ("warmup_steps", "warmdown_frac", "final_lr_frac", "val_rows")
+            if getattr(cfg, name) is not None
+        },
+    }
+    words = ["--resume"]
+    for name, value in given.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    groups = (RunOptions, LoopOptions, OptimConfig, DataOptions)
+    shared = {name for group in groups for name in flat_fields(group)} - {"run", "seed"}
+    return words + config.as_words(cfg, [*architecture_flags(), *sorted(shared)])
+
+
+def member_run(cfg: ScalingLawsConfig, member: Member) -> str:
+    """The name of a member's own run."""
+    return f"{cfg.run}-{member.name}"
+
+
+def shared_settings(cfg: ScalingLawsConfig, data: Dataset, encoder: Tokenizer) -> dict[str, Any]:
+    """What all trainings of a sweep have in common."""
+    options = {name: value for name, value in config.to_dict(cfg).items() if name not in FREE}
+    return {"data_hash": data.hash, "tokenizer_sha256": encoder.sha256, **options}
+
+
+def command(stage: str, words: Sequence[str]) -> list[str]:
+    """A stage's command line, with the Python that this runs in."""
+    return [sys.executable, "-m", f"nanochat.stages.{stage}", *words]
+
+
+def train_all(
+    cfg: ScalingLawsConfig, members: Sequence[Member], done: dict[str, dict[str, Any]], folder: Path
+) -> None:
+    """Train what is not done yet, and add it to `done`. Raises: Stopped if asked to."""
+    todo = [member for member in members if member.name not in done]
+    planned, _ = planned_seconds(cfg, todo)
+    begin_s, planned_so_far = time.monotonic(), 0.0
+    for number, member in enumerate(todo, start=1):
+        row = done[member.name] = train(cfg, member, folder)
+        write_page(cfg, members, done, folder)
+        planned_so_far += planned[number - 1]
+        rest_s = (time.monotonic() - begin_s) * (sum(planned) / planned_so_far - 1)
+        print(
+            f"{number}/{len(todo)}  {member.budget:.3g} FLOPs, {member.words}, seed {member.seed}: "
+            f"{row[sweep.LOSS]:.4f} bits a byte in {duration(row['seconds'])}; "
+            f"{duration(rest_s)} left",
+            flush=True,
+        )
+
+
+def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any]:
+    """Train one model by base_train, unless that is done; its figures. Its weights are not kept.
+
+    Raises: Stopped if a signal asked for it; base_train has saved then where it stands.
+    """
+    stage_dir = storage.stage_dir(member_run(cfg, member), "base_train")
+    if not report.is_complete(stage_dir):
+        log = folder / "logs" / f"{member.name}.log"
+        with asked_to_stop(announce=True) as stop:
+            sweep.run(command("base_train", base_train_words(cfg, member)), log, stop)
+        if not report.is_complete(stage_dir):
+            print("stopped; the same command goes on from there")
+            raise Stopped
+    row = sweep.record(folder, member, stage_dir)
+    for checkpoint in checkpoint_manager.steps(stage_dir):
+        checkpoint_manager.remove(checkpoint)
+    return row
+
+
+def say_plan(
+    cfg: ScalingLawsConfig, members: Sequence[Member], done: dict[str, dict[str, Any]]
+) -> None:
+    """Print what is to be trained and about how long it takes."""
+    todo = [member for member in members if member.name not in done]
+    planned, known = planned_seconds(cfg, todo)
+    print("\n".join(sweep.plan_lines(members)))
+    count = f"{len(todo)} of {len(members)} trainings to do" if done else f"{len(todo)} trainings"
+    how_long = f"about {duration(sum(planned))}" if known else "time not known for this device"
+    print(f"{count}, {how_long}" if todo else "nothing to train", flush=True)
+
+
+def planned_seconds(cfg: ScalingLawsConfig, members: Sequence[Member]) -> tuple[list[float], bool]:
+    """About how long each training takes, and whether the device's speed is known for that."""
+    device, dtype = device_and_dtype(cfg)
+    peak = devices.peak_flops(device, dtype)
+    compiled = cfg.loop.compile is not False and (device.type != "cpu" or devices.has_compiler())
+    rows = 16 if cfg.loop.device_batch_size == "auto" else cfg.loop.device_batch_size
+    step = StepPlan(
+        rows=rows,
+        length=cfg.sequence_length,
+        dtype=dtype,
+        device_type=device.type,
+        compiled=compiled,
+        checkpoint_activations=cfg.loop.checkpoint_activations,
+    )
+    return sweep.planned_seconds(members, step, peak_flops=peak or 1e12), peak is not None
+
+
+def analysis(members: Sequence[Member], done: dict[str, dict[str, Any]]) -> isoflop.Analysis:
+    """The fits to what is done of the sweep."""
+    return isoflop.analyse(sweep.points([done[m.name] for m in members if m.name in done]))
+
+
+def write_page(
+    cfg: ScalingLawsConfig,
+    members: Sequence[Member],
+    done: dict[str, dict[str, Any]],
+    folder: Path,
+) -> Path:
+    """Write scaling_laws.html from what is done; return its path."""
+    rows = sweep.table(members, done)
+    written = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
+    lead = (
+        f"Models of one architecture, trained on {cfg.data.data} with equal compute, "
+        f"{len(rows)} of {len(members)} trainings. Written {written}."
+    )
+    page = isoflop_report.render(analysis(members, done), name=cfg.run, lead=lead, rows=rows)
+    path = folder / f"{NAME}.html"
+    storage.write_atomic(path, page.encode())
+    return path
+
+
+if __name__ == "__main__":
+    config.cli(main)

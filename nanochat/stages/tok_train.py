@@ -1,0 +1,225 @@
+"""Train a tokenizer on the training split of the data.
+
+python -m scripts.tok_train --preset pocket
+python -m scripts.tok_train --data shakespeare.txt --tokenizer char
+python -m scripts.tok_train --data 'texts/*.parquet' --vocab-size 32768
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from nanochat import report, tokenizer
+from nanochat.data import DataOptions, open_data
+from nanochat.system import config, device, storage
+from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer import Tokenizer
+from nanochat.training.progress import duration
+
+NAME = "tok_train"
+SAY_EVERY_S = 2.0
+LEAST_COUNT_MEMORY = 10_000_000  # bytes; with less next to nothing could be counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokTrainConfig:
+    """A vocabulary learnt from text."""
+
+    common: RunOptions = nested(RunOptions)
+    data: DataOptions = nested(DataOptions)
+    tokenizer: str = option(
+        "bpe", "bpe: byte pairs; char: a token for each character", choices=("bpe", "char")
+    )
+    vocab_size: int = option(
+        32_768, "tokens with the nine special ones; of char, at most: rare characters are left out"
+    )
+    name: str | None = option(
+        None, "name in $NANOCHAT_BASE_DIR/tokenizers to save it under; none: the run's name"
+    )
+    max_characters: int | None = option(
+        2_000_000_000, "characters to learn from, of the beginning of the data; none: all"
+    )
+    max_document_characters: int | None = option(
+        None, "characters to learn from of each document; none: all"
+    )
+
+    count_memory: int | None = option(
+        None,
+        "bytes that the counts of pieces may take, for text of 100 GB and more; rare pieces are "
+        "dropped to stay within them, and the loss is told; none: exact",
+    )
+
+    def __post_init__(self) -> None:
+        least = tokenizer.MIN_BPE_SIZE if self.tokenizer == "bpe" else tokenizer.MIN_CHAR_SIZE
+        if self.vocab_size < least:
+            kind = self.tokenizer
+            raise ConfigError(
+                f"--vocab-size must be at least {least} for {kind}, got {self.vocab_size}"
+            )
+        if self.name is not None:
+            config.check_name("--name", self.name)
+        if self.count_memory is not None and self.count_memory < LEAST_COUNT_MEMORY:
+            raise ConfigError(
+                f"--count-memory must be at least {LEAST_COUNT_MEMORY:,} or none, "
+                f"got {self.count_memory}"
+            )
+        for limit in ("max_characters", "max_document_characters"):
+            value = getattr(self, limit)
+            if value is not None and value < 1:
+                flag = "--" + limit.replace("_", "-")
+                raise ConfigError(f"{flag} must be at least 1 or none, got {value}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(TokTrainConfig, argv, stage=NAME)
+    begin_s = time.perf_counter()
+    dataset = open_data(cfg.data, base=storage.base_dir())
+    texts = Reading(dataset.columns("train"), cfg, dataset.characters("train"))
+    learnt, notes = train(cfg, texts)
+    for note in notes:
+        print(f"note: {note}")
+    path = tokenizer_path(cfg)
+    tokenizer.save(learnt, path)
+    seconds = time.perf_counter() - begin_s
+    print(
+        f"saved {learnt.name} tokenizer of {learnt.vocab_size:,} tokens in {seconds:.1f} s: {path}"
+    )
+    folder = storage.stage_dir(cfg.common.run, NAME)
+    facts = {"tokenizer_sha256": learnt.sha256, "path": str(path)}
+    options = config.to_dict(cfg)
+    storage.write_json(
+        folder / "config.json",
+        {"stage": NAME, "options": options, "data": dataset.manifest, **facts},
+    )
+    report.record(folder, section(learnt, texts, seconds=seconds, facts=facts, notes=notes))
+
+
+class Reading:
+    """Columns of documents within the limits of the options; counts them, says how far they are.
+
+    expected: characters there are to read, where that is known.
+    """
+
+    def __init__(
+        self, columns: Iterable[pa.StringArray], cfg: TokTrainConfig, expected: int | None
+    ) -> None:
+        self._source = columns
+        self._limit = cfg.max_characters
+        self._document_limit = cfg.max_document_characters
+        known = [count for count in (self._limit, expected) if count is not None]
+        self._expected = min(known, default=None)
+        self.documents = 0
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[pa.StringArray]:
+        begin_s = said_s = time.monotonic()
+        for column in self._source:
+            yield self._within_limits(column)
+            if self._limit is not None and self.characters >= self._limit:
+                return
+            if time.monotonic() - said_s > SAY_EVERY_S:
+                said_s = time.monotonic()
+                share = self.characters / self._expected if self._expected else None
+                read = f"read {self.characters / 1e6:,.1f} million characters"
+                print(read + left(said_s - begin_s, share), flush=True)
+
+    def _within_limits(self, column: pa.StringArray) -> pa.StringArray:
+        if self._document_limit is not None:
+            column = pc.utf8_slice_codeunits(column, 0, self._document_limit)
+        ends = self.characters + np.cumsum(pc.utf8_length(column).to_numpy())
+        if self._limit is not None and len(ends) and ends[-1] > self._limit:
+            last = int(np.searchsorted(ends, self._limit))
+            text = column[last].as_py()
+            cut = text[: len(text) + self._limit - int(ends[last])]
+            column = pa.concat_arrays([column[:last], pa.array([cut], column.type)])
+            ends = np.append(ends[:last], self._limit)
+        self.documents += len(column)
+        self.characters = int(ends[-1]) if len(ends) else self.characters
+        return column
+
+
+def left(elapsed_s: float, share: float | None) -> str:
+    """How much longer it takes if `share` of the work took `elapsed_s`; nothing if not known."""
+    if not share:
+        return ""
+    return f", {share:.0%}, {duration(elapsed_s / share - elapsed_s)} left"
+
+
+def train(cfg: TokTrainConfig, texts: Reading) -> tuple[Tokenizer, list[str]]:
+    """Learn the vocabulary that the options ask for; with notes on what is not as asked."""
+    if cfg.tokenizer == "char":
+        strings = (text for column in texts for text in column.to_pylist())
+        return tokenizer.train_char(strings, cfg.vocab_size), []
+    begin_s = said_s = time.monotonic()
+    notes = []
+
+    def counted(text: tokenizer.TrainingText) -> None:
+        nonlocal begin_s
+        begin_s = time.monotonic()
+        print(f"{text.pieces:,} different pieces in {text.bytes / 1e6:,.1f} MB", flush=True)
+        if text.lost_bytes:
+            notes.append(
+                f"--count-memory dropped rare pieces, {text.lost_bytes / text.bytes:.2%} of the "
+                f"text; no count is too low by more than {text.lost_count:,}"
+            )
+
+    def progress(tokens: int) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s > SAY_EVERY_S:
+            said_s = time.monotonic()
+            rest = left(said_s - begin_s, tokens / cfg.vocab_size)
+            print(f"learnt {tokens:,} of {cfg.vocab_size:,} tokens{rest}", flush=True)
+
+    learnt = tokenizer.train_bpe(
+        texts,
+        cfg.vocab_size,
+        threads=cfg.common.threads,
+        memory=cfg.count_memory,
+        counted=counted,
+        progress=progress,
+    )
+    if learnt.vocab_size < cfg.vocab_size:
+        notes.append(
+            f"the text had pairs for {learnt.vocab_size:,} tokens only, not {cfg.vocab_size:,}; "
+            "more text gives more"
+        )
+    return learnt, notes
+
+
+def tokenizer_path(cfg: TokTrainConfig) -> Path:
+    """Where the tokenizer is saved."""
+    name = cfg.name or cfg.common.run
+    return storage.base_dir() / "tokenizers" / name / tokenizer.FILE_NAME
+
+
+def section(
+    learnt: Tokenizer, texts: Reading, *, seconds: float, facts: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    """The stage as the report takes it."""
+    lengths = learnt.token_bytes[learnt.token_bytes > 0]
+    return {
+        "title": NAME,
+        "seconds": seconds,
+        "peak_memory_bytes": device.memory_used(torch.device("cpu")),
+        "settings": facts,
+        "results": [
+            {"name": "vocabulary", "value": learnt.vocab_size, "unit": "tokens"},
+            {"name": "documents read", "value": texts.documents, "unit": "documents"},
+            {"name": "text read", "value": texts.characters, "unit": "characters"},
+            {"name": "mean token", "value": float(lengths.mean()), "unit": "bytes"},
+            {"name": "longest token", "value": int(lengths.max()), "unit": "bytes"},
+        ],
+        "notes": notes,
+    }
+
+
+if __name__ == "__main__":
+    config.cli(main)

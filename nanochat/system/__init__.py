@@ -1,0 +1,1 @@
+"""The machine and the process: errors, options, device, ranks, storage, metrics, downloads."""

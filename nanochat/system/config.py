@@ -1,0 +1,297 @@
+"""Typed options: one frozen dataclass per stage becomes flags, a TOML section and JSON.
+
+Owns the way from a dataclass to a command line and back. Knows no stage's options.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import importlib.resources
+import os
+import sys
+import time
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from nanochat.system.errors import ConfigError, SaidElsewhere, Stopped, explain
+from nanochat.system.options import (
+    FlatField,
+    convert,
+    flat_fields,
+    group_of,
+    nested,
+    option,
+    unwrap,
+)
+
+__all__ = ["convert", "flat_fields", "nested", "option"]
+
+T = TypeVar("T")
+MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
+MAX_THREADS = 1024  # of one process; far more than that and threads cannot be made
+SPEAK_S = 2.0  # more than a process needs to say why it ends
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a stage runs and writes; the same in every stage."""
+
+    run: str = option("default", "name of the run; its files are in $NANOCHAT_BASE_DIR/runs/NAME")
+    device: str | None = option(None, "cpu, cuda or mps; none picks the best there is")
+    dtype: str | None = option(
+        None,
+        "compute dtype of matrix products; none measures what is fastest here",
+        choices=("float64", "float32", "bfloat16", "float16"),
+    )
+    threads: int | None = option(None, "CPU threads per process; none shares the cores out")
+    seed: int = option(1337, "seed of weights, data order and sampling")
+    wandb: str | None = option(None, "Weights & Biases project to log to; none logs to files only")
+
+    def __post_init__(self) -> None:
+        check_name("--run", self.run)
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(f"--threads must be in [1, {MAX_THREADS}], got {self.threads}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be at least 0, got {self.seed}")
+
+
+def check_name(flag: str, name: str) -> None:
+    """Make sure that a name can be a folder's.
+
+    Raises: ConfigError if it cannot.
+    """
+    if not name or set(name) & set('/\\:*?"<>|') or name[0] == "." or not name.isprintable():
+        raise ConfigError(f"{flag} must be a plain name without '/', got {name!r}")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ConfigError(f"{flag} must be at most {MAX_NAME_BYTES} bytes, got {name[:40]!r}...")
+
+
+def parse(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    *,
+    stage: str,
+    sections: Sequence[str] = (),
+    word: str | None = None,
+) -> T:
+    """Build a stage's options from its defaults, then the preset's section, then flags.
+
+    argv: the words after the program's name; None takes them from the command line.
+    sections: for a tool that looks at other stages: their sections of the preset, of which it takes
+        the options that it has.
+    word: the option that may also be given as a word without its flag.
+    Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
+    """
+    try:
+        return _parse(cls, argv, stage=stage, sections=sections, word=word)
+    except ConfigError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise SaidElsewhere from None  # torchrun gave its processes the same words
+        raise
+
+
+def _parse(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    *,
+    stage: str,
+    sections: Sequence[str],
+    word: str | None,
+) -> T:
+    fields = flat_fields(cls)
+    parser = _parser(cls, fields, stage)
+    if word is not None:
+        parser.add_argument("word", nargs="?", default=_ABSENT, help=f"the same as --{word}")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--"]:  # torchrun needs it between its own flags and the stage's
+        words = words[1:]
+    given = vars(parser.parse_args(words))
+    if word is not None and (plain := given.pop("word")) is not _ABSENT:
+        given[word] = plain
+    preset = given.pop("preset")
+    values: dict[str, Any] = {}
+    for section in ("common", *(sections or (stage,))) if preset else ():
+        found = load_preset(preset, section)
+        unknown = sorted(set(found) - set(fields))
+        if unknown and section == stage:
+            raise ConfigError(f"preset {preset}: [{stage}] has no option {unknown[0]!r}")
+        values.update({name: value for name, value in found.items() if name in fields})
+    values.update({name: text for name, text in given.items() if text is not _ABSENT})
+    typed = {name: convert(fields[name], value) for name, value in values.items()}
+    return _build(cls, typed)
+
+
+def load_preset(preset: str, section: str) -> dict[str, Any]:
+    """The options of a preset's section: a stage's, or [common] for all stages that have them.
+
+    preset: a name in nanochat/presets, or the path of a TOML file.
+    """
+    folder = importlib.resources.files("nanochat") / "presets"
+    path = Path(preset) if preset.endswith(".toml") else Path(str(folder)) / f"{preset}.toml"
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError | tomllib.TOMLDecodeError):
+            raise ConfigError(f"--preset {preset}: {path} is not valid TOML: {error}") from None
+        names = ", ".join(sorted(p.name.removesuffix(".toml") for p in folder.iterdir()))
+        reason = f"cannot be read ({error})" if path.exists() else "no such preset"
+        raise ConfigError(
+            f"--preset {preset}: {reason}; there are {names}, or give the path of a .toml file"
+        ) from None
+    loose = [key for key, value in sections.items() if not isinstance(value, dict)]
+    if loose:
+        raise ConfigError(f"--preset {preset}: {loose[0]!r} stands outside of a [section]")
+    return {key.replace("-", "_"): value for key, value in sections.get(section, {}).items()}
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """Options as plain JSON types, nested groups flattened."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if "nested" in field.metadata:
+            inner = to_dict(value)
+            result.update({k: v for k, v in inner.items() if k not in field.metadata["without"]})
+        else:
+            result[field.name] = value
+    return result
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """Options from what `to_dict` gave.
+
+    Raises: ConfigError for a key that the class does not have, or a value of the wrong type.
+    """
+    fields = flat_fields(cls)
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no option {unknown[0]!r}")
+    return _build(cls, {name: convert(fields[name], value) for name, value in values.items()})
+
+
+def as_words(options: Any, names: Iterable[str]) -> list[str]:
+    """Those of some options that are not as they are by default, as words of a command line."""
+    values, fields, words = to_dict(options), flat_fields(type(options)), list[str]()
+    for name in names:
+        if name not in fields or values[name] == fields[name].default:
+            continue
+        value, flag = values[name], name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", "none" if value is None else str(value)]
+    return words
+
+
+def cli(main: Callable[[], None]) -> NoReturn:
+    """Run a script's main and turn a user's mistake into one line and exit status 2."""
+    try:
+        main()
+        sys.stdout.flush()
+    except Stopped:
+        pass
+    except SaidElsewhere:
+        time.sleep(SPEAK_S)  # torchrun ends all as soon as one has ended: who speaks goes first
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:  # what reads our output has ended, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        base = os.environ.get("NANOCHAT_BASE_DIR", "~/.cache/nanochat")
+        message = explain(error, base=base)
+        if message is None:
+            raise
+        _fail(message)
+    sys.exit(0)
+
+
+def _build(cls: type[T], values: dict[str, Any]) -> T:
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        inner = field.metadata.get("nested")
+        if inner is not None:
+            hidden = field.metadata["without"]
+            seen = {name: value for name, value in values.items() if name not in hidden}
+            arguments[field.name] = _build(inner, seen)
+        elif field.name in values:
+            arguments[field.name] = values[field.name]
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"--{field.name.replace('_', '-')} is needed; --help explains it")
+    return cls(**arguments)
+
+
+def _parser(cls: type, fields: dict[str, FlatField], stage: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"nanochat {stage}",
+        usage=f"nanochat {stage} [--preset NAME] [--flag value ...]",
+        description=cls.__doc__,
+        epilog=_examples(cls),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="named settings for every stage (or a TOML file); flags override",
+    )
+    groups: dict[str, Any] = {}
+    own = group_of(cls)
+    for field in sorted(fields.values(), key=lambda field: field.group != own):
+        if field.group not in groups:
+            groups[field.group] = parser.add_argument_group(field.group)
+        _add_flag(groups[field.group], field)
+    return parser
+
+
+def _examples(cls: type) -> str:
+    """The command lines in the docstring of the module that the options stand in."""
+    lines = (sys.modules[cls.__module__].__doc__ or "").splitlines()
+    found = [line.strip() for line in lines if "scripts." in line or line.startswith("nanochat ")]
+    return "\n".join(["Examples:", *(f"  {line}" for line in found)]) if found else ""
+
+
+def _add_flag(group: Any, field: FlatField) -> None:
+    kind, words = unwrap(field.kind)
+    default = "needed" if field.default is dataclasses.MISSING else _show(field.default)
+    text = f"{field.help} [{default}]".replace("%", "%%")
+    names = ["--" + field.name.replace("_", "-")]
+    if kind is bool:
+        group.add_argument(
+            *names, action=argparse.BooleanOptionalAction, default=_ABSENT, help=text
+        )
+        return
+    choices = field.choices or (
+        typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+    )
+    shown = choices or ({int: "N", float: "X"}.get(kind, "TEXT"), *(words.keys() - {"none"}))
+    metavar = "|".join(shown)
+    group.add_argument(*names, default=_ABSENT, metavar=metavar, help=text)
+
+
+def _show(value: Any) -> str:
+    words = {None: "none", True: "on", False: "off"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _, _, words = message.partition("unrecognized arguments: ")
+        if any(Path(word).exists() for word in words.split()):
+            raise ConfigError(f"{message}; a pattern of files needs quotes: --data '*.parquet'")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = [n for word in words.split() for n in difflib.get_close_matches(word, flags, 1)]
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"{message}; {hint}{self.prog} --help lists the flags")
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.exit(2)

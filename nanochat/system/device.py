@@ -1,0 +1,214 @@
+"""What the machine offers: device, compute dtype, peak speed, compiler.
+
+Measures and names; keeps no state. The choice is made once (see distributed.session) and handed on.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch._functorch.config as functorch
+
+from nanochat.system.errors import ConfigError
+
+# Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets. What counts is the
+# first name that is part of the GPU's.
+PEAK_TFLOPS_BF16 = {
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "A10": 125.0,
+    "RTX 5090": 209.5,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+    "T4": 65.0,
+    "V100": 125.0,
+}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_MMAP_MAX_DEFAULT = 65536
+_MADV_HUGEPAGE = 14
+_KEPT_BYTES = 1 << 30  # larger tensors are mappings of their own
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, then MPS, then CPU.
+
+    Raises: ConfigError if the device asked for is not there.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = name.split(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind not in there:
+        raise ConfigError(f"--device must be cpu, cuda or mps, got {name!r}")
+    if not there[kind]:
+        raise ConfigError(f"--device {name}: this machine has none; leave the flag out or use cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device must be like cuda or cuda:1, got {name!r}") from None
+
+
+def keep_memory() -> None:
+    """Let a CPU process keep and reuse what it frees, in huge pages, where the C library is glibc.
+
+    Without it every large activation is a new mapping, whose pages are faulted in and zeroed one
+    by one: a step of the pocket model then takes a sixth longer (see benchmarks/RESULTS.md).
+    The heap is stretched at once, and only as addresses, so that all of it can be asked to be of
+    huge pages. Torch has a switch for those (THP_MEM_ALLOC_ENABLE), but it lays every tensor at the
+    start of a page, and then what is freed is a little too short for the next of its size.
+    To be called before the first large tensor is made.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    library.mallopt(_M_MMAP_MAX, 0)
+    page = os.sysconf("SC_PAGE_SIZE")
+    size = os.sysconf("SC_PHYS_PAGES") * page // 4
+    block = library.malloc(ctypes.c_size_t(size))
+    if block is not None:  # else addresses are limited, and pages stay small
+        start = -(-block // page) * page
+        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size - page), _MADV_HUGEPAGE)
+        library.free(ctypes.c_void_p(block))
+    library.mallopt(_M_MMAP_MAX, _MMAP_MAX_DEFAULT)
+    library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+
+
+def measure_dtype(device: torch.device) -> torch.dtype:
+    """The faster of bfloat16 and float32 in a matrix product; float32 on GPUs without bfloat16.
+
+    bfloat16 must win by a fifth, as it rounds more coarsely. float16 is never chosen: gradients
+    would need to be scaled to fit it.
+    """
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    slow = matmul_tflops(device, torch.float32)
+    fast = matmul_tflops(device, torch.bfloat16)
+    return torch.bfloat16 if fast > 1.2 * slow else torch.float32
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.05) -> float:
+    """Speed of a matrix product of a small model's shape, in TFLOP/s; the best of several tries."""
+    rows, inner, columns = 4096, 256, 1024
+    a = torch.ones(rows, inner, dtype=dtype, device=device)
+    b = torch.ones(columns, inner, dtype=dtype, device=device)
+    best_s, spent_s = float("inf"), 0.0
+    tries = 0
+    while spent_s < budget_s or tries < 3:
+        start_s = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elapsed_s = time.perf_counter() - start_s
+        best_s = min(best_s, elapsed_s)
+        spent_s += elapsed_s
+        tries += 1
+    return 2 * rows * inner * columns / best_s / 1e12
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Peak FLOP/s that MFU is measured against; None where it is not known.
+
+    GPUs: the data sheet's dense bf16 figure. CPUs: the best matrix product measured here.
+    """
+    if device.type == "cpu":
+        return matmul_tflops(device, dtype) * 1e12
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        name = torch.cuda.get_device_name(device)
+        for key, tflops in PEAK_TFLOPS_BF16.items():
+            if key in name:
+                return tflops * 1e12
+    return None
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build CPU code here: a C++ compiler on the path."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function compiled for the shapes that it gets, at its first call with each."""
+    # The compiler's cache leaves out graphs with autograd functions, which may depend on what it
+    # does not see; ours are traced whole. A second start is four seconds shorter for it.
+    functorch.autograd_cache_allow_custom_autograd_functions = True
+    # A multiplication and the addition after it are one instruction, which rounds once.
+    options: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+    result: Callable[_P, _R] = torch.compile(function, dynamic=False, options=options)
+    return result
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe(device: torch.device) -> str:
+    """The device's name as a person would say it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {cores()} cores"
+
+
+def cpu_name() -> str:
+    """The processor's model name, where the system tells it."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def memory_used(device: torch.device) -> int:
+    """Peak bytes so far: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+        import sys
+
+        # On Linux this would count what the process that started this one had.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock read after it tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,77 @@
+"""One word from the first machine of a run to the others, between its stages.
+
+Owns the agreement that speedrun.sh needs where only the first machine knows which stages are done:
+plain sockets, so that it starts at once. Within a stage, torch's process group does this.
+"""
+
+import contextlib
+import socket
+import time
+
+from nanochat.system.errors import ConfigError
+
+PATIENCE_S = 12 * 3600.0  # the others wait while the first machine trains the tokenizer
+POLL_S = 0.5
+READ_S = 5.0  # of a stranger that connects and says nothing
+LONGEST = 200  # bytes of a line
+
+
+def agree(
+    about: str, word: str, *, nodes: int, rank: int, address: str, patience_s: float = PATIENCE_S
+) -> str:
+    """The first machine's word, on every machine; each calls this once with the same `about`.
+
+    about: what the word is about, one line. address: HOST:PORT of the first machine, rank 0.
+    Raises: ConfigError if the machines do not come together in time.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"the first node's address must be HOST:PORT, got {address!r}")
+    if rank == 0:
+        return _tell(about, word, range(1, nodes), int(port), time.monotonic() + patience_s)
+    return _ask(about, rank, host, int(port), time.monotonic() + patience_s)
+
+
+def _tell(about: str, word: str, ranks: range, port: int, deadline_s: float) -> str:
+    """Answer each of the other machines once."""
+    waiting = set(ranks)
+    with socket.create_server(("", port)) as server:
+        server.settimeout(POLL_S)
+        while waiting:
+            _check_time(deadline_s, about, f"nodes {sorted(waiting)} did not come")
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    asked = _line(connection)
+                    rank = asked.removeprefix(f"{about} ")
+                    if rank.isdecimal() and int(rank) in ranks:
+                        connection.sendall(f"{word}\n".encode())
+                        waiting.discard(int(rank))
+    return word
+
+
+def _ask(about: str, rank: int, host: str, port: int, deadline_s: float) -> str:
+    """Ask the first machine until it is there and at the same point."""
+    while True:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((host, port), READ_S) as connection,
+        ):
+            connection.sendall(f"{about} {rank}\n".encode())
+            if word := _line(connection):
+                return word
+        _check_time(deadline_s, about, f"node 0 at {host}:{port} did not answer")
+        time.sleep(POLL_S)
+
+
+def _line(connection: socket.socket) -> str:
+    """One whole line, or nothing."""
+    connection.settimeout(READ_S)
+    with connection.makefile("rb") as file:
+        found = file.readline(LONGEST)
+    return found[:-1].decode(errors="replace") if found.endswith(b"\n") else ""
+
+
+def _check_time(deadline_s: float, about: str, what: str) -> None:
+    if time.monotonic() > deadline_s:
+        raise ConfigError(f"{about}: {what}; see why in its log, and check MASTER and the firewall")

@@ -1,0 +1,149 @@
+"""Options as fields of a dataclass: how they are declared, and how a value becomes one of theirs.
+
+Knows no command line, file or stage: those are `config`'s business.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nanochat.system.errors import ConfigError
+
+MAX_INT = 2**53  # beyond it neither JSON's numbers nor torch's sizes hold
+_NOUNS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def option(
+    default: Any = dataclasses.MISSING, help: str = "", *, choices: Sequence[str] | None = None
+) -> Any:
+    """One option: a dataclass field that is also a flag; `help` states unit and scope."""
+    metadata = {"help": help, "choices": tuple(choices) if choices else None}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def nested(cls: type, *, without: Sequence[str] = ()) -> Any:
+    """A group of options that several stages share; its fields become flags of the stage.
+
+    without: fields that are no flags of this stage and keep their defaults.
+    """
+    metadata = {"nested": cls, "without": frozenset(without)}
+    return dataclasses.field(default_factory=cls, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class FlatField:
+    """One option of a stage, wherever in its nested groups it stands."""
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None
+    group: str
+
+
+def flat_fields(cls: type) -> dict[str, FlatField]:
+    """Every option of a stage by name, nested groups included."""
+    result: dict[str, FlatField] = {}
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        inner = field.metadata.get("nested")
+        if inner is not None:
+            hidden = field.metadata["without"]
+            found = {k: v for k, v in flat_fields(inner).items() if k not in hidden}
+        else:
+            meta = field.metadata
+            found = {
+                field.name: FlatField(
+                    name=field.name,
+                    kind=hints[field.name],
+                    default=field.default,
+                    help=meta.get("help", ""),
+                    choices=meta.get("choices"),
+                    group=group_of(cls),
+                )
+            }
+        clash = set(found) & set(result)
+        assert not clash, f"{cls.__name__}: option {clash} stands in two groups"
+        result.update(found)
+    return result
+
+
+def group_of(cls: type) -> str:
+    """The heading of an options class in --help: the first line of its docstring."""
+    return (cls.__doc__ or cls.__name__).split("\n")[0].rstrip(".")
+
+
+def convert(field: FlatField, value: Any) -> Any:
+    """A value from a flag, TOML or JSON as the field's type.
+
+    Raises: ConfigError naming the flag, the value and what would fit.
+    """
+    kind, words = unwrap(field.kind)
+    flag = "--" + field.name.replace("_", "-")
+    if value is None and "none" not in words:
+        raise ConfigError(f"{flag} must have a value")
+    if value is None or (isinstance(value, str) and value in words):
+        return words["none" if value is None else value]
+    choices = field.choices or (
+        typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+    )
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
+        return value
+    try:
+        return _cast(kind, value)
+    except (TypeError, ValueError, OverflowError):
+        others = [f" or {word}" for word in words if word != "none"]
+        noun = "".join([_NOUNS.get(kind, "readable UTF-8 text"), *others])
+        limit = ", of at most 2^53" if kind is int and str(value).strip("-").isdecimal() else ""
+        raise ConfigError(f"{flag} must be {noun}{limit}, got {value!r}") from None
+
+
+def _cast(kind: Any, value: Any) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise ValueError
+    if kind is int:
+        if isinstance(value, bool):
+            raise ValueError
+        number = int(value.replace("_", "")) if isinstance(value, str) else int(value)
+        if abs(number) > MAX_INT or (not isinstance(value, str) and number != value):
+            raise ValueError
+        return number
+    if kind is float:
+        if isinstance(value, bool) or not math.isfinite(float(value)):
+            raise ValueError
+        return float(value)
+    if kind is str:
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError
+        value.encode()  # bytes of the command line that are not UTF-8 are an error as well
+    return value
+
+
+def unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
+    """The type T inside `T | Literal["word"] | None`, and what stands beside it, by its word."""
+    if not (isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union):
+        return kind, {}
+    inner: list[Any] = []
+    words: dict[str, Any] = {}
+    for arg in typing.get_args(kind):
+        if arg is type(None):
+            words["none"] = None
+        elif typing.get_origin(arg) is Literal:
+            words.update({word: word for word in typing.get_args(arg)})
+        else:
+            inner.append(arg)
+    assert len(inner) == 1, f"options take one type, with words or None beside it, not {kind}"
+    return inner[0], words

@@ -1,0 +1,196 @@
+"""Where things lie on disk, and writes that are whole or absent.
+
+Owns the base folder, atomic files and folders, and locks between processes. Knows no format.
+"""
+
+import contextlib
+import errno
+import glob
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nanochat.system.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+WAIT_SAID_S = 5.0
+# Temporary names end in eight characters of tempfile's alphabet.
+TEMPORARY = r"\..+\.[a-z0-9_]{8}"
+
+
+def base_dir() -> Path:
+    """The folder everything is kept in: $NANOCHAT_BASE_DIR, else ~/.cache/nanochat."""
+    return Path(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat").expanduser()
+
+
+def hub_endpoint() -> str:
+    """The address of the Hugging Face hub: $HF_ENDPOINT, else its own."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def hub_token() -> str | None:
+    """The access token for the hub, $HF_TOKEN, if there is one."""
+    return os.environ.get("HF_TOKEN") or None
+
+
+def run_dir(run: str) -> Path:
+    """The folder of one run, over all of its stages."""
+    return base_dir() / "runs" / run
+
+
+def stage_dir(run: str, stage: str) -> Path:
+    """The folder of one stage of a run."""
+    return run_dir(run) / stage
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file so that a reader, or a crash, sees the old content or all of the new.
+
+    Yields a temporary file open for writing; it becomes `path` when the block ends without error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        _name_place(error, path)
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write bytes to a file, atomically."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    what: what the file holds, for the message.
+    Raises: DataError if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such {what}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not a readable {what}: {error}") from None
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder that becomes `path` when the block ends without an error.
+
+    Every file and the folder are fsynced, the folder is renamed, its parent fsynced: the rename
+    is the commit. On an error the temporary folder is removed and `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            fsync(file)
+        temporary.chmod(0o755)
+        fsync(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _name_place(error, path)
+        raise
+
+
+def _name_place(error: BaseException, path: Path) -> None:
+    """Say where it happened; "no space left" from a write does not."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's or a folder's content is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders; its renames are journalled
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+fsync_folder = fsync
+
+
+def remove_leftovers(folder: Path, start: str) -> None:
+    """Remove the temporary files and folders that a killed process left in a folder.
+
+    start: of the names they were to become. The caller holds the lock under which they are made.
+    """
+    for path in folder.glob(f".{glob.escape(start)}*"):
+        if re.fullmatch(TEMPORARY, path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, poll_s: float = 0.1, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock between processes; it ends with the process that holds it.
+
+    path: the lock file, which stays on disk. busy: what to say instead of waiting for another.
+    Raises: ConfigError(busy) if another process holds it; or if the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        begin_s, said = time.monotonic(), False
+        while not _try_lock(file, path):
+            if busy is not None:
+                raise ConfigError(busy)
+            if not said and time.monotonic() - begin_s > WAIT_SAID_S:
+                said = True
+                log.info("waiting for another process that holds %s", path)
+            time.sleep(poll_s)
+        yield  # closing the file gives the lock back
+
+
+def _try_lock(file: Any, path: Path) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            return False
+        raise ConfigError(
+            f"{path} cannot be locked ({error.strerror}); set NANOCHAT_BASE_DIR to a folder on a "
+            "disk of this machine"
+        ) from None
+    return True

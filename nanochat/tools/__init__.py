@@ -1,0 +1,1 @@
+"""What a model may call: the calculator, and Python in a sandbox."""

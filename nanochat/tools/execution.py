@@ -1,0 +1,147 @@
+"""Running Python that a model wrote, in a child process with as few rights as Linux can give.
+
+Owns the child's start, limits, clock and end; what the child gives up is in `sandbox`. Where a
+part of the sandbox is missing nothing is run: there is no weaker mode.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from nanochat.system.errors import ConfigError
+from nanochat.tools import sandbox
+
+TIMEOUT_S = 5.0
+MEMORY_BYTES = 1 << 30
+FILE_BYTES = 1 << 20  # of any file it writes, its output included
+OUTPUT_CHARS = 10_000  # kept of stdout and of stderr
+
+LEVEL = "own process and folder, resource limits, no capabilities, Landlock, seccomp"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a program ended; `ok` means that it reached its last line, not only that it exited."""
+
+    ok: bool
+    stdout: str
+    stderr: str
+    timed_out: bool
+    exit_code: int  # negative: the signal that ended it
+
+
+def run_python(
+    code: str, *, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES
+) -> Execution:
+    """Run a program with the standard library only, without network or access to other files.
+
+    timeout_s: seconds of wall clock, after which the child and its group are killed.
+    Raises: ConfigError where the platform cannot confine it.
+    """
+    _require_posix()
+    nonce = secrets.token_hex(16)
+    with (
+        tempfile.TemporaryDirectory(prefix="nanochat-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        tempfile.TemporaryFile() as report,
+        tempfile.TemporaryFile() as request,
+    ):
+        limits = {
+            "CPU": int(timeout_s) + 1,
+            "AS": memory_bytes,
+            "FSIZE": FILE_BYTES,
+            "NOFILE": 64,
+            "CORE": 0,
+        }
+        job = {"code": code, "folder": folder, "nonce": nonce, "limits": limits}
+        request.write(json.dumps(job).encode())
+        request.seek(0)
+        exit_code, timed_out = _run(folder, request, (stdout, stderr, report), timeout_s)
+        finished = _read_report(report) == nonce
+        return Execution(
+            ok=finished and exit_code == 0 and not timed_out,
+            stdout=_head(stdout),
+            stderr=_head(stderr),
+            timed_out=timed_out,
+            exit_code=exit_code,
+        )
+
+
+@functools.cache
+def isolation() -> str:
+    """Say how programs are confined here, in words for a report.
+
+    Raises: ConfigError where they cannot be.
+    """
+    if not run_python("pass", timeout_s=30).ok:
+        raise ConfigError("the sandbox for model-written code does not start; leave HumanEval out")
+    return LEVEL
+
+
+def _run(
+    folder: str, request: BinaryIO, files: tuple[BinaryIO, BinaryIO, BinaryIO], timeout_s: float
+) -> tuple[int, bool]:
+    """Start the child and wait, no longer than the limit: (exit code, timed out)."""
+    stdout, stderr, report = files
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(Path(sandbox.__file__)), str(report.fileno())],
+        cwd=folder,
+        env={**kept, "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder},
+        stdin=request,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=(report.fileno(),),
+        start_new_session=True,
+    )
+    timed_out = False
+    try:
+        child.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    finally:
+        if child.poll() is None:  # it may not fork, so a child that has ended leaves no group
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    return child.returncode, timed_out
+
+
+def _read_report(report: BinaryIO) -> str | None:
+    """The child's word that it finished, None if it gave none.
+
+    Raises: ConfigError if it says that a part of the sandbox is missing.
+    """
+    report.seek(0)
+    try:
+        message = json.loads(report.read(4096) or "{}")
+    except ValueError:
+        return None
+    if "refused" in message:
+        raise ConfigError(
+            f"model-written code cannot be confined here ({message['refused']}); leave HumanEval "
+            "out, or run it on Linux 5.13 or later with Landlock and seccomp"
+        )
+    return message.get("finished")
+
+
+def _head(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read(4 * OUTPUT_CHARS).decode("utf-8", "replace")[:OUTPUT_CHARS]
+
+
+def _require_posix() -> None:
+    if os.name != "posix":
+        raise ConfigError(
+            f"model-written code cannot be confined on {sys.platform}; leave HumanEval out"
+        )

@@ -1,0 +1,1 @@
+"""The one training loop and the stages around it: opening, saving, plans, rollouts."""

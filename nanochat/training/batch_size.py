@@ -1,0 +1,183 @@
+"""How many rows a forward pass takes where that is left to the machine: --device-batch-size auto.
+
+Owns the search for the most rows that fit and are of use: by the estimate on a CPU, by trial on a
+GPU. What a row trains does not depend on it: rows are dealt to steps and ranks before they are cut
+into passes.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from nanochat.data.dataloader import micro_batch_rows
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.system import device as devices
+from nanochat.system import memory
+from nanochat.system.distributed import gather_objects, local_world_size
+from nanochat.system.errors import ConfigError, explain_memory
+from nanochat.training import memory_plan
+from nanochat.training.memory_plan import StepPlan
+from nanochat.training.stage_opening import Stage
+
+Fits = Callable[[int], bool]
+ESTIMATE_ERROR = 0.15  # by which a run may take more than its estimate, see benchmarks/RESULTS.md
+# Of a GPU's memory, for what a trial of one pass does not see: fragments, the collectives' buffers.
+GPU_HEADROOM = 0.08
+# Larger passes take a CPU more memory and no less time, as measured with two threads, see
+# benchmarks/RESULTS.md.
+TOKENS_PER_THREAD = 1024
+
+
+def device_rows(
+    stage: Stage,
+    model: GPT,
+    *,
+    batch_rows: int,
+    length: int,
+    may_compile: bool = True,
+) -> int:
+    """Rows of one forward pass on one device: those asked for, or the best that fit. Collective.
+
+    To be called when the model is there and the optimizer is not yet; the model stays as it is.
+    batch_rows: of a step over all ranks. length: tokens of a row, at most. may_compile: whether
+    training is compiled if the options say so.
+    Raises: ConfigError on all ranks if not even one row fits.
+    """
+    asked = stage.loop.device_batch_size
+    if asked != "auto":
+        return asked
+    run = stage.run
+    most = -(-batch_rows // run.world_size)
+    step = StepPlan(
+        rows=most,
+        length=length,
+        dtype=run.compute_dtype,
+        device_type=run.device.type,
+        world_size=run.world_size,
+        compiled=may_compile and stage.loop.compile is not False and devices.has_compiler(),
+        checkpoint_activations=stage.loop.checkpoint_activations,
+        saves_meanwhile=stage.loop.save_every is not None,
+    )
+    wanted = of_use(most, length, run.device.type)
+    if run.device.type == "cuda":
+        # From one row up: a GPU that is asked for far too much may fail in other ways.
+        fits, how, first = by_trial(model, step), "tried on this GPU", 1
+    else:
+        fits, how = _by_memory_left(model, step, most)
+        first = wanted
+    before = stage.begun.device_rows if stage.begun.world_size == run.world_size else None
+    if before is not None and before <= most and fits(before):
+        own, how = before, f"as before; {how}"  # other sums would have other last bits
+    else:
+        own = largest(fits, wanted, first=first)
+    found = min(gather_objects(run, own))
+    if found == 0:
+        raise ConfigError(
+            f"--device-batch-size auto: not even one row of {length:,} tokens fits ({how}); "
+            "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
+        )
+    count, rows = micro_batch_rows(batch_rows, found, run.world_size)
+    why = f"{found} would fit"
+    if found == most:
+        why = "a step has no more"
+    elif found == wanted:
+        why = "more are not faster"
+    stage.say(
+        f"--device-batch-size auto: {rows} rows of {length:,} tokens, {count} times a step on each "
+        f"device ({how}; {why})"
+    )
+    return rows
+
+
+def of_use(most: int, length: int, device_type: str) -> int:
+    """Rows of `length` tokens beyond which a pass does not get faster, of `most` in a step."""
+    if device_type != "cpu":
+        return most
+    return min(most, max(1, TOKENS_PER_THREAD * torch.get_num_threads() // length))
+
+
+def largest(fits: Fits, most: int, *, first: int = 1) -> int:
+    """The largest number up to `most` that fits, 0 if 1 does not.
+
+    first: what is tried first; then twice as many until they do not fit, then half the gap.
+    """
+    low, high = 0, most + 1
+    attempt = first
+    while high - low > 1:
+        if fits(attempt):
+            low = attempt
+        else:
+            high = attempt
+        attempt = min(2 * low, most) if high > most else (low + high) // 2
+    return low
+
+
+def by_estimate(
+    config: GPTConfig, step: StepPlan, *, most: int, there_bytes: int, resident_bytes: int = 0
+) -> Fits:
+    """Whether rows fit by the estimate, and if it is too low as well.
+
+    most: rows of a step on one device. there_bytes: what the process may take in all.
+    resident_bytes: what it takes without a model.
+    """
+
+    def fits(rows: int) -> bool:
+        plan = memory_plan.with_rows(step, rows, most)
+        needed = memory_plan.estimate(config, plan, resident_bytes=resident_bytes)
+        return needed.total * (1 + ESTIMATE_ERROR) <= there_bytes
+
+    return fits
+
+
+def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
+    """The estimate for this rank's share of the memory that is left, and that in words."""
+    memory_plan.rehearse(model.config, memory_plan.with_rows(step, 1, most))  # imports much
+    resident = memory.resident_bytes()
+    there = resident + memory.memory_left() // local_world_size()
+    loaded = sum(p.numel() * p.itemsize for p in model.parameters())
+    without = max(0, resident - loaded)
+    fits = by_estimate(model.config, step, most=most, there_bytes=there, resident_bytes=without)
+    return fits, f"estimated, for {there / 1e9:.1f} GB"
+
+
+def by_trial(model: GPT, step: StepPlan) -> Fits:
+    """Whether rows fit on the GPU, tried out in uncompiled passes, which take the more memory.
+
+    Beside them lies as much as the optimizer will take. No random generator is used.
+    """
+    device = model.device
+    optimizer = memory_plan.estimate(model.config, memory_plan.with_rows(step, 1, 1)).most.optimizer
+    headroom = int(GPU_HEADROOM * torch.cuda.get_device_properties(device).total_memory)
+
+    def fits(rows: int) -> bool:
+        fitted = True
+        try:
+            _try_step(model, rows, step.length, optimizer + headroom)
+        except (MemoryError, RuntimeError) as error:
+            if explain_memory(error) is None:
+                raise
+            fitted = False
+        # Out here the error no longer holds what was computed.
+        for parameter in model.parameters():
+            parameter.grad = None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return fitted
+
+    return fits
+
+
+def _try_step(model: GPT, rows: int, length: int, reserve_bytes: int) -> None:
+    """Two forward and backward passes over random tokens; the second beside the gradients.
+
+    Raises: torch.OutOfMemoryError if memory does not suffice.
+    """
+    device = model.device
+    reserve = torch.empty(reserve_bytes, dtype=torch.uint8, device=device)
+    generator = torch.Generator().manual_seed(0)
+    shape = (rows, length)
+    tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(device)
+    for _ in range(2):
+        model.loss(tokens, tokens, torch.ones((), device=device)).backward()
+    devices.synchronize(device)
+    del reserve

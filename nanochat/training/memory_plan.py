@@ -1,0 +1,273 @@
+"""How much memory a training step takes, part by part, before it runs.
+
+Owns the rehearsal: one step of the real model and the real optimizer, on tensors that have a shape
+and no values, with a ledger of what is alive. Nothing of the architecture is written down twice.
+Owns not: how much memory there is (memory_limit.py), or which batch fits into it (batch_size.py).
+"""
+
+import weakref
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nanochat import optim
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt.block_attention import SHORT_TEXT, scores_made
+from nanochat.gpt.loss import chunk_rows
+from nanochat.optim import OptimConfig
+from nanochat.optim.schedules import StepSettings
+from nanochat.system.distributed import single_run
+
+# Measured on a CPU with glibc 2.36 and torch 2.15, see benchmarks/RESULTS.md. The rehearsal itself
+# errs little: with a mapping of its own for every tensor (MALLOC_MMAP_THRESHOLD_=65536) steps took
+# 429, 164 and 747 MB where it says 456, 182 and 738. What the heap adds is not in it.
+HEAP_SHARE = 1.0  # of a step's tensors: freed by them, and in pieces too small to be used again
+COMPILED_HEAP_SHARE = 0.75  # of those of fused kernels, which make fewer
+ROOM_SHARE = 0.3  # of what a step leaves free, what the copies for a checkpoint find room in
+COMPILED_SHARE = 0.85  # of what uncompiled passes hold that fused kernels hold
+LIBRARY_BYTES = 100e6  # of what reads data and multiplies matrices, at its first use
+RECOMPUTING_BYTES = 430e6  # of torch.utils.checkpoint and what it imports; it varies by 200 MB
+COMPILER_BYTES = 220e6  # of torch.compile, and what it keeps for
+COMPILED_LAYER_BYTES = 10e6  # every layer
+CHUNKS_SUMMED = 8  # torch._inductor.config.realize_acc_reads_threshold
+# A driver's context with the libraries' kernels; not measured, as all of this on GPUs.
+GPU_CONTEXT_BYTES = 800e6
+
+MOST = "most"
+_KINDS = {
+    "forward": "activations",
+    "loss": "logits",
+    "backward": "workspace",
+    "update": "workspace",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """What one device does in a step, as far as memory depends on it."""
+
+    rows: int  # of one forward pass
+    length: int  # tokens of a row
+    dtype: torch.dtype
+    device_type: str = "cpu"
+    accumulates: bool = False  # gradients of several passes: they are there beside activations
+    world_size: int = 1
+    compiled: bool = True
+    checkpoint_activations: bool = False
+    saves_meanwhile: bool = False  # a copy of weights and optimizer is written while it trains
+
+
+def with_rows(step: StepPlan, rows: int, most: int) -> StepPlan:
+    """The same with other rows of a forward pass, when a device has `most` in a step."""
+    return replace(step, rows=rows, accumulates=rows < most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryParts:
+    """Bytes in use on one device at that moment of a step at which most are."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    workspace: int = 0  # what the backward pass or the update hold for a while
+    checkpoint: int = 0  # the copy that is being written
+    heap: int = 0  # free, but not reusable
+    process: int = 0  # the interpreter and its libraries, or the GPU's context
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """What one device needs: at the moment when it needs most, and of each part by itself."""
+
+    peak: MemoryParts
+    most: MemoryParts  # parts reach their most at different moments: less than their sum is needed
+
+    @property
+    def total(self) -> int:
+        """Bytes that must be there."""
+        return self.peak.total
+
+
+def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> MemoryEstimate:
+    """What training takes on one device.
+
+    resident_bytes: what the process takes on a CPU before it has a model.
+    """
+    moments = {
+        name: _settled(name, parts, step, config) for name, parts in rehearse(config, step).items()
+    }
+    most = moments.pop(MOST)
+    peak = max(moments.values(), key=lambda parts: parts.total)
+    if step.device_type != "cpu":
+        context = round(GPU_CONTEXT_BYTES)
+        return MemoryEstimate(
+            peak=replace(peak, process=context), most=replace(most, process=context)
+        )
+    of_step = peak.total - peak.weights - peak.optimizer
+    share = COMPILED_HEAP_SHARE if step.compiled else HEAP_SHARE
+    heap = round(share * (of_step - peak.logits))  # the chunks' logits take turns
+    copies = peak.weights + peak.optimizer * step.world_size
+    # Saved only in the end, copies lie partly where a step's tensors were.
+    room = 0 if step.saves_meanwhile else round(ROOM_SHARE * (of_step + heap))
+    needed = max(0, copies - room)
+    process = round(resident_bytes + _own_bytes(config, step))
+    return MemoryEstimate(
+        peak=replace(peak, heap=heap, checkpoint=needed, process=process),
+        most=replace(most, heap=heap, checkpoint=copies, process=process),
+    )
+
+
+def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
+    """Bytes of live tensors by moment (forward, loss, backward, update) when they are most.
+
+    Under MOST: of each kind when it is most. Uncompiled, and with the optimizer of one rank. No
+    tensor has values, and nothing is computed.
+    """
+    ledger = _Ledger()
+    with FakeTensorMode(), ledger:
+        # On a CPU's operators whatever the device: those of GPUs ask for one even here.
+        backend = "blocks" if step.device_type == "cpu" else "sdpa"
+        model = GPT(config, compute_dtype=step.dtype, attention_backend=backend)
+        model.checkpoint_activations = step.checkpoint_activations
+        ledger.kind = "optimizer"
+        run = single_run(dtype=step.dtype)
+        optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=step.length)
+        ledger.watch(model)
+        tokens = torch.zeros(step.rows, step.length, dtype=torch.int64)
+        if step.accumulates:
+            ledger.kind = "gradients"
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        ledger.enter("forward")
+        model.loss(tokens, tokens, torch.ones(())).backward()
+        ledger.enter("update")
+        with torch.no_grad():
+            for group in optimizer.groups:
+                for bucket in group.buckets:
+                    group.reduce(bucket)
+            for group in optimizer.groups:
+                group.update(StepSettings(), torch.zeros(()), None)
+    found = {moment: MemoryParts(**ledger.peaks[moment]) for moment in _KINDS}
+    return {**found, MOST: MemoryParts(**ledger.most)}
+
+
+def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig) -> MemoryParts:
+    """What was rehearsed on one uncompiled CPU process, as it will be."""
+    tokens, vocab_size = step.rows * step.length, config.vocab_size
+    chunk, chunk_on_cpu = (
+        chunk_rows(tokens, vocab_size, kind) for kind in (step.device_type, "cpu")
+    )
+    logits = parts.logits * chunk / chunk_on_cpu
+    optimizer = round(parts.optimizer / step.world_size)
+    if moment == "update":
+        workspace = round(parts.workspace / step.world_size)
+        return replace(parts, optimizer=optimizer, workspace=workspace, logits=round(logits))
+    share, sums = 1.0, 0
+    if step.compiled:
+        share, chunks = COMPILED_SHARE, -(-tokens // chunk)
+        # The compiler adds so many chunks' gradients of the head up at a time.
+        waiting = min(chunks, CHUNKS_SUMMED) - 1
+        sums = waiting * vocab_size * config.width * step.dtype.itemsize
+    activations = share * parts.activations + _kept_scores(config, step)
+    return replace(
+        parts,
+        optimizer=optimizer,
+        activations=round(activations),
+        logits=round(share * logits),
+        workspace=round(share * parts.workspace) + (sums if moment != "forward" else 0),
+    )
+
+
+def _kept_scores(config: GPTConfig, step: StepPlan) -> int:
+    """Bytes of attention weights held for the gradient that the rehearsal did not hold as well.
+
+    Compiled passes on a CPU attend in blocks where uncompiled ones take torch's kernel.
+    """
+    in_blocks = step.compiled and step.device_type == "cpu" and step.length > SHORT_TEXT
+    if step.dtype != torch.float32 or step.checkpoint_activations or not in_blocks:
+        return 0
+    scores = sum(scores_made(step.length, window) for window in config.windows)
+    return step.rows * config.heads * scores * step.dtype.itemsize
+
+
+def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
+    """What the libraries of a CPU process grow by when it begins to train."""
+    if step.compiled:
+        return LIBRARY_BYTES + COMPILER_BYTES + COMPILED_LAYER_BYTES * config.depth
+    return LIBRARY_BYTES + (RECOMPUTING_BYTES if step.checkpoint_activations else 0)
+
+
+class _Ledger(TorchDispatchMode):
+    """Counts the bytes of live tensors by kind; keeps the counts of each moment's peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moment = "building"
+        self.kind = "weights"
+        self.peaks: dict[str, Counter[str]] = {}
+        self.most: Counter[str] = Counter()
+        self._now: Counter[str] = Counter()
+        self._storages: dict[int, tuple[weakref.ref[Any], int, str]] = {}
+
+    def enter(self, moment: str) -> None:
+        """From here on new tensors belong to another moment."""
+        self.moment, self.kind = moment, _KINDS[moment]
+
+    def watch(self, model: GPT) -> None:
+        """Tell loss and backward pass apart by when the last norm is passed, gradients by hooks."""
+
+        def passed(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.enter("loss")
+            output.register_hook(lambda grad: self.enter("backward"))
+
+        model.final_norm.register_forward_hook(passed)
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._is_gradient)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._storages:
+            return
+        size, kind = storage.nbytes(), self.kind
+
+        def freed(_: Any) -> None:
+            _, size, kind = self._storages.pop(key)
+            self._now[kind] -= size
+
+        self._storages[key] = weakref.ref(storage, freed), size, kind
+        self._add(size, kind)
+        if self._now.total() > self.peaks.get(self.moment, Counter()).total():
+            self.peaks[self.moment] = self._now.copy()
+
+    def _is_gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        key = id(parameter.grad.untyped_storage())
+        reference, size, kind = self._storages[key]
+        self._storages[key] = reference, size, "gradients"
+        self._now[kind] -= size
+        self._add(size, "gradients")
+
+    def _add(self, size: int, kind: str) -> None:
+        self._now[kind] += size
+        self.most[kind] = max(self.most[kind], self._now[kind])

@@ -1,0 +1,314 @@
+"""Reinforcement learning's data: answers that the model just gave, weighted by how good they were.
+
+Owns the drawing of prompts, groups of answers per prompt, rewards, advantages, and the rows that
+the loop trains on. The policy gradient is the ordinary token loss with these weights (see
+trainer.token_loss): on-policy, no critic, no KL term.
+
+A group is all the answers to one prompt. Groups in which all answers are equally good teach
+nothing; they are left out, and further prompts are tried in their place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.data import Batch
+from nanochat.data.packing import IGNORED
+from nanochat.data.tasks.protocol import EvalTask
+from nanochat.engine import Completion, Engine, Request, SamplingParams
+from nanochat.gpt import GPT
+from nanochat.system.config import option
+from nanochat.system.distributed import Run, gather_objects
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.conversation import render_prompt
+
+MAX_NEW_TOKENS = 256
+MAX_PROMPT_TOKENS = 512  # bounds the cache; longer prompts lose their beginning
+# Batches' rows and widths are multiples of these: every new shape costs memory that a CPU does not
+# get back.
+ROW_STEP, WIDTH_STEP = 8, 32
+TRAINED_TOKENS = 16  # of an answer, on average: equal answers are one row, many groups left out
+SLOTS = {"cpu": 128, "cuda": 128}  # different answers written at the same time
+
+
+class RewardTask(EvalTask, Protocol):
+    """Problems whose answers can be scored."""
+
+    def reward(self, index: int, text: str) -> float:
+        """How good a text is as the answer to the item; higher is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions:
+    """How answers are sampled in reinforcement learning."""
+
+    prompts_per_step: int = option(16, "prompts of one optimizer step, over all ranks")
+    samples_per_prompt: int = option(16, "answers to each prompt; they are judged by their mean")
+    max_new_tokens: int | None = option(
+        None,
+        "tokens of an answer, tool output included; longer ones fail; none: 256, at most half "
+        "the context",
+    )
+    temperature: float = option(1.0, "of sampling; the gradient is that of temperature 1")
+    top_k: int | None = option(50, "likeliest tokens that are sampled from; none: all")
+    max_rounds: int = option(
+        3, "times a step looks for prompts with both good and bad answers; 1 takes what comes"
+    )
+
+    def __post_init__(self) -> None:
+        least = {
+            "prompts_per_step": 1,
+            "samples_per_prompt": 2,
+            "max_new_tokens": 1,
+            "max_rounds": 1,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(f"{flag} must be at least {bound}, got {value}")
+        if self.temperature <= 0:
+            raise ConfigError(f"--temperature must be above 0 to explore, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The answers to one prompt; position counts the prompts drawn since the start."""
+
+    position: int
+    prompt: list[int]
+    completions: list[Completion]
+    rewards: list[float]
+
+    @property
+    def informative(self) -> bool:
+        """Whether some answers were better than others."""
+        return len(set(self.rewards)) > 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to train on: tokens with their prompt, which of them were sampled, its weight."""
+
+    tokens: list[int]
+    mask: list[int]
+    advantage: float
+
+
+def group_advantages(rewards: Tensor) -> Tensor:
+    """Centre rewards within each prompt's group; not divided by their spread.
+
+    rewards: (prompts, samples) float. Returns the same shape; rows sum to 0.
+    Source: Dr. GRPO, arXiv 2503.20783: dividing favours prompts that are almost always or almost
+    never solved.
+    """
+    return rewards - rewards.mean(dim=1, keepdim=True)
+
+
+def group_rows(group: Group) -> list[Row]:
+    """A group's different answers as rows: what was sampled is trained, a tool's output is not.
+
+    Equal answers are one row with the sum of their advantages: less work, as a model that is sure
+    of itself gives most answers many times. The gradient keeps its direction; it is longer, as the
+    step's loss is divided by the tokens of different answers.
+    """
+    advantages = group_advantages(torch.tensor([group.rewards], dtype=torch.float64))[0].tolist()
+    rows: dict[tuple[int, ...], Row] = {}
+    for completion, advantage in zip(group.completions, advantages, strict=True):
+        key = tuple(completion.tokens)
+        before = rows[key].advantage if key in rows else 0.0
+        rows[key] = Row(
+            tokens=group.prompt + completion.tokens,
+            mask=[0] * len(group.prompt) + completion.mask,
+            advantage=before + advantage,
+        )
+    return list(rows.values())
+
+
+def row_batches(rows: Sequence[Row], *, device_rows: int, run: Run, pad: int) -> list[Batch]:
+    """Rows as micro-batches of at most `device_rows`, similar lengths together; at least one.
+
+    What is missing to a full shape has no targets. Without rows there is one micro-batch without
+    targets, so that a rank takes part in the step.
+    """
+    ordered = sorted(rows, key=lambda row: -len(row.tokens))
+    parts = [ordered[i : i + device_rows] for i in range(0, len(ordered), device_rows)] or [[]]
+    return [_batch(part, device_rows, run, pad) for part in parts]
+
+
+def _batch(rows: Sequence[Row], device_rows: int, run: Run, pad: int) -> Batch:
+    """One micro-batch; the rows' weights are their advantages."""
+    longest = max((len(row.tokens) - 1 for row in rows), default=1)
+    count = min(device_rows, _up_to_multiple(len(rows), ROW_STEP))
+    shape = count, _up_to_multiple(longest, WIDTH_STEP)
+    inputs = np.full(shape, pad, dtype=np.int64)
+    targets = np.full(shape, IGNORED, dtype=np.int64)
+    weights = np.zeros(shape, dtype=np.float32)
+    for i, row in enumerate(rows):
+        length = len(row.tokens) - 1
+        inputs[i, :length] = row.tokens[:-1]
+        targets[i, :length] = np.where(row.mask[1:], row.tokens[1:], IGNORED)
+        weights[i] = row.advantage
+    return Batch(*(torch.from_numpy(a).to(run.device) for a in (inputs, targets, weights)))
+
+
+def _up_to_multiple(count: int, step: int) -> int:
+    """The smallest multiple of `step`, at least one, that holds `count`."""
+    return max(1, -(-count // step)) * step
+
+
+class RolloutBatches:
+    """Batches of the model's own answers; a BatchSource.
+
+    Prompts come from the task in an order drawn from the seed, epoch after epoch; every answer has
+    a seed of its own, so that a step is a function of the weights, the seed and the position. Each
+    group is whole on one rank. An answer that does not end counts as wrong: its reward is the
+    lowest of what the task gives for an empty text and for the text.
+    device_rows: answers in one forward pass of training; may be set until the first step.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        task: RewardTask,
+        options: RolloutOptions,
+        *,
+        device_rows: int = 1,
+        run: Run,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.options = options
+        self.position = 0  # prompts drawn so far
+        self.device_rows = device_rows
+        self._run = run
+        self._seed = seed
+        length = model.config.sequence_length
+        self.max_new_tokens = options.max_new_tokens or min(MAX_NEW_TOKENS, length // 2)
+        if self.max_new_tokens >= length:
+            raise ConfigError(
+                f"--max-new-tokens {self.max_new_tokens} leaves no room for a prompt in the "
+                f"model's {length} tokens; use fewer"
+            )
+        self.engine = Engine(
+            model,
+            tokenizer,
+            slots=SLOTS.get(run.device.type, 32),
+            max_len=min(length, MAX_PROMPT_TOKENS + self.max_new_tokens),
+        )
+        self._totals: dict[str, float] = {}
+
+    @property
+    def tokens_per_step(self) -> int:
+        """About how many targets a step has, over all ranks."""
+        return self.options.prompts_per_step * self.options.samples_per_prompt * TRAINED_TOKENS
+
+    def close(self) -> None:
+        """Nothing is prepared ahead."""
+
+    def next_step(self) -> list[Batch]:
+        """Answer prompts with the present weights; this rank's micro-batches. Collective."""
+        self.engine.refresh(self.model)
+        rows = [row for group in self._collect() for row in group_rows(group)]
+        pad = self.engine.tokenizer.bos_id
+        return row_batches(rows, device_rows=self.device_rows, run=self._run, pad=pad)
+
+    def state(self) -> dict[str, Any]:
+        """Where the next step starts, and what `figures` has gathered: a resumed run goes on."""
+        return {"position": self.position, "totals": dict(self._totals)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+        self.position = int(state["position"])
+        self._totals = {name: float(value) for name, value in state.get("totals", {}).items()}
+
+    def figures(self) -> dict[str, float]:
+        """Means over all answers since the last call, the same on every rank.
+
+        reward; informative: share of prompts with better and worse answers; ended: share of answers
+        that ended by themselves; answer_tokens: sampled and forced ones of an answer.
+        """
+        totals, self._totals = self._totals, {}
+        answers, groups = totals.pop("answers", 0), totals.pop("groups", 0)
+        return {
+            name: total / (groups if name == "informative" else answers)
+            for name, total in totals.items()
+        }
+
+    def _collect(self) -> list[Group]:
+        """This rank's informative groups of one step. Collective."""
+        wanted, kept = self.options.prompts_per_step, 0
+        mine: list[Group] = []
+        for _ in range(self.options.max_rounds):
+            positions = range(self.position, self.position + wanted - kept)
+            self.position = positions.stop
+            groups = self._answer(positions[self._run.rank :: self._run.world_size])
+            mine += [group for group in groups if group.informative]
+            for counts in gather_objects(self._run, _counts(groups)):
+                kept += int(counts["informative"])
+                for name, count in counts.items():
+                    self._totals[name] = self._totals.get(name, 0) + count
+            if kept >= wanted:
+                break
+        return mine
+
+    def _answer(self, positions: Sequence[int]) -> list[Group]:
+        """Sample and score a group of answers at each position."""
+        items = [self._item(position) for position in positions]
+        room = self.engine.max_len - self.max_new_tokens
+        prompts = [
+            render_prompt(self.task[item]["messages"][:-1], self.engine.tokenizer, room)
+            for item in items
+        ]
+        count = self.options.samples_per_prompt
+        requests = [
+            Request(prompt=prompt, params=self._params(position * count + sample))
+            for position, prompt in zip(positions, prompts, strict=True)
+            for sample in range(count)
+        ]
+        completions = self.engine.generate(requests)
+        groups = []
+        for i, (position, item) in enumerate(zip(positions, items, strict=True)):
+            own = completions[i * count : (i + 1) * count]
+            groups.append(Group(position, prompts[i], own, [self._reward(item, c) for c in own]))
+        return groups
+
+    def _item(self, position: int) -> int:
+        """Which item of the task is drawn at a position."""
+        epoch, place = divmod(position, len(self.task))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self.task))
+        return int(order[place])
+
+    def _params(self, number: int) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.options.temperature,
+            top_k=self.options.top_k,
+            max_new_tokens=self.max_new_tokens,
+            seed=(self._seed << 40) + number,
+        )
+
+    def _reward(self, item: int, completion: Completion) -> float:
+        reward = self.task.reward(item, completion.text)
+        if completion.finish_reason != "stop":
+            return min(reward, self.task.reward(item, ""))
+        return reward
+
+
+def _counts(groups: Sequence[Group]) -> dict[str, float]:
+    """Sums over groups and their answers, for `figures`."""
+    answers = [completion for group in groups for completion in group.completions]
+    return {
+        "groups": len(groups),
+        "answers": len(answers),
+        "reward": sum(sum(group.rewards) for group in groups),
+        "informative": sum(group.informative for group in groups),
+        "ended": sum(c.finish_reason == "stop" for c in answers),
+        "answer_tokens": sum(len(c.tokens) for c in answers),
+    }

@@ -1,0 +1,185 @@
+"""Saving while training goes on: copies are taken between steps and written by a thread.
+
+Owns when a checkpoint counts as saved, what a full disk costs, and which checkpoints stay. What a
+checkpoint is on disk is the business of `checkpoint_manager`.
+"""
+
+import contextlib
+import errno
+import math
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nanochat import checkpoint_manager
+from nanochat.gpt import GPT
+from nanochat.system.errors import CheckpointError
+from nanochat.system.metrics import read_rows
+from nanochat.tokenizer import Tokenizer
+from nanochat.training.stage_opening import Stage
+from nanochat.training.trainer import REMEDY, Trainer, TrainingError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What is to be written, in memory that no step changes."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    optimizer_state: Mapping[str, Tensor]
+    state: dict[str, Any]
+    must: bool  # nothing comes after it that could save again
+    in_streak: bool  # the last steps were not finite
+
+
+class Saver:
+    """Writes a stage's checkpoints, one at a time. Only "saved ..." means that one is safe."""
+
+    def __init__(self, stage: Stage, model: GPT, tokenizer: Tokenizer, total_steps: int) -> None:
+        self._stage = stage
+        self._model = model
+        self._tokenizer = tokenizer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._writing: Future[None] | None = None
+        self._merits: dict[int, float] = {}  # by step
+        self._total_steps = total_steps
+        if stage.run.is_main:
+            for row in read_rows(stage.dir / "metrics.jsonl"):
+                self.judge(row.pop("step", 0), row)
+
+    def save(self, trainer: Trainer) -> None:
+        """Copy what belongs to a checkpoint and start to write it. Collective.
+
+        The last one is waited for: at the end, or when training was asked to stop.
+        Raises: TrainingError if the weights are not finite, and the checkpoint before stands;
+            OSError if the last one cannot be written. For one before, there is a warning.
+        """
+        self.wait()
+        progress = trainer.progress
+        must = progress.step >= trainer.total_steps or trainer.stopping
+        if not torch.stack([p.isfinite().all() for p in self._model.parameters()]).all():
+            raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
+        optimizer_state = trainer.optimizer.state_by_name()
+        if not self._stage.run.is_main:
+            return
+        snapshot = _Snapshot(
+            step=progress.step,
+            weights=checkpoint_manager.copy_of_weights(self._model),
+            optimizer_state=optimizer_state,
+            state={
+                "progress": dict(vars(progress)),
+                "batches": trainer.batches.state(),
+                "total_steps": trainer.total_steps,
+            },
+            must=must,
+            in_streak=progress.skipped_in_a_row > 0,
+        )
+        self._writing = self._thread.submit(self._write, snapshot)
+        if must:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until what was begun is on the disk, or was warned of.
+
+        Raises: OSError if it was the last one and cannot be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Let the thread finish what it is at."""
+        self._thread.shutdown()
+
+    def judge(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Note how good an evaluation found the model of a step: "val_..." is the better the lower.
+
+        In RL "pass@1 ..." is the better the higher. The first figure of either kind counts.
+        """
+        for name, value in figures.items():
+            if name.startswith(("val_", "pass@1")) and math.isfinite(value):
+                self._merits[step] = -value if name.startswith("val_") else value
+                return
+
+    def is_regular(self, step: int) -> bool:
+        """Whether a checkpoint of this step does not owe itself to a signal alone.
+
+        What is kept, and where a run goes back to, must not depend on signals.
+        """
+        every = self._stage.loop.save_every
+        return every is None or step % every == 0 or step >= self._total_steps
+
+    def forget_after(self, step: int) -> None:
+        """Forget how good later models were: training has gone back to this step."""
+        self._merits = {known: merit for known, merit in self._merits.items() if known <= step}
+
+    def _write(self, snapshot: _Snapshot) -> None:
+        try:
+            try:
+                path = self._write_once(snapshot)
+            except OSError as error:
+                if error.errno not in FULL_DISK or not self._make_room():
+                    raise
+                path = self._write_once(snapshot)
+        except (OSError, SafetensorError) as error:
+            if snapshot.must:
+                raise
+            self._stage.say(
+                f"warning: checkpoint not saved at step {snapshot.step:,} ({error}); training goes "
+                "on, the one before stands: see to the disk"
+            )
+            return
+        self._stage.say(f"saved {path}")
+        if snapshot.in_streak:
+            return  # a run may have to go back behind this one
+        try:
+            self._retain(newest=self._stage.loop.keep)
+        except OSError as error:
+            self._stage.say(f"warning: older checkpoints could not be removed ({error})")
+
+    def _make_room(self) -> bool:
+        """Remove from a full disk what is missed least; whether there was anything."""
+        folder = self._stage.dir
+        removed = checkpoint_manager.remove_damaged(folder)
+        with contextlib.suppress(CheckpointError):
+            whole, damages = checkpoint_manager.newest_whole(folder)
+            if whole is not None and not damages:
+                removed += self._retain(newest=1)
+        if removed:
+            self._stage.say(f"warning: the disk is full; {removed} older checkpoints were removed")
+        return removed > 0
+
+    def _write_once(self, snapshot: _Snapshot) -> Path:
+        return checkpoint_manager.save(
+            self._stage.dir,
+            snapshot.step,
+            weights=snapshot.weights,
+            config=self._model.config,
+            tokenizer_=self._tokenizer,
+            optimizer_state=snapshot.optimizer_state,
+            state=snapshot.state,
+        )
+
+    def _retain(self, newest: int) -> int:
+        """Remove what need not be kept; how many checkpoints that were."""
+        loop, found = self._stage.loop, checkpoint_manager.steps(self._stage.dir)
+        by_step = {checkpoint_manager.step_of(path): path for path in found}
+        regular = [path for step, path in by_step.items() if self.is_regular(step)]
+        kept = {*regular[-newest:], *found[-1:]}
+        if loop.keep_every is not None:
+            kept |= {path for step, path in by_step.items() if step % loop.keep_every == 0}
+        judged = by_step.keys() & self._merits.keys()
+        if loop.keep_best and judged:
+            kept.add(by_step[max(judged, key=self._merits.__getitem__)])
+        removed = [path for path in found if path not in kept]
+        for path in removed:
+            checkpoint_manager.remove(path)
+        return len(removed)

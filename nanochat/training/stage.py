@@ -1,0 +1,322 @@
+"""What every training stage does around its loop: folder, resume, optimizer, hooks, record.
+
+Owns the stage folder's protocol: config.json first, then metrics.jsonl and checkpoints, result.json
+once all is done. A stage's script brings the model, the batches and the schedule.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat import checkpoint_manager, optim, report
+from nanochat.checkpoint_manager import Loaded
+from nanochat.data import BatchSource
+from nanochat.gpt import GPT, flops
+from nanochat.optim import OptimConfig
+from nanochat.optim.schedules import Schedule
+from nanochat.system import config
+from nanochat.system import device as devices
+from nanochat.system.distributed import barrier, from_main, gather_work, main_only
+from nanochat.system.errors import ConfigError, OutOfMemory, Stopped
+from nanochat.system.metrics import MetricsLogger, read_rows
+from nanochat.system.signals import asked_to_stop
+from nanochat.tokenizer import Tokenizer
+from nanochat.training import stage_record
+from nanochat.training.progress import Progress, Summary, duration
+from nanochat.training.saving import Saver
+from nanochat.training.stage_opening import Stage, claimed, newest_whole
+from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
+
+
+@dataclass
+class _Findings:
+    """The latest figures and samples of a stage, for its record.
+
+    Where memory does not suffice for them, the ones before stand: training is worth more.
+    """
+
+    stage: Stage
+    evaluate: Callable[[], dict[str, float]]
+    sample: Callable[[], list[dict[str, str]]]
+    figures: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+    def measure(self) -> dict[str, float]:
+        """Evaluate; the figures, if it succeeded. Collective."""
+        try:
+            self.figures = figures = self.evaluate()
+        except OutOfMemory as error:
+            self.stage.say(f"warning: evaluation left out: {error}")
+            return {}
+        return figures
+
+    def look(self) -> None:
+        """Sample. Collective."""
+        try:
+            self.samples = gather_work(self.stage.run, self.sample)[0]
+        except OutOfMemory as error:
+            self.stage.say(f"warning: samples left out: {error}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a stage's script brings to the loop.
+
+    tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
+    evaluate, sample: called by all ranks while training; their figures and texts are recorded.
+    facts: what the report shows beside the options (parameters, tokens, hashes, backend).
+    use_compile: whether the loss is compiled; None: what the options say.
+    watch_loss: whether a jump of the loss means anything.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    batches: BatchSource
+    schedule: Schedule
+    total_steps: int
+    tokens_per_step: int
+    optimizer: OptimConfig
+    evaluate: Callable[[], dict[str, float]]
+    sample: Callable[[], list[dict[str, str]]]
+    facts: dict[str, Any]
+    use_compile: bool | None = None
+    watch_loss: bool = True
+
+
+def train(stage: Stage, recipe: Recipe) -> Summary:
+    """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
+
+    Raises: Stopped if a signal asked for it, with a checkpoint saved.
+    """
+    begin_s = time.perf_counter()
+    run, model, facts = stage.run, recipe.model, recipe.facts
+    tokens_per_step = recipe.tokens_per_step
+    optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=tokens_per_step)
+    resumed = _resumed(stage, recipe.batches)
+    if resumed is not None:
+        facts = {**facts, **stage_record.origin(stage.dir)}
+    findings = _Findings(stage, recipe.evaluate, recipe.sample)
+    with (
+        claimed(stage, model),
+        contextlib.closing(recipe.batches),
+        _metrics(stage, resumed) as metrics,
+        contextlib.closing(Saver(stage, model, recipe.tokenizer, recipe.total_steps)) as saver,
+        asked_to_stop(announce=run.is_main) as stop,
+        _profiler(stage) as after_step,
+    ):
+        compiled = _compiles(stage, recipe.use_compile)
+        _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
+        loss: Callable[..., torch.Tensor] = model.loss
+        if compiled:
+            loss = devices.compiled(loss)
+            optimizer.compile()
+        hooks = _hooks(stage, saver, findings)
+        trainer = Trainer(
+            optimizer=optimizer,
+            batches=recipe.batches,
+            loss_fn=token_loss(loss),
+            schedule=recipe.schedule,
+            hooks=hooks,
+            run=run,
+            total_steps=recipe.total_steps,
+            metrics=metrics,
+            flops_per_token=flops.flops_per_token(model.config, model.config.sequence_length),
+            log_every=stage.loop.log_every,
+            say=stage.say,
+            stop=stop,
+            rewind=functools.partial(_rewind, stage, saver, model),
+            after_step=after_step,
+            watch_loss=recipe.watch_loss,
+        )
+        if resumed is not None and stage.resume_from is not None:
+            _restore(trainer, stage.resume_from, resumed["state"])
+            begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
+            trainer.make_up(hooks[1:])
+        summary = trainer.fit()
+        _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
+    return summary
+
+
+def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
+    """The description of the checkpoint to go on from, if there is one. Collective.
+
+    Raises: CheckpointError if it had other data; before the record of before is touched.
+    """
+    path = stage.resume_from
+    if path is None:
+        return None
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    batches.load_state(meta["state"]["batches"])
+    return meta
+
+
+def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+    if stage.run.is_main:
+        stage_record.write_config(
+            stage.dir, stage.name, stage.options, stage.run, model, tokenizer, facts
+        )
+
+
+def _finish(
+    stage: Stage,
+    trainer: Trainer,
+    summary: Summary,
+    findings: _Findings,
+    facts: dict[str, Any],
+    seconds: float,
+) -> None:
+    """Write result.json, which says that the stage is complete. Collective.
+
+    Raises: Stopped if it is not.
+    """
+    if summary.steps < trainer.total_steps:
+        barrier(stage.run)  # torchrun ends the others as soon as one has ended
+        stage.say(f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there")
+        raise Stopped
+    if stage.run.is_main:
+        results = {"evaluation": findings.figures, "samples": findings.samples}
+        section = stage_record.section(stage.name, summary, stage.run, results, facts, seconds)
+        report.record(stage.dir, section)
+        stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
+    barrier(stage.run)
+
+
+def _metrics(stage: Stage, resumed: dict[str, Any] | None) -> MetricsLogger:
+    return MetricsLogger(
+        stage.dir,
+        stage.run,
+        wandb_project=stage.common.wandb,
+        config=config.to_dict(stage.options),
+        resume_step=resumed["step"] if resumed else None,
+    )
+
+
+@contextlib.contextmanager
+def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
+    """Record the steps that --profile asks for, on rank 0; yields what marks a step's end."""
+    if stage.loop.profile is None or not stage.run.is_main:
+        yield lambda: None
+        return
+
+    def write(profiler: torch.profiler.profile) -> None:
+        path = stage.dir / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        stage.say(f"trace of {stage.loop.profile} steps: {path}")
+
+    # The first steps build kernels; the last one before recording warms the profiler up.
+    plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
+    with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step
+
+
+def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loaded:
+    """The model a stage starts from: its own checkpoint when resuming, else the source's."""
+    path = stage.resume_from or source
+    loaded = checkpoint_manager.load(
+        path, stage.run, model_options=model_options, attention_backend=stage.attention
+    )
+    loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
+    if stage.resume_from is None:
+        stage.say(f"starting {stage.name} from {loaded.path}")
+    return loaded
+
+
+def _compiles(stage: Stage, wanted: bool | None) -> bool:
+    """Whether the loss is compiled: if wanted, else by --compile, else as before, if possible."""
+    choices = (wanted, stage.loop.compile, stage.begun.compiled)
+    if next((choice for choice in choices if choice is not None), True) is False:
+        return False
+    if stage.run.device.type == "cpu" and not devices.has_compiler():
+        stage.say(
+            "warning: no C++ compiler (g++ or clang++) found: training runs uncompiled, about "
+            "half as fast; install one to change that"
+        )
+        return False
+    return True
+
+
+def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
+    """Save, then evaluate, then sample: what an evaluation breaks must not cost a checkpoint."""
+
+    def evaluate(trainer: Trainer) -> None:
+        saver.wait()
+        if figures := findings.measure():
+            saver.judge(trainer.progress.step, figures)
+            trainer.metrics.log(trainer.progress.step, dict(figures))
+            shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            stage.say(f"step {trainer.progress.step:,} | {shown}")
+
+    def sample(trainer: Trainer) -> None:
+        saver.wait()
+        findings.look()
+        for item in findings.samples[:4]:
+            stage.say(f"  {item['prompt']!r} -> {item['text']!r}")
+
+    loop = stage.loop
+    return [
+        Hook(saver.save, every=loop.save_every, on_stop=True),
+        Hook(evaluate, every=loop.eval_every),
+        Hook(sample, every=loop.sample_every),
+    ]
+
+
+def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
+    """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
+
+    It is the newest whole one from before the steps that were not finite; those after it go.
+    Raises: TrainingError if there is none.
+    """
+    saver.wait()
+    healthy = trainer.progress.step - trainer.progress.skipped_in_a_row
+
+    def accept(step: int) -> bool:
+        return step <= healthy and saver.is_regular(step)
+
+    path = newest_whole(stage.dir, stage.run, stage.say, accept)
+    if path is None:
+        raise TrainingError(
+            "one step after another is not finite, and there is no checkpoint to go back to: lower "
+            "the learning rates (--lr-scale 0.5)"
+        )
+    stage.say(f"back to {path}, on with the data that comes next")
+    saver.forget_after(checkpoint_manager.step_of(path))
+    main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    checkpoint_manager.load_weights(path, model, stage.run)
+    main_only(stage.run, lambda: trainer.metrics.rewind(meta["step"]))
+    _restore(trainer, path, meta["state"])
+
+
+def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
+    """Bring optimizer and progress to where the checkpoint was written. Collective."""
+    rows = read_rows(path.parent / "metrics.jsonl") if trainer.run.is_main else []
+    trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
+    saved = main_only(trainer.run, lambda: checkpoint_manager.load_optimizer_state(path))
+    trainer.optimizer.load_state_by_name(saved or {})
+    known = {f.name for f in dataclasses.fields(Progress)}
+    trainer.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
+
+
+def rows_per_step(tokens_per_step: int, sequence_length: int, name: str) -> int:
+    """Rows of `sequence_length` in a step.
+
+    Raises: ConfigError if a step holds no whole row.
+    """
+    if tokens_per_step < sequence_length:
+        raise ConfigError(
+            f"--{name} {tokens_per_step} is less than one row of {sequence_length} tokens; raise it"
+        )
+    return tokens_per_step // sequence_length
+
+
+def first_texts(samples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Prompts and their texts as the report takes them."""
+    return [{"prompt": prompt, "text": text} for prompt, text in samples]

@@ -1,0 +1,146 @@
+"""What a training stage puts on record: its settings before, its figures after.
+
+Owns the contents of a stage folder's config.json and result.json; stage.py decides when.
+"""
+
+import contextlib
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.gpt import GPT
+from nanochat.gpt.attention import BACKENDS
+from nanochat.system import config, storage
+from nanochat.system import device as devices
+from nanochat.system.distributed import DTYPES, Begun, Run
+from nanochat.system.errors import DataError
+from nanochat.tokenizer import Tokenizer
+from nanochat.training.progress import Summary
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A stage's config.json; empty where there is none that can be read."""
+    try:
+        found = storage.read_json(folder / "config.json", "stage's record")
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What a resumed stage keeps of its record: the checkpoint that it once started from."""
+    found = read_config(folder)
+    return {"source": found["source"]} if "source" in found else {}
+
+
+def begun(folder: Path) -> Begun:
+    """What a stage's record says that it was begun with."""
+    found = read_config(folder)
+
+    def known(name: str, kind: type) -> Any:
+        value = found.get(name)
+        return value if type(value) is kind else None
+
+    dtype, attention = known("compute_dtype", str), known("attention", str)
+    threads, rows = known("threads", int), known("device_batch_size", int)
+    return Begun(
+        dtype=dtype if dtype in DTYPES else None,
+        threads=threads if threads and threads > 0 else None,
+        world_size=known("world_size", int),
+        attention=attention if attention in BACKENDS else None,
+        compiled=known("compiled", bool),
+        device_rows=rows if rows and rows > 0 else None,
+    )
+
+
+def write_config(
+    folder: Path,
+    name: str,
+    options: Any,
+    run: Run,
+    model: GPT,
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+) -> None:
+    """Write config.json: every option of the stage, the model, the machine and the versions."""
+    storage.write_json(
+        folder / "config.json",
+        {
+            "stage": name,
+            "options": config.to_dict(options),
+            "model": dict(vars(model.config)),
+            "tokenizer_sha256": tokenizer.sha256,
+            "device": devices.describe(run.device),
+            "compute_dtype": str(run.compute_dtype).removeprefix("torch."),
+            "attention": model.attention.name,
+            "world_size": run.world_size,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "git_commit": git_commit(),
+            **facts,
+        },
+    )
+
+
+def section(
+    name: str,
+    summary: Summary,
+    run: Run,
+    results: dict[str, Any],
+    facts: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """The stage's part of the report.
+
+    results: {"evaluation": {name: figure}, "samples": [...]}, of the last evaluation.
+    """
+    figures = [
+        {"name": "final training loss", "value": summary.final_loss, "unit": "nats a token"},
+        {"name": "tokens", "value": summary.tokens, "unit": "tokens"},
+    ]
+    if summary.trained_steps:  # a run that had only its record to write measured no speed
+        figures += [
+            {"name": "speed", "value": summary.tokens_per_s, "unit": "tokens/s"},
+            {
+                # RL's batches are answers that the model writes meanwhile.
+                "name": "share spent sampling" if name == "chat_rl" else "data wait share",
+                "value": summary.data_wait_share,
+                "unit": "of training time",
+            },
+        ]
+    figures += [{"name": key, "value": value} for key, value in results["evaluation"].items()]
+    return {
+        "title": name,
+        "seconds": seconds,
+        "peak_memory_bytes": devices.memory_used(run.device),
+        "settings": {**facts, "steps": summary.steps},
+        "results": figures,
+        "samples": results["samples"],
+        "notes": _notes(summary),
+    }
+
+
+def _notes(summary: Summary) -> list[str]:
+    """What went wrong on the way, if anything did."""
+    counts = {
+        "steps left out, as they were not finite": summary.skipped,
+        "returns to an earlier checkpoint after such steps": summary.rewinds,
+        "jumps of the loss": summary.spikes,
+    }
+    return [f"{what}: {count:,}" for what, count in counts.items() if count]
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this runs from, with a mark if files were changed; else None."""
+    folder = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+    return None

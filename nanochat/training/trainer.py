@@ -1,0 +1,382 @@
+"""The training loop, one for base, mid, SFT and RL.
+
+Owns the order of things within a step, the figures of a step and the hooks after it. Knows neither
+data formats nor files; saving, evaluating and sampling are hooks.
+"""
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.data import Batch, BatchSource
+from nanochat.optim import MuonAdamW
+from nanochat.optim.schedules import Schedule
+from nanochat.system import device as devices
+from nanochat.system.distributed import Run, all_reduce_sum
+from nanochat.system.errors import UserError
+from nanochat.system.metrics import MetricsLogger
+from nanochat.training.progress import Progress, Summary, duration
+
+LossFn = Callable[[Batch, Tensor], Tensor]
+# Steps that are not finite are left out; so many one after another are no accident, and going back
+# to one checkpoint more often than that helps no more.
+MOST_SKIPPED = 5
+MOST_REWINDS = 3
+STEPS_TIMED = 1000  # the last ones, of whose times quantiles are taken
+REMEDY = "lower the learning rates (--lr-scale 0.5), --resume goes on from the last checkpoint"
+
+
+class TrainingError(UserError):
+    """Training cannot go on: the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Something to do after a step: every so many steps, and at the end if asked.
+
+    on_stop: also when training is asked to end early; the others are then left for the resume.
+    """
+
+    fn: Callable[["Trainer"], None]
+    every: int | None = None
+    at_end: bool = True
+    on_stop: bool = False
+
+
+@dataclass
+class _Window:
+    """Tokens and times since the last logged row, and since the kernels were built."""
+
+    tokens: int = 0
+    wait_s: float = 0.0
+    start_s: float = field(default_factory=time.perf_counter)
+
+
+class _Figures:
+    """A step's numbers on their way from the device: on a CPU they are there at once."""
+
+    def __init__(self, step: int, values: Tensor) -> None:
+        self.step = step
+        self._host, self._copied = values, None
+        if values.device.type == "cuda":
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The numbers, waited for."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host.tolist()
+
+
+class Trainer:
+    """Runs `total_steps` optimizer steps over a batch source.
+
+    loss_fn: takes a Batch and a factor (0-d), returns the factor times the SUM of the batch's token
+    losses (0-d). The factor is one by the step's number of target tokens, which is all-reduced
+    before the first forward, so that the loss is the global token mean whatever the packing,
+    accumulation or number of ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        optimizer: MuonAdamW,
+        batches: BatchSource,
+        loss_fn: LossFn,
+        schedule: Schedule,
+        hooks: Sequence[Hook],
+        run: Run,
+        total_steps: int,
+        metrics: MetricsLogger,
+        flops_per_token: float,
+        log_every: int = 10,
+        say: Callable[[str], None] = lambda line: None,
+        stop: Callable[[], bool] = lambda: False,
+        rewind: Callable[["Trainer"], None] | None = None,
+        after_step: Callable[[], object] = lambda: None,
+        watch_loss: bool = True,
+    ) -> None:
+        """See the class; stop: whether this process was asked to end.
+
+        rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
+        that what comes next is new data. Collective. after_step: called between steps, to profile.
+        watch_loss: whether a jump of the loss means anything.
+        """
+        self.optimizer = optimizer
+        self.batches = batches
+        self.loss_fn = loss_fn
+        self.schedule = schedule
+        self.hooks = hooks
+        self.run = run
+        self.total_steps = total_steps
+        self.metrics = metrics
+        self.flops_per_token = flops_per_token
+        self.log_every = log_every
+        self.say = say
+        self.stop = stop
+        self.rewind = rewind
+        self.after_step = after_step
+        self.watch_loss = watch_loss
+        self.stopping = False
+        self.progress = Progress()
+        self.peak_flops: float | None = None  # measured after the first step
+        self.last_loss = math.nan
+        self._window = _Window()
+        self._wait_s = 0.0
+        self._trained_steps, self._trained_tokens = 0, 0  # by this process, with those undone
+        self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
+        self._warm = False
+        self._unread: deque[_Figures] = deque()
+        self._lag = 1 if run.device.type == "cuda" else 0  # steps whose figures are not waited for
+        self._grad_norm = math.nan
+        self._rewound_to: Counter[int] = Counter()
+
+    def fit(self) -> Summary:
+        """Train from `progress.step` to the last step, or until asked to stop. Collective.
+
+        Raises: TrainingError if one step after another is not finite, and going back to the last
+            checkpoint does not help; it stands.
+        """
+        begin_s = time.perf_counter()
+        hooks_s = 0.0
+        self._window = _Window()
+        while self.progress.step < self.total_steps and not self.stopping:
+            step_begin_s = time.perf_counter()
+            self._step()
+            due = self._row_is_due()
+            self._read(0 if due else self._lag)
+            if self.stopping:
+                self._read(0)
+            self.after_step()
+            if self._warm:  # the first step builds kernels
+                self._steps_s.append(time.perf_counter() - step_begin_s)
+            if self._must_rewind():
+                self._read(0)
+                if self._must_rewind():
+                    self._rewind()
+                    continue
+            if due:
+                self._log()
+            elif not self._warm:
+                self._say_started()
+            if not self._warm:
+                self._warm_up()
+            if self.stopping:
+                self.progress.elapsed_s += time.perf_counter() - self._window.start_s
+            hook_begin_s = time.perf_counter()
+            self._run_hooks()
+            spent_s = time.perf_counter() - hook_begin_s
+            hooks_s += spent_s
+            self._window.start_s += spent_s  # evaluation is not training time
+        elapsed_s = time.perf_counter() - begin_s
+        training_s = max(elapsed_s - hooks_s, 1e-9)
+        return Summary(
+            steps=self.progress.step,
+            trained_steps=self._trained_steps,
+            tokens=self.progress.tokens,
+            elapsed_s=elapsed_s,
+            tokens_per_s=self._trained_tokens / training_s,
+            final_loss=self.last_loss,
+            data_wait_share=self._wait_s / training_s,
+            skipped=self.progress.skipped,
+            rewinds=self.progress.rewinds,
+            spikes=self.progress.spikes,
+        )
+
+    def _step(self) -> None:
+        """One optimizer step over all of this rank's micro-batches. Collective."""
+        wait_begin_s = time.perf_counter()
+        micro_batches = self.batches.next_step()
+        self._window.wait_s += time.perf_counter() - wait_begin_s
+        counts = torch.stack([(b.targets >= 0).sum() for b in micro_batches]).sum()
+        target_count = all_reduce_sum(self.run, counts).clamp(min=1)
+        wide = torch.promote_types(self.run.compute_dtype, torch.float32)
+        factor = target_count.to(wide).reciprocal()
+        total = None
+        for i, batch in enumerate(micro_batches):
+            last = i == len(micro_batches) - 1
+            with self.optimizer.accumulate(last=last):
+                loss = self.loss_fn(batch, factor)
+                loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None, "a step needs at least one micro-batch"
+        share = torch.stack([total, torch.full_like(total, self.stop())])
+        stats = self.optimizer.step(self.schedule(self.progress.step), share)
+        self.optimizer.zero_grad()
+        rows_tokens = sum(b.inputs.numel() for b in micro_batches)
+        self._window.tokens += rows_tokens * self.run.world_size
+        self.progress.step += 1
+        self.progress.tokens += rows_tokens * self.run.world_size
+        self._trained_steps += 1
+        self._trained_tokens += rows_tokens * self.run.world_size
+        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])
+        self._unread.append(_Figures(self.progress.step, figures))
+
+    def _read(self, lag: int) -> None:
+        """Take the figures of all but the last `lag` steps; they are the same on every rank."""
+        while len(self._unread) > lag:
+            figures = self._unread.popleft()
+            self._grad_norm, loss, stop = figures.read()
+            self.stopping = self.stopping or bool(stop)
+            if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
+                self.progress.skip()
+                self.say(
+                    f"warning: step {figures.step:,} skipped: its loss is {loss:.4g}, its gradient "
+                    f"norm {self._grad_norm:.4g}"
+                )
+                continue
+            mean = self.progress.loss_mean
+            if self.progress.take(loss) and self.watch_loss:
+                self.progress.spikes += 1
+                self.say(
+                    f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
+                    f"{loss:.4f}"
+                )
+
+    def _must_rewind(self) -> bool:
+        return self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps)
+
+    def _rewind(self) -> None:
+        """Go back to the last checkpoint, and leave out the data since. Collective.
+
+        Raises: TrainingError if there is none, or if going back did not help before.
+        """
+        before = self.progress
+        trouble = (
+            f"the last {before.skipped_in_a_row} steps, up to step {before.step:,}, were not finite"
+        )
+        if self.rewind is None:
+            raise TrainingError(f"{trouble}: {REMEDY}")
+        self.say(f"warning: {trouble}: going back to a checkpoint")
+        self.rewind(self)
+        progress, back = self.progress, self.progress.step
+        progress.skipped, progress.spikes = before.skipped, before.spikes
+        progress.rewinds, progress.elapsed_s = before.rewinds + 1, before.elapsed_s
+        self._rewound_to[back] += 1
+        if self._rewound_to[back] > MOST_REWINDS:
+            raise TrainingError(
+                f"{trouble}, as before with other data from the checkpoint of step {back:,} on: "
+                f"{REMEDY}"
+            )
+        self._unread.clear()
+        self._window = _Window()
+
+    def _log(self) -> None:
+        """Write a row of the window's figures and say a line."""
+        window, progress = self._window, self.progress
+        if progress.window_steps == 0:
+            return  # all were skipped
+        devices.synchronize(self.run.device)
+        elapsed_s = max(time.perf_counter() - window.start_s, 1e-9)
+        progress.elapsed_s += elapsed_s
+        self._wait_s += window.wait_s
+        self.last_loss = loss = progress.close_window()
+        rate = window.tokens / elapsed_s
+        settings = self.schedule(progress.step - 1)
+        row: dict[str, Any] = {
+            "tokens": progress.tokens,
+            "loss": loss,
+            "lr_scale": settings.lr_scale,
+            "grad_norm": self._grad_norm if math.isfinite(self._grad_norm) else None,
+            "skipped": progress.skipped,
+            "rewinds": progress.rewinds,
+            "spikes": progress.spikes,
+            "tokens_per_s": rate,
+            "mfu": self._mfu(rate),
+            "step_s_p50": self._step_s(0.5),
+            "step_s_p99": self._step_s(0.99),
+            "data_wait_share": window.wait_s / elapsed_s,
+            "memory_bytes": devices.memory_used(self.run.device),
+            "elapsed_s": progress.elapsed_s,
+        }
+        self.metrics.log(progress.step, row)
+        left_tokens = (self.total_steps / progress.step - 1) * progress.tokens
+        # the first step builds kernels: its speed says nothing about what is left
+        left = (
+            f"left {duration(left_tokens / rate)}"
+            if self._warm
+            else f"started in {duration(elapsed_s)}"
+        )
+        mfu = f" | mfu {row['mfu']:.1%}" if row["mfu"] is not None else ""
+        self.say(
+            f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
+            f"lr x{settings.lr_scale:.2f} | grad {self._grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
+            f"{row['memory_bytes'] / 1e9:.1f} GB | {left}"
+        )
+        self._window = _Window()
+
+    def _say_started(self) -> None:
+        """Say that a resumed run is under way, and leave its first step out of the speed."""
+        devices.synchronize(self.run.device)
+        window = self._window
+        elapsed_s = time.perf_counter() - window.start_s
+        self.progress.elapsed_s += elapsed_s
+        self._wait_s += window.wait_s
+        self.say(
+            f"step {self.progress.step:,}/{self.total_steps:,} | started in {duration(elapsed_s)}"
+        )
+        self._window = _Window()
+
+    def _warm_up(self) -> None:
+        """After the first step; before it, the compiler's workers take cores from the peak."""
+        begin_s = time.perf_counter()
+        self._warm = True
+        self.peak_flops = devices.peak_flops(self.run.device, self.run.compute_dtype)
+        self._window.start_s += time.perf_counter() - begin_s
+
+    def _step_s(self, share: float) -> float | None:
+        """The time that this share of the last steps stayed below; None before there were any."""
+        return float(np.quantile(self._steps_s, share)) if self._steps_s else None
+
+    def _mfu(self, tokens_per_s: float) -> float | None:
+        if self.peak_flops is None:
+            return None
+        return tokens_per_s * self.flops_per_token / (self.peak_flops * self.run.world_size)
+
+    def _run_hooks(self) -> None:
+        for hook in self.hooks:
+            if hook.on_stop if self.stopping else self.is_due(hook):
+                hook.fn(self)
+
+    def _row_is_due(self) -> bool:
+        """After the same steps in a run left alone as in one that was stopped or killed."""
+        first = self.progress.step == 1
+        return first or self._at(self.log_every) or any(map(self.is_due, self.hooks))
+
+    def make_up(self, hooks: Sequence[Hook]) -> None:
+        """Run what is due after the step of a checkpoint: it may have been lost. Collective."""
+        for hook in hooks:
+            if self.is_due(hook):
+                hook.fn(self)
+
+    def is_due(self, hook: Hook) -> bool:
+        """Whether it is the hook's turn after the present step."""
+        at_end = hook.at_end and self.progress.step == self.total_steps
+        return at_end or (hook.every is not None and self._at(hook.every))
+
+    def _at(self, every: int) -> bool:
+        step = self.progress.step
+        return step % every == 0 or (every == self.log_every and step == self.total_steps)
+
+
+def token_loss(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> LossFn:
+    """The loss of language modelling, and of policy gradients where the batch has weights.
+
+    loss: GPT.loss, or the compiled one.
+    """
+
+    def loss_fn(batch: Batch, factor: Tensor) -> Tensor:
+        weights = factor if batch.weights is None else factor * batch.weights
+        return loss(batch.inputs, batch.targets, weights)
+
+    return loss_fn
