@@ -223,7 +223,7 @@ class Case:
         if not said:
             return 0
         expected = Path(said[-1].partition(",")[0])
-        whole, _ = checkpoint_manager.newest_whole(self.folder(run))
+        whole, _ = checkpoint_manager.newest_valid(self.folder(run))
         if whole is None or whole < expected:
             raise SystemExit(f"{self}: {expected} was saved and is lost")
         return checkpoint_manager.step_of(whole)

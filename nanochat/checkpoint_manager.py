@@ -24,6 +24,7 @@ from torch import Tensor
 from nanochat import tokenizer
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.system import storage
+from nanochat.system.config import RunOptions, option
 from nanochat.system.distributed import Run, broadcast_tensors, from_main, main_only
 from nanochat.system.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.tokenizer import Tokenizer
@@ -39,6 +40,20 @@ WEIGHTS, OPTIMIZER, TOKENIZER, META = (
     "tokenizer.json",
     "meta.json",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Which checkpoint is used."""
+
+    stage: str | None = option(
+        None,
+        "stage of the run to take; none: the last one to chat with, the first to continue text",
+        choices=MODEL_STAGES,
+    )
+    checkpoint: str | None = option(
+        None, "path of a checkpoint or stage folder, in place of --run and --stage"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,7 @@ def latest(stage_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def newest_whole(
+def newest_valid(
     stage_dir: Path, accept: Callable[[int], bool] = lambda step: True
 ) -> tuple[Path | None, list[DamagedCheckpointError]]:
     """The newest checkpoint of a stage that is whole, and what is wrong with those after it.
@@ -188,6 +203,28 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
         f"run {run_name!r} has no {wanted} checkpoint in {storage.run_dir(run_name)}; "
         f"train one with: python -m scripts.{stages[-1]} --run {run_name}"
     )
+
+
+def locate(source: SourceOptions, common: RunOptions, *, chat: bool) -> Path:
+    """Find the checkpoint that the options name.
+
+    chat: without --stage, take only a model that was taught to chat; else rather one that was not.
+    Raises: CheckpointError naming the command that makes one.
+    """
+    if source.checkpoint is not None:
+        path = Path(source.checkpoint).expanduser()
+        if not path.is_dir():
+            raise CheckpointError(f"--checkpoint {path}: there is no such folder")
+        return path
+    plain = ("base_train", *MODEL_STAGES)  # one that chats continues no other text well
+    stages = (source.stage,) if source.stage else CHAT_STAGES if chat else plain
+    return find(common.run, stages)
+
+
+def describe(loaded: Loaded) -> str:
+    """The checkpoint in a few words: run, stage, step."""
+    folder = loaded.path.resolve()
+    return f"{folder.parent.parent.name}/{folder.parent.name} step {loaded.meta['step']}"
 
 
 def load(

@@ -21,7 +21,6 @@ LAYERS = {
     "data": {"system", "tokenizer", "tools", "pocket"},
     "engine": CORE | {"tools"},
     "checkpoint_manager": CORE,
-    "sources": CORE | {"checkpoint_manager", "engine"},
     "evaluation": CORE | {"data", "engine", "report", "checkpoint_manager"},
     "server": CORE | {"engine"},
     "training": CORE | {"optim", "data", "engine", "checkpoint_manager", "evaluation", "report"},

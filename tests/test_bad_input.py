@@ -60,7 +60,7 @@ def message_of(main, capsys):
         (["--data", "a\0b"], "--data must be readable UTF-8 text"),
         (["--data", "caf\udce9.txt"], r"--data must be readable UTF-8 text, got 'caf\\udce9.txt'"),
         (["--seed", "-1"], "--seed must be at least 0"),
-        (["--threads", "100000"], r"--threads must be in \[1, 1024\]"),
+        (["--threads", "100000"], "--threads must be from 1 to 1,024"),
         (["--run", "x" * 300], "--run must be at most 100 bytes"),
         (["--run", "a\nb"], "--run must be a plain name"),
         (["--heads", "0"], r"--heads must be in \[1, 4096\], got 0"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from nanochat.evaluation import core, core_bundle
 from nanochat.evaluation.core import Reader, TaskResult
-from nanochat.evaluation.core_bundle import CoreTask, Option
+from nanochat.evaluation.core_bundle import AnswerOption, CoreTask
 from nanochat.stages import base_eval
 from nanochat.system import distributed
 from nanochat.system.errors import ConfigError, DataError
@@ -173,10 +173,10 @@ def test_the_scored_part_is_what_differs_what_is_shared_or_the_continuation():
 def test_prompts_over_the_context_lose_their_beginning_and_keep_the_bos():
     texts = ["abcdefgh" + "X", "abcdefgh" + "YZ"]
     found = core_bundle.options(task(), texts, ByteTokenizer(), 4)
-    assert found[0] == Option([BOS, *b"fghX"], 4)
-    assert found[1] == Option([BOS, *b"ghYZ"], 3)
+    assert found[0] == AnswerOption([BOS, *b"fghX"], 4)
+    assert found[1] == AnswerOption([BOS, *b"ghYZ"], 3)
     endless = core_bundle.options(task("language_modeling"), ["a", "abcdefgh"], ByteTokenizer(), 3)
-    assert endless == [Option([BOS, *b"fgh"], 1)]
+    assert endless == [AnswerOption([BOS, *b"fgh"], 1)]
 
 
 def test_examples_are_a_fixed_draw_of_the_other_items():

@@ -209,7 +209,7 @@ def test_what_the_first_machine_lacks_is_the_same_error_on_all(endings):
 
 def test_processes_of_one_machine_say_it_once(endings):
     said = texts_of(endings["said once"])
-    assert said.count("SaidElsewhere: ") == 1
+    assert said.count("ReportedElsewhere: ") == 1
     assert sum(text.startswith("ConfigError: no tokenizer 'missing'") for text in said) == 1
 
 

@@ -21,10 +21,10 @@ from nanochat.tokenizer import CharTokenizer
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.training import rollouts
 from nanochat.training.rollouts import (
+    AnswerRow,
     Group,
     RolloutBatches,
     RolloutOptions,
-    Row,
     group_advantages,
     group_rows,
     row_batches,
@@ -147,9 +147,9 @@ def test_batches_are_of_few_shapes_and_padding_has_no_targets(monkeypatch):
     monkeypatch.setattr(rollouts, "ROW_STEP", 2)
     monkeypatch.setattr(rollouts, "WIDTH_STEP", 4)
     rows = [
-        Row([1, 2, 3, 4, 5, 6], [0, 0, 1, 1, 0, 1], 1.0),
-        Row([1, 2], [0, 1], -1.0),
-        Row([5, 6, 7], [0, 0, 0], 2.0),
+        AnswerRow([1, 2, 3, 4, 5, 6], [0, 0, 1, 1, 0, 1], 1.0),
+        AnswerRow([1, 2], [0, 1], -1.0),
+        AnswerRow([5, 6, 7], [0, 0, 0], 2.0),
     ]
     batches = row_batches(rows, device_rows=2, run=single_run(), pad=9)
     assert [tuple(batch.inputs.shape) for batch in batches] == [(2, 8), (2, 4)]
@@ -163,15 +163,15 @@ def test_batches_are_of_few_shapes_and_padding_has_no_targets(monkeypatch):
 def test_the_gradient_is_that_of_the_advantage_weighted_log_likelihood():
     model = random_model(dtype=torch.float64)
     rows = [
-        Row([1, 2, 3, 4, 5], [0, 0, 1, 0, 1], 0.75),
-        Row([1, 2, 8, 9], [0, 0, 1, 1], -0.25),
+        AnswerRow([1, 2, 3, 4, 5], [0, 0, 1, 0, 1], 0.75),
+        AnswerRow([1, 2, 8, 9], [0, 0, 1, 1], -0.25),
     ]
     [batch] = row_batches(rows, device_rows=4, run=single_run(), pad=0)
     parameters = list(model.parameters())
     factor = 1 / (batch.targets >= 0).sum().double()
     found = torch.autograd.grad(token_loss(model.loss)(batch, factor), parameters)
 
-    def log_likelihood(row: Row) -> Tensor:
+    def log_likelihood(row: AnswerRow) -> Tensor:
         logits = model(torch.tensor([row.tokens[:-1]]))[0].log_softmax(dim=-1)
         chosen = [logits[i - 1, t] for i, t in enumerate(row.tokens) if row.mask[i]]
         return row.advantage * torch.stack(chosen).sum()

@@ -16,7 +16,7 @@ from torch.distributed import run as torchrun
 
 from nanochat.stages.base_train import BaseTrainConfig
 from nanochat.system import config, node_agreement
-from nanochat.system.errors import ConfigError, SaidElsewhere
+from nanochat.system.errors import ConfigError, ReportedElsewhere
 from tests.node_helpers import ROOT, free_port
 
 STAGES = (
@@ -252,5 +252,5 @@ def test_of_a_launchers_processes_one_tells_of_a_wrong_flag(monkeypatch):
     with pytest.raises(ConfigError, match="--dept"):
         config.parse(BaseTrainConfig, ["--dept", "2"], stage="base_train")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SaidElsewhere):
+    with pytest.raises(ReportedElsewhere):
         config.parse(BaseTrainConfig, ["--dept", "2"], stage="base_train")

@@ -334,7 +334,7 @@ def test_a_file_that_cannot_be_read_is_passed_over(base, monkeypatch, capsys):
         return real(path)
 
     monkeypatch.setattr(checkpoint_manager, "_sha256", bad_sector)
-    assert checkpoint_manager.newest_whole(folder)[0].name == "step_000012"
+    assert checkpoint_manager.newest_valid(folder)[0].name == "step_000012"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])

@@ -190,7 +190,7 @@ def test_options_become_the_words_that_make_them():
     words = "--run x --no-qk-norm --softcap none --matrix-lr 0.04 --val-frac 0.1 --data a.txt"
     cfg = config.parse(scaling_laws.ScalingLawsConfig, words.split(), stage="scaling_laws")
     names = list(config.flat_fields(scaling_laws.ScalingLawsConfig))
-    again = config.as_words(cfg, names)
+    again = config.as_args(cfg, names)
     assert sorted(again) == sorted(words.split())
     assert config.parse(type(cfg), again, stage="scaling_laws") == cfg
 

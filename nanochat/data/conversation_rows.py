@@ -34,7 +34,7 @@ class ChatCounts:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class PackedBucket:
     """Packed conversations: inputs and targets int32 [rows, T], targets -1 where no loss is."""
 
     inputs: np.ndarray
@@ -59,7 +59,7 @@ class ChatRows:
         self._tokenizer = tokenizer
         self._seed = seed
         self._lock = threading.Lock()
-        self._kept: dict[tuple[int, int], Bucket] = {}
+        self._kept: dict[tuple[int, int], PackedBucket] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class ChatRows:
         """The first bucket's rows in 16 hex digits: other conversations have another."""
         return hashlib.sha256(self.bucket(0, 0).inputs.tobytes()).hexdigest()[:16]
 
-    def bucket(self, epoch: int, index: int) -> Bucket:
+    def bucket(self, epoch: int, index: int) -> PackedBucket:
         """One bucket of an epoch, from memory if it was asked for lately."""
         key = (epoch, index)
         with self._lock:
@@ -100,13 +100,13 @@ class ChatRows:
 
     def take(
         self, position: dict[str, Any], count: int
-    ) -> tuple[list[tuple[Bucket, int]], dict[str, Any]]:
+    ) -> tuple[list[tuple[PackedBucket, int]], dict[str, Any]]:
         """The next rows from a position, as (bucket, row) pairs, and the position after them.
 
         Raises: DataError if a whole epoch has no row.
         """
         epoch, index, row = (int(position[name]) for name in ("epoch", "bucket", "row"))
-        found: list[tuple[Bucket, int]] = []
+        found: list[tuple[PackedBucket, int]] = []
         empty = 0
         while len(found) < count:
             bucket = self.bucket(epoch, index)
@@ -128,7 +128,7 @@ class ChatRows:
             f"within {self.T} tokens; give longer sequences or other conversations"
         )
 
-    def _make(self, epoch: int, index: int) -> Bucket:
+    def _make(self, epoch: int, index: int) -> PackedBucket:
         rng = np.random.default_rng((self._seed, epoch))
         order = rng.permutation(len(self._conversations))
         mine = order[index * BUCKET : (index + 1) * BUCKET]
@@ -146,7 +146,9 @@ class ChatRows:
         shuffle = np.random.default_rng((self._seed, epoch, index)).permutation(len(rows))
         return self._fill([[rendered[i] for i in rows[row]] for row in shuffle], counts)
 
-    def _fill(self, rows: list[list[tuple[list[int], list[int]]]], counts: ChatCounts) -> Bucket:
+    def _fill(
+        self, rows: list[list[tuple[list[int], list[int]]]], counts: ChatCounts
+    ) -> PackedBucket:
         tokens = np.full((len(rows), self.T + 1), self._tokenizer.bos_id, dtype=np.int32)
         targets = np.full((len(rows), self.T + 1), IGNORED, dtype=np.int32)
         for row, items in enumerate(rows):
@@ -161,4 +163,4 @@ class ChatRows:
             counts.tokens += at
         counts.rows = len(rows)
         counts.supervised_tokens = int((targets[:, 1:] != IGNORED).sum())
-        return Bucket(tokens[:, :-1], targets[:, 1:], counts)
+        return PackedBucket(tokens[:, :-1], targets[:, 1:], counts)

@@ -151,7 +151,7 @@ class _Meter:
             self._finished += 1
             self._say(always=self._finished == self._files)
 
-    def follow(self, index: int) -> downloads.Progress:
+    def follow(self, index: int) -> downloads.DownloadProgress:
         """A progress callback for one file."""
         before: int | None = None
 

@@ -23,7 +23,7 @@ from nanochat.data.shards import Shard
 from nanochat.system import storage
 from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer
-from nanochat.tokenizer.bpe import Batch
+from nanochat.tokenizer.bpe import EncodedBatch
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class TokenShards:
         log.info("encoding %s", shard.file)
         path = self._source / shard.file
 
-        def encode(texts: pa.StringArray) -> Batch:
+        def encode(texts: pa.StringArray) -> EncodedBatch:
             try:
                 return self._tokenizer.encode_batch(texts, bos=True)
             except (DataError, UnicodeDecodeError) as error:

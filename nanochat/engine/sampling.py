@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
 
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as int64: the splitmix64 increment
@@ -47,6 +48,32 @@ class SamplingParams:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not all(self.stop):
             raise ConfigError("a stop string must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How words are chosen."""
+
+    temperature: float = option(0.6, "0 always takes the likeliest token; 1 samples as trained")
+    top_k: int | None = option(50, "sample from this many likeliest tokens; none: from all")
+    top_p: float | None = option(None, "sample from the likeliest with this total probability")
+
+    def __post_init__(self) -> None:
+        self.params(max_new_tokens=1)
+
+    def params(self, *, max_new_tokens: int, seed: int | None = None) -> SamplingParams:
+        """The settings of one request."""
+        try:
+            return SamplingParams(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+            )
+        except ConfigError as error:
+            name, _, rest = str(error).partition(" ")
+            raise ConfigError(f"--{name.replace('_', '-')} {rest}") from None
 
 
 @dataclass(frozen=True)

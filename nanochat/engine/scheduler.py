@@ -25,7 +25,7 @@ from torch import Tensor
 from nanochat.engine.kv_cache import KVCache
 from nanochat.engine.requests import Completion, Event, FinishReason, Request, Transcript
 from nanochat.engine.sampling import SamplingBatch, sample
-from nanochat.engine.sequences import Branch, Row, fitting
+from nanochat.engine.sequences import ActiveRequest, Branch, fitting
 from nanochat.gpt import GPT
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ class Engine:
         self._ends = {True: {tokenizer.bos_id, tokenizer.special_id("<|assistant_end|>")}}
         self._ends[False] = {tokenizer.bos_id}
         self._free = list(range(slots))  # a heap
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[ActiveRequest] = deque()
         self._branches: list[Branch] = []  # by slot
         self._admit_at = 1  # free slots before the queue is looked at, while rows run
         self._next_id = 0
@@ -132,7 +132,7 @@ class Engine:
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.tokenizer.vocab_size:
             raise ConfigError(f"the prompt has a token outside 0..{self.tokenizer.vocab_size - 1}")
         seed = request.params.seed
-        row = Row(
+        row = ActiveRequest(
             id=self._next_id,
             request=request,
             seed=random.getrandbits(63) if seed is None else seed,
@@ -157,7 +157,7 @@ class Engine:
         for row in self._rows():
             self._release(row)
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[ActiveRequest]:
         return [*(row for branch in self._branches for row in branch.rows), *self._waiting]
 
     @torch.inference_mode()
@@ -215,7 +215,7 @@ class Engine:
                 break
             self._waiting.popleft()
 
-    def _open(self, rows: list[Row]) -> Branch:
+    def _open(self, rows: list[ActiveRequest]) -> Branch:
         """A branch of these rows, whose texts are equal, in a free slot."""
         branch = Branch(heapq.heappop(self._free), rows)  # low slots first: they lie close together
         for row in rows:
@@ -235,7 +235,7 @@ class Engine:
         """
         if len(branch.rows) < 2:
             return
-        alike: dict[tuple[int, ...], list[Row]] = {}
+        alike: dict[tuple[int, ...], list[ActiveRequest]] = {}
         for row in branch.rows:
             alike.setdefault(tuple(row.text[branch.cached :]), []).append(row)
         # Rows whose tool runs have one text, as they took one token. They stay.
@@ -269,7 +269,7 @@ class Engine:
         row_index, column_index = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
         return hidden[row_index.to(self.device), column_index.to(self.device)]
 
-    def _choose(self, rows: list[Row], logits: Tensor) -> list[int]:
+    def _choose(self, rows: list[ActiveRequest], logits: Tensor) -> list[int]:
         """Sample a token for every row; the step's one wait for the device."""
         logits = logits[:, : self.tokenizer.vocab_size]  # a model may have more, for alignment
         ids = [row.id for row in rows]
@@ -284,7 +284,7 @@ class Engine:
         positions = torch.tensor([len(row.text) for row in rows]).to(self.device, non_blocking=True)
         return sample(logits, self._settings[1], positions).tolist()
 
-    def _accept(self, row: Row, token: int, events: list[Event]) -> None:
+    def _accept(self, row: ActiveRequest, token: int, events: list[Event]) -> None:
         """Append a sampled token and decide how the row goes on."""
         self._append(row, token, 1, events)
         if token in self._ends[row.request.chat] or row.transcript.stopped:
@@ -294,7 +294,7 @@ class Engine:
         elif row.request.tools and row.request.chat:
             self._follow_tools(row, token, events)
 
-    def _append(self, row: Row, token: int, sampled: int, events: list[Event]) -> None:
+    def _append(self, row: ActiveRequest, token: int, sampled: int, events: list[Event]) -> None:
         row.text.append(token)
         row.mask.append(sampled)
         if row.live:
@@ -302,7 +302,7 @@ class Engine:
             if row.stream:
                 events.append(Event(row.id, kind, text, token))
 
-    def _follow_tools(self, row: Row, token: int, events: list[Event]) -> None:
+    def _follow_tools(self, row: ActiveRequest, token: int, events: list[Event]) -> None:
         """Note where a tool call begins; at its end run it, or park the row while it runs."""
         if token == self._special["python_start"]:
             row.code_start = len(row.text)
@@ -326,7 +326,7 @@ class Engine:
             if not branch.tools:
                 self._split(branch)
 
-    def _force_output(self, row: Row, output: str, events: list[Event]) -> None:
+    def _force_output(self, row: ActiveRequest, output: str, events: list[Event]) -> None:
         """Let the row read a tool's output, as tokens that it did not choose."""
         start, end = self._special["output_start"], self._special["output_end"]
         forced = [start, *self.tokenizer.encode(output), end]
@@ -337,7 +337,7 @@ class Engine:
         for token in forced:
             self._append(row, token, 0, events)
 
-    def _release(self, row: Row) -> None:
+    def _release(self, row: ActiveRequest) -> None:
         """Take a row out of the queue or its branch, whose slot is free after its last row."""
         branch, row.branch = row.branch, None
         if branch is None:
@@ -350,7 +350,7 @@ class Engine:
             heapq.heappush(self._free, branch.slot)
             self.cache.reset(branch.slot)
 
-    def _finish(self, row: Row, reason: FinishReason) -> Event:
+    def _finish(self, row: ActiveRequest, reason: FinishReason) -> Event:
         """End a row and return its last event."""
         self._release(row)
         if not row.live:

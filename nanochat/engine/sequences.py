@@ -16,7 +16,7 @@ PREFILL_TOKENS = 16_384  # of all texts together in one step; bounds memory
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class ActiveRequest:
     """A request at work."""
 
     id: int
@@ -43,7 +43,7 @@ class Branch:
     """A slot of the cache with the rows whose text it holds; their texts are equal."""
 
     slot: int
-    rows: list[Row]
+    rows: list[ActiveRequest]
     cached: int = 0  # tokens of the text that the cache has read
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.data.tasks.protocol import EvalTask
+from nanochat.data.tasks.common import EvalTask
 from nanochat.engine import Completion, Engine, Request, SamplingParams
 from nanochat.system import distributed
 from nanochat.system.distributed import Run

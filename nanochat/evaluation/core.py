@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nanochat.evaluation import core_bundle
-from nanochat.evaluation.core_bundle import CoreTask, Kind, Option
+from nanochat.evaluation.core_bundle import AnswerOption, CoreTask, Kind
 from nanochat.system import distributed, storage
 from nanochat.system.distributed import Run
 from nanochat.tokenizer import Tokenizer
@@ -165,7 +165,7 @@ def score_items(
     """One row for each chosen item: what the model preferred, and whether that is right."""
     rows = []
     for start in range(0, len(chosen), ITEMS_AT_ONCE):
-        by_item: dict[int, list[Option]] = {}
+        by_item: dict[int, list[AnswerOption]] = {}
         for index in chosen[start : start + ITEMS_AT_ONCE]:
             examples = core_bundle.fewshot(items, index, task.shots)
             texts = core_bundle.prompts(task, items[index], examples)
@@ -203,7 +203,7 @@ def _row(
 
 
 @torch.no_grad()
-def _score(reader: Reader, found: Sequence[Option]) -> list[_Score]:
+def _score(reader: Reader, found: Sequence[AnswerOption]) -> list[_Score]:
     """Score options in batches of similar length.
 
     Options that differ in their last token only, such as bare letters, share one row.

@@ -40,7 +40,7 @@ class CoreTask:
 
 
 @dataclass(frozen=True)
-class Option:
+class AnswerOption:
     """A token sequence whose tokens from `start` on are scored."""
 
     tokens: list[int]
@@ -110,7 +110,7 @@ def prompts(task: CoreTask, item: dict[str, Any], examples: Sequence[dict[str, A
 
 def options(
     task: CoreTask, texts: Sequence[str], tokenizer: Tokenizer, context: int
-) -> list[Option]:
+) -> list[AnswerOption]:
     """The token sequences to score, and where in each the scored part starts.
 
     That is where choices begin to differ; where the same ending begins (schema); where the
@@ -119,11 +119,11 @@ def options(
     sequences = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
     if task.kind == "schema":
         same = _common([sequence[::-1] for sequence in sequences])
-        found = [Option(sequence, len(sequence) - same) for sequence in sequences]
+        found = [AnswerOption(sequence, len(sequence) - same) for sequence in sequences]
     else:
         start = _common(sequences)
         kept = sequences[1:] if task.kind == "language_modeling" else sequences
-        found = [Option(sequence, start) for sequence in kept]
+        found = [AnswerOption(sequence, start) for sequence in kept]
     return [_cropped(option, context) for option in found]
 
 
@@ -145,7 +145,7 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
     return shortest
 
 
-def _cropped(option: Option, context: int) -> Option:
+def _cropped(option: AnswerOption, context: int) -> AnswerOption:
     """The option as the model can read it: all but the last token are its inputs.
 
     At least the last token is scored, and never the BOS.
@@ -153,9 +153,9 @@ def _cropped(option: Option, context: int) -> Option:
     start = max(1, min(option.start, len(option.tokens) - 1))
     excess = len(option.tokens) - 1 - context
     if excess <= 0:
-        return Option(option.tokens, start)
+        return AnswerOption(option.tokens, start)
     tokens = [option.tokens[0], *option.tokens[excess + 1 :]]
-    return Option(tokens, max(1, start - excess))
+    return AnswerOption(tokens, max(1, start - excess))
 
 
 def _task(bundle: Path, entry: dict[str, Any], baselines: dict[str, str]) -> CoreTask:

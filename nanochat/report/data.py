@@ -123,7 +123,7 @@ class StageData:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """All that is known of a run."""
 
     name: str
@@ -144,16 +144,16 @@ class Run:
         return max((s.result.get("peak_memory_bytes") or 0 for s in self.stages), default=0)
 
 
-def load(run_dir: Path) -> Run:
+def load(run_dir: Path) -> RunRecord:
     """Read whatever stages there are, in the order in which a run goes through them."""
     folders = [path for path in run_dir.iterdir() if path.is_dir() and path.name[0] != "."]
     stages = [stage for path in folders if (stage := _load_stage(path)) is not None]
     order = list(STAGES)
     stages.sort(key=lambda s: (order.index(s.name) if s.name in order else len(order), s.name))
-    return Run(run_dir.name, stages)
+    return RunRecord(run_dir.name, stages)
 
 
-def machine(run: Run) -> dict[str, str]:
+def machine(run: RunRecord) -> dict[str, str]:
     """What the run was made on and with, as the first stage that tells it says."""
     names = {
         "device": "device",
@@ -174,7 +174,7 @@ def machine(run: Run) -> dict[str, str]:
     return found
 
 
-def accuracies(run: Run) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+def accuracies(run: RunRecord) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     """(row, {series: result}) of every accuracy, in the order in which stages recorded them.
 
     A result says by "stage" which model it is of; without that it is of the stage it stands in.
@@ -195,7 +195,7 @@ def series_of(rows: Iterable[tuple[str, dict[str, dict[str, Any]]]]) -> list[str
     return known + sorted(seen - set(known))
 
 
-def sample_groups(run: Run) -> list[tuple[StageData, str, list[dict[str, Any]]]]:
+def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, Any]]]]:
     """(stage, group, samples), the stage being that of the model that wrote them.
 
     That is what a sample's "stage" says, or else where it stands; samples of no group are under "".
@@ -208,7 +208,7 @@ def sample_groups(run: Run) -> list[tuple[StageData, str, list[dict[str, Any]]]]
     return [(run.get(model), group, samples) for (_, model, group), samples in groups.items()]
 
 
-def headline(run: Run) -> list[tuple[str, str, str]]:
+def headline(run: RunRecord) -> list[tuple[str, str, str]]:
     """(name, figure, remark) of what one wants to know first; what is unknown is left out."""
     base = run.get("base_train")
     tiles = [("time", duration(run.seconds), f"over {len(run.stages)} stages")]

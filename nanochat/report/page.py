@@ -9,14 +9,14 @@ from html import escape
 from typing import Any
 
 from nanochat.report import data, plots
-from nanochat.report.data import Run, StageData
+from nanochat.report.data import RunRecord, StageData
 from nanochat.report.plots import Bar, Curve
 
 Sections = list[tuple[str, str, str]]  # (anchor, heading, body)
 TOKENIZER_COLOURS = ("tok", "other", "base")  # ours first
 
 
-def render(run: Run, *, written: str) -> str:
+def render(run: RunRecord, *, written: str) -> str:
     """The whole page; `written` says when."""
     return page(
         [s for s in _sections(run) if s[2]],
@@ -60,7 +60,7 @@ def page(
     )
 
 
-def _sections(run: Run) -> Sections:
+def _sections(run: RunRecord) -> Sections:
     return [
         ("results", "Accuracy", _accuracies(run)),
         ("core", "In-context tasks", _core(run)),
@@ -73,7 +73,7 @@ def _sections(run: Run) -> Sections:
     ]
 
 
-def _lead(run: Run, written: str) -> str:
+def _lead(run: RunRecord, written: str) -> str:
     found = data.machine(run)
     where = f" on {found['device']}" if "device" in found else ""
     many = f" ({found['processes']} processes)" if found.get("processes", "1") != "1" else ""
@@ -99,7 +99,7 @@ def _legend(series: Sequence[str]) -> str:
     return f'<p class="legend">{items}</p>'
 
 
-def _accuracies(run: Run) -> str:
+def _accuracies(run: RunRecord) -> str:
     rows = data.accuracies(run)
     if not rows:
         return ""
@@ -146,7 +146,7 @@ def _items(found: dict[str, dict[str, Any]]) -> str:
     return " / ".join(f"{n:,}" for n in counts)
 
 
-def _core(run: Run) -> str:
+def _core(run: RunRecord) -> str:
     stage = run.get("base_eval")
     tasks = [r for r in stage.results if r.get("unit") == data.CENTERED]
     if not tasks:
@@ -169,7 +169,7 @@ def _core_bar(result: dict[str, Any]) -> Bar:
     return Bar(result["value"], result.get("stderr"), text, "base", f"{result['name']}: {text}")
 
 
-def _tokenizer(run: Run) -> str:
+def _tokenizer(run: RunRecord) -> str:
     """Bytes per token by kind of text, ours beside the published vocabularies."""
     stage = run.get("tok_eval")
     rows: dict[str, list[Bar]] = {}
@@ -196,7 +196,7 @@ def _tokenizer(run: Run) -> str:
     )
 
 
-def _training(run: Run) -> str:
+def _training(run: RunRecord) -> str:
     return "".join(_curves(stage) for stage in run.stages if stage.rows)
 
 
@@ -230,7 +230,7 @@ def _curves(stage: StageData) -> str:
     )
 
 
-def _stages(run: Run) -> str:
+def _stages(run: RunRecord) -> str:
     parts = [
         (f"{stage.title}: {data.duration(stage.seconds)}", stage.seconds, stage.series)
         for stage in run.stages
@@ -257,7 +257,7 @@ def _stages(run: Run) -> str:
     return f"{bar}{_legend(order)}{table(heads, rows)}"
 
 
-def _figures(run: Run) -> str:
+def _figures(run: RunRecord) -> str:
     rows = [
         [stage.title, r["name"], data.with_error(r), r.get("unit") or "", _count(r)]
         for stage in run.stages
@@ -278,7 +278,7 @@ def _count(result: dict[str, Any]) -> str:
     return f"{result['n']:,}" if result.get("n") else ""
 
 
-def _samples(run: Run) -> str:
+def _samples(run: RunRecord) -> str:
     blocks: list[str] = []
     for model, group, samples in reversed(data.sample_groups(run)):
         talks = [s for s in samples if data.dialogue(s)]
@@ -313,7 +313,7 @@ def _talk(sample: dict[str, Any]) -> str:
     return f'<div class="talk">{head}{turns}</div>'
 
 
-def _settings(run: Run) -> str:
+def _settings(run: RunRecord) -> str:
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in data.machine(run).items()

@@ -17,7 +17,7 @@ from typing import Any
 
 from nanochat.report import data
 from nanochat.report import page as report_page
-from nanochat.report.data import Run
+from nanochat.report.data import RunRecord
 from nanochat.system import storage
 from nanochat.system.errors import DataError
 
@@ -38,7 +38,7 @@ def build(run_dir: Path) -> Path:
 
     Stages may be missing or unfinished. Raises: DataError if there is no stage at all.
     """
-    run = data.load(run_dir) if run_dir.is_dir() else Run(run_dir.name, [])
+    run = data.load(run_dir) if run_dir.is_dir() else RunRecord(run_dir.name, [])
     if not run.stages:
         raise DataError(f"{run_dir} holds no stage to report on; train one, or give --run NAME")
     written = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
@@ -48,7 +48,7 @@ def build(run_dir: Path) -> Path:
     return page
 
 
-def markdown(run: Run, *, written: str) -> str:
+def markdown(run: RunRecord, *, written: str) -> str:
     """The report as Markdown: the figures and samples, without the plots."""
     lines = [f"# nanochat run {run.name}", "", f"Written {written}.", ""]
     lines += _table(["", "", ""], [list(tile) for tile in data.headline(run)])
@@ -63,7 +63,7 @@ def markdown(run: Run, *, written: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _accuracy_lines(run: Run) -> list[str]:
+def _accuracy_lines(run: RunRecord) -> list[str]:
     rows = data.accuracies(run)
     series = data.series_of(rows)
     names = [data.SERIES_NAMES.get(s, s) for s in series]
@@ -75,7 +75,7 @@ def _accuracy_lines(run: Run) -> list[str]:
     return _table(["task", *names, "items"], cells) if cells else []
 
 
-def _stage_lines(run: Run) -> list[str]:
+def _stage_lines(run: RunRecord) -> list[str]:
     rows = []
     for stage in run.stages:
         memory, tokens = stage.result.get("peak_memory_bytes"), stage.last("tokens")
@@ -92,7 +92,7 @@ def _stage_lines(run: Run) -> list[str]:
     return _table(["stage", "state", "time", "tokens", "peak memory"], rows)
 
 
-def _figure_lines(run: Run) -> list[str]:
+def _figure_lines(run: RunRecord) -> list[str]:
     rows = [
         [stage.title, r["name"], data.with_error(r), r.get("unit") or "", str(r.get("n") or "")]
         for stage in run.stages
@@ -102,7 +102,7 @@ def _figure_lines(run: Run) -> list[str]:
     return _table(["stage", "figure", "value", "unit", "items"], rows) if rows else []
 
 
-def _note_lines(run: Run) -> list[str]:
+def _note_lines(run: RunRecord) -> list[str]:
     return [
         f"- {stage.title}: {note}"
         for stage in run.stages
@@ -110,7 +110,7 @@ def _note_lines(run: Run) -> list[str]:
     ]
 
 
-def _sample_lines(run: Run) -> list[str]:
+def _sample_lines(run: RunRecord) -> list[str]:
     lines: list[str] = []
     for stage, group, samples in data.sample_groups(run):
         lines += [f"### {group + ', ' if group else ''}{stage.title}", ""]
@@ -124,7 +124,7 @@ def _sample_lines(run: Run) -> list[str]:
     return lines
 
 
-def _setting_lines(run: Run) -> list[str]:
+def _setting_lines(run: RunRecord) -> list[str]:
     lines: list[str] = []
     for stage in run.stages:
         rows = [[key, value] for key, value in stage.settings().items()]

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from nanochat import checkpoint_manager, sources
+from nanochat import checkpoint_manager
+from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine, Request
-from nanochat.sources import SamplingOptions, SourceOptions
+from nanochat.engine.sampling import SamplingOptions
 from nanochat.system import config, distributed, storage
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError, UserError
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     words = ["--prompt" if word == "-p" else word for word in words]
     cfg = config.parse(ChatCliConfig, words, stage="chat_cli")
-    path = sources.locate(cfg.source, cfg.common, chat=cfg.source.stage is None)
+    path = checkpoint_manager.locate(cfg.source, cfg.common, chat=cfg.source.stage is None)
     question = cfg.prompt
     if question is None and not sys.stdin.isatty():
         question = sys.stdin.read().strip()
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
         if question is not None:
             one_answer(chat, question)
             return
-        print(f"{sources.describe(loaded)} on {run.device}. /help lists the commands.")
+        print(f"{checkpoint_manager.describe(loaded)} on {run.device}. /help lists the commands.")
         talk(chat)
 
 

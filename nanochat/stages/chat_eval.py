@@ -13,7 +13,7 @@ from typing import Any
 
 from nanochat import checkpoint_manager, pocket
 from nanochat.data.tasks import evaluations
-from nanochat.data.tasks.protocol import EvalTask
+from nanochat.data.tasks.common import EvalTask
 from nanochat.engine import Engine
 from nanochat.evaluation import chat
 from nanochat.evaluation.chat import Accuracy, Outcome

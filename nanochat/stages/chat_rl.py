@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nanochat.data.tasks.common import EvalTask
 from nanochat.data.tasks.gsm8k import GSM8K, HUB
 from nanochat.data.tasks.pocket import PocketProblems, PocketTask
-from nanochat.data.tasks.protocol import EvalTask
 from nanochat.evaluation import chat
 from nanochat.optim import OptimConfig, schedules
 from nanochat.system import config, distributed

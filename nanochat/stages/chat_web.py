@@ -8,12 +8,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nanochat import checkpoint_manager, sources
+from nanochat import checkpoint_manager
+from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine
+from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.app import create_app
 from nanochat.server.protocol import ChatDefaults
 from nanochat.server.service import EngineService
-from nanochat.sources import SamplingOptions, SourceOptions
 from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
@@ -44,12 +45,12 @@ class ChatWebConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatWebConfig, argv, stage="chat_web")
-    path = sources.locate(cfg.source, cfg.common, chat=True)
+    path = checkpoint_manager.locate(cfg.source, cfg.common, chat=True)
     with distributed.session(cfg.common) as run, listen(cfg.host, cfg.port) as place:
 
         def load() -> Engine:
             loaded = checkpoint_manager.load(path, run)
-            print(f"model: {sources.describe(loaded)} on {run.device}", flush=True)
+            print(f"model: {checkpoint_manager.describe(loaded)} on {run.device}", flush=True)
             return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
 
         serve(cfg, place, load)

@@ -5,9 +5,10 @@ python -m scripts.sample --run pocket --prompt "The capital of" --num-samples 3
 
 from dataclasses import dataclass
 
-from nanochat import checkpoint_manager, sources
+from nanochat import checkpoint_manager
+from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine, Request
-from nanochat.sources import SamplingOptions, SourceOptions
+from nanochat.engine.sampling import SamplingOptions
 from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
@@ -35,7 +36,7 @@ class SampleConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(SampleConfig, argv, stage="sample")
-    path = sources.locate(cfg.source, cfg.common, chat=False)
+    path = checkpoint_manager.locate(cfg.source, cfg.common, chat=False)
     with distributed.session(cfg.common) as run:
         loaded = checkpoint_manager.load(path, run)
         engine = Engine(loaded.model, loaded.tokenizer, slots=min(SLOTS, cfg.num_samples))

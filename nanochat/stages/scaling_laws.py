@@ -160,8 +160,8 @@ def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:
             raise ConfigError(f"no tokenizer {cfg.tokenizer!r} in {path.parent}")
         print(f"training a tokenizer of {cfg.vocab_size:,} tokens", flush=True)
         words = ["--run", cfg.run, "--vocab-size", str(cfg.vocab_size)]
-        words += config.as_words(cfg, flat_fields(DataOptions))
-        words += config.as_words(cfg, ["threads"])
+        words += config.as_args(cfg, flat_fields(DataOptions))
+        words += config.as_args(cfg, ["threads"])
         with asked_to_stop(announce=True) as stop:
             sweep.run(command("tok_train", words), folder / "tok_train.log", stop)
         if not path.exists():
@@ -209,7 +209,7 @@ def base_train_words(cfg: ScalingLawsConfig, member: Member) -> list[str]:
         words += ["--" + name.replace("_", "-"), str(value)]
     groups = (RunOptions, LoopOptions, OptimConfig, DataOptions)
     shared = {name for group in groups for name in flat_fields(group)} - {"run", "seed"}
-    return words + config.as_words(cfg, [*architecture_flags(), *sorted(shared)])
+    return words + config.as_args(cfg, [*architecture_flags(), *sorted(shared)])
 
 
 def member_run(cfg: ScalingLawsConfig, member: Member) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from nanochat.system.errors import ConfigError, SaidElsewhere, Stopped, explain
+from nanochat.system.errors import ConfigError, ReportedElsewhere, Stopped, explain
 from nanochat.system.options import (
     FlatField,
     convert,
@@ -48,16 +48,14 @@ class RunOptions:
         "compute dtype of matrix products; none measures what is fastest here",
         choices=("float64", "float32", "bfloat16", "float16"),
     )
-    threads: int | None = option(None, "CPU threads per process; none shares the cores out")
-    seed: int = option(1337, "seed of weights, data order and sampling")
+    threads: int | None = option(
+        None, "CPU threads per process; none shares the cores out", least=1, most=MAX_THREADS
+    )
+    seed: int = option(1337, "seed of weights, data order and sampling", least=0)
     wandb: str | None = option(None, "Weights & Biases project to log to; none logs to files only")
 
     def __post_init__(self) -> None:
         check_name("--run", self.run)
-        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
-            raise ConfigError(f"--threads must be in [1, {MAX_THREADS}], got {self.threads}")
-        if self.seed < 0:
-            raise ConfigError(f"--seed must be at least 0, got {self.seed}")
 
 
 def check_name(flag: str, name: str) -> None:
@@ -91,7 +89,7 @@ def parse(
         return _parse(cls, argv, stage=stage, sections=sections, word=word)
     except ConfigError:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            raise SaidElsewhere from None  # torchrun gave its processes the same words
+            raise ReportedElsewhere from None  # torchrun gave its processes the same words
         raise
 
 
@@ -174,7 +172,7 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     return _build(cls, {name: convert(fields[name], value) for name, value in values.items()})
 
 
-def as_words(options: Any, names: Iterable[str]) -> list[str]:
+def as_args(options: Any, names: Iterable[str]) -> list[str]:
     """Those of some options that are not as they are by default, as words of a command line."""
     values, fields, words = to_dict(options), flat_fields(type(options)), list[str]()
     for name in names:
@@ -195,7 +193,7 @@ def cli(main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
     except Stopped:
         pass
-    except SaidElsewhere:
+    except ReportedElsewhere:
         time.sleep(SPEAK_S)  # torchrun ends all as soon as one has ended: who speaks goes first
         sys.exit(2)
     except KeyboardInterrupt:
@@ -261,8 +259,9 @@ def _examples(cls: type) -> str:
 def _add_flag(group: Any, field: FlatField) -> None:
     kind, words = unwrap(field.kind)
     default = "needed" if field.default is dataclasses.MISSING else _show(field.default)
-    text = f"{field.help} [{default}]".replace("%", "%%")
-    names = ["--" + field.name.replace("_", "-")]
+    bounds = f"; {field.bounds}" if field.bounds else ""
+    text = f"{field.help} [{default}{bounds}]".replace("%", "%%")
+    names = [field.flag]
     if kind is bool:
         group.add_argument(
             *names, action=argparse.BooleanOptionalAction, default=_ABSENT, help=text

@@ -25,7 +25,7 @@ from nanochat.system.errors import (
     DataError,
     OutOfMemory,
     RankError,
-    SaidElsewhere,
+    ReportedElsewhere,
     Stopped,
     UserError,
     explain_memory,
@@ -73,7 +73,7 @@ def single_run(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
+class StartedWith:
     """What a stage that goes on was begun with; None where that is not known, or it is new.
 
     Other choices than these would give other last bits, and after some steps another model.
@@ -90,7 +90,7 @@ class Begun:
 
 
 @contextlib.contextmanager
-def session(options: RunOptions, begun: Begun | None = None) -> Iterator[Run]:
+def session(options: RunOptions, begun: StartedWith | None = None) -> Iterator[Run]:
     """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
     begun: taken where the options name nothing; without it the cores are shared out, and rank 0
@@ -124,7 +124,7 @@ def session(options: RunOptions, begun: Begun | None = None) -> Iterator[Run]:
             compute_dtype=torch.float32,
         )
         # rank 0's: the others may lack the record it is from
-        begun = broadcast_object(run, begun or Begun())
+        begun = broadcast_object(run, begun or StartedWith())
         _set_threads(options.threads, begun, run)
         name = options.dtype or begun.dtype
         if name is None and run.is_main:
@@ -140,10 +140,10 @@ def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
     me = failures.Process(rank=rank, world_size=world_size)
     try:
         yield store
-    except (Stopped, SaidElsewhere):
+    except (Stopped, ReportedElsewhere):
         raise
     except Exception as error:
-        raised = failures.of(error, store, me)
+        raised = failures.reported_error(error, store, me)
         if raised is error:
             raise
         raise raised from None
@@ -151,7 +151,7 @@ def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
 
 def _join_group(store: dist.Store, rank: int, world_size: int, device: torch.device) -> None:
     """Start the process group once every process is there. Collective."""
-    failures.meet(store, failures.Process(rank=rank, world_size=world_size))
+    failures.wait_for_all(store, failures.Process(rank=rank, world_size=world_size))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         timeout=TIMEOUT,
@@ -201,7 +201,7 @@ def on_all(run: Run, work: Callable[[], T]) -> T:
         found = work()
     except Exception as raised:
         error = raised
-    words = error and (socket.gethostname(), failures.text(error))
+    words = error and (socket.gethostname(), failures.describe_error(error))
     failed = {rank: said for rank, said in enumerate(gather_objects(run, words)) if said}
     if error is not None and (len(failed) == run.world_size or not isinstance(error, UserError)):
         raise error
@@ -322,7 +322,7 @@ def _place() -> tuple[int, int, int]:
     return rank, world_size, local_rank
 
 
-def _set_threads(threads: int | None, begun: Begun, run: Run) -> None:
+def _set_threads(threads: int | None, begun: StartedWith, run: Run) -> None:
     """Share the cores out between the processes of this machine, or take as many as before.
 
     torchrun sets OMP_NUM_THREADS=1, which would leave cores idle when ranks are few.

@@ -37,7 +37,7 @@ NETWORK_ERRORS = (
 )
 
 # Called with the bytes that are on disk by now and the full length, or None if nobody told it.
-Progress = Callable[[int, int | None], None]
+DownloadProgress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class _Job:
     sha256: str | None
     size: int | None
     token: str | None
-    progress: Progress | None
+    progress: DownloadProgress | None
 
 
 class _Retry(Exception):
@@ -69,7 +69,7 @@ def fetch(
     sha256: str | None = None,
     size: int | None = None,
     token: str | None = None,
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     wait_s: float = 1.0,
 ) -> None:
     """Download a file unless it is there already.

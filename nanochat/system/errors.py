@@ -38,7 +38,7 @@ class RankError(UserError):
     """Another process of the run has ended; the message is which, and why."""
 
 
-class SaidElsewhere(Exception):
+class ReportedElsewhere(Exception):
     """This process ends for a reason that another process on its machine prints."""
 
 

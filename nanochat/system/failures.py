@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from nanochat.system import storage
-from nanochat.system.errors import ConfigError, RankError, SaidElsewhere, explain
+from nanochat.system.errors import ConfigError, RankError, ReportedElsewhere, explain
 
 TOGETHER_S = 600.0  # imports from a slow network disk take minutes
 ANSWER_S = 10.0  # of a store that may have ended with its process
@@ -55,7 +55,7 @@ class Process:
         return os.environ.get("GROUP_RANK", self.host)
 
 
-def meet(store: dist.Store, me: Process) -> None:
+def wait_for_all(store: dist.Store, me: Process) -> None:
     """Wait until every process of the run has come to the store. Collective.
 
     Raises: RankError if one of them has failed meanwhile; ConfigError if some do not come.
@@ -75,12 +75,12 @@ def meet(store: dist.Store, me: Process) -> None:
         time.sleep(POLL_S)
 
 
-def of(error: Exception, store: dist.Store, me: Process) -> Exception:
+def reported_error(error: Exception, store: dist.Store, me: Process) -> Exception:
     """What a failing process raises: its error, another's if that was the cause, or silence.
 
     The first process to fail leaves its reason for the others.
     """
-    mine = text(error)
+    mine = describe_error(error)
     try:
         store.set_timeout(timedelta(seconds=ANSWER_S))
         found = _read(store)
@@ -91,11 +91,11 @@ def of(error: Exception, store: dist.Store, me: Process) -> Exception:
     except (RuntimeError, ValueError):  # the store has ended with the process that held it
         return RankError(_told(None)) if _is_lost_connection(error) else error
     if not first:
-        return SaidElsewhere()
+        return ReportedElsewhere()
     return error if found and found["text"] == mine else RankError(_told(found))
 
 
-def text(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error in one line."""
     line = explain(error, base=str(storage.base_dir()))
     return line or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -21,11 +21,48 @@ _NOUNS = {
 }
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that an option takes: at least, at most, and above (itself not allowed)."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        low = self.least if self.above is None else self.above
+        high_enough = low is None or number > low or (number == low and self.above is None)
+        return high_enough and (self.most is None or number <= self.most)
+
+    def __str__(self) -> str:
+        if self.above is not None:
+            most = "" if self.most is None else f" and at most {self.most:,}"
+            return f"above {self.above:,}{most}"
+        if self.most is not None:
+            return f"from {self.least:,} to {self.most:,}"
+        return f"at least {self.least:,}"
+
+
 def option(
-    default: Any = dataclasses.MISSING, help: str = "", *, choices: Sequence[str] | None = None
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    choices: Sequence[str] | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
 ) -> Any:
-    """One option: a dataclass field that is also a flag; `help` states unit and scope."""
-    metadata = {"help": help, "choices": tuple(choices) if choices else None}
+    """One option: a dataclass field that is also a flag.
+
+    help: what it does, its unit, and what leaving it out means. least, most, above: bounds of a
+    number, checked when a flag, a preset or JSON sets it.
+    """
+    bounded = (least, most, above) != (None, None, None)
+    metadata = {
+        "help": help,
+        "choices": tuple(choices) if choices else None,
+        "bounds": Bounds(least, most, above) if bounded else None,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -47,7 +84,13 @@ class FlatField:
     default: Any
     help: str
     choices: tuple[str, ...] | None
+    bounds: Bounds | None
     group: str
+
+    @property
+    def flag(self) -> str:
+        """How it is written on a command line."""
+        return "--" + self.name.replace("_", "-")
 
 
 def flat_fields(cls: type) -> dict[str, FlatField]:
@@ -68,6 +111,7 @@ def flat_fields(cls: type) -> dict[str, FlatField]:
                     default=field.default,
                     help=meta.get("help", ""),
                     choices=meta.get("choices"),
+                    bounds=meta.get("bounds"),
                     group=group_of(cls),
                 )
             }
@@ -88,9 +132,8 @@ def convert(field: FlatField, value: Any) -> Any:
     Raises: ConfigError naming the flag, the value and what would fit.
     """
     kind, words = unwrap(field.kind)
-    flag = "--" + field.name.replace("_", "-")
     if value is None and "none" not in words:
-        raise ConfigError(f"{flag} must have a value")
+        raise ConfigError(f"{field.flag} must have a value")
     if value is None or (isinstance(value, str) and value in words):
         return words["none" if value is None else value]
     choices = field.choices or (
@@ -98,15 +141,18 @@ def convert(field: FlatField, value: Any) -> Any:
     )
     if choices:
         if value not in choices:
-            raise ConfigError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
+            raise ConfigError(f"{field.flag} must be one of {', '.join(choices)}, got {value!r}")
         return value
+    others = "".join(f" or {word}" for word in words)
     try:
-        return _cast(kind, value)
+        found = _cast(kind, value)
     except (TypeError, ValueError, OverflowError):
-        others = [f" or {word}" for word in words if word != "none"]
-        noun = "".join([_NOUNS.get(kind, "readable UTF-8 text"), *others])
+        noun = _NOUNS.get(kind, "readable UTF-8 text") + others
         limit = ", of at most 2^53" if kind is int and str(value).strip("-").isdecimal() else ""
-        raise ConfigError(f"{flag} must be {noun}{limit}, got {value!r}") from None
+        raise ConfigError(f"{field.flag} must be {noun}{limit}, got {value!r}") from None
+    if field.bounds is not None and found not in field.bounds:
+        raise ConfigError(f"{field.flag} must be {field.bounds}{others}, got {found}")
+    return found
 
 
 def _cast(kind: Any, value: Any) -> Any:

@@ -48,7 +48,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # backtracking state for each. Texts from this length on go through the Rust encoder.
 LONG_TEXT_CHARACTERS = 100_000
 
-Batch = tuple[np.ndarray, np.ndarray]
+EncodedBatch = tuple[np.ndarray, np.ndarray]
 
 
 class TextColumn(Protocol):
@@ -76,7 +76,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ordinary tokens of a text; what looks like a special token stays plain text."""
 
-    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> Batch:
+    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> EncodedBatch:
         """Tokens [N] (uint16, or uint32 where ids need it) and offsets [len(texts) + 1] int64.
 
         The tokens of texts[i] are tokens[offsets[i] : offsets[i + 1]]; bos puts `<|bos|>` first.
@@ -123,7 +123,7 @@ class BpeTokenizer:
             return ids
         return self._tiktoken.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> Batch:
+    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> EncodedBatch:
         kind = _id_type(self.vocab_size)
         first = self.bos_id if bos else None
         try:
@@ -179,7 +179,7 @@ class CharTokenizer:
         ids: list[int] = self._id_of[_code_points(text)].tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> Batch:
+    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> EncodedBatch:
         strings = texts if isinstance(texts, Sequence) else texts.to_pylist()
         encoded = [self._id_of[_code_points(text)] for text in strings]
         return _join(encoded, self.bos_id if bos else None, self.vocab_size)
@@ -362,7 +362,7 @@ def _token_bytes(tokens: Sequence[bytes]) -> np.ndarray:
     return np.array(lengths, dtype=np.int32)
 
 
-def _join(encoded: Sequence[np.ndarray], bos: int | None, vocab_size: int) -> Batch:
+def _join(encoded: Sequence[np.ndarray], bos: int | None, vocab_size: int) -> EncodedBatch:
     """Put texts' tokens into one array, each with the BOS token first if there is one."""
     lead = [] if bos is None else [np.array([bos])]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanochat.data import Batch
 from nanochat.data.packing import IGNORED
-from nanochat.data.tasks.protocol import EvalTask
+from nanochat.data.tasks.common import EvalTask
 from nanochat.engine import Completion, Engine, Request, SamplingParams
 from nanochat.gpt import GPT
 from nanochat.system.config import option
@@ -92,7 +92,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """One answer to train on: tokens with their prompt, which of them were sampled, its weight."""
 
     tokens: list[int]
@@ -110,7 +110,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return rewards - rewards.mean(dim=1, keepdim=True)
 
 
-def group_rows(group: Group) -> list[Row]:
+def group_rows(group: Group) -> list[AnswerRow]:
     """A group's different answers as rows: what was sampled is trained, a tool's output is not.
 
     Equal answers are one row with the sum of their advantages: less work, as a model that is sure
@@ -118,11 +118,11 @@ def group_rows(group: Group) -> list[Row]:
     step's loss is divided by the tokens of different answers.
     """
     advantages = group_advantages(torch.tensor([group.rewards], dtype=torch.float64))[0].tolist()
-    rows: dict[tuple[int, ...], Row] = {}
+    rows: dict[tuple[int, ...], AnswerRow] = {}
     for completion, advantage in zip(group.completions, advantages, strict=True):
         key = tuple(completion.tokens)
         before = rows[key].advantage if key in rows else 0.0
-        rows[key] = Row(
+        rows[key] = AnswerRow(
             tokens=group.prompt + completion.tokens,
             mask=[0] * len(group.prompt) + completion.mask,
             advantage=before + advantage,
@@ -130,7 +130,7 @@ def group_rows(group: Group) -> list[Row]:
     return list(rows.values())
 
 
-def row_batches(rows: Sequence[Row], *, device_rows: int, run: Run, pad: int) -> list[Batch]:
+def row_batches(rows: Sequence[AnswerRow], *, device_rows: int, run: Run, pad: int) -> list[Batch]:
     """Rows as micro-batches of at most `device_rows`, similar lengths together; at least one.
 
     What is missing to a full shape has no targets. Without rows there is one micro-batch without
@@ -141,7 +141,7 @@ def row_batches(rows: Sequence[Row], *, device_rows: int, run: Run, pad: int) ->
     return [_batch(part, device_rows, run, pad) for part in parts]
 
 
-def _batch(rows: Sequence[Row], device_rows: int, run: Run, pad: int) -> Batch:
+def _batch(rows: Sequence[AnswerRow], device_rows: int, run: Run, pad: int) -> Batch:
     """One micro-batch; the rows' weights are their advantages."""
     longest = max((len(row.tokens) - 1 for row in rows), default=1)
     count = min(device_rows, _up_to_multiple(len(rows), ROW_STEP))

@@ -150,7 +150,7 @@ class Saver:
         folder = self._stage.dir
         removed = checkpoint_manager.remove_damaged(folder)
         with contextlib.suppress(CheckpointError):
-            whole, damages = checkpoint_manager.newest_whole(folder)
+            whole, damages = checkpoint_manager.newest_valid(folder)
             if whole is not None and not damages:
                 removed += self._retain(newest=1)
         if removed:

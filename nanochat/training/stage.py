@@ -32,7 +32,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.training import stage_record
 from nanochat.training.progress import Progress, Summary, duration
 from nanochat.training.saving import Saver
-from nanochat.training.stage_opening import Stage, claimed, newest_whole
+from nanochat.training.stage_opening import Stage, claimed, newest_checkpoint
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
 
@@ -280,7 +280,7 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     def accept(step: int) -> bool:
         return step <= healthy and saver.is_regular(step)
 
-    path = newest_whole(stage.dir, stage.run, stage.say, accept)
+    path = newest_checkpoint(stage.dir, stage.run, stage.say, accept)
     if path is None:
         raise TrainingError(
             "one step after another is not finite, and there is no checkpoint to go back to: lower "

@@ -20,8 +20,8 @@ from nanochat.gpt import GPT, attention
 from nanochat.system import distributed, storage
 from nanochat.system.config import RunOptions, option
 from nanochat.system.distributed import (
-    Begun,
     Run,
+    StartedWith,
     broadcast_object,
     from_main,
     gather_objects,
@@ -99,7 +99,7 @@ class Stage:
     loop: LoopOptions
     resume_from: Path | None  # the newest checkpoint that is whole
     newest: Path | None  # the newest one
-    begun: Begun
+    begun: StartedWith
     attention: str  # the backend, as attention.choose takes it
     say: Say
 
@@ -148,7 +148,7 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
             f"run {common.run!r} already has {name} checkpoints in {folder}; "
             "--resume goes on from them, --run NAME starts another run"
         )
-    resume_from = newest_whole(folder, run, say) if loop.resume else None
+    resume_from = newest_checkpoint(folder, run, say) if loop.resume else None
     if resume_from is not None and run.is_main:
         say(f"resuming {name} from {resume_from}")
     begun = broadcast_object(run, _begun(name, options))
@@ -168,7 +168,7 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
     )
 
 
-def newest_whole(
+def newest_checkpoint(
     folder: Path, run: Run, say: Say, accept: Callable[[int], bool] = lambda step: True
 ) -> Path | None:
     """The newest checkpoint that is whole; those after it are named. Collective.
@@ -177,7 +177,7 @@ def newest_whole(
     """
 
     def find() -> Path | None:
-        found, damages = checkpoint_manager.newest_whole(folder, accept)
+        found, damages = checkpoint_manager.newest_valid(folder, accept)
         for damage in damages:
             say(f"warning: {damage.what}: passing over this checkpoint")
         return found
@@ -210,14 +210,14 @@ def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, 
         )
 
 
-def _begun(name: str, options: StageOptions) -> Begun:
+def _begun(name: str, options: StageOptions) -> StartedWith:
     """What a stage that goes on was begun with, also if that has saved no checkpoint yet."""
     if not options.loop.resume:
-        return Begun()
+        return StartedWith()
     return stage_record.begun(storage.stage_dir(options.common.run, name))
 
 
-def _attention(begun: Begun, run: Run, say: Say) -> str:
+def _attention(begun: StartedWith, run: Run, say: Say) -> str:
     """The attention backend of before; "auto" where there was none or it does not work here."""
     name = begun.attention
     # On another kind of device nothing is as before: "blocks" is a CPU's, the others are not.

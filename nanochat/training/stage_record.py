@@ -15,7 +15,7 @@ from nanochat.gpt import GPT
 from nanochat.gpt.attention import BACKENDS
 from nanochat.system import config, storage
 from nanochat.system import device as devices
-from nanochat.system.distributed import DTYPES, Begun, Run
+from nanochat.system.distributed import DTYPES, Run, StartedWith
 from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer
 from nanochat.training.progress import Summary
@@ -36,7 +36,7 @@ def origin(folder: Path) -> dict[str, Any]:
     return {"source": found["source"]} if "source" in found else {}
 
 
-def begun(folder: Path) -> Begun:
+def begun(folder: Path) -> StartedWith:
     """What a stage's record says that it was begun with."""
     found = read_config(folder)
 
@@ -46,7 +46,7 @@ def begun(folder: Path) -> Begun:
 
     dtype, attention = known("compute_dtype", str), known("attention", str)
     threads, rows = known("threads", int), known("device_batch_size", int)
-    return Begun(
+    return StartedWith(
         dtype=dtype if dtype in DTYPES else None,
         threads=threads if threads and threads > 0 else None,
         world_size=known("world_size", int),

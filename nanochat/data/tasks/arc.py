@@ -5,7 +5,7 @@ Source: Clark et al. 2018, arXiv 1803.05457; hub allenai/ai2_arc.
 
 from typing import Literal
 
-from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Row, load_rows
+from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Record, load_rows
 from nanochat.system.errors import DataError
 
 HUB = "allenai/ai2_arc"
@@ -23,7 +23,7 @@ def arc(
     return ChoiceTask(subset, rows, read, limit=limit)
 
 
-def read(row: Row) -> ChoiceQuestion:
+def read(row: Record) -> ChoiceQuestion:
     """A row of the hub's layout: three to five options, whose labels may be digits.
 
     Raises: DataError if the key of the answer is no label.

@@ -1,7 +1,7 @@
 """What tasks share: rows from a folder or the hub, multiple-choice rendering, mixtures.
 
 Owns no data set. A task is a sequence of conversations, each ending with its reference answer; one
-that can be evaluated has also a name, a kind and `evaluate` (see nanochat.eval_task).
+that can be evaluated has also a name, a kind and `evaluate` (`EvalTask`).
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from nanochat.data.jsonl import read_jsonl
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 LETTERS = "ABCDEFGHIJ"
 
 
@@ -28,6 +28,30 @@ class ChoiceQuestion:
     question: str
     options: tuple[str, ...]
     answer: int
+
+
+class EvalTask(Protocol):
+    """Questions a chat model can be measured on, and rewarded for."""
+
+    @property
+    def name(self) -> str:
+        """What the figure is called."""
+
+    @property
+    def kind(self) -> Literal["generate", "choice"]:
+        """Whether an answer is free text or one of some letters."""
+
+    def __len__(self) -> int:
+        """How many items there are."""
+
+    def __getitem__(self, index: int, /) -> Conversation:
+        """The item's conversation; its last message is the reference answer."""
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether a text that the model wrote answers the item."""
+
+    def choices(self, index: int) -> list[str]:
+        """The letters to choose from; empty where the answer is free text."""
 
 
 class Conversations(Sequence[Conversation]):
@@ -67,8 +91,8 @@ class ChoiceTask(Conversations):
     def __init__(
         self,
         name: str,
-        rows: Sequence[Row],
-        read: Callable[[Row], ChoiceQuestion],
+        rows: Sequence[Record],
+        read: Callable[[Record], ChoiceQuestion],
         *,
         limit: int | None = None,
     ) -> None:
@@ -159,7 +183,7 @@ def find_letter(text: str, letters: Sequence[str]) -> str | None:
     return alone[-1] if alone else None
 
 
-def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence[Row]:
+def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence[Record]:
     """The rows of a split, from a local folder or the Hugging Face hub.
 
     source: a folder that holds <split>.jsonl, .jsonl.gz or .parquet, in it or in a folder named
@@ -177,7 +201,7 @@ def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence
     return _hub_rows(source, split, config)
 
 
-def read_parquet(path: Path) -> list[Row]:
+def read_parquet(path: Path) -> list[Record]:
     """The rows of a parquet file.
 
     Raises: DataError if it is not one.
@@ -206,7 +230,7 @@ def _local_file(folder: Path, split: str, config: str | None) -> Path:
     raise DataError(f"{folder} has no {split}.jsonl, {split}.jsonl.gz or {split}.parquet")
 
 
-def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Row]:
+def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Record]:
     name = f"{source}:{config}:{split}" if config else f"{source}:{split}"
     try:
         import datasets

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from nanochat.data.tasks.arc import HUB as ARC_HUB
 from nanochat.data.tasks.arc import arc
+from nanochat.data.tasks.common import EvalTask
 from nanochat.data.tasks.gsm8k import GSM8K
 from nanochat.data.tasks.gsm8k import HUB as GSM8K_HUB
 from nanochat.data.tasks.humaneval import HUB as HUMANEVAL_HUB
 from nanochat.data.tasks.humaneval import HumanEval
 from nanochat.data.tasks.mmlu import HUB as MMLU_HUB
 from nanochat.data.tasks.mmlu import mmlu
-from nanochat.data.tasks.protocol import EvalTask
 from nanochat.data.tasks.spelling import LetterCounting, load_words
 from nanochat.system.errors import ConfigError
 

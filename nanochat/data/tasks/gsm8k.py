@@ -7,7 +7,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-from nanochat.data.tasks.common import Conversations, Row, exchange, load_rows
+from nanochat.data.tasks.common import Conversations, Record, exchange, load_rows
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import calculator
 
@@ -42,7 +42,7 @@ class GSM8K(Conversations):
         return float(self.evaluate(index, text))
 
 
-def convert(row: Row) -> Conversation:
+def convert(row: Record) -> Conversation:
     """A row as a conversation whose solution calls the calculator."""
     return exchange(row["question"], solution_parts(row["answer"]))
 

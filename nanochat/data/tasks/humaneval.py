@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.data.jsonl import read_jsonl
-from nanochat.data.tasks.common import Conversations, Row, exchange, load_rows
+from nanochat.data.tasks.common import Conversations, Record, exchange, load_rows
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import execution
 
@@ -43,14 +43,14 @@ class HumanEval(Conversations):
         return execution.run_python(program(self._problems[index], text), timeout_s=TIMEOUT_S).ok
 
 
-def convert(row: Row) -> Conversation:
+def convert(row: Record) -> Conversation:
     """A problem and its reference solution."""
     request = f"Complete this Python function:\n\n```python\n{row['prompt'].rstrip()}\n```"
     solution = f"```python\n{row['prompt']}{row['canonical_solution'].rstrip()}\n```"
     return exchange(request, solution)
 
 
-def program(row: Row, text: str) -> str:
+def program(row: Record, text: str) -> str:
     """What is run: the prompt's imports, the model's code, the tests."""
     code = extract_code(text)
     if f"def {row['entry_point']}" not in code:

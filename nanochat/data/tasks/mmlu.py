@@ -3,7 +3,7 @@
 Source: Hendrycks et al. 2020, arXiv 2009.03300; hub cais/mmlu.
 """
 
-from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Row, load_rows
+from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Record, load_rows
 
 HUB = "cais/mmlu"
 
@@ -17,7 +17,7 @@ def mmlu(split: str, *, source: str = HUB, limit: int | None = None) -> ChoiceTa
     return ChoiceTask("MMLU", rows, read, limit=limit)
 
 
-def read(row: Row) -> ChoiceQuestion:
+def read(row: Record) -> ChoiceQuestion:
     """A row of the hub's layout; those of auxiliary_train are wrapped once more."""
     inner = row.get("train", row)
     return ChoiceQuestion(inner["question"], tuple(inner["choices"]), int(inner["answer"]))

@@ -3,7 +3,7 @@
 Source: Ben Allal et al. 2025, arXiv 2502.02737; hub HuggingFaceTB/smol-smoltalk.
 """
 
-from nanochat.data.tasks.common import Conversations, Row, load_rows
+from nanochat.data.tasks.common import Conversations, Record, load_rows
 from nanochat.tokenizer.conversation import Conversation
 
 HUB = "HuggingFaceTB/smol-smoltalk"
@@ -14,7 +14,7 @@ def smoltalk(split: str, *, source: str = HUB, limit: int | None = None) -> Conv
     return Conversations("SmolTalk", load_rows(source, split=split), convert, limit=limit)
 
 
-def convert(row: Row) -> Conversation:
+def convert(row: Record) -> Conversation:
     """A row of the hub's layout."""
     return {
         "messages": [
