@@ -201,7 +201,7 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
     wanted = " or ".join(stages)
     raise CheckpointError(
         f"run {run_name!r} has no {wanted} checkpoint in {storage.run_dir(run_name)}; "
-        f"train one with: python -m scripts.{stages[-1]} --run {run_name}"
+        f"train one with: nanochat {stages[-1]} --run {run_name}"
     )
 
 

@@ -112,7 +112,7 @@ def test_help_shows_the_stages_own_flags_first_and_an_example(capsys):
         config.parse(tok_train.TokTrainConfig, ["--help"], stage="tok_train")
     text = capsys.readouterr().out
     assert text.index("--vocab-size") < text.index("--threads")
-    assert "python -m scripts.tok_train --preset pocket" in text
+    assert "nanochat tok_train --preset pocket" in text
     assert "[True]" not in text
 
 

@@ -213,7 +213,7 @@ def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
 @pytest.mark.parametrize(
     ("main", "words", "error", "message"),
     [
-        (sample.main, ["--run", "none"], CheckpointError, "scripts.base_train --run none"),
+        (sample.main, ["--run", "none"], CheckpointError, "nanochat base_train --run none"),
         (chat_cli.main, ["--run", "none"], CheckpointError, "has no chat_rl or chat_sft or mid"),
         (chat_web.main, ["--run", "none"], CheckpointError, "in {base}/runs/none; train one with"),
         (sample.main, ["--checkpoint", "/no/where"], CheckpointError, "there is no such folder"),

@@ -60,7 +60,7 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--steps", "many"], "--steps must be a whole number, got 'many'"),
+        (["--steps", "many"], "--steps must be a whole number or none, got 'many'"),
         (["--learning-rate", "x"], "--learning-rate must be a number"),
         (["--kind", "c"], "--kind must be one of a, b, got 'c'"),
         (["--no-such"], "unrecognized arguments: --no-such; nanochat thing --help"),

@@ -369,9 +369,9 @@ def problems(folder: Path) -> Path:
 
 
 def test_what_is_missing_is_named_with_its_remedy(base):
-    with pytest.raises(ConfigError, match=r"no tokenizer 'other'.*scripts\.tok_train"):
+    with pytest.raises(ConfigError, match=r"no tokenizer 'other'.*nanochat tok_train"):
         train(base, "--run", "other")
-    with pytest.raises(CheckpointError, match=r"has no base_train checkpoint.*scripts\.base_train"):
+    with pytest.raises(CheckpointError, match=r"has no base_train checkpoint.*nanochat base_train"):
         mid_train.main([*CHAT, "--data", str(chats(base / "c.jsonl"))])
     with pytest.raises(DataError, match="nowhere"):
         train(base, "--data", str(base / "nowhere.jsonl"))

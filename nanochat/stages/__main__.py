@@ -1,4 +1,4 @@
-"""The `nanochat` command: `nanochat <stage> [flags]` is `python -m scripts.<stage> [flags]`."""
+"""The `nanochat` command: `nanochat <stage> [flags]` is `nanochat <stage> [flags]`."""
 
 import importlib
 import sys

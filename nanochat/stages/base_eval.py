@@ -1,8 +1,8 @@
 """In-context tasks for a base model: CORE, or the small bundle of the embedded world.
 
-python -m scripts.base_eval --preset pocket
-python -m scripts.base_eval --bundle core
-python -m scripts.base_eval --bundle path/to/eval_bundle --max-items 100
+nanochat base_eval --preset pocket
+nanochat base_eval --bundle core
+nanochat base_eval --bundle path/to/eval_bundle --max-items 100
 """
 
 import zipfile

@@ -1,7 +1,7 @@
 """Bits per byte and samples of a base model.
 
-python -m scripts.base_loss --preset pocket
-python -m scripts.base_loss --documents book.txt
+nanochat base_loss --preset pocket
+nanochat base_loss --documents book.txt
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
 """Pre-train a base model on plain text.
 
-python -m scripts.base_train --preset pocket
-python -m scripts.base_train --data 'texts/*.parquet' --depth 4
-torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --preset speedrun
+nanochat base_train --preset pocket
+nanochat base_train --data 'texts/*.parquet' --depth 4
+torchrun --standalone --nproc_per_node=8 -m nanochat.stages.base_train -- --preset speedrun
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ def tokenizer_path(cfg: BaseTrainConfig) -> Path:
     if not path.exists():
         raise ConfigError(
             f"no tokenizer {name!r} in {path.parent}; train one with: "
-            f"python -m scripts.tok_train --data {cfg.data.data} --run {cfg.common.run}"
+            f"nanochat tok_train --data {cfg.data.data} --run {cfg.common.run}"
         )
     return path
 

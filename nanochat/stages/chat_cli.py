@@ -1,8 +1,8 @@
 """Talk to a model in the terminal, or ask it one thing.
 
-python -m scripts.chat_cli --run pocket
-python -m scripts.chat_cli --run pocket -p "What is 12 * 7?"
-cat question.txt | python -m scripts.chat_cli --run pocket
+nanochat chat_cli --run pocket
+nanochat chat_cli --run pocket -p "What is 12 * 7?"
+cat question.txt | nanochat chat_cli --run pocket
 """
 
 import contextlib

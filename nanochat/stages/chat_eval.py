@@ -1,7 +1,7 @@
 """Accuracies of a run's chat models, stage by stage, and what they answer.
 
-python -m scripts.chat_eval --preset pocket
-python -m scripts.chat_eval --tasks gsm8k=path/to/gsm8k,mmlu --stages chat_sft --max-items 200
+nanochat chat_eval --preset pocket
+nanochat chat_eval --tasks gsm8k=path/to/gsm8k,mmlu --stages chat_sft --max-items 200
 """
 
 import json

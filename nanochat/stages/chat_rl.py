@@ -1,7 +1,7 @@
 """Reinforcement learning on problems whose answers can be checked.
 
-python -m scripts.chat_rl --preset pocket
-python -m scripts.chat_rl --tasks gsm8k --steps 100
+nanochat chat_rl --preset pocket
+nanochat chat_rl --tasks gsm8k --steps 100
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Fine-tune a model on chosen conversations, or on your own (--data chats.jsonl).
 
-python -m scripts.chat_sft --preset pocket
+nanochat chat_sft --preset pocket
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Talk to a model in the browser; other programs reach it through OpenAI's API under /v1.
 
-python -m scripts.chat_web --run pocket
+nanochat chat_web --run pocket
 """
 
 import errno

@@ -1,6 +1,6 @@
 """What this machine can do, and what to do about what it cannot.
 
-python -m scripts.doctor
+nanochat doctor
 """
 
 import platform

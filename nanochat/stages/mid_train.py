@@ -1,6 +1,6 @@
 """Teach a base model conversations, multiple choice and tools.
 
-python -m scripts.mid_train --preset pocket
+nanochat mid_train --preset pocket
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """What base training will take, before it starts: size, tokens, FLOPs, memory and time.
 
-python -m scripts.plan --preset pocket
+nanochat plan --preset pocket
 nanochat plan --depth 20 --gpus 8 --gpu H100
 """
 

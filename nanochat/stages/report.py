@@ -1,6 +1,6 @@
 """Write a run's report.md and report.html.
 
-python -m scripts.report --run pocket
+nanochat report --run pocket
 """
 
 from dataclasses import dataclass

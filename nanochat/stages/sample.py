@@ -1,6 +1,6 @@
 """Continue a text with any checkpoint, a base model included.
 
-python -m scripts.sample --run pocket --prompt "The capital of" --num-samples 3
+nanochat sample --run pocket --prompt "The capital of" --num-samples 3
 """
 
 from dataclasses import dataclass

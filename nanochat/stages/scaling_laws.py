@@ -1,8 +1,8 @@
 """Find the best model size and number of tokens for a budget of compute, by a sweep of trainings.
 
-python -m scripts.scaling_laws --dry-run
-python -m scripts.scaling_laws --seeds 1,2,3
-python -m scripts.scaling_laws --data 'texts/*.parquet' --vocab-size 4096 --sequence-length 512
+nanochat scaling_laws --dry-run
+nanochat scaling_laws --seeds 1,2,3
+nanochat scaling_laws --data 'texts/*.parquet' --vocab-size 4096 --sequence-length 512
 nanochat scaling_laws --preset gpu1 --sizes 4,6,8,10 --budgets 1e17,3e17 --tokens-per-step none
 """
 

@@ -1,6 +1,6 @@
 """Compare the run's tokenizer with gpt2's and cl100k's: bytes per token, by kind of text.
 
-python -m scripts.tok_eval --preset pocket
+nanochat tok_eval --preset pocket
 """
 
 import time

@@ -1,8 +1,8 @@
 """Train a tokenizer on the training split of the data.
 
-python -m scripts.tok_train --preset pocket
-python -m scripts.tok_train --data shakespeare.txt --tokenizer char
-python -m scripts.tok_train --data 'texts/*.parquet' --vocab-size 32768
+nanochat tok_train --preset pocket
+nanochat tok_train --data shakespeare.txt --tokenizer char
+nanochat tok_train --data 'texts/*.parquet' --vocab-size 32768
 """
 
 import time

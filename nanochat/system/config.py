@@ -252,7 +252,7 @@ def _parser(cls: type, fields: dict[str, FlatField], stage: str) -> argparse.Arg
 def _examples(cls: type) -> str:
     """The command lines in the docstring of the module that the options stand in."""
     lines = (sys.modules[cls.__module__].__doc__ or "").splitlines()
-    found = [line.strip() for line in lines if "scripts." in line or line.startswith("nanochat ")]
+    found = [line.strip() for line in lines if line.startswith(("nanochat ", "torchrun "))]
     return "\n".join(["Examples:", *(f"  {line}" for line in found)]) if found else ""
 
 
