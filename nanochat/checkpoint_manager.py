@@ -241,24 +241,17 @@ def load(
     model_options: fields of GPTConfig to change, such as sequence_length.
     Raises: CheckpointError if it is missing, torn, altered or of a later format.
     """
-    found = from_main(run, lambda: _read(path, model_options or {}))
-    model = GPT(found.config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
+    path, meta, config, encoder = from_main(run, lambda: _read(path, model_options or {}))
+    model = GPT(config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
     model.to(run.device)
-    load_weights(found.path, model, run)
-    return Loaded(model=model, tokenizer=found.tokenizer, meta=found.meta, path=found.path)
+    load_weights(path, model, run)
+    return Loaded(model=model, tokenizer=encoder, meta=meta, path=path)
 
 
-@dataclass(frozen=True)
-class _Described:
-    """All of a checkpoint but its tensors."""
-
-    path: Path
-    meta: dict[str, Any]
-    config: GPTConfig
-    tokenizer: Tokenizer
-
-
-def _read(path: Path, model_options: Mapping[str, Any]) -> _Described:
+def _read(
+    path: Path, model_options: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any], GPTConfig, Tokenizer]:
+    """All of a checkpoint but its tensors, from its folder or its stage's."""
     if not (path / META).is_file():
         newest = latest(path)
         if newest is None:
@@ -275,7 +268,7 @@ def _read(path: Path, model_options: Mapping[str, Any]) -> _Described:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None
     if tokenizer_.sha256 != meta["tokenizer_sha256"]:
         raise CheckpointError(f"{path}: the tokenizer is not the one the model was trained with")
-    return _Described(path, meta, config, tokenizer_)
+    return path, meta, config, tokenizer_
 
 
 def load_weights(path: Path, model: GPT, run: Run) -> None:
@@ -312,14 +305,12 @@ def read_meta(path: Path) -> dict[str, Any]:
         )
     for name, digest in meta["files"].items():
         try:
-            whole = _sha256(path / name) == digest
+            intact = _sha256(path / name) == digest
+        except FileNotFoundError:
+            intact = False
         except OSError as error:
-            whole = False
-            if not isinstance(error, FileNotFoundError):
-                raise DamagedCheckpointError(
-                    f"{path / name} cannot be read: {error}", path
-                ) from None
-        if not whole:
+            raise DamagedCheckpointError(f"{path / name} cannot be read: {error}", path) from None
+        if not intact:
             raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
     return meta
 

@@ -108,7 +108,7 @@ def test_commands_clear_regenerate_and_set(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/set temperature -1", "--temperature must be in [0, 100], got -1.0"),
+        ("/set temperature -1", "--temperature must be from 0 to 100, got -1.0"),
         ("/set temperature hot", "--temperature must be a number, got 'hot'"),
         ("/set max_new_tokens 0", "max_new_tokens must be a whole number above 0, got '0'"),
         ("/set warmth 3", "'warmth' is no setting; there are temperature, top_k, top_p"),
@@ -218,7 +218,12 @@ def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
         (chat_web.main, ["--run", "none"], CheckpointError, "in {base}/runs/none; train one with"),
         (sample.main, ["--checkpoint", "/no/where"], CheckpointError, "there is no such folder"),
         (sample.main, ["--checkpoint", "{base}"], CheckpointError, "is no checkpoint"),
-        (sample.main, ["--run", "demo", "--top-p", "2"], ConfigError, "--top-p must be in (0, 1]"),
+        (
+            sample.main,
+            ["--run", "demo", "--top-p", "2"],
+            ConfigError,
+            "--top-p must be above 0 and at most 1 or none",
+        ),
         (sample.main, ["--run", "demo", "--num-samples", "0"], ConfigError, "must be at least 1"),
         (sample.main, ["--run", "demo", "--prompt", "x" * 99], ConfigError, "has 100 tokens"),
         (sample.main, ["--run", "demo", "--stage", "x"], ConfigError, "--stage must be one of"),

@@ -9,7 +9,7 @@ import torch
 from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask
 from nanochat.engine import Engine
 from nanochat.evaluation import chat
-from nanochat.evaluation.chat import Accuracy
+from nanochat.evaluation.accuracy import Accuracy, paired_gain
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.report import data
 from nanochat.stages import chat_eval as chat_eval_script
@@ -178,7 +178,7 @@ def test_ranks_share_the_items(tokenizer, monkeypatch):
 def test_paired_gain_is_the_mean_difference_and_narrower_than_two_separate_errors():
     before = [True] * 60 + [False] * 40
     after = [True] * 58 + [False] * 2 + [True] * 20 + [False] * 20
-    gain = chat.paired_gain(before, after)
+    gain = paired_gain(before, after)
     assert (gain.value, gain.n) == (pytest.approx(0.18), 100)
     differences = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
     spread = torch.tensor(differences, dtype=torch.float64).std().item() / 10
@@ -186,11 +186,11 @@ def test_paired_gain_is_the_mean_difference_and_narrower_than_two_separate_error
     assert gain.significant
     assert gain.stderr < (0.6 * 0.4 / 100 + 0.78 * 0.22 / 100) ** 0.5
     with pytest.raises(ConfigError, match="same two or more items"):
-        chat.paired_gain([True], [True, False])
+        paired_gain([True], [True, False])
 
 
 def test_no_difference_is_no_gain():
-    gain = chat.paired_gain([True, False], [True, False])
+    gain = paired_gain([True, False], [True, False])
     assert (gain.value, gain.stderr, gain.significant) == (0, 0, False)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from nanochat.evaluation import core, core_bundle
-from nanochat.evaluation.core import Reader, TaskResult
+from nanochat.evaluation.accuracy import Accuracy, mean_centered
+from nanochat.evaluation.core import Reader
 from nanochat.evaluation.core_bundle import AnswerOption, CoreTask
 from nanochat.stages import base_eval
 from nanochat.system import distributed
@@ -246,8 +247,8 @@ def test_a_model_that_knows_the_answer_is_right_and_centred_accuracy_is_one(tmp_
     text = (bundle / "core.yaml").read_text().replace("\\nAnswer: ", ":")
     (bundle / "core.yaml").write_text(text)
     found = core.evaluate(reader(Knowing()), bundle, run=distributed.single_run())
-    assert [(r.accuracy, r.stderr, r.centered) for r in found] == [(1, 0, 1), (1, 0, 1)]
-    assert core.mean_centered(found) == (1, 0)
+    assert [(r.value, r.stderr, r.centered) for r in found] == [(1, 0, 1), (1, 0, 1)]
+    assert mean_centered(found) == (1, 0)
 
 
 def test_item_cap_keeps_the_prompts_of_the_items_that_stay(tmp_path):
@@ -300,12 +301,12 @@ def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatc
 
 def result(name, accuracy, n, baseline):
     stderr = (accuracy * (1 - accuracy) / n) ** 0.5
-    return TaskResult(name, "schema", 0, accuracy, stderr, n, baseline)
+    return Accuracy(name, accuracy, stderr, n, baseline)
 
 
 def test_centred_mean_and_its_standard_error():
     results = [result("a", 0.5, 100, 0.0), result("b", 0.75, 400, 0.5)]
-    mean, stderr = core.mean_centered(results)
+    mean, stderr = mean_centered(results)
     assert mean == pytest.approx((0.5 + 0.5) / 2)
     one, two = 0.05, (0.75 * 0.25 / 400) ** 0.5 / 0.5
     assert stderr == pytest.approx((one**2 + two**2) ** 0.5 / 2)
@@ -357,7 +358,8 @@ def test_the_real_bundle_is_read_and_scored_in_all_its_tasks():
     assert all(r.n == 2 for r in found)
     by_name = {r.name: r for r in found}
     assert by_name["boolq"].baseline == 0.62
-    assert by_name["jeopardy"].shots == 10
+    tasks = {task.name: task for task in core_bundle.read_bundle(REAL_BUNDLE)}
+    assert tasks["jeopardy"].shots == 10
 
 
 def test_the_stage_records_centred_accuracies_and_never_says_core(tmp_path, monkeypatch):

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.packing import crop_documents, document_rows, pack_conversations, pack_documents
+from nanochat.data.packing import (
+    batches,
+    crop_documents,
+    document_rows,
+    pack_conversations,
+    pack_documents,
+    pad_rows,
+)
 
 
 def offsets_of(lengths):
@@ -115,3 +122,15 @@ def test_cropping_takes_the_longest_that_fits_and_throws_the_rest_of_the_shortes
     plan = crop_documents(offsets_of([7, 2, 4, 30, 9]), 10, np.random.default_rng(0))
     rows = [[int(plan.lengths[p]) for p in plan.pieces(row)] for row in range(len(plan))]
     assert rows == [[9, 1], [7, 3], [10]]  # of the 2 and the 4 one token is lost each, of the 30 20
+
+
+def test_padding_fills_rows_on_the_right_and_missing_rows_below():
+    padded = pad_rows([[1, 2, 3], np.array([4])], (3, 4), -1)
+    assert padded.dtype == np.int64
+    assert padded.tolist() == [[1, 2, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]]
+
+
+def test_batches_hold_as_many_items_as_fit_with_padding_and_at_least_one():
+    found = list(batches([9, 4, 4, 3, 1, 1], 8, lambda width: width))
+    assert found == [[9], [4, 4], [3, 1], [1]]
+    assert list(batches([], 8, len)) == []

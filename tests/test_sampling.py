@@ -141,11 +141,11 @@ def test_greedy_and_top_k_one_agree_and_very_low_temperatures_do_not_overflow():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "temperature must be in [0, 100], got -0.1"),
-        ({"temperature": float("nan")}, "temperature must be in [0, 100], got nan"),
-        ({"top_k": -1}, "top_k must be positive"),
-        ({"top_p": 0.0}, "top_p must be in (0, 1], got 0.0"),
-        ({"top_p": 1.1}, "top_p must be in (0, 1], got 1.1"),
+        ({"temperature": -0.1}, "temperature must be from 0 to 100, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be from 0 to 100, got nan"),
+        ({"top_k": -1}, "top_k must be at least 0 or none, got -1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.1}, "top_p must be above 0 and at most 1, got 1.1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"stop": ("",)}, "a stop string must not be empty"),
     ],

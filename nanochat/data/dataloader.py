@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nanochat.data.conversation_rows import ChatRows
-from nanochat.data.packing import IGNORED
+from nanochat.data.packing import IGNORED, pad_rows
 from nanochat.data.token_stream import TokenStream
 from nanochat.system.distributed import Run
 from nanochat.system.errors import CheckpointError, DataError
@@ -208,11 +208,6 @@ def rank_share(batch_rows: int, run: Run) -> int:
     return len(range(run.rank, batch_rows, run.world_size))
 
 
-def _pad_rows(array: np.ndarray, rows: int, value: int) -> np.ndarray:
-    missing = rows - len(array)
-    return np.pad(array, ((0, missing), (0, 0)), constant_values=value) if missing else array
-
-
 class StreamBatches(_Prefetched):
     """Batches of the document stream; a BatchSource.
 
@@ -225,14 +220,15 @@ class StreamBatches(_Prefetched):
         stream.require(batch_rows)
         self.stream = stream
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
+        shape = count * micro_rows, stream.T
         share = rank_share(batch_rows, run)
         pad = stream.pad_id
 
         def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
             row = position["next_row"]
             inputs, targets = stream.inputs_targets(row + run.rank, share, stride=run.world_size)
-            inputs = _pad_rows(inputs, count * micro_rows, pad)
-            targets = _pad_rows(targets, count * micro_rows, IGNORED)
+            inputs = pad_rows(inputs, shape, pad)
+            targets = pad_rows(targets, shape, IGNORED)
             return inputs, targets, {"next_row": row + batch_rows}
 
         super().__init__(
@@ -269,15 +265,14 @@ class ChatBatches(_Prefetched):
                 "--tokens-per-step"
             )
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
+        shape = count * micro_rows, T
         pad = tokenizer.bos_id
 
         def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
             found, after = rows.take(position, batch_rows)
             mine = found[run.rank :: run.world_size]
-            inputs = np.full((count * micro_rows, T), pad, dtype=np.int64)
-            targets = np.full((count * micro_rows, T), IGNORED, dtype=np.int64)
-            for i, (bucket, row) in enumerate(mine):
-                inputs[i], targets[i] = bucket.inputs[row], bucket.targets[row]
+            inputs = pad_rows((bucket.inputs[row] for bucket, row in mine), shape, pad)
+            targets = pad_rows((bucket.targets[row] for bucket, row in mine), shape, IGNORED)
             return inputs, targets, after
 
         start = {"epoch": 0, "bucket": 0, "row": 0}

@@ -1,15 +1,19 @@
-"""Packing documents and conversations of uneven length into rows of one length.
+"""Packing documents and conversations of uneven length into rows of one length, and padding.
 
-Owns the two packers. Knows no file, no tokenizer and no tensor: it deals in lengths and places.
+Owns the two packers and the padding of batches. Knows no file, no tokenizer and no tensor: it deals
+in lengths and places.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 IGNORED = -1  # in rows: no token here; in targets: no loss here
+WIDTH_STEP = 32  # padded widths are multiples of this: every new shape costs time and memory
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -187,3 +191,31 @@ def pack_conversations(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> 
             by_space[left] = []
         by_space[left].append(row)
     return rows
+
+
+def pad_rows(
+    rows: Iterable[Sequence[int] | np.ndarray], shape: tuple[int, int], fill: int
+) -> np.ndarray:
+    """Rows of different lengths as one int64 array, filled up on the right and at the bottom."""
+    padded = np.full(shape, fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded
+
+
+def batches(items: Sequence[T], tokens: int, width: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """Consecutive items, the widest first, in batches of at most `tokens` with padding.
+
+    Widest first, so that running out of memory shows at once and not after an hour. An item wider
+    than `tokens` is a batch by itself.
+    """
+    start = 0
+    while start < len(items):
+        batch = items[start : start + max(1, tokens // width(items[start]))]
+        yield batch
+        start += len(batch)
+
+
+def up_to_multiple(count: int, step: int) -> int:
+    """The smallest multiple of `step`, at least one, that holds `count`."""
+    return max(1, -(-count // step)) * step

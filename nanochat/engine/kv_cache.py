@@ -39,8 +39,8 @@ class KVCache:
     ) -> None:
         if max_len > config.max_positions:
             raise ConfigError(
-                f"texts of {max_len} tokens exceed the model's {config.max_positions} positions; "
-                "use a smaller maximal length"
+                f"max_len {max_len} is beyond the model's {config.max_positions} positions; use "
+                "fewer"
             )
         self.windows = config.windows
         self.slots = slots
@@ -53,11 +53,6 @@ class KVCache:
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
         self.tokens = torch.zeros(slots, max_len + 1, dtype=torch.int64, device=device)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all slots."""
-        return sum(x.numel() * x.element_size() for x in (self.k, self.v, self.tokens))
 
     def reset(self, slot: int, length: int = 0) -> None:
         """Forget what a slot holds beyond its first `length` tokens."""

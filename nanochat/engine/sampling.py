@@ -39,11 +39,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 100:
-            raise ConfigError(f"temperature must be in [0, 100], got {self.temperature}")
+            raise ConfigError(f"temperature must be from 0 to 100, got {self.temperature}")
         if self.top_k is not None and self.top_k < 0:
-            raise ConfigError(f"top_k must be positive (0 or none keeps all), got {self.top_k}")
+            raise ConfigError(f"top_k must be at least 0 or none, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not all(self.stop):
@@ -54,26 +54,25 @@ class SamplingParams:
 class SamplingOptions:
     """How words are chosen."""
 
-    temperature: float = option(0.6, "0 always takes the likeliest token; 1 samples as trained")
-    top_k: int | None = option(50, "sample from this many likeliest tokens; none: from all")
-    top_p: float | None = option(None, "sample from the likeliest with this total probability")
-
-    def __post_init__(self) -> None:
-        self.params(max_new_tokens=1)
+    temperature: float = option(
+        0.6, "0 always takes the likeliest token; 1 samples as trained", least=0, most=100
+    )
+    top_k: int | None = option(
+        50, "sample from this many likeliest tokens; none or 0: from all", least=0
+    )
+    top_p: float | None = option(
+        None, "sample from the likeliest with this total probability", above=0, most=1
+    )
 
     def params(self, *, max_new_tokens: int, seed: int | None = None) -> SamplingParams:
         """The settings of one request."""
-        try:
-            return SamplingParams(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-            )
-        except ConfigError as error:
-            name, _, rest = str(error).partition(" ")
-            raise ConfigError(f"--{name.replace('_', '-')} {rest}") from None
+        return SamplingParams(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)

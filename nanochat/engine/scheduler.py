@@ -57,11 +57,6 @@ class Engine:
     ) -> None:
         self.tokenizer = tokenizer
         self.max_len = max_len or model.config.sequence_length
-        if self.max_len > model.config.max_positions:
-            raise ConfigError(
-                f"max_len {self.max_len} is beyond the model's {model.config.max_positions} "
-                "positions; use fewer"
-            )
         self.dtype = dtype or model.compute_dtype
         self.refresh(model)
         self.device = next(self.model.parameters()).device

@@ -5,7 +5,7 @@ Owns the two measures: over fixed validation rows, and over whole documents. Doe
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat.data.packing import IGNORED, WIDTH_STEP, batches, pad_rows, up_to_multiple
 from nanochat.system import distributed
 from nanochat.system.distributed import Run
 from nanochat.tokenizer import Tokenizer
 
 DOCUMENTS_AT_ONCE = 512  # documents encoded and sorted by length together; bounds the memory
-LENGTH_STEP = 32  # widths of batches are multiples of this, so that few shapes are compiled
 
 
 class TokenLosses(Protocol):
@@ -85,10 +85,11 @@ def document_bpb(
     def measure() -> tuple[float, ...]:
         nats, size, tokens, count = 0.0, 0, 0, 0
         for texts in _chunks(mine, DOCUMENTS_AT_ONCE):
-            windows: list[tuple[Sequence[int], Sequence[int]]] = []
+            windows: list[list[int]] = []
             for text in texts:
                 ids = [tokenizer.bos_id, *tokenizer.encode(text)]
-                windows += _windows(ids, sequence_length)
+                starts = range(0, len(ids) - 1, sequence_length)
+                windows += [ids[start : start + sequence_length + 1] for start in starts]
                 size += len(text.encode("utf-8", errors="replace"))
                 tokens += len(ids) - 1
                 count += 1
@@ -105,33 +106,18 @@ def document_bpb(
     )
 
 
-def _windows(ids: list[int], length: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Inputs and targets of one document, `length` targets at a time."""
-    for start in range(0, len(ids) - 1, length):
-        chunk = ids[start : start + length + 1]
-        yield chunk[:-1], chunk[1:]
-
-
 def _batches(
-    windows: list[tuple[Sequence[int], Sequence[int]]], length: int, batch_tokens: int
+    windows: list[list[int]], length: int, batch_tokens: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of similar length side by side, padded on the right, longest first.
+    """Inputs and targets of windows of similar length side by side, padded on the right."""
 
-    Longest first, so that running out of memory shows at once and not after an hour.
-    """
-    windows = sorted(windows, key=lambda window: -len(window[0]))
-    start = 0
-    while start < len(windows):
-        longest = len(windows[start][0])
-        width = min(length, -(-longest // LENGTH_STEP) * LENGTH_STEP)
-        rows = windows[start : start + max(1, batch_tokens // width)]
-        inputs = np.zeros((len(rows), width), dtype=np.int64)
-        targets = np.full((len(rows), width), -1, dtype=np.int64)
-        for row, (window_inputs, window_targets) in enumerate(rows):
-            inputs[row, : len(window_inputs)] = window_inputs
-            targets[row, : len(window_targets)] = window_targets
-        yield inputs, targets
-        start += len(rows)
+    def width(window: list[int]) -> int:
+        return min(length, up_to_multiple(len(window) - 1, WIDTH_STEP))
+
+    for batch in batches(sorted(windows, key=len, reverse=True), batch_tokens, width):
+        shape = len(batch), width(batch[0])
+        inputs = pad_rows((window[:-1] for window in batch), shape, 0)
+        yield inputs, pad_rows((window[1:] for window in batch), shape, IGNORED)
 
 
 def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:

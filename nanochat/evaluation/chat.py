@@ -1,21 +1,21 @@
 """Accuracies of a chat model: answers it writes, or letters it prefers.
 
-Owns the two ways to ask, standard errors, the paired comparison of two models and ChatCORE. What
-the questions are and when an answer is right is the task's.
+Owns the two ways to ask, and ChatCORE. What the questions are and when an answer is right is the
+task's.
 """
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat.data.packing import WIDTH_STEP, batches, pad_rows, up_to_multiple
 from nanochat.data.tasks.common import EvalTask
 from nanochat.engine import Completion, Engine, Request, SamplingParams
+from nanochat.evaluation.accuracy import Accuracy, accuracy, mean_centered
 from nanochat.system import distributed
 from nanochat.system.distributed import Run
 from nanochat.system.errors import ConfigError
@@ -25,30 +25,8 @@ from nanochat.tokenizer.conversation import Message, Part, render_prompt
 CHOICE_BASELINE = 0.25  # four options; the few questions with three or five change it little
 CHAT_CORE_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "LetterCounting")
 LETTER_BATCH_TOKENS = 16384
-LENGTH_STEP = 32  # widths of batches are multiples of this
 
 Mode = Literal["write", "letters"]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The share of right answers, its standard error and the number of items."""
-
-    name: str
-    value: float
-    stderr: float
-    n: int
-    baseline: float = 0.0
-
-    @property
-    def centered(self) -> float:
-        """0 for guessing, 1 for all right."""
-        return (self.value - self.baseline) / (1 - self.baseline)
-
-    @property
-    def centered_stderr(self) -> float:
-        """Standard error of `centered`."""
-        return self.stderr / (1 - self.baseline)
 
 
 @dataclass(frozen=True)
@@ -60,20 +38,6 @@ class Outcome:
 
     accuracy: Accuracy
     rows: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Gain:
-    """By how much one model's accuracy exceeds another's on the same items."""
-
-    value: float
-    stderr: float
-    n: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the gain exceeds two standard errors."""
-        return self.value > 2 * self.stderr
 
 
 def evaluate(
@@ -100,7 +64,8 @@ def evaluate(
         if mode == "letters":
             texts = whole = preferred_letters(engine, task, mine)
         else:
-            replies = written_answers(engine, task, mine, max_new_tokens=max_new_tokens)
+            asked = [task[i]["messages"][:-1] for i in mine]
+            replies = _replies(engine, asked, max_new_tokens)
             texts = [reply.text for reply in replies]
             whole = [shown(reply.parts) for reply in replies]
         return [
@@ -116,31 +81,6 @@ def evaluate(
     return Outcome(accuracy(name, [row["correct"] for row in every], baseline), every)
 
 
-def accuracy(name: str, correct: Sequence[bool], baseline: float = 0.0) -> Accuracy:
-    """The share of right answers, with its binomial standard error."""
-    n = len(correct)
-    value = sum(correct) / n if n else math.nan
-    stderr = math.sqrt(value * (1 - value) / n) if n else math.nan
-    return Accuracy(name, value, stderr, n, baseline)
-
-
-def paired_gain(before: Sequence[bool], after: Sequence[bool]) -> Gain:
-    """The gain in accuracy and its standard error, item by item.
-
-    Pairs leave out what makes items easy or hard for both, so that small gains show.
-    """
-    if len(before) != len(after) or len(before) < 2:
-        raise ConfigError(
-            f"a paired comparison needs the same two or more items on both sides, "
-            f"got {len(before)} and {len(after)}"
-        )
-    differences = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
-    n = len(differences)
-    mean = sum(differences) / n
-    variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
-    return Gain(mean, math.sqrt(variance / n), n)
-
-
 def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
     """The mean centred accuracy over the six chat tasks and its standard error.
 
@@ -149,10 +89,7 @@ def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
     by_name = {found.name: found for found in accuracies}
     if not all(name in by_name for name in CHAT_CORE_TASKS):
         return None
-    chosen = [by_name[name] for name in CHAT_CORE_TASKS]
-    mean = sum(found.centered for found in chosen) / len(chosen)
-    variance = sum(found.centered_stderr**2 for found in chosen)
-    return mean, math.sqrt(variance) / len(chosen)
+    return mean_centered([by_name[name] for name in CHAT_CORE_TASKS])
 
 
 def draw_items(count: int, max_items: int | None) -> list[int]:
@@ -160,13 +97,6 @@ def draw_items(count: int, max_items: int | None) -> list[int]:
     if max_items is None or max_items >= count:
         return list(range(count))
     return sorted(random.Random(0).sample(range(count), max_items))
-
-
-def written_answers(
-    engine: Engine, task: EvalTask, indices: Sequence[int], *, max_new_tokens: int
-) -> list[Completion]:
-    """What the model writes, greedily, in reply to each item's last question."""
-    return _replies(engine, [task[i]["messages"][:-1] for i in indices], max_new_tokens)
 
 
 @torch.no_grad()
@@ -183,16 +113,12 @@ def preferred_letters(engine: Engine, task: EvalTask, indices: Sequence[int]) ->
     }
     order = sorted(indices, key=lambda i: -len(prompts[i]))
     best: dict[int, str] = {}
-    start = 0
-    while start < len(order):
-        count = max(1, LETTER_BATCH_TOKENS // len(prompts[order[start]]))
-        batch = order[start : start + count]
+    for batch in batches(order, LETTER_BATCH_TOKENS, lambda i: len(prompts[i])):
         logits = _next_token_logits(engine, [prompts[i] for i in batch])  # [B, V]
         for row, i in enumerate(batch):
             letters = task.choices(i)
             values = logits[row, letter_tokens(engine.tokenizer, letters)]
             best[i] = letters[int(values.argmax())]
-        start += count
     return [best[i] for i in indices]
 
 
@@ -209,11 +135,8 @@ def letter_tokens(tokenizer: Tokenizer, letters: Sequence[str]) -> list[int]:
 
 def _next_token_logits(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Logits [B, V] after each prompt, on the CPU; padding on the right changes nothing."""
-    longest = max(len(prompt) for prompt in prompts)
-    width = max(longest, min(engine.max_len, -(-longest // LENGTH_STEP) * LENGTH_STEP))
-    inputs = np.zeros((len(prompts), width), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        inputs[row, : len(prompt)] = prompt
+    width = min(engine.max_len, up_to_multiple(max(map(len, prompts)), WIDTH_STEP))
+    inputs = pad_rows(prompts, (len(prompts), width), 0)
     hidden = engine.model.hidden(torch.from_numpy(inputs).to(engine.device))  # [B, T, C]
     last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=engine.device)
     return engine.model.logits(hidden[torch.arange(len(prompts)), last]).float().cpu()

@@ -8,23 +8,22 @@ Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5.
 
 import functools
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat.data.packing import WIDTH_STEP, batches, pad_rows, up_to_multiple
 from nanochat.evaluation import core_bundle
-from nanochat.evaluation.core_bundle import AnswerOption, CoreTask, Kind
+from nanochat.evaluation.accuracy import Accuracy, accuracy
+from nanochat.evaluation.core_bundle import AnswerOption, CoreTask
 from nanochat.system import distributed, storage
 from nanochat.system.distributed import Run
 from nanochat.tokenizer import Tokenizer
 
-LENGTH_STEP = 32  # widths of batches are multiples of this
 ITEMS_AT_ONCE = 256  # items tokenized and sorted by length together; bounds memory
 LOGITS_AT_ONCE = 2048  # positions whose logits exist at the same time; bounds memory
 CORE_TASKS = frozenset(
@@ -80,29 +79,6 @@ class Reader:
     batch_tokens: int = 16384
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """How a model did on one task; `centered` is 0 for guessing and 1 for all right."""
-
-    name: str
-    kind: Kind
-    shots: int
-    accuracy: float
-    stderr: float
-    n: int
-    baseline: float
-
-    @property
-    def centered(self) -> float:
-        """(accuracy - baseline) / (1 - baseline)."""
-        return (self.accuracy - self.baseline) / (1 - self.baseline)
-
-    @property
-    def centered_stderr(self) -> float:
-        """Standard error of `centered`."""
-        return self.stderr / (1 - self.baseline)
-
-
 def evaluate(
     reader: Reader,
     bundle: Path,
@@ -111,14 +87,14 @@ def evaluate(
     max_items: int | None = None,
     log: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> list[TaskResult]:
+) -> list[Accuracy]:
     """Score a model on every task of a bundle. Collective.
 
     max_items: items a task, the first after shuffling; few-shot examples come from all items.
     log: file for one JSON row per item (rank 0 writes it). Rank r of w scores items r, r+w, ...
     Raises: DataError for a bundle that is missing, incomplete or of another layout; OutOfMemory.
     """
-    results: list[TaskResult] = []
+    results: list[Accuracy] = []
     rows: list[dict[str, Any]] = []
     for task in core_bundle.read_bundle(bundle):
         items = core_bundle.read_items(task)
@@ -127,9 +103,9 @@ def evaluate(
         score = functools.partial(score_items, reader, task, items, chosen)
         every = [row for part in distributed.gather_work(run, score) for row in part]
         every.sort(key=lambda row: row["item"])
-        result = _result(task, [row["correct"] for row in every])
+        result = accuracy(task.name, [row["correct"] for row in every], task.baseline)
         say(
-            f"{task.name}: {result.accuracy:.3f} +- {result.stderr:.3f} of {result.n:,} items, "
+            f"{task.name}: {result.value:.3f} +- {result.stderr:.3f} of {result.n:,} items, "
             f"centred {result.centered:.3f}"
         )
         results.append(result)
@@ -140,14 +116,7 @@ def evaluate(
     return results
 
 
-def mean_centered(results: Sequence[TaskResult]) -> tuple[float, float]:
-    """The mean centred accuracy over tasks, and its standard error."""
-    mean = sum(result.centered for result in results) / len(results)
-    variance = sum(result.centered_stderr**2 for result in results)
-    return mean, math.sqrt(variance) / len(results)
-
-
-def label(results: Sequence[TaskResult], *, max_items: int | None) -> str:
+def label(results: Sequence[Accuracy], *, max_items: int | None) -> str:
     """What the mean over these tasks may be called: "CORE" only for all of CORE's tasks."""
     names = {result.name for result in results}
     if names == CORE_TASKS:
@@ -212,8 +181,11 @@ def _score(reader: Reader, found: Sequence[AnswerOption]) -> list[_Score]:
     for number, option in enumerate(found):
         rows.setdefault(tuple(option.tokens[:-1]), []).append(number)
     scores: dict[int, _Score] = {}
-    for batch in _batches(sorted(rows, key=lambda row: -len(row)), reader.batch_tokens):
-        hidden = reader.model.hidden(_padded(batch, reader.context).to(reader.device))  # [B, T, C]
+    for batch in batches(sorted(rows, key=len, reverse=True), reader.batch_tokens, len):
+        width = min(reader.context, up_to_multiple(len(batch[0]), WIDTH_STEP))
+        # Padding on the right: what follows a token cannot change its loss.
+        tokens = torch.from_numpy(pad_rows(batch, (len(batch), width), 0))
+        hidden = reader.model.hidden(tokens.to(reader.device))  # [B, T, C]
         numbers = [(place, number) for place, row in enumerate(batch) for number in rows[row]]
         parts = [
             hidden[place, found[number].start - 1 : len(found[number].tokens) - 1]
@@ -237,37 +209,3 @@ def _losses(reader: Reader, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Te
         losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").cpu())
         hits.append((logits.argmax(dim=-1) == wanted).cpu())
     return torch.cat(losses).double(), torch.cat(hits)
-
-
-def _padded(rows: Sequence[tuple[int, ...]], limit: int) -> Tensor:
-    """Rows as one batch, padded on the right: what follows a token cannot change its loss."""
-    width = min(limit, -(-len(rows[0]) // LENGTH_STEP) * LENGTH_STEP)
-    inputs = np.zeros((len(rows), width), dtype=np.int64)
-    for place, row in enumerate(rows):
-        inputs[place, : len(row)] = row
-    return torch.from_numpy(inputs)
-
-
-def _batches(
-    rows: Sequence[tuple[int, ...]], batch_tokens: int
-) -> Iterator[Sequence[tuple[int, ...]]]:
-    """Consecutive rows, longest first, so many that their padded size stays within the limit."""
-    start = 0
-    while start < len(rows):
-        count = max(1, batch_tokens // len(rows[start]))
-        yield rows[start : start + count]
-        start += count
-
-
-def _result(task: CoreTask, correct: Sequence[bool]) -> TaskResult:
-    n = len(correct)
-    accuracy = sum(correct) / n
-    return TaskResult(
-        name=task.name,
-        kind=task.kind,
-        shots=task.shots,
-        accuracy=accuracy,
-        stderr=math.sqrt(accuracy * (1 - accuracy) / n),
-        n=n,
-        baseline=task.baseline,
-    )

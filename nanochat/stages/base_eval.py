@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nanochat import pocket
 from nanochat.evaluation import core
-from nanochat.evaluation.core import Reader, TaskResult
+from nanochat.evaluation.accuracy import Accuracy, mean_centered
+from nanochat.evaluation.core import Reader
 from nanochat.evaluation.stage import EvalStage
 from nanochat.report.data import CENTERED
 from nanochat.system import config, distributed, downloads, storage
@@ -30,14 +31,8 @@ class BaseEvalConfig:
     common: RunOptions = nested(RunOptions)
     source: str | None = option(None, "checkpoint or stage folder; none: this run's base model")
     bundle: str = option("pocket", "pocket, core (downloads 162 MB), or a folder laid out like it")
-    max_items: int | None = option(None, "items of each task; none takes all")
-    batch_tokens: int = option(16384, "tokens of one forward pass; fewer need less memory")
-
-    def __post_init__(self) -> None:
-        for name in ("max_items", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    max_items: int | None = option(None, "items of each task; none takes all", least=1)
+    batch_tokens: int = option(16384, "tokens of one forward pass; fewer need less memory", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -104,9 +99,9 @@ def fetch_core(folder: Path) -> None:
         raise DataError(f"{archive} was damaged ({error}) and is removed; run this again") from None
 
 
-def keep(stage: EvalStage, found: list[TaskResult], max_items: int | None) -> None:
+def keep(stage: EvalStage, found: list[Accuracy], max_items: int | None) -> None:
     """Put the figures on record and say the mean."""
-    mean, stderr = core.mean_centered(found)
+    mean, stderr = mean_centered(found)
     name = core.label(found, max_items=max_items)
     stage.result(name, mean, stderr=stderr)
     for task in found:
@@ -116,7 +111,7 @@ def keep(stage: EvalStage, found: list[TaskResult], max_items: int | None) -> No
             CENTERED,
             stderr=task.centered_stderr,
             n=task.n,
-            accuracy=task.accuracy,
+            accuracy=task.value,
             baseline=task.baseline,
         )
     stage.say(f"{name}: {mean:.4f} +- {stderr:.4f}")

@@ -34,18 +34,10 @@ class BaseLossConfig:
         None, "files of text to measure every byte of; none: rows of the text it was trained on"
     )
     window: int | None = option(
-        None, "tokens of --documents that are read together; none: the model's context"
+        None, "tokens of --documents that are read together; none: the model's context", least=1
     )
-    rows: int = option(512, "rows of training and of validation text that are measured")
-    sample_tokens: int = option(48, "tokens of each sample; 0 writes none")
-
-    def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ConfigError(f"--rows must be at least 1, got {self.rows}")
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"--window must be at least 1, got {self.window}")
-        if self.sample_tokens < 0:
-            raise ConfigError(f"--sample-tokens must be at least 0, got {self.sample_tokens}")
+    rows: int = option(512, "rows of training and of validation text that are measured", least=1)
+    sample_tokens: int = option(48, "tokens of each sample; 0 writes none", least=0)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -62,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             measure_rows(stage, loaded, data, cfg.rows)
             texts = data.documents("val")
         if cfg.sample_tokens and run.is_main:
-            prompts = [beginning(text) for text in islice(texts, PROMPTS)]
+            prompts = [" ".join(text.split()[:PROMPT_WORDS]) for text in islice(texts, PROMPTS)]
             stage.samples = samples(loaded, prompts, cfg.sample_tokens, cfg.common.seed)
             for sample in stage.samples:
                 stage.say(f"  {sample['prompt']!r} -> {sample['text']!r}")
@@ -134,11 +126,6 @@ def documents(spec: str) -> Iterator[str]:
     """The documents of the files that --documents names."""
     files = find_files(spec, flag="--documents")
     return read_documents(files, replace_invalid=False, counts=ReadCounts())
-
-
-def beginning(text: str) -> str:
-    """The first words of a document, on one line."""
-    return " ".join(text.split()[:PROMPT_WORDS])
 
 
 def samples(

@@ -16,7 +16,8 @@ from nanochat.data.tasks import evaluations
 from nanochat.data.tasks.common import EvalTask
 from nanochat.engine import Engine
 from nanochat.evaluation import chat
-from nanochat.evaluation.chat import Accuracy, Outcome
+from nanochat.evaluation.accuracy import Accuracy, paired_gain
+from nanochat.evaluation.chat import Outcome
 from nanochat.evaluation.stage import EvalStage
 from nanochat.report.data import ACCURACY, GAIN
 from nanochat.system import config, distributed, storage
@@ -37,18 +38,12 @@ class ChatEvalConfig:
     tasks: str = option(
         "pocket", "tasks by comma: pocket, full (ChatCORE's six), names, or NAME=FOLDER"
     )
-    max_items: int | None = option(None, "items of each task; none takes its usual number")
+    max_items: int | None = option(None, "items of each task; none takes its usual number", least=1)
     write_choices: bool = option(
         False, "let the model also write its choices, not only compare the letters' likelihoods"
     )
-    max_new_tokens: int = option(256, "tokens of an answer at most")
-    slots: int = option(32, "answers written at the same time; fewer need less memory")
-
-    def __post_init__(self) -> None:
-        for name in ("max_items", "max_new_tokens", "slots"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    max_new_tokens: int = option(256, "tokens of an answer at most", least=1)
+    slots: int = option(32, "answers written at the same time; fewer need less memory", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -137,7 +132,7 @@ def compare(stage: EvalStage, rows: dict[str, dict[str, list[dict[str, Any]]]]) 
             pair = [[row["correct"] for row in rows[m].get(name, [])] for m in (before, after)]
             if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
                 continue
-            gain = chat.paired_gain(*pair)
+            gain = paired_gain(*pair)
             title = f"{name}: gain of {after} over {before}, paired"
             stage.result(title, gain.value, GAIN, stderr=gain.stderr, n=gain.n)
             if gain.significant:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nanochat.data import Batch
-from nanochat.data.packing import IGNORED
+from nanochat.data.packing import IGNORED, WIDTH_STEP, pad_rows, up_to_multiple
 from nanochat.data.tasks.common import EvalTask
 from nanochat.engine import Completion, Engine, Request, SamplingParams
 from nanochat.gpt import GPT
@@ -29,9 +29,7 @@ from nanochat.tokenizer.conversation import render_prompt
 
 MAX_NEW_TOKENS = 256
 MAX_PROMPT_TOKENS = 512  # bounds the cache; longer prompts lose their beginning
-# Batches' rows and widths are multiples of these: every new shape costs memory that a CPU does not
-# get back.
-ROW_STEP, WIDTH_STEP = 8, 32
+ROW_STEP = 8  # rows of a batch are a multiple of this: a new shape costs memory for good on a CPU
 TRAINED_TOKENS = 16  # of an answer, on average: equal answers are one row, many groups left out
 SLOTS = {"cpu": 128, "cuda": 128}  # different answers written at the same time
 
@@ -144,22 +142,15 @@ def row_batches(rows: Sequence[AnswerRow], *, device_rows: int, run: Run, pad: i
 def _batch(rows: Sequence[AnswerRow], device_rows: int, run: Run, pad: int) -> Batch:
     """One micro-batch; the rows' weights are their advantages."""
     longest = max((len(row.tokens) - 1 for row in rows), default=1)
-    count = min(device_rows, _up_to_multiple(len(rows), ROW_STEP))
-    shape = count, _up_to_multiple(longest, WIDTH_STEP)
-    inputs = np.full(shape, pad, dtype=np.int64)
-    targets = np.full(shape, IGNORED, dtype=np.int64)
+    count = min(device_rows, up_to_multiple(len(rows), ROW_STEP))
+    shape = count, up_to_multiple(longest, WIDTH_STEP)
+    inputs = pad_rows((row.tokens[:-1] for row in rows), shape, pad)
+    learned = (np.where(row.mask[1:], row.tokens[1:], IGNORED) for row in rows)
+    targets = pad_rows(learned, shape, IGNORED)
     weights = np.zeros(shape, dtype=np.float32)
     for i, row in enumerate(rows):
-        length = len(row.tokens) - 1
-        inputs[i, :length] = row.tokens[:-1]
-        targets[i, :length] = np.where(row.mask[1:], row.tokens[1:], IGNORED)
         weights[i] = row.advantage
     return Batch(*(torch.from_numpy(a).to(run.device) for a in (inputs, targets, weights)))
-
-
-def _up_to_multiple(count: int, step: int) -> int:
-    """The smallest multiple of `step`, at least one, that holds `count`."""
-    return max(1, -(-count // step)) * step
 
 
 class RolloutBatches:
