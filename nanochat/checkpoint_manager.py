@@ -24,7 +24,7 @@ from torch import Tensor
 from nanochat import tokenizer
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.system import storage
-from nanochat.system.config import RunOptions, option
+from nanochat.system.config import RunOptions, from_dict, option
 from nanochat.system.distributed import Run, broadcast_tensors, from_main, main_only
 from nanochat.system.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.tokenizer import Tokenizer
@@ -262,7 +262,7 @@ def _read(
         path = newest
     meta = read_meta(path)
     try:
-        config = GPTConfig(**{**meta["model"], **model_options})
+        config = from_dict(GPTConfig, {**meta["model"], **model_options})
         tokenizer_ = tokenizer.load(path / TOKENIZER)
     except (TypeError, ConfigError, DataError) as error:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None

@@ -128,9 +128,7 @@ def test_a_long_text_needs_no_mask_of_its_length_squared(name, dtype):
 def test_the_choice_on_a_cpu_is_reported():
     assert attention.choose("auto", CPU).name == "blocks"
     assert attention.choose("sdpa", CPU).name == "sdpa"
-    assert attention.describe("auto", CPU).startswith(
-        "blocks: matrix products in blocks in bfloat16"
-    )
+    assert attention.choose("auto", CPU).note.startswith("matrix products in blocks in bfloat16")
 
 
 def test_a_backend_that_cannot_work_here_is_refused():

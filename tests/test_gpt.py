@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.gpt.layers import MLP
-from nanochat.gpt.model import at_least_fp32
+from nanochat.gpt.layers import MLP, at_least_fp32
+from nanochat.gpt.parameters import kind_of
 from nanochat.system.device import has_compiler
 from nanochat.system.errors import ConfigError
 
@@ -235,6 +235,11 @@ def test_initial_values_follow_the_recipe():
     assert (w["backout_scale"].item(), w["smear_scale"].item()) == (pytest.approx(0.2), 0)
     gate = w["blocks.0.attention.value_gate.weight"]
     assert 0 <= gate.min().item() <= gate.max().item() <= 0.02
+
+
+def test_a_parameter_of_no_kind_is_an_error():
+    with pytest.raises(AssertionError, match="mystery matches 0 rows"):
+        kind_of("mystery")
 
 
 def test_token_losses_equal_plain_cross_entropy_and_ignore_minus_one():

@@ -55,7 +55,6 @@ def test_no_warmdown_keeps_the_learning_rate():
     assert [schedule(step).lr_scale for step in (0, 10, 19)] == [1.0, 1.0, 1.0]
 
 
-def test_linear_and_constant_schedules():
+def test_the_linear_schedule_falls_to_zero():
     linear = schedules.linear_to_zero(10)
     assert [linear(step).lr_scale for step in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
-    assert schedules.constant()(123).lr_scale == 1.0

@@ -46,24 +46,19 @@ def choose(name: str, device: torch.device) -> Backend:
     """
     if name not in BACKENDS:
         raise ConfigError(f"attention backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if name == "auto" and device.type != "cuda":
-        name = "blocks" if device.type == "cpu" else "sdpa"
-    if name in ("blocks", "sdpa"):
-        return Backend(name, _NOTES[name])
-    if device.type != "cuda":
-        raise ConfigError(f"attention backend {name!r} needs a CUDA device, got {device}")
     if name == "auto":
-        return _choose_for_gpu(device)
-    reason = _why_not(name, device)
-    if reason is not None:
-        raise ConfigError(f"attention backend {name!r} does not work here: {reason}; use 'auto'")
+        if device.type == "cuda":
+            return _choose_for_gpu(device)
+        name = "blocks" if device.type == "cpu" else "sdpa"
+    if name in GPU_BACKENDS:
+        if device.type != "cuda":
+            raise ConfigError(f"attention backend {name!r} needs a CUDA device, got {device}")
+        reason = _why_not(name, device)
+        if reason is not None:
+            raise ConfigError(
+                f"attention backend {name!r} does not work here: {reason}; use 'auto'"
+            )
     return _backend(name)
-
-
-def describe(name: str, device: torch.device) -> str:
-    """What `choose` would take on a device and what it is, in one line."""
-    backend = choose(name, device)
-    return f"{backend.name}: {backend.note}"
 
 
 def attend(
@@ -228,7 +223,7 @@ def _choose_for_gpu(device: torch.device) -> Backend:
         f"no windowed attention kernel on {device} ({missing}); windows run in blocks, slower",
         stacklevel=3,
     )
-    return Backend("sdpa", _NOTES["sdpa"])
+    return _backend("sdpa")
 
 
 @functools.cache

@@ -8,39 +8,35 @@ from dataclasses import dataclass
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
 
-LIMITS = {  # far beyond any use, so that a slip of the keyboard is named and not attempted
-    "vocab_size": 2**24,
-    "sequence_length": 2**24,
-    "window": 2**24,
-    "depth": 1024,
-    "width": 2**17,
-    "heads": 2**12,
-    "kv_heads": 2**12,
-}
 WINDOW_MULTIPLE = 128  # short windows are rounded up to this: a tile of the GPU kernels
 ROPE_REACH = 8  # rotary tables cover this many training lengths, for longer texts at inference
-
-
-def default_shape(depth: int) -> tuple[int, int]:
-    """(width, heads) of a depth: width 64 a layer, heads of 128, or of 64 in a small model."""
-    if depth < 8:
-        return 64 * depth, depth
-    heads = -(-depth // 2)
-    return 128 * heads, heads
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Architecture of the model; what is None on the way in is filled in from the depth."""
 
-    vocab_size: int = option(32768, "tokens in the vocabulary, special ones included")
-    sequence_length: int = option(2048, "tokens of context the model is trained on")
-    depth: int = option(20, "layers; the one dial from which the other sizes follow")
-    width: int = option(None, "channels of the residual stream; by default 64 a layer")
-    heads: int = option(None, "attention heads; by default width / 128, or / 64 below depth 8")
-    kv_heads: int = option(None, "key and value heads, a divisor of heads; by default all")
+    # The upper bounds are far beyond any use: they catch typing errors.
+    vocab_size: int = option(
+        32768, "tokens in the vocabulary, special ones included", least=1, most=2**24
+    )
+    sequence_length: int = option(
+        2048, "tokens of context the model is trained on", least=1, most=2**24
+    )
+    depth: int = option(
+        20, "layers; the one dial from which the other sizes follow", least=1, most=1024
+    )
+    width: int = option(
+        None, "channels of the residual stream; by default 64 a layer", least=1, most=2**17
+    )
+    heads: int = option(
+        None, "attention heads; by default width / 128, or / 64 below depth 8", least=1, most=4096
+    )
+    kv_heads: int = option(
+        None, "key and value heads, a divisor of heads; by default all", least=1, most=4096
+    )
     positions: str = option("rope", "position encoding", choices=("rope", "learned", "none"))
-    rope_base: float = option(100_000.0, "base of the rotary wavelengths")
+    rope_base: float = option(100_000.0, "base of the rotary wavelengths", above=1)
     activation: str = option("relu2", "of the MLP", choices=("relu2", "gelu", "swiglu"))
     norm: str = option("rms", "rms has no weights", choices=("rms", "rms_weight", "layer"))
     qk_norm: bool = option(True, "normalise queries and keys")
@@ -48,7 +44,10 @@ class GPTConfig:
         "SSSL", "attention by layer, repeated: S the window, L all the context; last layer L"
     )
     window: int = option(
-        None, "tokens that an S layer looks back; by default a quarter of the context, by 128s"
+        None,
+        "tokens that an S layer looks back; by default a quarter of the context, by 128s",
+        least=1,
+        most=2**24,
     )
     value_embeddings: bool = option(True, "gated token embeddings in the values of every 2nd layer")
     smear: bool = option(True, "mix the previous token's embedding into each, by a gate")
@@ -56,34 +55,24 @@ class GPTConfig:
     residual_scalars: bool = option(True, "learned scales of residual and embedding by layer")
     embedding_norm: bool = option(True, "normalise the token embedding")
     tied_head: bool = option(False, "use the embedding matrix as output head")
-    softcap: float | None = option(15.0, "logits lie within +- this; none leaves them free")
+    softcap: float | None = option(
+        15.0, "logits lie within +- this; none leaves them free", above=0
+    )
 
     def __post_init__(self) -> None:
-        self._check_sizes()
-        width, heads = default_shape(self.depth)
-        if self.width is None:
-            if self.heads is not None:
-                width = -(-width // (2 * self.heads)) * 2 * self.heads
-            object.__setattr__(self, "width", width)
-        if self.heads is None:
-            per_head = 128 if self.depth >= 8 and self.width % 128 == 0 else 64
-            heads = max(1, self.width // per_head)
-            object.__setattr__(self, "heads", heads)
-        if self.window is None:
-            tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
-            object.__setattr__(self, "window", tiles * WINDOW_MULTIPLE)
-        if self.kv_heads is None:
-            object.__setattr__(self, "kv_heads", self.heads)
-        self._validate()
+        def default(name: str, value: int) -> None:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
-    def _check_sizes(self) -> None:
-        for name, most in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be in [1, {most}], got {value}")
-
-    def _validate(self) -> None:
+        head_dim = 64 if self.depth < 8 else 128
+        width = -(-64 * self.depth // head_dim) * head_dim
+        if self.heads is not None:
+            width = -(-width // (2 * self.heads)) * 2 * self.heads
+        default("width", width)
+        default("heads", max(1, self.width // (head_dim if self.width % head_dim == 0 else 64)))
+        default("kv_heads", self.heads)
+        tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
+        default("window", tiles * WINDOW_MULTIPLE)
         if self.width % self.heads or self.head_dim % 2:
             raise ConfigError(
                 f"--width {self.width} must be an even multiple of --heads {self.heads}"
@@ -94,10 +83,6 @@ class GPTConfig:
             raise ConfigError(
                 f"--window-pattern takes the letters S and L, got {self.window_pattern!r}"
             )
-        if self.rope_base <= 1:
-            raise ConfigError(f"--rope-base must be above 1, got {self.rope_base}")
-        if self.softcap is not None and self.softcap <= 0:
-            raise ConfigError(f"--softcap must be above 0 or none, got {self.softcap}")
 
     @property
     def head_dim(self) -> int:

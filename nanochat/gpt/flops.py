@@ -8,6 +8,7 @@ import torch
 
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.model import GPT
+from nanochat.gpt.parameters import KINDS, kind_of
 
 MATRIX_GROUPS = ("matrices", "gates", "head")
 
@@ -17,13 +18,11 @@ def parameter_counts(config: GPTConfig) -> dict[str, int]:
 
     matrices are those of attention and MLP; scalars include the weights of norms.
     """
-    counts = dict.fromkeys(
-        ("embedding", "positions", "value_embeddings", "matrices", "gates", "head", "scalars"), 0
-    )
+    counts = dict.fromkeys((kind.count_group for kind in KINDS), 0)
     with torch.device("meta"):
         model = GPT(config, compute_dtype=torch.float32)
     for name, parameter in model.named_parameters():
-        counts[_group(name)] += parameter.numel()
+        counts[kind_of(name).count_group] += parameter.numel()
     return counts
 
 
@@ -53,19 +52,3 @@ def visible_keys(length: int, window: int | None) -> float:
     span = length if window is None else min(length, window + 1)
     ramp = span * (span + 1) / 2  # the first queries see 1, 2, .. span keys
     return (ramp + (length - span) * span) / length
-
-
-def _group(name: str) -> str:
-    if name.startswith("value_embeddings."):
-        return "value_embeddings"
-    if name == "embedding.weight":
-        return "embedding"
-    if name == "position_embedding.weight":
-        return "positions"
-    if name == "head.weight":
-        return "head"
-    if "_gate." in name:
-        return "gates"
-    if name.startswith("blocks.") and "norm." not in name:
-        return "matrices"
-    return "scalars"

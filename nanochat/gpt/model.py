@@ -17,9 +17,8 @@ from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.layers import Block, Cache, Embedding, Linear, Norm, at_least_fp32
 from nanochat.gpt.loss import cross_entropies, linear_cross_entropy
+from nanochat.gpt.parameters import initial_value
 from nanochat.system.errors import ConfigError
-
-__all__ = ["GPT", "GPTConfig", "at_least_fp32"]
 
 SMEAR_CHANNELS = 24  # channels of the embedding that set how much of the previous one is mixed in
 
@@ -110,7 +109,7 @@ class GPT(nn.Module):
     def init_weights(self, generator: torch.Generator) -> None:
         """Give every parameter its initial value; the same for any device the model is on."""
         for name, parameter in self.named_parameters():
-            parameter.copy_(_initial_value(name, parameter, self.config, generator))
+            parameter.copy_(initial_value(name, parameter.shape, self.config, generator))
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of tokens (B, T)."""
@@ -264,32 +263,3 @@ def _check_length(length: int, positions: int) -> None:
         raise ConfigError(
             f"a text of {length} tokens exceeds the model's {positions} positions; shorten it"
         )
-
-
-def _initial_value(
-    name: str, parameter: Tensor, config: GPTConfig, generator: torch.Generator
-) -> Tensor:
-    """The initial value of one parameter, drawn on the generator's device in float32."""
-    value = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
-    matrix_bound = (3 / config.width) ** 0.5  # uniform within it has a std of 1 / sqrt(width)
-    kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
-    if kind in ("embedding", "position_embedding"):
-        return value.normal_(0, 0.02 if config.tied_head else 0.8, generator=generator)
-    if kind == "head":
-        return value.normal_(0, 0.001, generator=generator)
-    if name.startswith("value_embeddings.") or kind in ("q", "k", "v"):
-        return value.uniform_(-matrix_bound, matrix_bound, generator=generator)
-    if kind in ("up", "gate"):
-        return value.uniform_(-0.4 * matrix_bound, 0.4 * matrix_bound, generator=generator)
-    if kind in ("value_gate", "smear_gate"):
-        return value.uniform_(0, 0.02, generator=generator)
-    if kind in ("out", "down", "smear_scale"):
-        return value.zero_()
-    if kind == "backout_scale":
-        return value.fill_(0.2)
-    if kind == "residual_scales":
-        return torch.linspace(1.15, 1.05, config.depth)
-    if kind == "x0_scales":
-        return torch.linspace(0.20, 0.05, config.depth)
-    assert kind.endswith("norm"), f"no initial value for parameter {name}"
-    return value.fill_(1)

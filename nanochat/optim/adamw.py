@@ -46,6 +46,7 @@ def adamw_update(
     # The kernel counts on from these; fp32 holds whole numbers exactly up to 2^24.
     done = torch.as_tensor(steps_done, dtype=torch.float32, device=weights[0].device)
     steps = [done.clone() for _ in weights]
+    fused = weights[0].device.type in ("cpu", "cuda")
     adamw(
         list(weights),
         list(grads),
@@ -53,8 +54,8 @@ def adamw_update(
         list(second),
         [],
         steps,
-        fused=weights[0].device.type in ("cpu", "cuda"),
-        foreach=False if weights[0].device.type in ("cpu", "cuda") else None,
+        fused=fused,
+        foreach=False if fused else None,
         amsgrad=False,
         beta1=settings.beta1,
         beta2=settings.beta2,

@@ -9,23 +9,24 @@ slice (launched while the backward pass still runs), updates it and sends the we
 """
 
 import contextlib
-import math
-import re
+import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
-from nanochat.gpt import GPTConfig
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt.parameters import kind_of
 from nanochat.optim import muon
 from nanochat.optim.adamw import AdamWSettings
 from nanochat.optim.groups import AdamWGroup, MuonGroup
+from nanochat.optim.scaling import REFERENCE_WIDTH
 from nanochat.optim.schedules import StepSettings
 from nanochat.optim.sharding import (
-    Publication,
+    Pending,
     Transport,
     matrix_buckets,
     tensor_buckets,
@@ -33,10 +34,9 @@ from nanochat.optim.sharding import (
 )
 from nanochat.system import device as devices
 from nanochat.system.config import option
-from nanochat.system.distributed import Run, all_reduce_sum, broadcast_object
-from nanochat.system.errors import CheckpointError, ConfigError
+from nanochat.system.distributed import Run, all_reduce_sum, broadcast_object, broadcast_tensors
+from nanochat.system.errors import CheckpointError
 
-REFERENCE_WIDTH = 768  # the width that the default learning rates were tuned at
 # AdamW's epsilon times the tokens of a step, from nanochat's 1e-10 at 2^19 tokens. A rare token's
 # gradient is one token's share of the step's mean, so epsilon is a share as well. With 1e-10 at
 # small steps, rounding noise would become whole updates: float64 runs that differ in the order of
@@ -55,69 +55,42 @@ Group = MuonGroup | AdamWGroup
 class OptimConfig:
     """Learning rates and weight decay."""
 
-    lr_scale: float = option(1.0, "factor on every learning rate")
-    matrix_lr: float = option(0.02, "learning rate of the layers' matrices (Muon)")
-    embedding_lr: float = option(0.3, "of the embeddings (AdamW), at width 768; ~ width^-1/2")
-    head_lr: float = option(0.008, "of the output head (AdamW), at width 768; ~ width^-1/2")
-    scalar_lr: float = option(0.5, "of the learned scales (AdamW)")
-    weight_decay: float = option(0.28, "of the layers' matrices, decoupled")
+    lr_scale: float = option(1.0, "factor on every learning rate", least=0)
+    matrix_lr: float = option(0.02, "learning rate of the layers' matrices (Muon)", least=0)
+    embedding_lr: float = option(
+        0.3, "of the embeddings (AdamW), at width 768; ~ width^-1/2", least=0
+    )
+    head_lr: float = option(
+        0.008, "of the output head (AdamW), at width 768; ~ width^-1/2", least=0
+    )
+    scalar_lr: float = option(0.5, "of the learned scales (AdamW)", least=0)
+    weight_decay: float = option(0.28, "of the layers' matrices, decoupled", least=0)
     matrix_optimizer: str = option(
         "muon",
         "for the layers' matrices; muon has all refinements, the others are for comparison",
         choices=("muon", "plain-muon", "adamw"),
     )
 
-    def __post_init__(self) -> None:
-        for name in ("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "scalar_lr"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"--weight-decay must be at least 0, got {self.weight_decay}")
 
-
-def build(model: nn.Module, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "MuonAdamW":
+def build(model: GPT, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "MuonAdamW":
     """The optimizer of a GPT. Collective.
 
     tokens_per_step: of all ranks together; AdamW's epsilon follows from it.
     Raises: AssertionError for a parameter that belongs to no group or to two.
     """
-    assert isinstance(model.config, GPTConfig)
-    named = {n.removeprefix("_orig_mod."): p for n, p in model.named_parameters()}
+    members: dict[str, dict[str, Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        members.setdefault(kind_of(name).optimizer_group, {})[name] = parameter
     split = transport(run.rank, run.world_size, run.device)
-    groups: list[Group] = []
     settings = adamw_settings(cfg, model.config, tokens_per_step)
-    for kind, names in group_names(list(named)).items():
-        members = {name: named[name] for name in names}
-        if kind == "matrix" and cfg.matrix_optimizer != "adamw":
-            groups += _muon_groups(members, cfg, run, split)
+    groups: list[Group] = []
+    for group, named in members.items():
+        if group == "matrix" and cfg.matrix_optimizer != "adamw":
+            groups += _muon_groups(named, cfg, run, split)
         else:
-            buckets = tensor_buckets(members, split)
-            groups.append(AdamWGroup(buckets, settings[kind], scheduled_decay=kind == "matrix"))
+            buckets = tensor_buckets(named, split)
+            groups.append(AdamWGroup(buckets, settings[group], scheduled_decay=group == "matrix"))
     return MuonAdamW(groups, run)
-
-
-# Every parameter of a GPT matches exactly one of these.
-GROUPS = {
-    "matrix": r"blocks\.\d+\.(attention\.(q|k|v|out|value_gate)|mlp\.(up|gate|down))\.weight",
-    "head": r"head\.weight",
-    "embedding": r"(position_)?embedding\.weight",
-    "value_embedding": r"value_embeddings\.\d+\.weight",
-    "residual_scale": r"residual_scales",
-    "x0_scale": r"x0_scales",
-    "scale": r"smear_gate\.weight|smear_scale|backout_scale",
-    "norm": r"(.+[._])?(norm)\.weight",
-}
-
-
-def group_names(names: Sequence[str]) -> dict[str, list[str]]:
-    """The parameters' names by group; groups without parameters are left out."""
-    result: dict[str, list[str]] = {}
-    for name in names:
-        found = [kind for kind, pattern in GROUPS.items() if re.fullmatch(pattern, name)]
-        assert len(found) == 1, f"parameter {name} must be in one optimizer group, not in {found}"
-        result.setdefault(found[0], []).append(name)
-    return result
 
 
 def adamw_settings(
@@ -200,10 +173,14 @@ class MuonAdamW:
         self._order_learned = run.world_size == 1
         self._launched = 0
         self._last = False
-        self._check()
+        for i, bucket in enumerate(self._buckets):
+            for name, p in zip(bucket.names, bucket.parameters, strict=True):
+                wide = p.dtype in (torch.float32, torch.float64)
+                assert wide, f"master weights are fp32 or fp64; {name} is {p.dtype}"
+                if run.world_size > 1:
+                    hook = functools.partial(self._grad_ready, i, name)
+                    p.register_post_accumulate_grad_hook(hook)
         self.begin_step()
-        if run.world_size > 1:
-            self._add_hooks()
 
     def compile(self) -> None:
         """Compile what is computed element by element in Muon's updates, at the next step."""
@@ -254,15 +231,15 @@ class MuonAdamW:
 
     def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
         """Update and publish all groups; where `finite` is False nothing changes. Collective."""
-        publications: deque[Publication] = deque()
+        publications: deque[Pending] = deque()
         for group in self.groups:
             group.update(settings, self.steps_done, finite)
             for bucket in group.buckets:
                 publications.append(bucket.publish())
                 if len(publications) > MOST_PUBLISHED:
-                    publications.popleft().finish()
+                    publications.popleft().wait()
         for publication in publications:
-            publication.finish()
+            publication.wait()
         self.steps_done += 1 if finite is None else finite
 
     def zero_grad(self) -> None:
@@ -290,7 +267,6 @@ class MuonAdamW:
         state: rank 0's counts; the others may pass an empty one.
         Raises: CheckpointError for a tensor that is missing or of the wrong shape.
         """
-        split = self._buckets[0].transport
 
         def fetch(key: str, shape: torch.Size) -> Tensor:
             found = tuple(state[key].shape) if self.run.is_main and key in state else None
@@ -304,36 +280,24 @@ class MuonAdamW:
             whole = like.new_empty(shape)
             if self.run.is_main:
                 whole.copy_(state[key])
-            return split.broadcast(whole)
+            broadcast_tensors(self.run, [whole])
+            return whole
 
         self.steps_done.copy_(fetch("steps_done", torch.Size()))
         for group in self.groups:
             group.load(fetch)
 
-    def _check(self) -> None:
-        for bucket in self._buckets:
-            for name, p in zip(bucket.names, bucket.parameters, strict=True):
-                wide = p.dtype in (torch.float32, torch.float64)
-                assert wide, f"master weights are fp32 or fp64; {name} is {p.dtype}"
-
-    def _add_hooks(self) -> None:
-        for i, bucket in enumerate(self._buckets):
-            for name, p in zip(bucket.names, bucket.parameters, strict=True):
-                p.register_post_accumulate_grad_hook(self._hook(i, name))
-
-    def _hook(self, index: int, name: str) -> Callable[[Tensor], None]:
-        def ready(_: Tensor) -> None:
-            if not self._last:
-                return
-            waiting = self._buckets[index].waiting_for
-            if name not in waiting:
-                raise RuntimeError(f"{name} got a gradient twice in the last micro-batch")
-            waiting.discard(name)
-            if not waiting:
-                self._completed.append(index)
-                self._launch_ready()
-
-        return ready
+    def _grad_ready(self, index: int, name: str, _: Tensor) -> None:
+        """Hook of a parameter whose gradient is accumulated."""
+        if not self._last:
+            return
+        waiting = self._buckets[index].waiting_for
+        if name not in waiting:
+            raise RuntimeError(f"{name} got a gradient twice in the last micro-batch")
+        waiting.discard(name)
+        if not waiting:
+            self._completed.append(index)
+            self._launch_ready()
 
     def _launch_ready(self) -> None:
         """Launch what is complete, in the order that all ranks keep: collectives must match."""

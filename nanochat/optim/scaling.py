@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass
 
 from nanochat.gpt import GPTConfig, flops
-from nanochat.system.errors import ConfigError
 
-REFERENCE_DEPTH = 12  # where rates and decay were tuned; width 768
+REFERENCE_DEPTH = 12  # where learning rates and weight decay were tuned
 REFERENCE_WIDTH = 768
 DEFAULT_RATIO = 10.5  # training tokens per scaling parameter that make the best use of compute
 REFERENCE_TOKENS_PER_STEP = 2**19
@@ -44,11 +43,7 @@ def scaled_plan(
 
     ratio: training tokens per scaling parameter, where `tokens` is None; the reference model is
     taken to train at the same ratio.
-    Raises: ConfigError for a ratio, token count or batch that is not above 0.
     """
-    for name, value in (("ratio", ratio), ("tokens", tokens), ("tokens-per-step", tokens_per_step)):
-        if value is not None and value <= 0:
-            raise ConfigError(f"--{name} must be above 0, got {value}")
     parameters = flops.scaling_parameters(config)
     reference_tokens = ratio * flops.scaling_parameters(_reference(config))
     tokens = tokens or max(1, round(ratio * parameters))

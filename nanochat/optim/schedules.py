@@ -73,11 +73,6 @@ def linear_to_zero(total_steps: int, *, momentum: float = 0.95) -> Schedule:
     return settings
 
 
-def constant(*, momentum: float = 0.95) -> Schedule:
-    """The same settings in every step."""
-    return lambda step: StepSettings(momentum=momentum)
-
-
 def _share(part: float, whole: float) -> float:
     """part / whole within [0, 1]; 1 where there is no whole."""
     return min(max(part / whole, 0.0), 1.0) if whole else 1.0

@@ -36,7 +36,7 @@ class Transport:
             return Pending(work, keep=whole)
         work = dist.all_reduce(whole, async_op=True)
         own = whole.view(self.world_size, -1)[self.rank]
-        return Pending(work, keep=whole, copy=(owned, own))
+        return Pending(work, keep=whole, copy=([owned], [own]))
 
     def all_reduce(self, tensor: Tensor) -> "Pending":
         """Sum over ranks, in place. Starts only. Collective."""
@@ -51,12 +51,6 @@ class Transport:
             work = dist.all_gather(parts, owned, async_op=True)
         return Pending(work, keep=owned)
 
-    def broadcast(self, tensor: Tensor) -> Tensor:
-        """Rank 0's values in every rank's `tensor`. Collective."""
-        if self.world_size > 1:
-            dist.broadcast(tensor, src=0)
-        return tensor
-
 
 @dataclass
 class Pending:
@@ -64,7 +58,7 @@ class Pending:
 
     work: object | None = None
     keep: Tensor | None = None
-    copy: tuple[Tensor, Tensor] | None = None
+    copy: tuple[list[Tensor], list[Tensor]] | None = None  # to and from, once it is there
 
     def release_if_done(self) -> None:
         """Let go of the tensors, if the result is there already."""
@@ -76,7 +70,7 @@ class Pending:
         if self.work is not None:
             self.work.wait()  # type: ignore[attr-defined]
         if self.copy is not None:
-            self.copy[0].copy_(self.copy[1])
+            torch._foreach_copy_(*self.copy)
         self.work = self.keep = self.copy = None
 
 
@@ -160,14 +154,15 @@ class Bucket:
             start += p.numel()
         return views
 
-    def publish(self) -> "Publication":
+    def publish(self) -> Pending:
         """Start sending this rank's updated weights to all others. Collective."""
         if self.replicated or self.transport.world_size == 1:
-            return Publication(self, None, Pending())
+            return Pending()
         views = self.owned_weights()
         owned = torch.cat(views) if views else self._zeros(0)
         whole, pending = self.gather(owned, self.slice_size)
-        return Publication(self, whole, pending)
+        pending.copy = ([p.detach() for p in self.parameters], self.unpack(whole))
+        return pending
 
     def gather(self, owned: Tensor, slice_size: int) -> tuple[Tensor, Pending]:
         """Start putting every rank's slice together, each padded to `slice_size`. Collective.
@@ -200,23 +195,6 @@ class Bucket:
         if padding:
             flat.append(flat[0].new_zeros(padding))
         return torch.cat(flat, out=out) if out is not None else torch.cat(flat)
-
-
-@dataclass
-class Publication:
-    """Updated weights on their way to all ranks."""
-
-    bucket: Bucket
-    whole: Tensor | None
-    pending: Pending
-
-    def finish(self) -> None:
-        """Put the weights of the other ranks in place."""
-        self.pending.wait()
-        if self.whole is not None:
-            with torch.no_grad():
-                parameters = [p.detach() for p in self.bucket.parameters]
-                torch._foreach_copy_(parameters, self.bucket.unpack(self.whole))
 
 
 def _grad(parameter: Parameter) -> Tensor:

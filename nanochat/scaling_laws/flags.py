@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from nanochat.gpt import GPTConfig
+from nanochat.system.config import from_dict
 from nanochat.system.errors import ConfigError
 
 LARGEST_BUDGET = 1e30  # FLOPs; more is a slip of the keyboard
@@ -36,9 +37,9 @@ def models(text: str, **shared: Any) -> list[GPTConfig]:
         match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,9}))?", word)
         if match is None:
             raise ConfigError(f"--sizes must be like 4 or 4x192 (depth x width), got {word!r}")
-        width: Any = int(match[2]) if match[2] else None  # which GPTConfig fills in
+        sizes = {"depth": match[1]} | ({"width": match[2]} if match[2] else {})
         try:
-            found.append(GPTConfig(**shared, depth=int(match[1]), width=width))
+            found.append(from_dict(GPTConfig, {**shared, **sizes}))
         except ConfigError as error:
             raise ConfigError(f"--sizes {word}: {error}") from None
     return found

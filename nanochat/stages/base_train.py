@@ -56,10 +56,14 @@ class BaseTrainConfig:
         choices=("split", "crop"),
     )
     tokens: int | None = option(
-        None, "tokens to train on; none: --ratio times the scaling parameters"
+        None, "tokens to train on; none: --ratio times the scaling parameters", least=1
     )
-    ratio: float = option(10.5, "training tokens per scaling parameter (matrices and head)")
-    tokens_per_step: int | None = option(None, "tokens in one optimizer step; none: from the scale")
+    ratio: float = option(
+        10.5, "training tokens per scaling parameter (matrices and head)", above=0
+    )
+    tokens_per_step: int | None = option(
+        None, "tokens in one optimizer step; none: from the scale", least=1
+    )
     warmup_steps: int = option(40, "steps that warm the learning rates up")
     warmdown_frac: float = option(0.65, "share of the steps that bring them down, in [0, 1]")
     final_lr_frac: float = option(0.05, "learning rates at the end, as a share of the full ones")

@@ -28,9 +28,13 @@ class PlanConfig:
     """Size, tokens, FLOPs, memory and time of base training, before it starts."""
 
     model: GPTConfig = nested(GPTConfig)
-    tokens: int | None = option(None, "tokens to train on; none: --ratio times the parameters")
-    ratio: float = option(DEFAULT_RATIO, "training tokens per scaling parameter")
-    tokens_per_step: int | None = option(None, "tokens in one optimizer step; none: from the scale")
+    tokens: int | None = option(
+        None, "tokens to train on; none: --ratio times the parameters", least=1
+    )
+    ratio: float = option(DEFAULT_RATIO, "training tokens per scaling parameter", above=0)
+    tokens_per_step: int | None = option(
+        None, "tokens in one optimizer step; none: from the scale", least=1
+    )
     device_batch_size: int | Literal["auto"] = option(
         16, "rows in one forward pass on one device; auto takes as many as fit here and are of use"
     )

@@ -80,7 +80,7 @@ class ScalingLawsConfig:
     sequence_length: int = option(256, "tokens of context the models are trained on")
     # The scale's own batch would leave a few dozen steps to models as small as these.
     tokens_per_step: int | None = option(
-        4096, "tokens in one optimizer step; none: from the scale, each training its own"
+        4096, "tokens in one optimizer step; none: from the scale, each training its own", least=1
     )
     warmup_steps: int | None = option(None, "as in base_train; none: its default")
     warmdown_frac: float | None = option(None, "as in base_train; none: its default")
