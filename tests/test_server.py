@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from nanochat.engine import Engine
+from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.app import STATIC, create_app
-from nanochat.server.protocol import ChatDefaults
 from nanochat.server.service import EngineService
 from nanochat.tokenizer.conversation import render_prompt
 from tests.engine_helpers import TOKENIZER, random_model, scripted_engine
@@ -148,16 +148,21 @@ def test_tool_activity_is_shown_only_to_those_who_ask(service):
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ([], None, "the body must be a JSON object, got list"),
-        ({"messages": None}, "messages", '"messages" must be a list'),
-        ({"messages": []}, "messages", '"messages" must be a list of one or more'),
-        ({"messages": ["hi"]}, "messages[0]", "needs a role"),
-        ({"messages": [{"role": "tool", "content": "1"}]}, "messages[0]", "got 'tool'"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "must be text"),
+        ([], None, "the body: Input should be a valid dictionary"),
+        ({"messages": None}, "messages", "messages: Field required"),
+        ({"messages": []}, "messages", "at least 1 item"),
+        ({"messages": ["hi"]}, "messages[0]", "a valid dictionary"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content",
-            "must be text or a list",
+            {"messages": [{"role": "tool", "content": "1"}]},
+            "messages[0].role",
+            "messages[0].role: Input should be 'system', 'developer', 'user' or 'assistant', "
+            "got 'tool'",
+        ),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "got 3"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]},
+            "messages[0].content[0].type",
+            "should be 'text', 'python' or 'python_output', got 'image_url'",
         ),
         ({"messages": [{"role": "user", "content": ""}]}, "messages", "is empty"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "expected"),
@@ -166,18 +171,20 @@ def test_tool_activity_is_shown_only_to_those_who_ask(service):
             "messages",
             "the last message must be",
         ),
-        ({"temperature": "hot"}, "temperature", "a number in [0, 2], got 'hot'"),
-        ({"temperature": 2.1}, "temperature", "got 2.1"),
+        ({"temperature": "hot"}, "temperature", "should be a valid number, got 'hot'"),
+        ({"temperature": 2.1}, "temperature", "less than or equal to 2, got 2.1"),
         ({"temperature": True}, "temperature", "got True"),
-        ({"top_p": 1.5}, "top_p", "a number in [0, 1], got 1.5"),
-        ({"top_k": -1}, "top_k", "a whole number of at least 0, got -1"),
-        ({"max_tokens": 0}, "max_tokens", "a whole number of at least 1, got 0"),
+        ({"top_p": 1.5}, "top_p", "less than or equal to 1, got 1.5"),
+        ({"top_p": 0}, "top_p", "greater than 0, got 0"),
+        ({"top_k": -1}, "top_k", "greater than or equal to 0, got -1"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
         ({"max_tokens": 1.5}, "max_tokens", "got 1.5"),
-        ({"n": 99}, "n", "at least 1 and at most 8, got 99"),
-        ({"seed": "x"}, "seed", "a whole number, got 'x'"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "up to 4"),
-        ({"stop": [""]}, "stop", "non-empty"),
-        ({"stream": "yes"}, "stream", "must be true or false, got 'yes'"),
+        ({"n": 99}, "n", "less than or equal to 8, got 99"),
+        ({"seed": "x"}, "seed", "a valid integer, got 'x'"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4 items"),
+        ({"stop": [""]}, "stop[0]", "at least 1 character, got ''"),
+        ({"stream": "yes"}, "stream", "should be a valid boolean, got 'yes'"),
+        ({"stream_options": "x"}, "stream_options", "got 'x'"),
     ],
 )
 def test_mistakes_are_answered_with_the_field_the_value_and_what_would_be_right(
@@ -206,16 +213,49 @@ def test_bodies_that_are_not_json_or_too_large_and_wrong_paths_are_refused(servi
                 await client.get(CHAT),
                 await client.get("/v1/nothing"),
                 await client.get("/v1/models/other"),
+                await client.head("/health"),
             ]
 
     responses = asyncio.run(send())
+    assert responses.pop().status_code == 200
     assert [r.status_code for r in responses] == [400, 400, 413, 405, 404, 404]
     assert all(set(r.json()["error"]) == {"message", "type", "param", "code"} for r in responses)
     assert responses[-1].json()["error"]["code"] == "model_not_found"
 
 
+def test_bodies_need_no_content_type_and_null_is_the_same_as_leaving_a_field_out(service):
+    app = create_app(service, model_name="m")
+    body = {"messages": HELLO, "temperature": 0, "stop": None, "n": None, "stream_options": None}
+    form = {"content-type": "application/x-www-form-urlencoded"}
+
+    async def send() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            content = json.dumps(body)
+            return [await client.post(CHAT, content=content, headers=h) for h in (form, None)]
+
+    for response in asyncio.run(send()):
+        assert response.json()["choices"][0]["message"]["content"] == "Hello, 😀!"
+
+
+def test_openapi_json_describes_every_route_and_field(service):
+    schema = call(create_app(service, model_name="m"), ("GET", "/openapi.json", None))[0].json()
+    assert set(schema["paths"]) == {CHAT, "/v1/models", "/v1/models/{name}", "/health"}
+    assert set(schema["paths"][CHAT]["post"]["responses"]) == {"200", "default"}
+    fields = schema["components"]["schemas"]["ChatRequest"]["properties"]
+    assert fields["n"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 8,
+        "title": "N",
+        "description": "number of choices",
+        "default": 1,
+    }
+    assert {option["type"] for option in fields["stop"]["anyOf"]} == {"string", "array"}
+
+
 def test_models_health_and_the_page_are_served_with_safe_headers(service):
-    app = create_app(service, model_name="org/m", defaults=ChatDefaults(temperature=0.5))
+    app = create_app(service, model_name="org/m", defaults=SamplingOptions(temperature=0.5))
     paths = ["/v1/models", "/v1/models/org/m", "/health", "/", "/app.js", "/style.css"]
     responses = call(app, *(("GET", path, None) for path in paths))
     assert [r.status_code for r in responses] == [200] * 6

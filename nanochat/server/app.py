@@ -3,24 +3,22 @@
 Owns what is HTTP. JSON is in `protocol`, generation in `service`. FastAPI is imported on use.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Collection, MutableMapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Coroutine, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat.engine import Completion, Engine, Request
+from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.protocol import (
     Answer,
     ApiError,
-    ChatCall,
-    ChatDefaults,
+    ChatRequest,
+    ErrorBody,
+    invalid_field,
     model_card,
-    parse_chat,
 )
 from nanochat.server.service import Busy, EngineService, NotReady, Ticket
 from nanochat.system.errors import UserError
@@ -40,180 +38,137 @@ HEADERS = {
     "referrer-policy": "no-referrer",
 }
 Scope = MutableMapping[str, Any]
+T = TypeVar("T")
 
 
 def create_app(
     service: EngineService,
     *,
     model_name: str,
-    defaults: ChatDefaults | None = None,
+    defaults: SamplingOptions | None = None,
     allowed_hosts: Collection[str] | None = None,
-) -> FastAPI:
+) -> "FastAPI":
     """Make the application.
 
     model_name: as /v1/models names it. allowed_hosts: host names that requests may be addressed
     to, which keeps other web sites from reaching a server on this machine; None allows any.
     """
     from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
     from fastapi.staticfiles import StaticFiles
     from starlette.exceptions import HTTPException
-    from starlette.routing import Mount, Route
 
-    api = ChatApi(service, model_name, defaults or ChatDefaults())
     app = FastAPI(
         title="nanochat",
-        docs_url=None,
+        docs_url=None,  # its scripts come from a CDN, which our content-security-policy forbids
         redoc_url=None,
-        openapi_url=None,
-        routes=[
-            Mount(
-                "/v1",
-                routes=[
-                    Route("/chat/completions", api.chat, methods=["POST"]),
-                    Route("/models", api.models),
-                    Route("/models/{name:path}", api.model),
-                ],
-            ),
-            Route("/health", api.health),
-            Mount("/", StaticFiles(directory=STATIC, html=True)),
-        ],
+        responses={"default": {"model": ErrorBody, "description": "OpenAI's error object"}},
         exception_handlers={
-            ApiError: _api_error,
+            RequestValidationError: _invalid_request,
             HTTPException: _http_error,
-            Exception: _unforeseen,
+            **dict.fromkeys((ApiError, NotReady, Busy, Exception), _error_response),
         },
     )
     app.add_middleware(Guard, allowed_hosts=allowed_hosts)
+    _add_routes(app, service, model_name, defaults or SamplingOptions())
+    # Not a mount at "/", which would also take known paths asked for with a wrong method.
+    app.router.default = StaticFiles(directory=STATIC, html=True)
     return app
 
 
-class ChatApi:
-    """The handlers of the routes."""
+def _add_routes(
+    app: "FastAPI", service: EngineService, model_name: str, defaults: SamplingOptions
+) -> None:
+    import fastapi
 
-    def __init__(self, service: EngineService, model_name: str, defaults: ChatDefaults) -> None:
-        self._service = service
-        self._model_name = model_name
-        self._defaults = defaults
-        self._created = int(time.time())
+    created = int(time.time())
 
-    async def chat(self, request: Any) -> Any:
-        """POST /v1/chat/completions."""
-        from fastapi.responses import JSONResponse, Response
+    def card() -> dict[str, Any]:
+        max_len = service.ready_engine().max_len
+        return model_card(model_name, created, max_len=max_len, defaults=defaults)
 
-        engine = self._engine()
-        call = parse_chat(await _json(request), self._defaults)
-        requests = await asyncio.to_thread(make_requests, call, engine)
+    @app.post("/v1/chat/completions")
+    async def chat(call: ChatRequest, request: fastapi.Request) -> Any:
+        """Answer a conversation."""
+        engine = service.ready_engine()
+        requests = await asyncio.to_thread(make_requests, call, engine, defaults)
         answer = Answer(
-            model=self._model_name,
+            model=model_name,
             prompt_tokens=len(requests[0].prompt),
             tool_activity=call.tool_activity,
         )
-        ticket = self._open(requests)
+        ticket = service.open(requests)
         if call.stream:
-            return EventStream(ticket, _chunks(ticket, answer, call))
+            return _event_stream(ticket, _chunks(ticket, answer, call))
         try:
-            whole = asyncio.ensure_future(_whole(ticket))
-            if not await _finishes(whole, request.receive):
-                return Response(status_code=499)  # the client has gone, nobody reads this
-            return JSONResponse(answer.whole(whole.result()))
+            completions = await _unless_gone(_completions(ticket), request.receive)
+            if completions is None:
+                return fastapi.Response(status_code=499)  # the client has gone, nobody reads this
+            return answer.complete(completions)
         finally:
             ticket.close()
 
-    async def models(self, request: Any) -> Any:
-        """GET /v1/models."""
-        from fastapi.responses import JSONResponse
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """List the one model that is served."""
+        return {"object": "list", "data": [card()]}
 
-        return JSONResponse({"object": "list", "data": [self._card()]})
-
-    async def model(self, request: Any) -> Any:
-        """GET /v1/models/{name}."""
-        from fastapi.responses import JSONResponse
-
-        name = request.path_params["name"]
-        if name != self._model_name:
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """Describe the model."""
+        if name != model_name:
             raise ApiError(404, f"there is no model {name!r}", code="model_not_found")
-        return JSONResponse(self._card())
+        return card()
 
-    async def health(self, request: Any) -> Any:
-        """GET /health: 200 when questions can be answered."""
-        from fastapi.responses import JSONResponse
-
-        self._engine()
-        return JSONResponse({"status": "ok", "in_flight": self._service.in_flight})
-
-    def _card(self) -> dict[str, Any]:
-        return model_card(
-            self._model_name,
-            self._created,
-            max_len=self._engine().max_len,
-            defaults=self._defaults,
-        )
-
-    def _engine(self) -> Engine:
-        try:
-            return self._service.ready_engine()
-        except NotReady as error:
-            raise ApiError(503, f"{error}; try again in a moment", code="not_ready") from None
-
-    def _open(self, requests: list[Request]) -> Ticket:
-        try:
-            return self._service.open(requests)
-        except Busy as error:
-            raise ApiError(429, f"{error}; try again soon", code="rate_limit_exceeded") from None
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Tell whether questions can be answered."""
+        service.ready_engine()
+        return {"status": "ok", "in_flight": service.in_flight}
 
 
-def make_requests(call: ChatCall, engine: Engine) -> list[Request]:
+def make_requests(call: ChatRequest, engine: Engine, defaults: SamplingOptions) -> list[Request]:
     """Render a call's prompt, the oldest turns left out if need be, once a choice.
 
     Raises: ApiError 400 for a conversation that is not one.
     """
-    wanted = call.max_tokens or RESERVED_TOKENS
-    reserved = min(wanted, engine.max_len // (4 if call.max_tokens is None else 2))
+    limit = call.token_limit
+    reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
     try:
-        prompt = render_prompt(call.messages, engine.tokenizer, engine.max_len - reserved)
+        prompt = render_prompt(call.conversation(), engine.tokenizer, engine.max_len - reserved)
     except UserError as error:
         raise ApiError(400, str(error), param="messages") from None
     room = engine.max_len - len(prompt) + 1
-    count = min(call.max_tokens or room, room)
+    count = min(limit or room, room)
     return [
-        Request(prompt=prompt, params=call.params(count, choice)) for choice in range(call.choices)
+        Request(prompt=prompt, params=call.params(defaults, max_new_tokens=count, choice=choice))
+        for choice in range(call.n)
     ]
 
 
-class EventStream:
-    """A response of server-sent events that ends, and aborts its ticket, when the client goes."""
+def _event_stream(ticket: Ticket, chunks: AsyncIterator[str]) -> Any:
+    """A response of server-sent events; its end, or the client's leaving, closes the ticket."""
+    from fastapi.responses import StreamingResponse
 
-    def __init__(self, ticket: Ticket, chunks: AsyncIterator[str]) -> None:
-        self._ticket = ticket
-        self._chunks = chunks
+    class EventStream(StreamingResponse):
+        async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                ticket.close()
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        try:
-            await _finishes(asyncio.ensure_future(self._send(send)), receive)
-        finally:
-            self._ticket.close()
-
-    async def _send(self, send: Any) -> None:
-        headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
-        async for chunk in self._chunks:
-            body = chunk.encode()
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return EventStream(chunks, media_type="text/event-stream", headers=headers)
 
 
-async def _chunks(ticket: Ticket, answer: Answer, call: ChatCall) -> AsyncIterator[str]:
+async def _chunks(ticket: Ticket, answer: Answer, call: ChatRequest) -> AsyncIterator[str]:
     """The events of a streamed answer."""
-    for index in range(call.choices):
+    for index in range(call.n):
         yield _data(answer.opening(index))
     completions: list[Completion] = []
     try:
-        while len(completions) < call.choices:
+        while len(completions) < call.n:
             try:
                 index, event = await asyncio.wait_for(ticket.next(), PING_S)
             except TimeoutError:
@@ -228,12 +183,12 @@ async def _chunks(ticket: Ticket, answer: Answer, call: ChatCall) -> AsyncIterat
     except Exception as error:  # the status line has gone out: the error goes into the stream
         yield _data(_failure(error).body())
         return
-    if call.include_usage:
+    if call.stream_options.include_usage:
         yield _data(answer.usage_chunk(completions))
     yield "data: [DONE]\n\n"
 
 
-async def _whole(ticket: Ticket) -> list[Completion]:
+async def _completions(ticket: Ticket) -> list[Completion]:
     """Wait for every choice's end; completions in the order of the choices."""
     completions: dict[int, Completion] = {}
     while len(completions) < len(ticket.requests):
@@ -246,37 +201,21 @@ async def _whole(ticket: Ticket) -> list[Completion]:
     return [completions[index] for index in sorted(completions)]
 
 
-async def _finishes(work: asyncio.Future[Any], receive: Any) -> bool:
-    """Wait until the work is done, or cancel it and return False if the client goes away."""
+async def _unless_gone(work: Coroutine[Any, Any, T], receive: Any) -> T | None:
+    """The result of the work; None, and the work canceled, if the client leaves before it."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    watcher = asyncio.ensure_future(gone())
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
     try:
-        await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            return False
-        await work  # raises what it raised
-        return True
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
     finally:
-        for task in (work, watcher):
+        for task in (working, leaving):
             task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
-
-
-async def _json(request: Any) -> Any:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from None
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _data(value: dict[str, Any]) -> str:
@@ -284,31 +223,39 @@ def _data(value: dict[str, Any]) -> str:
 
 
 def _failure(error: Exception) -> ApiError:
+    """What the client is told of an error."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, NotReady):
+        return ApiError(503, f"{error}; try again in a moment", code="not_ready")
+    if isinstance(error, Busy):
+        return ApiError(429, f"{error}; try again soon", code="rate_limit_exceeded")
     if isinstance(error, UserError):
         return ApiError(400, str(error))
     return ApiError(500, "the model failed on this request; the server's log says why")
 
 
-async def _api_error(request: Any, error: ApiError) -> Any:
+async def _error_response(request: Any, error: Exception) -> Any:
     from fastapi.responses import JSONResponse
 
-    headers = {"retry-after": "1"} if error.status in (429, 503) else None
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    told = _failure(error)
+    headers = {"retry-after": "1"} if told.status in (429, 503) else None
+    return JSONResponse(told.body(), status_code=told.status, headers=headers)
+
+
+async def _invalid_request(request: Any, error: Any) -> Any:
+    return await _error_response(request, invalid_field(error.errors()[0]))
 
 
 async def _http_error(request: Any, error: Any) -> Any:
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return await _api_error(request, ApiError(error.status_code, message))
-
-
-async def _unforeseen(request: Any, error: Exception) -> Any:
-    return await _api_error(request, _failure(error))
+    return await _error_response(request, ApiError(error.status_code, message))
 
 
 class Guard:
-    """ASGI middleware: safe headers on every response, and no requests for other hosts' names.
+    """ASGI middleware: safe headers, bodies of bounded size, no requests for other hosts' names.
 
-    The second defeats DNS rebinding: a page elsewhere whose name is made to point to this machine.
+    The last defeats DNS rebinding: a page elsewhere whose name is made to point to this machine.
     """
 
     def __init__(self, app: Any, allowed_hosts: Collection[str] | None = None) -> None:
@@ -321,6 +268,19 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        from fastapi import HTTPException
+        from fastapi.responses import JSONResponse
+
+        received = 0
+
+        async def receive_bounded() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+            return message
+
         async def send_guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
@@ -328,12 +288,13 @@ class Guard:
 
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         if self._allowed_hosts is not None and _host_name(host) not in self._allowed_hosts:
-            from fastapi.responses import JSONResponse
-
             error = ApiError(403, f"this server does not answer for host {host!r}")
             await JSONResponse(error.body(), status_code=403)(scope, receive, send_guarded)
             return
-        await self._app(scope, receive, send_guarded)
+        # Bodies are JSON whatever their type is said to be: `curl -d` calls everything a form.
+        headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+        scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+        await self._app(scope, receive_bounded, send_guarded)
 
 
 def _host_name(host: str) -> str:

@@ -1,4 +1,4 @@
-"""The JSON of the chat API: requests checked and made plain, answers in OpenAI's shapes.
+"""The JSON of the chat API: the fields of a request, and answers in OpenAI's shapes.
 
 Owns every field name. Knows no HTTP, no engine thread.
 Source: OpenAI API reference, "Create chat completion" and "chat completion chunk"; the fields
@@ -9,17 +9,34 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nanochat.engine import Completion, SamplingParams
-from nanochat.system.errors import ConfigError
-from nanochat.tokenizer.conversation import PART_TYPES, Message, Part, PartType
+from nanochat.engine.sampling import SamplingOptions
+from nanochat.tokenizer.conversation import Message, Part, PartType
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
 Json = dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong; `param` names the field, as in messages[0].content."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    error: ErrorDetail
 
 
 class ApiError(Exception):
@@ -30,169 +47,122 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
-        self.code = code
+        kinds = {429: "rate_limit_error"}
+        kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        self.detail = ErrorDetail(message=message, type=kind, param=param, code=code)
 
     def body(self) -> Json:
         """The error as the client reads it."""
-        kinds = {429: "rate_limit_error"}
-        kind = kinds.get(self.status, "server_error" if self.status >= 500 else None)
-        return {
-            "error": {
-                "message": self.message,
-                "type": kind or "invalid_request_error",
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        return ErrorBody(error=self.detail).model_dump()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChatDefaults:
-    """What a request gets that does not say how to sample."""
+class RequestModel(BaseModel):
+    """Fields of a request: of the exact JSON type; null is the same as leaving a field out."""
 
-    temperature: float = 0.7
-    top_k: int | None = 50
-    top_p: float | None = None
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChatCall:
-    """A checked request for a chat completion."""
+class MessagePart(RequestModel):
+    """A piece of a message; only the assistant's have kinds other than text."""
 
-    messages: list[Message]
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    max_tokens: int | None
-    seed: int | None
-    stop: tuple[str, ...]
-    choices: int
-    stream: bool
-    include_usage: bool
-    tool_activity: bool  # show what the calculator was asked and what it answered
+    type: PartType
+    text: str
 
-    def params(self, max_new_tokens: int, choice: int) -> SamplingParams:
-        """The settings of one choice; a seed serves all choices, each its own way."""
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_list(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+class ChatMessage(RequestModel):
+    """One message; developer is another name for system."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        list[MessagePart],
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[MessagePart]),
+    ] = []
+
+
+class StreamOptions(RequestModel):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(RequestModel):
+    """A request for a chat completion. Unknown fields are ignored."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    temperature: float | None = Field(None, ge=0, le=2, description="default: see /v1/models")
+    top_k: int | None = Field(None, ge=0, description="0 keeps every token")
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="older name of max_completion_tokens")
+    seed: int | None = None
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(max_length=MAX_STOPS),
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    ] = []
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="number of choices")
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    tool_activity: bool = Field(False, description="also return the calculator's input and output")
+
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens after which an answer is cut off, if the client set a limit."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def params(
+        self, defaults: SamplingOptions, *, max_new_tokens: int, choice: int
+    ) -> SamplingParams:
+        """The settings of one choice; each choice gets its own seed, derived from the request's."""
+        given = self.model_dump(include={"temperature", "top_k", "top_p"}, exclude_none=True)
         return SamplingParams(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
+            **{**asdict(defaults), **given},
             max_new_tokens=max_new_tokens,
             seed=None if self.seed is None else self.seed + choice,
-            stop=self.stop,
+            stop=tuple(self.stop),
         )
 
+    def conversation(self) -> list[Message]:
+        """The messages as a conversation may hold them.
 
-def parse_chat(body: Any, defaults: ChatDefaults) -> ChatCall:
-    """Check a request's body; unknown fields are ignored.
-
-    Raises: ApiError 400 naming the field, its value and what it may be.
-    """
-    if not isinstance(body, dict):
-        raise ApiError(400, f"the body must be a JSON object, got {type(body).__name__}")
-    limits = [_whole(body, name, 1, None) for name in ("max_completion_tokens", "max_tokens")]
-    options = body.get("stream_options") or {}
-    call = ChatCall(
-        messages=parse_messages(body.get("messages")),
-        temperature=_number(body, "temperature", 0, 2, defaults.temperature),
-        top_k=_whole(body, "top_k", 0, None, defaults.top_k),
-        top_p=_number(body, "top_p", 0, 1, defaults.top_p),
-        max_tokens=limits[0] or limits[1],
-        seed=_whole(body, "seed", None, None),
-        stop=_stop(body.get("stop")),
-        choices=_whole(body, "n", 1, MAX_CHOICES) or 1,
-        stream=_flag(body, "stream"),
-        include_usage=isinstance(options, dict) and _flag(options, "include_usage"),
-        tool_activity=_flag(body, "tool_activity"),
-    )
-    try:
-        call.params(1, 0)
-    except ConfigError as error:
-        raise ApiError(400, str(error)) from None
-    return call
+        System and developer messages become one at the front; neighbors of one role become one.
+        """
+        system: list[str] = []
+        turns: list[tuple[str, list[Part]]] = []
+        for message in self.messages:
+            parts: list[Part] = [{"type": p.type, "text": p.text} for p in message.content]
+            if message.role in ("system", "developer"):
+                system.append("".join(part["text"] for part in parts))
+            elif turns and turns[-1][0] == message.role:
+                turns[-1][1].extend([{"type": "text", "text": "\n\n"}, *parts])
+            else:
+                turns.append((message.role, parts))
+        lead = "\n\n".join(text for text in system if text)
+        messages = [Message(role=role, content=parts) for role, parts in turns]
+        return [Message(role="system", content=lead), *messages] if lead else messages
 
 
-def parse_messages(value: Any) -> list[Message]:
-    """Check messages and make them what a conversation may hold.
-
-    System and developer messages become one at the front; neighbours of one role become one.
-    Raises: ApiError 400.
-    """
-    if not isinstance(value, list) or not value:
-        raise ApiError(400, '"messages" must be a list of one or more', param="messages")
-    system: list[str] = []
-    messages: list[Message] = []
-    for number, message in enumerate(value):
-        param = f"messages[{number}]"
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in ("system", "developer", "user", "assistant"):
-            raise ApiError(
-                400,
-                f"{param} needs a role: system, developer, user or assistant; got {_short(role)}",
-                param=param,
-            )
-        parts = _parts(message.get("content"), param)
-        if role in ("system", "developer"):
-            system.append("".join(part["text"] for part in parts))
-        elif messages and messages[-1]["role"] == role:
-            before = messages[-1]["content"]
-            assert isinstance(before, list)
-            before += [{"type": "text", "text": "\n\n"}, *parts]
-        else:
-            messages.append({"role": role, "content": parts})
-    lead = "\n\n".join(text for text in system if text)
-    return [*([Message(role="system", content=lead)] if lead else []), *messages]
-
-
-def _parts(content: Any, param: str) -> list[Part]:
-    if isinstance(content, str) or content is None:
-        return [{"type": "text", "text": content or ""}]
-    parts: list[Any] = content if isinstance(content, list) else [None]
-    if all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in parts) and all(
-        part.get("type") in PART_TYPES for part in parts
-    ):
-        return [Part(type=part["type"], text=part["text"]) for part in parts]
-    raise ApiError(
-        400,
-        f'{param}.content must be text or a list of {{"type": "text", "text": "..."}} parts',
-        param=f"{param}.content",
-    )
-
-
-def _number(body: Json, name: str, low: float, high: float, default: Any = None) -> Any:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ApiError(
-            400, f"{name} must be a number in [{low}, {high}], got {_short(value)}", param=name
-        )
-    return float(value)
-
-
-def _whole(
-    body: Json, name: str, low: int | None, high: int | None, default: int | None = None
-) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return default
-    right = isinstance(value, int) and not isinstance(value, bool)
-    if not right or (low is not None and value < low) or (high is not None and value > high):
-        least = "" if low is None else f" of at least {low}"
-        most = "" if high is None else f" and at most {high}"
-        raise ApiError(
-            400, f"{name} must be a whole number{least}{most}, got {_short(value)}", param=name
-        )
-    return int(value)
-
-
-def _flag(body: Json, name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise ApiError(400, f"{name} must be true or false, got {_short(value)}", param=name)
-    return bool(value)
+def invalid_field(error: Mapping[str, Any]) -> ApiError:
+    """One of pydantic's errors about a request's body as the client is told it."""
+    if error["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {error['ctx']['error']}")
+    path = error["loc"][1:]  # the first part is "body"
+    param = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)[1:]
+    got = "" if error["type"] == "missing" else f", got {_short(error['input'])}"
+    return ApiError(400, f"{param or 'the body'}: {error['msg']}{got}", param=param or None)
 
 
 def _short(value: Any) -> str:
@@ -200,19 +170,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _stop(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value or []
-    right = isinstance(stops, list) and len(stops) <= MAX_STOPS
-    if not right or not all(isinstance(stop, str) and stop for stop in stops):
-        raise ApiError(
-            400, f"stop must be a string or up to {MAX_STOPS} non-empty strings", param="stop"
-        )
-    return tuple(stops)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Writes one request's answer, whole or in chunks."""
+    """Writes one request's answer, complete or in chunks."""
 
     model: str
     prompt_tokens: int
@@ -220,7 +180,7 @@ class Answer:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, completions: Sequence[Completion]) -> Json:
+    def complete(self, completions: Sequence[Completion]) -> Json:
         """The answer in one piece."""
         choices = []
         for index, completion in enumerate(completions):
@@ -235,11 +195,7 @@ class Answer:
                     "finish_reason": completion.finish_reason,
                 }
             )
-        return {
-            **self._head("chat.completion"),
-            "choices": choices,
-            "usage": self.usage(completions),
-        }
+        return self._head("chat.completion", choices) | {"usage": self.usage(completions)}
 
     def opening(self, index: int) -> Json:
         """The first chunk of a choice."""
@@ -261,11 +217,7 @@ class Answer:
 
     def usage_chunk(self, completions: Sequence[Completion]) -> Json:
         """The chunk after all choices, for clients that ask for it."""
-        return {
-            **self._head("chat.completion.chunk"),
-            "choices": [],
-            "usage": self.usage(completions),
-        }
+        return self._head("chat.completion.chunk", []) | {"usage": self.usage(completions)}
 
     def usage(self, completions: Sequence[Completion]) -> Json:
         """Tokens read and written, forced tool output included."""
@@ -276,15 +228,21 @@ class Answer:
             "total_tokens": self.prompt_tokens + written,
         }
 
-    def _head(self, kind: str) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
     def _chunk(self, index: int, delta: Json, reason: str | None = None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+        return self._head("chat.completion.chunk", [choice])
+
+    def _head(self, kind: str, choices: list[Json]) -> Json:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
 
 
-def model_card(name: str, created: int, *, max_len: int, defaults: ChatDefaults) -> Json:
+def model_card(name: str, created: int, *, max_len: int, defaults: SamplingOptions) -> Json:
     """A model as /v1/models lists it."""
     return {
         "id": name,
@@ -292,9 +250,5 @@ def model_card(name: str, created: int, *, max_len: int, defaults: ChatDefaults)
         "created": created,
         "owned_by": "nanochat",
         "max_model_len": max_len,
-        "defaults": {
-            "temperature": defaults.temperature,
-            "top_k": defaults.top_k,
-            "top_p": defaults.top_p,
-        },
+        "defaults": asdict(defaults),
     }

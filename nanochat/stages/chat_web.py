@@ -13,7 +13,6 @@ from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine
 from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.app import create_app
-from nanochat.server.protocol import ChatDefaults
 from nanochat.server.service import EngineService
 from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
@@ -30,17 +29,11 @@ class ChatWebConfig:
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
-    port: int = option(8000, "port to listen on; 0 takes any free one")
-    slots: int = option(16, "conversations that are answered at the same time")
-    max_in_flight: int = option(64, "answers waiting or at work before new ones are refused")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"--port must be in [0, 65535], got {self.port}")
-        for name in ("slots", "max_in_flight"):
-            if getattr(self, name) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be at least 1, got {getattr(self, name)}")
+    port: int = option(8000, "port to listen on; 0 takes any free one", least=0, most=65535)
+    slots: int = option(16, "conversations that are answered at the same time", least=1)
+    max_in_flight: int = option(
+        64, "answers waiting or at work before new ones are refused", least=1
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -102,11 +95,7 @@ def serve(cfg: ChatWebConfig, place: socket.socket, load: Callable[[], Engine]) 
     app = create_app(
         service,
         model_name=cfg.common.run,
-        defaults=ChatDefaults(
-            temperature=cfg.sampling.temperature,
-            top_k=cfg.sampling.top_k,
-            top_p=cfg.sampling.top_p,
-        ),
+        defaults=cfg.sampling,
         allowed_hosts=LOOPBACK if cfg.host in LOOPBACK else None,
     )
     options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
