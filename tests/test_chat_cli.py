@@ -110,8 +110,8 @@ def test_commands_clear_regenerate_and_set(monkeypatch, capsys):
     [
         ("/set temperature -1", "--temperature must be from 0 to 100, got -1.0"),
         ("/set temperature hot", "--temperature must be a number, got 'hot'"),
-        ("/set max_new_tokens 0", "max_new_tokens must be a whole number above 0, got '0'"),
-        ("/set warmth 3", "'warmth' is no setting; there are temperature, top_k, top_p"),
+        ("/set max_new_tokens 0", "--max-new-tokens must be at least 1, got 0"),
+        ("/set warmth 3", "is no setting; there are temperature, top_k, top_p, max_new_tokens"),
         ("/set one", "use /set NAME VALUE"),
     ],
 )

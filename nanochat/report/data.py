@@ -6,7 +6,7 @@ knows neither Markdown nor HTML.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -85,9 +85,9 @@ class StageData:
         return [r for r in self.result.get("results") or [] if is_number(r.get("value"))]
 
     @property
-    def samples(self) -> list[dict[str, Any]]:
-        """The stage's sample texts and dialogues."""
-        return list(self.result.get("samples") or [])
+    def notes(self) -> list[str]:
+        """The stage's remarks on its results."""
+        return list(self.result.get("notes") or [])
 
     def last(self, key: str) -> float | None:
         """The last value of a metric."""
@@ -191,8 +191,13 @@ def accuracies(run: RunRecord) -> list[tuple[str, dict[str, dict[str, Any]]]]:
 def series_of(rows: Iterable[tuple[str, dict[str, dict[str, Any]]]]) -> list[str]:
     """The series that occur, in the order of the stages."""
     seen = {series for _, results in rows for series in results}
-    known = [series for series in SERIES_NAMES if series in seen]
-    return known + sorted(seen - set(known))
+    return [series for series in SERIES_NAMES if series in seen]
+
+
+def item_counts(results: Iterable[dict[str, Any]]) -> str:
+    """Over how many items results were computed: the numbers that occur."""
+    counts = sorted({result["n"] for result in results if result.get("n")})
+    return " / ".join(f"{n:,}" for n in counts)
 
 
 def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, Any]]]]:
@@ -202,7 +207,7 @@ def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, A
     """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for stage in run.stages:
-        for sample in stage.samples:
+        for sample in stage.result.get("samples") or []:
             key = (stage.name, sample.get("stage", stage.name), sample.get("group", ""))
             groups.setdefault(key, []).append(sample)
     return [(run.get(model), group, samples) for (_, model, group), samples in groups.items()]
@@ -216,7 +221,8 @@ def headline(run: RunRecord) -> list[tuple[str, str, str]]:
         tiles.append(("peak memory", gigabytes(run.peak_memory_bytes), "of one process"))
     parameters = base.config.get("parameters") or base.result.get("settings", {}).get("parameters")
     if is_number(parameters):
-        tiles.append(("parameters", count(parameters), f"depth {_model(base, 'depth')}"))
+        depth = (base.config.get("model") or {}).get("depth", "unknown")
+        tiles.append(("parameters", count(parameters), f"depth {depth}"))
     trained = [s.last("tokens") or 0 for s in run.stages]
     if any(trained):
         tiles.append(("tokens trained on", count(sum(trained)), "over all stages"))
@@ -227,7 +233,7 @@ def headline(run: RunRecord) -> list[tuple[str, str, str]]:
     if rows:
         last = series_of(rows)[-1]
         values = [results[last]["value"] for _, results in rows if last in results]
-        remark = f"mean over {len(values)} rows after {SERIES_NAMES.get(last, last)}"
+        remark = f"mean over {len(values)} rows after {SERIES_NAMES[last]}"
         tiles.append(("accuracy", f"{sum(values) / len(values):.1%}", remark))
     return tiles
 
@@ -291,15 +297,6 @@ def short_value(value: Any, limit: int = 120) -> str:
         return value if len(value) <= limit else value[: limit - 1] + "…"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else ""
-
-
-def dialogue(sample: dict[str, Any]) -> Sequence[dict[str, str]] | None:
-    """The turns of a sample that is a dialogue, else None."""
-    return sample.get("turns")
-
-
-def _model(stage: StageData, key: str) -> str:
-    return str((stage.config.get("model") or {}).get(key, "unknown"))
 
 
 def _load_stage(path: Path) -> StageData | None:

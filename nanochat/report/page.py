@@ -65,7 +65,7 @@ def _sections(run: RunRecord) -> Sections:
         ("results", "Accuracy", _accuracies(run)),
         ("core", "In-context tasks", _core(run)),
         ("samples", "What it says", _samples(run)),
-        ("training", "Training", _training(run)),
+        ("training", "Training", "".join(_curves(s) for s in run.stages if s.rows)),
         ("tokenizer", "Tokenizer", _tokenizer(run)),
         ("stages", "Time and memory", _stages(run)),
         ("figures", "All figures", _figures(run)),
@@ -94,7 +94,7 @@ def _legend(series: Sequence[str]) -> str:
     if len(series) < 2:
         return ""
     items = "".join(
-        f'<span class="{s}"><i></i>{escape(data.SERIES_NAMES.get(s, s))}</span>' for s in series
+        f'<span class="{s}"><i></i>{escape(data.SERIES_NAMES[s])}</span>' for s in series
     )
     return f'<p class="legend">{items}</p>'
 
@@ -105,23 +105,19 @@ def _accuracies(run: RunRecord) -> str:
         return ""
     series = data.series_of(rows)
     bars = [
-        (_plain(name), [_bar(found[s], s) for s in series if s in found]) for name, found in rows
+        (name.replace("_", " "), [_bar(found[s], s) for s in series if s in found])
+        for name, found in rows
     ]
-    heads = [*(data.SERIES_NAMES.get(s, s) for s in series), "items"]
+    heads = [*(data.SERIES_NAMES[s] for s in series), "items"]
     cells = [
         [
-            _plain(name),
+            name.replace("_", " "),
             *(data.with_error(found[s]) if s in found else "" for s in series),
-            _items(found),
+            data.item_counts(found.values()),
         ]
         for name, found in rows
     ]
-    notes = [
-        note
-        for stage in run.stages
-        if stage.name == "chat_eval"
-        for note in stage.result.get("notes") or []
-    ]
+    notes = run.get("chat_eval").notes
     chart = plots.bar_chart(bars, title="accuracy by task and stage")
     return (
         f'{_legend(series)}<figure class="wide">{chart}</figure>{_notes(notes)}'
@@ -129,21 +125,11 @@ def _accuracies(run: RunRecord) -> str:
     )
 
 
-def _plain(name: str) -> str:
-    """A task's name in words."""
-    return name.replace("_", " ")
-
-
 def _bar(result: dict[str, Any], series: str) -> Bar:
-    tip = f"{data.SERIES_NAMES.get(series, series)}: {data.with_error(result)}"
+    tip = f"{data.SERIES_NAMES[series]}: {data.with_error(result)}"
     if result.get("n"):
         tip += f", {result['n']:,} items"
     return Bar(result["value"], result.get("stderr"), data.with_error(result), series, tip)
-
-
-def _items(found: dict[str, dict[str, Any]]) -> str:
-    counts = sorted({result["n"] for result in found.values() if result.get("n")})
-    return " / ".join(f"{n:,}" for n in counts)
 
 
 def _core(run: RunRecord) -> str:
@@ -151,7 +137,7 @@ def _core(run: RunRecord) -> str:
     tasks = [r for r in stage.results if r.get("unit") == data.CENTERED]
     if not tasks:
         return ""
-    bars = [(_plain(r["name"]), [_core_bar(r)]) for r in tasks]
+    bars = [(r["name"].replace("_", " "), [_core_bar(r)]) for r in tasks]
     low = min(-0.1, *(r["value"] - (r.get("stderr") or 0) for r in tasks))
     chart = plots.bar_chart(bars, title="centred accuracy by task", low=max(low, -1.0))
     rest = [r for r in stage.results if r.get("unit") != data.CENTERED]
@@ -160,7 +146,7 @@ def _core(run: RunRecord) -> str:
     )
     return (
         f'{lines}<p class="remark">Centred accuracy: 0 for guessing, 100% for all right.</p>'
-        f'<figure class="wide">{chart}</figure>{_notes(stage.result.get("notes") or [])}'
+        f'<figure class="wide">{chart}</figure>{_notes(stage.notes)}'
     )
 
 
@@ -192,12 +178,8 @@ def _tokenizer(run: RunRecord) -> str:
     return (
         '<p class="remark">Bytes per token: the more, the shorter the sequences for the same '
         f'text.</p><p class="legend">{legend}</p><figure class="wide">{chart}</figure>'
-        f"{_notes(stage.result.get('notes') or [])}"
+        f"{_notes(stage.notes)}"
     )
-
-
-def _training(run: RunRecord) -> str:
-    return "".join(_curves(stage) for stage in run.stages if stage.rows)
 
 
 def _curves(stage: StageData) -> str:
@@ -222,8 +204,8 @@ def _curves(stage: StageData) -> str:
         figures.append(f"<figure><figcaption>{escape(title)} {last}</figcaption>{chart}</figure>")
     if not figures:
         return ""
-    steps = f"{stage.last('step') or 0:,.0f} steps"
-    facts = ", ".join(filter(None, [steps, f"{data.count(tokens)} tokens" if tokens else ""]))
+    facts = f"{stage.last('step') or 0:,.0f} steps"
+    facts += f", {data.count(tokens)} tokens" if tokens else ""
     return (
         f'<div class="stage {stage.series}"><h3>{escape(stage.title)}</h3>'
         f'<p class="remark">{facts}</p><div class="grid">{"".join(figures)}</div></div>'
@@ -259,7 +241,7 @@ def _stages(run: RunRecord) -> str:
 
 def _figures(run: RunRecord) -> str:
     rows = [
-        [stage.title, r["name"], data.with_error(r), r.get("unit") or "", _count(r)]
+        [stage.title, r["name"], data.with_error(r), r.get("unit") or "", data.item_counts([r])]
         for stage in run.stages
         for r in stage.results
         if r.get("unit") not in (data.ACCURACY, data.CENTERED)
@@ -269,20 +251,16 @@ def _figures(run: RunRecord) -> str:
         f"{stage.title}: {note}"
         for stage in run.stages
         if stage.name not in ("chat_eval", "base_eval")
-        for note in stage.result.get("notes") or []
+        for note in stage.notes
     ]
     return (figures if rows else "") + _notes(notes)
-
-
-def _count(result: dict[str, Any]) -> str:
-    return f"{result['n']:,}" if result.get("n") else ""
 
 
 def _samples(run: RunRecord) -> str:
     blocks: list[str] = []
     for model, group, samples in reversed(data.sample_groups(run)):
-        talks = [s for s in samples if data.dialogue(s)]
-        pairs = [s for s in samples if not data.dialogue(s)]
+        talks = [s for s in samples if s.get("turns")]
+        pairs = [s for s in samples if not s.get("turns")]
         head = f"{model.title}: {group}" if group else model.title
         kind = "continued" if model.series == "base" else "asked"
         body = "".join(_talk(s) for s in talks) + "".join(_pair(s, kind) for s in pairs)
@@ -306,7 +284,7 @@ def _talk(sample: dict[str, Any]) -> str:
     turns = "".join(
         f'<p class="{"user" if turn.get("role") == "user" else "assistant"}">'
         f"{escape(str(turn.get('text', '')))}</p>"
-        for turn in data.dialogue(sample) or ()
+        for turn in sample.get("turns") or ()
     )
     title = sample.get("prompt")
     head = f"<h4>{escape(str(title))}</h4>" if title else ""

@@ -78,7 +78,9 @@ def line_chart(
 
     y_ticks = _log_ticks(low, high) if log_y else ticks(low, high, 4)
     x_ticks = _log_ticks(x_low, x_high) if log_x else ticks(x_low, x_high, 4)
-    parts = [_frame(title), *_y_axis(y_ticks, place, x_ticks[0])]
+    box = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
+    parts = [f'<svg class="curve" {box} role="img" aria-label="{escape(title)}">']
+    parts += _y_axis(y_ticks, place, x_ticks[0])
     parts += _x_axis(x_ticks, place, x_name, y_ticks[0])
     parts += [_path(curve, place, x_name) for curve in curves]
     if all(curve.shape == "line" for curve in curves):  # dots tell their values themselves
@@ -214,11 +216,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
     steps = (1, 2, 5) if high - low < 2.5 else (1,)
     found = [m * 10.0**p for p in powers for m in steps if low <= math.log10(m * 10.0**p) <= high]
     return found if len(found) > 1 else ticks(10**low, 10**high, 4)
-
-
-def _frame(title: str) -> str:
-    box = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
-    return f'<svg class="curve" {box} role="img" aria-label="{escape(title)}">'
 
 
 def _y_axis(values: Sequence[float], place: Callable[[Point], Point], x_low: float) -> list[str]:

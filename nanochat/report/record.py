@@ -66,12 +66,11 @@ def markdown(run: RunRecord, *, written: str) -> str:
 def _accuracy_lines(run: RunRecord) -> list[str]:
     rows = data.accuracies(run)
     series = data.series_of(rows)
-    names = [data.SERIES_NAMES.get(s, s) for s in series]
+    names = [data.SERIES_NAMES[s] for s in series]
     cells = []
     for name, found in rows:
-        counts = sorted({result["n"] for result in found.values() if result.get("n")})
         values = [data.with_error(found[s]) if s in found else "" for s in series]
-        cells.append([name, *values, " / ".join(f"{n:,}" for n in counts)])
+        cells.append([name, *values, data.item_counts(found.values())])
     return _table(["task", *names, "items"], cells) if cells else []
 
 
@@ -103,11 +102,7 @@ def _figure_lines(run: RunRecord) -> list[str]:
 
 
 def _note_lines(run: RunRecord) -> list[str]:
-    return [
-        f"- {stage.title}: {note}"
-        for stage in run.stages
-        for note in stage.result.get("notes") or []
-    ]
+    return [f"- {stage.title}: {note}" for stage in run.stages for note in stage.notes]
 
 
 def _sample_lines(run: RunRecord) -> list[str]:
@@ -115,7 +110,7 @@ def _sample_lines(run: RunRecord) -> list[str]:
     for stage, group, samples in data.sample_groups(run):
         lines += [f"### {group + ', ' if group else ''}{stage.title}", ""]
         for sample in samples:
-            turns = data.dialogue(sample) or [
+            turns = sample.get("turns") or [
                 {"role": "prompt", "text": sample.get("prompt", "")},
                 {"role": "answer", "text": sample.get("text", "")},
             ]

@@ -9,7 +9,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
@@ -41,11 +41,7 @@ class ChatCliConfig:
     sampling: SamplingOptions = nested(SamplingOptions)
     prompt: str | None = option(None, "ask this, print the answer only, and leave")
     system: str | None = option(None, "how the assistant should be")
-    max_new_tokens: int = option(512, "tokens after which an answer is cut off")
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
+    max_new_tokens: int = option(512, "tokens after which an answer is cut off", least=1)
 
 
 class Chat:
@@ -80,14 +76,17 @@ class Chat:
             for event in events:
                 if event.text:
                     show(event.kind, event.text)
-                    parts.append({"type": event.kind, "text": event.text})
+                    if parts and parts[-1]["type"] == event.kind:
+                        parts[-1]["text"] += event.text
+                    else:
+                        parts.append({"type": event.kind, "text": event.text})
                 if event.completion is not None:
                     parts, reason = event.completion.parts, event.completion.finish_reason
                 elif stopped():
                     break
         if any(part["text"] for part in parts):
             self.messages.append({"role": "user", "content": text})
-            self.messages.append({"role": "assistant", "content": merged(parts)})
+            self.messages.append({"role": "assistant", "content": parts})
         return reason
 
     def take_back(self) -> str | None:
@@ -98,17 +97,6 @@ class Chat:
         del self.messages[-2:]
         assert isinstance(question, str)
         return question
-
-
-def merged(parts: Sequence[Part]) -> list[Part]:
-    """Pieces of a kind joined, as an answer that ended by itself has them."""
-    result: list[Part] = []
-    for part in parts:
-        if result and result[-1]["type"] == part["type"]:
-            result[-1]["text"] += part["text"]
-        else:
-            result.append({"type": part["type"], "text": part["text"]})
-    return result
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -211,22 +199,18 @@ def change(chat: Chat, words: Sequence[str]) -> None:
 
     Raises: ConfigError for a name or a value that cannot be.
     """
-    names = [field.name for field in fields(SamplingOptions)]
+    shown = {**asdict(chat.sampling), "max_new_tokens": chat.max_new_tokens}
     if len(words) == 2:
-        name, value = words[0].replace("-", "_"), words[1]
+        name = words[0].replace("-", "_")
+        if name not in shown:
+            raise ConfigError(f"{name!r} is no setting; there are {', '.join(shown)}")
+        shown[name] = config.convert(config.flat_fields(ChatCliConfig)[name], words[1])
         if name == "max_new_tokens":
-            if not value.isdecimal() or int(value) < 1:
-                raise ConfigError(f"max_new_tokens must be a whole number above 0, got {value!r}")
-            chat.max_new_tokens = int(value)
-        elif name in names:
-            option_field = config.flat_fields(SamplingOptions)[name]
-            chat.sampling = replace(chat.sampling, **{name: config.convert(option_field, value)})
+            chat.max_new_tokens = shown[name]
         else:
-            raise ConfigError(f"{name!r} is no setting; there are {', '.join(names)}")
+            chat.sampling = replace(chat.sampling, **{name: shown[name]})
     elif words:
         raise ConfigError("use /set NAME VALUE, such as /set temperature 0.5")
-    shown = {name: getattr(chat.sampling, name) for name in names}
-    shown["max_new_tokens"] = chat.max_new_tokens
     print("  ".join(f"{name} {str(value).lower()}" for name, value in shown.items()))
 
 

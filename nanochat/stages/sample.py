@@ -24,14 +24,8 @@ class SampleConfig:
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
     prompt: str = option("", "text to continue; without one the model begins by itself")
-    num_samples: int = option(1, "continuations, each with a seed of its own")
-    max_new_tokens: int = option(128, "tokens after which a continuation is cut off")
-
-    def __post_init__(self) -> None:
-        for name in ("num_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be at least 1, got {getattr(self, name)}")
+    num_samples: int = option(1, "continuations, each with a seed of its own", least=1)
+    max_new_tokens: int = option(128, "tokens after which a continuation is cut off", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -53,11 +53,9 @@ class TokEvalConfig:
     name: str | None = option(
         None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own"
     )
-    eval_characters: int = option(2_000_000, "characters of each split of the data to encode")
-
-    def __post_init__(self) -> None:
-        if self.eval_characters < 1:
-            raise ConfigError(f"--eval-characters must be at least 1, got {self.eval_characters}")
+    eval_characters: int = option(
+        2_000_000, "characters of each split of the data to encode", least=1
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

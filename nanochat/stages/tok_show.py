@@ -18,7 +18,7 @@ from nanochat import tokenizer
 from nanochat.system import config
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
-from nanochat.tokenizer import Tokenizer, published
+from nanochat.tokenizer import published
 from nanochat.tokenizer.conversation import render_prompt
 
 COLOURS = (153, 157, 222, 218)  # of the 256 of terminals: light, for black letters
@@ -82,24 +82,18 @@ def cut(text: str, cfg: TokenizeConfig) -> list[Token]:
     Raises: ConfigError for a published one that cannot be loaded or cannot take so long a text,
     and for --chat with it.
     """
-    if cfg.tokenizer in tiktoken.list_encoding_names() and not _is_ours(cfg.tokenizer):
+    path = tokenizer.locate(cfg.tokenizer)
+    if cfg.tokenizer in tiktoken.list_encoding_names() and not path.exists():
         if cfg.chat:
             raise ConfigError(f"--chat needs a tokenizer of ours, {cfg.tokenizer} has no chat form")
         theirs = published.load(cfg.tokenizer)
         return [Token(i, theirs.token_bytes(i), special=False) for i in theirs.encode(text)]
-    own = tokenizer.load(tokenizer.locate(cfg.tokenizer))
+    own = tokenizer.load(path)
     ids = own.encode(text)
     if cfg.chat:
         ids = render_prompt([{"role": "user", "content": text}], own)
-    return [Token(i, own.decode_bytes([i]), special=_is_special(own, i)) for i in ids]
-
-
-def _is_ours(name: str) -> bool:
-    return tokenizer.locate(name).exists()
-
-
-def _is_special(own: Tokenizer, token: int) -> bool:
-    return token >= own.vocab_size - len(tokenizer.SPECIAL_TOKENS)
+    first_special = own.vocab_size - len(tokenizer.SPECIAL_TOKENS)
+    return [Token(i, own.decode_bytes([i]), special=i >= first_special) for i in ids]
 
 
 def lines(tokens: Sequence[Token], columns: int, *, coloured: bool) -> list[str]:

@@ -8,7 +8,6 @@ nanochat tok_train --data 'texts/*.parquet' --vocab-size 32768
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from nanochat.training.progress import duration
 
 NAME = "tok_train"
 SAY_EVERY_S = 2.0
-LEAST_COUNT_MEMORY = 10_000_000  # bytes; with less next to nothing could be counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,37 +43,25 @@ class TokTrainConfig:
         None, "name in $NANOCHAT_BASE_DIR/tokenizers to save it under; none: the run's name"
     )
     max_characters: int | None = option(
-        2_000_000_000, "characters to learn from, of the beginning of the data; none: all"
+        2_000_000_000, "characters to learn from, of the beginning of the data; none: all", least=1
     )
     max_document_characters: int | None = option(
-        None, "characters to learn from of each document; none: all"
+        None, "characters to learn from of each document; none: all", least=1
     )
-
     count_memory: int | None = option(
         None,
         "bytes that the counts of pieces may take, for text of 100 GB and more; rare pieces are "
         "dropped to stay within them, and the loss is told; none: exact",
+        least=10_000_000,  # with less next to nothing could be counted
     )
 
     def __post_init__(self) -> None:
         least = tokenizer.MIN_BPE_SIZE if self.tokenizer == "bpe" else tokenizer.MIN_CHAR_SIZE
         if self.vocab_size < least:
-            kind = self.tokenizer
-            raise ConfigError(
-                f"--vocab-size must be at least {least} for {kind}, got {self.vocab_size}"
-            )
+            rule = f"at least {least} for {self.tokenizer}"
+            raise ConfigError(f"--vocab-size must be {rule}, got {self.vocab_size}")
         if self.name is not None:
             config.check_name("--name", self.name)
-        if self.count_memory is not None and self.count_memory < LEAST_COUNT_MEMORY:
-            raise ConfigError(
-                f"--count-memory must be at least {LEAST_COUNT_MEMORY:,} or none, "
-                f"got {self.count_memory}"
-            )
-        for limit in ("max_characters", "max_document_characters"):
-            value = getattr(self, limit)
-            if value is not None and value < 1:
-                flag = "--" + limit.replace("_", "-")
-                raise ConfigError(f"{flag} must be at least 1 or none, got {value}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     learnt, notes = train(cfg, texts)
     for note in notes:
         print(f"note: {note}")
-    path = tokenizer_path(cfg)
+    name = cfg.name or cfg.common.run
+    path = storage.base_dir() / "tokenizers" / name / tokenizer.FILE_NAME
     tokenizer.save(learnt, path)
     seconds = time.perf_counter() - begin_s
     print(
@@ -192,12 +179,6 @@ def train(cfg: TokTrainConfig, texts: Reading) -> tuple[Tokenizer, list[str]]:
             "more text gives more"
         )
     return learnt, notes
-
-
-def tokenizer_path(cfg: TokTrainConfig) -> Path:
-    """Where the tokenizer is saved."""
-    name = cfg.name or cfg.common.run
-    return storage.base_dir() / "tokenizers" / name / tokenizer.FILE_NAME
 
 
 def section(
