@@ -12,7 +12,7 @@ from typing import Any
 
 from nanochat.pocket import choice, letters, numbers
 from nanochat.pocket.core import as_text, cap, make_rng, pick
-from nanochat.pocket.tables import SIZES
+from nanochat.pocket.tables import lines
 from nanochat.pocket.vocabulary import held_out_words
 from nanochat.pocket.world import Fact, facts
 from nanochat.system.storage import write_atomic
@@ -82,7 +82,9 @@ def _letters_to_copy(rng: random.Random) -> list[Item]:
 def _words_to_spell(rng: random.Random) -> list[Item]:
     words = list(held_out_words())
     rng.shuffle(words)
-    asked = ((word, pick(rng, letters.SPELL_WORDINGS).format(w=word)) for word in words[:ITEMS])
+    asked = (
+        (word, pick(rng, lines("questions", "spell")).format(w=word)) for word in words[:ITEMS]
+    )
     return [
         {"context": f"Q: {question}\nA:", "continuation": letters.spelled(word)}
         for word, question in asked
@@ -94,11 +96,12 @@ def _sizes_to_compare(rng: random.Random) -> list[Item]:
     items = []
     for _ in range(ITEMS):
         low, high = sorted(numbers.size_pair(rng, reserved=True))
-        names = [SIZES[low], SIZES[high]]
+        small, big = numbers.sizes()[low], numbers.sizes()[high]
+        names = [small, big]
         word = pick(rng, ("bigger", "smaller"))
         rng.shuffle(names)
-        asked = pick(rng, numbers.COMPARE_WORDINGS).format(a=names[0], b=names[1], c=word)
-        right = SIZES[high] if word == "bigger" else SIZES[low]
+        asked = pick(rng, lines("questions", "compare")).format(a=names[0], b=names[1], c=word)
+        right = big if word == "bigger" else small
         contexts = [f"Q: {cap(asked)}\nA: {cap(name)}" for name in names]
         ending = f"is {word}."
         items.append(

@@ -7,21 +7,16 @@ from typing import NamedTuple
 from nanochat.pocket.core import Turn, is_reserved, pick, sample
 from nanochat.pocket.knowledge import INVENTED_SHARE, invented_facts
 from nanochat.pocket.noise import typed
-from nanochat.pocket.tables import CONFLICTS
+from nanochat.pocket.tables import by_kind, columns, lines
 from nanochat.pocket.world import Fact, facts, group_values
 
 LETTERS = "ABCD"
-LETTER_ONLY = ("Answer with the letter only.", "Only the letter, please.", "Give only the letter.")
 LAYOUTS = (
     ("{q}\n{o}", "\n"),
     ("{q}\nOptions:\n{o}", "\n"),
     ("{q} Options: {o}.", ", "),
     ("Choose one. {q}\n{o}", "\n"),
     ("{q}\nChoose: {o}", ", "),
-)  # fmt: skip
-PROBES = (
-    "Which letter stands next to {v}?", "What is the letter of {v}?", "Find {v}.",
-    "Which letter does {v} have?", "Say {v} and its letter.", "Where is {v}?",
 )  # fmt: skip
 
 
@@ -44,10 +39,8 @@ class Choice(NamedTuple):
 def _conflicts() -> frozenset[tuple[str, str, str]]:
     """Pairs of values (group, value, value) that could both be called right."""
     found = set()
-    for line in CONFLICTS.strip().splitlines():
-        group, pairs = line.split(": ")
-        for pair in pairs.split(", "):
-            first, second = pair.split()
+    for group, pairs in by_kind(lines("world", "conflicts")).items():
+        for first, second in (pair.split() for line in pairs for pair in columns(line)):
             found |= {(group, first, second), (group, second, first)}
     return frozenset(found)
 
@@ -104,12 +97,12 @@ def choice_turn(rng: random.Random, choice: Choice, *, letter_only: bool = False
     question = typed(rng, pick(rng, fact.trained), f"{fact.entity} {' '.join(choice.options)}")
     text = shown_options(rng, question, choice.options)
     if letter_only:
-        return Turn(f"{text}\n{pick(rng, LETTER_ONLY)}", choice.letter)
+        return Turn(f"{text}\n{pick(rng, lines('questions', 'letter only'))}", choice.letter)
     return Turn(text, choice.answer)
 
 
 def probe_turn(rng: random.Random, options: list[str]) -> Turn:
     """Which letter stands next to one of four things: copying alone, no knowledge."""
     place = int(rng.random() * len(LETTERS))
-    question = pick(rng, PROBES).format(v=options[place])
+    question = pick(rng, lines("questions", "probe")).format(v=options[place])
     return Turn(shown_options(rng, question, tuple(options)), f"{options[place]} {LETTERS[place]}")

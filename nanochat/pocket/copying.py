@@ -8,28 +8,21 @@ import random
 from collections.abc import Callable
 from functools import cache
 
-from nanochat.pocket import tables as tb
 from nanochat.pocket.choice import LETTERS
 from nanochat.pocket.core import Weighted, cap, listed, pick, sample, with_article
-from nanochat.pocket.names import unknown_name
-from nanochat.pocket.story_tables import NAMES
+from nanochat.pocket.names import first_names, unknown_name
+from nanochat.pocket.tables import words
 from nanochat.pocket.vocabulary import spelling_words
-from nanochat.pocket.words import CREATURES, FOOD, HOME, NO_PLURAL, PEOPLE
 from nanochat.pocket.world import PERSON_ATTRIBUTES, PLACE_ATTRIBUTES, group_values, wordings
 
-COLOURS = (*tb.FLAG_COLOURS, "grey", "golden")
-_FIXED = listed(
-    "balcony attic basement bathroom bedroom ceiling cellar chimney closet corner door fence floor "
-    "frame garage garden gate hall hinge house kitchen roof room stair staircase tap tile toilet "
-    "tub wall window bath faucet shower sink cabinet scissors drill mailbox"
-)
 _ROOMS = listed("kitchen garden bedroom hall cellar garage bathroom attic barn shed")
 
 
 @cache
 def _nouns() -> tuple[str, ...]:
     """Things that a person can have and put somewhere."""
-    return tuple(noun for noun in HOME.split() if noun not in {*NO_PLURAL, *_FIXED})
+    excluded = {*words("spelling_words", "no plural"), *words("spelling_words", "fixed")}
+    return tuple(noun for noun in words("spelling_words", "home") if noun not in excluded)
 
 
 @cache
@@ -43,9 +36,11 @@ def some_values(rng: random.Random, count: int) -> list[str]:
     if way < 0.4:
         return sample(rng, _short_words(), count)
     if way < 0.5:
-        return sample(rng, pick(rng, (CREATURES, FOOD, PEOPLE)).split(), count)
+        return sample(
+            rng, words("spelling_words", pick(rng, ("creatures", "food", "people"))), count
+        )
     if way < 0.6:
-        return sample(rng, NAMES, count)
+        return sample(rng, first_names(), count)
     if way < 0.8:
         groups = ("capital", "crop", "emblem", "job", "music", "home", "opposite", "worker")
         return sample(rng, group_values(pick(rng, groups)), count)
@@ -106,15 +101,15 @@ def list_questions(rng: random.Random) -> str:
 
 def who_has_what(rng: random.Random) -> str:
     """People with things of a colour, and questions that the text answers."""
-    names = sample(rng, NAMES, 3)
+    names = sample(rng, first_names(), 3)
     things = sample(rng, _nouns(), 3)
-    colours = sample(rng, COLOURS, 3)
+    colors = sample(rng, (*words("world", "flag colors"), "grey", "golden"), 3)
     told, asked = [], []
-    for name, thing, colour in zip(names, things, colours, strict=True):
-        told.append(f"{name} has {with_article(colour)} {thing}.")
-        asked.append((f"What does {name} have?", f"{with_article(colour)} {thing}"))
+    for name, thing, color in zip(names, things, colors, strict=True):
+        told.append(f"{name} has {with_article(color)} {thing}.")
+        asked.append((f"What does {name} have?", f"{with_article(color)} {thing}"))
         asked.append((f"Who has the {thing}?", name))
-        asked.append((f"What colour is the {thing}?", colour))
+        asked.append((f"What colour is the {thing}?", color))
     return _with_questions(rng, told, asked)
 
 

@@ -4,7 +4,6 @@ Owns the rule that says which contents belong to the evaluation alone (`is_reser
 fact, no word list and no kind of task.
 """
 
-import importlib.resources
 import random
 from bisect import bisect
 from collections.abc import Sequence
@@ -53,13 +52,6 @@ def is_reserved(kind: str, content: str) -> bool:
     if kind not in SHARES:
         raise ConfigError(f"unknown kind {kind!r} of pocket content; use one of {sorted(SHARES)}")
     return stable_hash(f"{kind}:{content}") % SHARES[kind] == 0
-
-
-def read_table(name: str) -> str:
-    """A table of this folder without the comment it opens with; indented lines are joined."""
-    path = importlib.resources.files("nanochat.pocket") / f"{name}.txt"
-    _, table = path.read_text(encoding="utf-8").split("\n\n", 1)
-    return table.strip().replace("\n  ", " ")
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -118,29 +118,12 @@ def _problem_items(rng: random.Random, row: str, count: int) -> list[EvalItem]:
     return items
 
 
-_MAKERS: dict[str, Callable[[random.Random, str, int], list[EvalItem]]] = {
-    "facts": _fact_items,
-    "facts_new_wording": _fact_items,
-    "known": _fact_items,
-    "unknown": _unknown_items,
-    "choice": _choice_items,
-    "choice_letter": _choice_items,
-    "spelling": _word_items,
-    "counting": _word_items,
-    "sums": _sum_items,
-    "comparisons": _comparison_items,
-    "problems": _problem_items,
-    "problems_new_templates": _problem_items,
-}
-EVAL_ROWS: tuple[str, ...] = tuple(_MAKERS)
-
-
 def evaluation(row: str, count: int = 500) -> list[EvalItem]:
     """The first `count` items of a row (see EVAL_ROWS), always the same ones.
 
     Raises: ConfigError for an unknown row or more items than MAX_ITEMS.
     """
-    if row not in _MAKERS:
+    if row not in _ROWS:
         raise ConfigError(f"unknown row {row!r} of the pocket evaluation; use one of {EVAL_ROWS}")
     if not 0 < count <= MAX_ITEMS:
         raise ConfigError(f"a pocket row has 1 to {MAX_ITEMS} items, got {count}")
@@ -149,7 +132,8 @@ def evaluation(row: str, count: int = 500) -> list[EvalItem]:
 
 @cache
 def _all_items(row: str) -> tuple[EvalItem, ...]:
-    drawn = _MAKERS[row](make_rng("evaluation", row), row, MAX_ITEMS + MAX_ITEMS // 3)
+    make, _ = _ROWS[row]
+    drawn = make(make_rng("evaluation", row), row, MAX_ITEMS + MAX_ITEMS // 3)
     different = {item.conversation["messages"][0]["content"]: item for item in drawn}
     return tuple(different.values())[:MAX_ITEMS]
 
@@ -178,7 +162,8 @@ def _says(text: str, value: str) -> bool:
 
 def grade(item: EvalItem, text: str) -> bool:
     """Whether a reply answers an item: strict on the content, lenient on the words around it."""
-    return _GRADERS[item.row](item, text.strip())
+    _, grader = _ROWS[item.row]
+    return grader(item, text.strip())
 
 
 def _grade_fact(item: EvalItem, text: str) -> bool:
@@ -212,17 +197,20 @@ def _grade_comparison(item: EvalItem, text: str) -> bool:
     return said.rstrip(".").lower() == item.answer.rstrip(".").lower()
 
 
-_GRADERS: dict[str, Callable[[EvalItem, str], bool]] = {
-    "facts": _grade_fact,
-    "facts_new_wording": _grade_fact,
-    "known": _grade_fact,
-    "unknown": _grade_unknown,
-    "choice": _grade_choice,
-    "choice_letter": _grade_letter,
-    "spelling": _grade_spelling,
-    "counting": _grade_number,
-    "sums": _grade_number,
-    "comparisons": _grade_comparison,
-    "problems": _grade_number,
-    "problems_new_templates": _grade_number,
+Maker = Callable[[random.Random, str, int], list[EvalItem]]
+Grader = Callable[[EvalItem, str], bool]
+_ROWS: dict[str, tuple[Maker, Grader]] = {
+    "facts": (_fact_items, _grade_fact),
+    "facts_new_wording": (_fact_items, _grade_fact),
+    "known": (_fact_items, _grade_fact),
+    "unknown": (_unknown_items, _grade_unknown),
+    "choice": (_choice_items, _grade_choice),
+    "choice_letter": (_choice_items, _grade_letter),
+    "spelling": (_word_items, _grade_spelling),
+    "counting": (_word_items, _grade_number),
+    "sums": (_sum_items, _grade_number),
+    "comparisons": (_comparison_items, _grade_comparison),
+    "problems": (_problem_items, _grade_number),
+    "problems_new_templates": (_problem_items, _grade_number),
 }
+EVAL_ROWS: tuple[str, ...] = tuple(_ROWS)

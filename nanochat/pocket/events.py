@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from nanochat.pocket.core import pick, read_table, stable_hash
-from nanochat.pocket.problem_tables import EXTRA_THINGS, THINGS
+from nanochat.pocket.core import pick, stable_hash
+from nanochat.pocket.tables import by_kind, columns, sections, words
 
 # Kinds and parts that would make a held-out template with other words; and sizes with a loss, as
 # else whatever is compared in one step would be less.
@@ -82,7 +82,7 @@ class Composition:
 
     def cast(self, rng: random.Random) -> dict[str, str]:
         """The words that this kind of amount puts in place of the common ones."""
-        found = {"t2": pick(rng, EXTRA_THINGS.split())}
+        found = {"t2": pick(rng, words("cast", "extra things"))}
         if self.kind == "things":
             found["t"] = pick(rng, _things())
         for names, choices in _casts()[self.kind]:
@@ -266,25 +266,11 @@ def draw_composition(rng: random.Random) -> Composition:
 
 
 @cache
-def _blocks() -> dict[str, list[tuple[str, str]]]:
-    """kind -> (part, text) for each of its lines."""
-    found = {}
-    for block in read_table("events").split("\n\n"):
-        head, *lines = block.splitlines()
-        pairs = [line.split(": ", 1) for line in lines]
-        found[head.strip("[]")] = [(part, text) for part, text in pairs]
-    return found
-
-
-@cache
 def _phrases() -> dict[str, dict[str, tuple[str, ...]]]:
+    """kind -> part -> its phrases."""
     return {
-        kind: {
-            part: tuple(phrase.strip() for phrase in text.split(" | "))
-            for part, text in lines
-            if part != "cast"
-        }
-        for kind, lines in _blocks().items()
+        kind: {part: columns(texts[0]) for part, texts in by_kind(lines).items() if part != "cast"}
+        for kind, lines in sections("events").items()
     }
 
 
@@ -292,12 +278,12 @@ def _phrases() -> dict[str, dict[str, tuple[str, ...]]]:
 def _casts() -> dict[str, list[tuple[list[str], tuple[str, ...]]]]:
     """kind -> (the slots, what may stand in them) for each "cast" line."""
     found: dict[str, list[tuple[list[str], tuple[str, ...]]]] = {}
-    for kind, lines in _blocks().items():
-        drawn = [text.split("=") for part, text in lines if part == "cast"]
-        found[kind] = [(names.split(), tuple(words.split(","))) for names, words in drawn]
+    for kind, lines in sections("events").items():
+        drawn = [text.split("=") for text in by_kind(lines)["cast"]]
+        found[kind] = [(slots.split(), tuple(values.split(","))) for slots, values in drawn]
     return found
 
 
 @cache
 def _things() -> tuple[str, ...]:
-    return (*THINGS.split(), *EXTRA_THINGS.split())
+    return words("cast", "things") + words("cast", "extra things")

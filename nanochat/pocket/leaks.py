@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from nanochat.pocket.choice import choice_content
 from nanochat.pocket.core import Turn, as_text, is_reserved
 from nanochat.pocket.names import looks_like_name
-from nanochat.pocket.numbers import sum_content
+from nanochat.pocket.numbers import sizes, sum_content
 from nanochat.pocket.problems import numbers_in, problem_content, templates
-from nanochat.pocket.tables import SIZES
 from nanochat.pocket.vocabulary import MAX_LETTERS, MIN_LETTERS, is_held_out, vocabulary
 from nanochat.pocket.world import Fact, facts, group_values
 
@@ -322,6 +321,6 @@ def _comparisons(turn: Turn) -> Iterator[str]:
         low, high = sorted(map(int, numbers))
         if is_reserved("compare", f"{low}|{high}"):
             yield f"comparison {low}, {high}"
-    things = [thing for thing in SIZES if re.search(rf"\b{thing}\b", lower)]
+    things = [thing for thing in sizes() if re.search(rf"\b{thing}\b", lower)]
     if len(things) == 2 and is_reserved("compare", "|".join(things)):
         yield f"comparison {things}"

@@ -11,85 +11,59 @@ from nanochat.pocket import choice, copying, knowledge, letters, numbers, proble
 from nanochat.pocket.core import Conversation, Turn, Weighted, as_text, conversation, make_rng, pick
 from nanochat.system.errors import ConfigError
 
-Maker = Callable[[random.Random], list[Turn]]
+Maker = Callable[[random.Random], Turn | list[Turn]]
 
 
-def _fact(rng: random.Random) -> list[Turn]:
-    return [knowledge.fact_turn(rng, knowledge.any_fact(rng))]
+def _fact(rng: random.Random) -> Turn:
+    return knowledge.fact_turn(rng, knowledge.any_fact(rng))
 
 
-def _unknown(rng: random.Random) -> list[Turn]:
-    return [knowledge.unknown_turn(rng)]
+def _choice(rng: random.Random) -> Turn:
+    return choice.choice_turn(rng, choice.draw_choice(rng))
 
 
-def _about(rng: random.Random) -> list[Turn]:
-    return [knowledge.about_turn(rng)]
+def _choice_letter(rng: random.Random) -> Turn:
+    return choice.choice_turn(rng, choice.draw_choice(rng), letter_only=True)
 
 
-def _follow_up(rng: random.Random) -> list[Turn]:
-    return talk.follow_up_turns(rng)
+def _probe(rng: random.Random) -> Turn:
+    return choice.probe_turn(rng, copying.some_values(rng, len(choice.LETTERS)))
 
 
-def _choice(rng: random.Random) -> list[Turn]:
-    return [choice.choice_turn(rng, choice.draw_choice(rng))]
+def _spelling(rng: random.Random) -> Turn:
+    return letters.spelling_turn(rng, letters.word_to_spell(rng))
 
 
-def _choice_letter(rng: random.Random) -> list[Turn]:
-    return [choice.choice_turn(rng, choice.draw_choice(rng), letter_only=True)]
+def _counting(rng: random.Random) -> Turn:
+    return letters.counting_turn(rng, letters.word_to_spell(rng))
 
 
-def _probe(rng: random.Random) -> list[Turn]:
-    return [choice.probe_turn(rng, copying.some_values(rng, len(choice.LETTERS)))]
+def _length(rng: random.Random) -> Turn:
+    return letters.length_turn(rng, letters.word_to_spell(rng))
 
 
-def _spelling(rng: random.Random) -> list[Turn]:
-    return [letters.spelling_turn(rng, letters.word_to_spell(rng))]
+def _sum(rng: random.Random) -> Turn:
+    return numbers.sum_turn(rng, numbers.draw_sum(rng))
 
 
-def _counting(rng: random.Random) -> list[Turn]:
-    return [letters.counting_turn(rng, letters.word_to_spell(rng))]
+def _problem(rng: random.Random) -> Turn:
+    return problems.problem_turn(rng, problems.draw_problem(rng))
 
 
-def _length(rng: random.Random) -> list[Turn]:
-    return [letters.length_turn(rng, letters.word_to_spell(rng))]
-
-
-def _sum(rng: random.Random) -> list[Turn]:
-    return [numbers.sum_turn(rng, numbers.draw_sum(rng))]
-
-
-def _comparison(rng: random.Random) -> list[Turn]:
-    return [numbers.compare_turn(rng)]
-
-
-def _problem(rng: random.Random) -> list[Turn]:
-    return [problems.problem_turn(rng, problems.draw_problem(rng))]
-
-
-def _rl_problem(rng: random.Random) -> list[Turn]:
+def _rl_problem(rng: random.Random) -> Turn:
     drawn = problems.draw_problem(rng, composed_share=RL_COMPOSED_SHARE)
-    return [problems.problem_turn(rng, drawn)]
-
-
-def _small_talk(rng: random.Random) -> list[Turn]:
-    return [talk.small_talk_turn(rng)]
-
-
-def _outside(rng: random.Random) -> list[Turn]:
-    return [talk.outside_turn(rng)]
+    return problems.problem_turn(rng, drawn)
 
 
 def _memory(rng: random.Random) -> list[Turn]:
     told, asked = talk.memory_turns(rng)
-    between = _BETWEEN.draw(rng)(rng) if rng.random() < 0.4 else []
+    between = _draw(rng, _BETWEEN) if rng.random() < 0.4 else []
     return [told, *between, asked]
 
 
-def _tell_story(rng: random.Random) -> list[Turn]:
-    return [stories.tell_turn(rng)]
-
-
-_BETWEEN: Weighted[Maker] = Weighted({_fact: 0.6, _small_talk: 0.2, _unknown: 0.2})
+_BETWEEN: Weighted[Maker] = Weighted(
+    {_fact: 0.6, talk.small_talk_turn: 0.2, knowledge.unknown_turn: 0.2}
+)
 
 # Weights of the kinds of questions, by where they stand.
 TURNS: dict[str, dict[Maker, float]] = {
@@ -97,14 +71,14 @@ TURNS: dict[str, dict[Maker, float]] = {
         _fact: 0.26,
         _choice: 0.19,
         _probe: 0.09,
-        _unknown: 0.09,
-        _follow_up: 0.02,
+        knowledge.unknown_turn: 0.09,
+        talk.follow_up_turns: 0.02,
         _sum: 0.05,
-        _comparison: 0.04,
+        numbers.compare_turn: 0.04,
         _problem: 0.13,
         _spelling: 0.06,
         _counting: 0.05,
-        _small_talk: 0.02,
+        talk.small_talk_turn: 0.02,
         _memory: 0.01,
     },
     "mid": {
@@ -112,44 +86,44 @@ TURNS: dict[str, dict[Maker, float]] = {
         _choice: 0.16,
         _probe: 0.025,
         _choice_letter: 0.02,
-        _unknown: 0.105,
-        _outside: 0.01,
-        _about: 0.005,
-        _follow_up: 0.02,
+        knowledge.unknown_turn: 0.105,
+        talk.outside_turn: 0.01,
+        knowledge.about_turn: 0.005,
+        talk.follow_up_turns: 0.02,
         _sum: 0.065,
-        _comparison: 0.045,
+        numbers.compare_turn: 0.045,
         _problem: 0.185,
         _spelling: 0.105,
         _counting: 0.06,
         _length: 0.01,
-        _small_talk: 0.03,
+        talk.small_talk_turn: 0.03,
         _memory: 0.02,
         stories.story_turns: 0.01,
-        _tell_story: 0.01,
+        stories.tell_turn: 0.01,
     },
     "sft": {
         _fact: 0.19,
         _choice: 0.13,
         _choice_letter: 0.02,
-        _unknown: 0.105,
-        _outside: 0.02,
-        _about: 0.01,
-        _follow_up: 0.03,
+        knowledge.unknown_turn: 0.105,
+        talk.outside_turn: 0.02,
+        knowledge.about_turn: 0.01,
+        talk.follow_up_turns: 0.03,
         _sum: 0.06,
-        _comparison: 0.05,
+        numbers.compare_turn: 0.05,
         _problem: 0.185,
         _spelling: 0.08,
         _counting: 0.05,
         _length: 0.01,
-        _small_talk: 0.06,
+        talk.small_talk_turn: 0.06,
         _memory: 0.02,
         stories.story_turns: 0.015,
-        _tell_story: 0.015,
+        stories.tell_turn: 0.015,
     },
     # Problems have small numbers and no results below 0: alone they make RL forget the others.
     "rl": {
         _rl_problem: 0.80,
-        _comparison: 0.12,
+        numbers.compare_turn: 0.12,
         _sum: 0.08,
     },
 }
@@ -168,6 +142,16 @@ SPEAKERS = (
 )
 
 
+def _draw(rng: random.Random, makers: Weighted[Maker]) -> list[Turn]:
+    """The turns of one kind, drawn by its weight."""
+    return _made(rng, makers.draw(rng))
+
+
+def _made(rng: random.Random, maker: Maker) -> list[Turn]:
+    made = maker(rng)
+    return [made] if isinstance(made, Turn) else made
+
+
 def plain_dialogue(rng: random.Random) -> str:
     """Base text: questions and answers as plain text, all of one kind or of several."""
     asks, replies = pick(rng, SPEAKERS)
@@ -175,7 +159,7 @@ def plain_dialogue(rng: random.Random) -> str:
     mixed = rng.random() < 0.3
     turns: list[Turn] = []
     while len(turns) < 3:
-        turns += (_TURNS["base"].draw(rng) if mixed else maker)(rng)
+        turns += _draw(rng, _TURNS["base"]) if mixed else _made(rng, maker)
     return "\n".join(f"{asks}{turn.user}\n{replies}{as_text(turn.reply)}" for turn in turns)
 
 
@@ -214,11 +198,11 @@ def conversations(stage: str, seed: int) -> Iterator[Conversation]:
     rng = make_rng("conversations", stage, seed)
     makers = _TURNS[stage]
     while True:
-        turns = makers.draw(rng)(rng)
+        turns = _draw(rng, makers)
         if stage == "rl":
             yield conversation(turns)
             continue
         if rng.random() < SEVERAL_SHARE:
-            turns = [*turns, *makers.draw(rng)(rng), *_small_talk(rng)]
+            turns = [*turns, *_draw(rng, makers), talk.small_talk_turn(rng)]
         system = pick(rng, SYSTEMS) if rng.random() < SYSTEM_SHARE else None
         yield conversation(turns, system)

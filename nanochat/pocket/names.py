@@ -9,8 +9,7 @@ import re
 from functools import cache
 
 from nanochat.pocket.core import is_reserved, listed, make_rng, pick
-from nanochat.pocket.story_tables import NAMES
-from nanochat.pocket.tables import CAPITALS
+from nanochat.pocket.tables import rows, words
 
 _ONSETS = listed("b d f g h k l m n p r s t v z br dr gr kr tr st pl fl")
 _SINGLE = [onset for onset in _ONSETS if len(onset) == 1]
@@ -22,34 +21,23 @@ _ENDINGS = {
     "town": listed("burg dal mar ville ton"),
 }
 KNOWN_COUNTS = {"place": 30, "person": 30, "town": 30}
-# Real words and names that the syllables could make.
-_TAKEN = frozenset(
-    listed("""
-    album algeria anus arabia bagel band banjo bardo basin berlin bingo bolero bolivia bongo
-    bonus bosnia bossanova boston brand bravo brazil bruno bulgaria cabin camel canada cargo
-    carlton carolina casanova condo dalton derek dingo dino disco doctor donor door drum dublin
-    duffel fabia factor fetus fiasco finland floor flor fluor focus formosa fortuna forum franco
-    funnel furor gambia garland gavel gender genova genus gloria goblin gospel grand gringo
-    gusto halo hamburg hand hazel herman hero hiatus hitler holland homo horror hostel hotel
-    humor hussar india island jingo julia katina kennel kilo label laguna land lapel lapin latin
-    latina latvia lebanon lenin lessor level libel lima lingo lotus lupin mafia major mambo
-    mandarin mango mania manor manto marco marek margin maria marina marius martin martina media
-    melton mentor merlin milton minor minus mirror model moldova moor mormon motel motor muslin
-    mussel namibia navel nazi nero newton nickel nigeria nikel nimbus nobel nova novel panda
-    panel pastel penis persia peru pesto piano pinus plum poland polio polo pommel poor potato
-    pristina prussia putin rabin raisin rebel rebus rector rectum regina resin resto retina
-    robin roman romania rotor rumor russia sabina salvo sand santo satan satin sedan sensor
-    seoul serbia simon sinus sofia solo stalin stand status sultan syria tango tarek tassel
-    tempo tenor tensor terror timber tinsel tomato tribuna tumor tundra tunisia tunnel turbo
-    tutor vagina vector venom venus vessel victor virgin virus volvo vulva walton zambia zeland
-    zero
-    """)
-)
 _SYLLABLE = f"(?:{'|'.join(sorted(_ONSETS, key=len, reverse=True))})[aeiou]"
 _PATTERN = re.compile(
     rf"{_SYLLABLE}[{''.join(_CODAS)}]?[{''.join(_SINGLE)}]"
     rf"(?:{'|'.join(ending for kind in ('place', 'person') for ending in _ENDINGS[kind])})"
 )
+
+
+@cache
+def first_names() -> tuple[str, ...]:
+    """The first names of people in stories and word problems."""
+    return words("names", "girls") + words("names", "boys")
+
+
+@cache
+def _taken() -> frozenset[str]:
+    """Real words and names that the syllables could make."""
+    return frozenset(words("names", "taken"))
 
 
 def _draw(rng: random.Random, kind: str) -> str:
@@ -80,7 +68,7 @@ def known_names(kind: str) -> tuple[str, ...]:
     while len(names) < KNOWN_COUNTS[kind]:
         name = _draw(rng, kind)
         lower = name.lower()
-        free = lower not in _TAKEN and not is_reserved("name", lower)
+        free = lower not in _taken() and not is_reserved("name", lower)
         # Two known names never begin alike, nor is one a typing mistake of another.
         begins_alike = any(name[:3] == other[:3] for other in names)
         if free and not begins_alike and not traces & _traces(name):
@@ -92,7 +80,7 @@ def known_names(kind: str) -> tuple[str, ...]:
 @cache
 def _all_known_traces() -> frozenset[str]:
     known = {name for kind in KNOWN_COUNTS for name in known_names(kind)}
-    known.update(NAMES, CAPITALS.replace("|", " ").split())
+    known.update(first_names(), *rows("world", "capitals"))
     return frozenset(trace for name in known for trace in _traces(name))
 
 
@@ -106,7 +94,7 @@ def unknown_name(rng: random.Random, kind: str, *, reserved: bool = False) -> st
         lower = name.lower()
         if (
             is_reserved("name", lower) == reserved
-            and lower not in _TAKEN
+            and lower not in _taken()
             and _all_known_traces().isdisjoint(_traces(name))
         ):
             return name
@@ -114,4 +102,4 @@ def unknown_name(rng: random.Random, kind: str, *, reserved: bool = False) -> st
 
 def looks_like_name(word: str) -> bool:
     """Whether the syllables of places and persons can make this word."""
-    return _PATTERN.fullmatch(word.lower()) is not None and word.lower() not in _TAKEN
+    return _PATTERN.fullmatch(word.lower()) is not None and word.lower() not in _taken()

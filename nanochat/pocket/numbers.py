@@ -5,55 +5,13 @@ from typing import NamedTuple
 
 from nanochat.pocket.core import Turn, cap, is_reserved, listed, pick, tool_reply
 from nanochat.pocket.noise import typed
-from nanochat.pocket.tables import SIZES
+from nanochat.pocket.tables import lines
 
 ONES = listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
 )
 TENS = listed("- - twenty thirty forty fifty sixty seventy eighty ninety")
-
-SUM_WORDINGS = {
-    "+": (
-        "What is {a} + {b}?", "{a} + {b} = ?", "{a}+{b}", "What is {a} plus {b}?",
-        "Add {a} and {b}.",
-        "How much is {a} + {b}?", "How much is {a} plus {b}?", "Work out {a} + {b}.",
-        "What is the sum of {a} and {b}?", "Calculate {a} + {b}.", "What do {a} and {b} make?",
-        "What do you get if you add {a} and {b}?", "Can you add {a} and {b}?",
-        "{a} plus {b} is what?",
-    ),
-    "-": (
-        "What is {a} - {b}?", "{a} - {b} = ?", "{a}-{b}", "What is {a} minus {b}?",
-        "Take {b} away from {a}.", "How much is {a} - {b}?", "How much is {a} minus {b}?",
-        "Work out {a} - {b}.", "Subtract {b} from {a}.", "Calculate {a} - {b}.",
-        "What is left if you take {b} from {a}?", "What is the difference between {a} and {b}?",
-        "Can you take {b} from {a}?", "{a} minus {b} is what?",
-    ),
-    "*": (
-        "What is {a} * {b}?", "{a} * {b} = ?", "{a}*{b}", "What is {a} times {b}?",
-        "Multiply {a} by {b}.", "How much is {a} * {b}?", "How much is {a} times {b}?",
-        "Work out {a} x {b}.", "What is {a} x {b}?", "Calculate {a} * {b}.", "{a} x {b} = ?",
-        "What do you get if you multiply {a} by {b}?", "Can you multiply {a} by {b}?",
-        "{a} times {b} is what?",
-    ),
-    "/": (
-        "What is {a} / {b}?", "{a} / {b} = ?", "{a}/{b}", "What is {a} divided by {b}?",
-        "Divide {a} by {b}.", "How much is {a} / {b}?", "How much is {a} divided by {b}?",
-        "Work out {a} / {b}.", "Calculate {a} / {b}.", "What do you get if you divide {a} by {b}?",
-        "Can you divide {a} by {b}?", "{a} divided by {b} is what?",
-    ),
-}  # fmt: skip
-COMPARE_WORDINGS = (
-    "Which is {c}, {a} or {b}?", "What is {c}: {a} or {b}?", "Which one is {c}, {a} or {b}?",
-    "{a} or {b}: which is {c}?", "Tell me which is {c}, {a} or {b}.",
-    "Of {a} and {b}, which is {c}?",
-)  # fmt: skip
-YES_NO_WORDINGS = ("Is {a} {c} than {b}?", "Would you say that {a} is {c} than {b}?")
-SIZE_STATEMENTS = (
-    "{b} is bigger than {s}.", "{s} is smaller than {b}.", "{b} is much bigger than {s}.",
-    "Of {s} and {b}, {b} is bigger.", "Of {b} and {s}, {s} is smaller.",
-    "{s} is not as big as {b}.",
-)  # fmt: skip
 
 
 class Sum(NamedTuple):
@@ -124,10 +82,15 @@ def draw_sum(rng: random.Random, *, reserved: bool = False) -> Sum:
 
 
 def sum_turn(rng: random.Random, item: Sum) -> Turn:
-    question = pick(rng, SUM_WORDINGS[item.op]).format(a=item.a, b=item.b)
+    question = pick(rng, lines("questions", f"sum {item.op}")).format(a=item.a, b=item.b)
     result = str(item.result)
     reply = tool_reply([(item.expression, result)], f"The answer is {result}.")
     return Turn(typed(rng, question), reply)
+
+
+def sizes() -> tuple[str, ...]:
+    """Things from the smallest to the biggest."""
+    return lines("world", "sizes")
 
 
 def number_pair(rng: random.Random, *, reserved: bool = False) -> tuple[int, int]:
@@ -143,10 +106,10 @@ def number_pair(rng: random.Random, *, reserved: bool = False) -> tuple[int, int
 
 
 def size_pair(rng: random.Random, *, reserved: bool = False) -> tuple[int, int]:
-    """The places in SIZES of two different things to compare."""
+    """The places in `sizes` of two different things to compare."""
     while True:
-        a, b = int(rng.random() * len(SIZES)), int(rng.random() * len(SIZES))
-        content = f"{SIZES[min(a, b)]}|{SIZES[max(a, b)]}"
+        a, b = int(rng.random() * len(sizes())), int(rng.random() * len(sizes()))
+        content = f"{sizes()[min(a, b)]}|{sizes()[max(a, b)]}"
         if a != b and is_reserved("compare", content) == reserved:
             return a, b
 
@@ -160,12 +123,12 @@ def compare_turn(rng: random.Random, *, reserved: bool = False) -> Turn:
     word = "bigger" if bigger else "smaller"
     numeric = rng.random() < 0.65
     first, second = (number_pair if numeric else size_pair)(rng, reserved=reserved)
-    names = (str(first), str(second)) if numeric else (SIZES[first], SIZES[second])
+    names = (str(first), str(second)) if numeric else (sizes()[first], sizes()[second])
     first_wins = (first > second) == bigger
     if rng.random() < 0.3:
-        wording, text = pick(rng, YES_NO_WORDINGS), "Yes." if first_wins else "No."
+        wording, text = pick(rng, lines("questions", "yes or no")), "Yes." if first_wins else "No."
     else:
-        wording = pick(rng, COMPARE_WORDINGS)
+        wording = pick(rng, lines("questions", "compare"))
         text = cap(f"{names[0] if first_wins else names[1]} is {word}.")
     question = typed(rng, cap(wording.format(a=names[0], b=names[1], c=word)), " ".join(names))
     if not numeric:
@@ -179,6 +142,6 @@ def sizes_document(rng: random.Random) -> str:
     said = []
     for _ in range(6):
         low, high = sorted(size_pair(rng))
-        small, big = SIZES[low], SIZES[high]
-        said.append(cap(pick(rng, SIZE_STATEMENTS).format(s=small, b=big)))
+        statement = pick(rng, lines("questions", "sizes"))
+        said.append(cap(statement.format(s=sizes()[low], b=sizes()[high])))
     return " ".join(said)

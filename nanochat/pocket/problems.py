@@ -9,25 +9,25 @@ then stands close by, once and in figures (right answers to new templates: 58 in
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from nanochat.pocket import problem_tables as table
 from nanochat.pocket.core import (
     Turn,
     cap,
     is_reserved,
     pick,
     plural,
-    read_table,
     text_part,
     tool_reply,
     with_article,
 )
 from nanochat.pocket.events import Composition, draw_composition
+from nanochat.pocket.names import first_names
 from nanochat.pocket.noise import typed
 from nanochat.pocket.numbers import ONES, TENS, calculate, in_words, sum_reserved
-from nanochat.pocket.story_tables import GIRLS, NAMES
+from nanochat.pocket.tables import by_kind, columns, lines, rows, sections, words
 
 WORDS_SHARE = 0.25  # of the numbers below one hundred
 DISTRACTOR_SHARE = 0.25
@@ -38,6 +38,7 @@ _NUMBER_WORD = "|".join(
     [f"(?:{'|'.join(TENS[2:])})(?:-(?:{'|'.join(ONES[1:10])}))?", *sorted(ONES, key=len)[::-1]]
 )
 _NUMBER = re.compile(rf"\d+|\b(?:{_NUMBER_WORD})\b")
+_RANGE = re.compile(r"(\d+)-(\d+)")
 _STEP = re.compile(r"(\w+)([-+*/])(\w+)")
 _VALUES = {in_words(number): number for number in range(100)}
 
@@ -55,7 +56,19 @@ class Template:
 
     def draw_numbers(self, rng: random.Random) -> dict[str, int] | None:
         """Values for the numbers; None if one falls out of its range."""
-        return _draw_numbers(rng, self)
+        values: dict[str, int] = {}
+        for name, rule in self.ranges:
+            plain = _RANGE.fullmatch(rule)
+            if plain is not None:
+                low, high = int(plain[1]), int(plain[2])
+                values[name] = low + int(rng.random() * (high - low + 1))
+                continue
+            formula, _, allowed = rule.partition("@")
+            values[name] = _derived(formula, values)
+            bounds = _RANGE.fullmatch(allowed)
+            if bounds is not None and not int(bounds[1]) <= values[name] <= int(bounds[2]):
+                return None
+        return values
 
     def cast(self, rng: random.Random) -> dict[str, str]:
         """Words in place of the common ones: none."""
@@ -101,49 +114,26 @@ def numbers_in(text: str) -> list[int]:
 @cache
 def templates(*, held_out: bool) -> tuple[Template, ...]:
     """The templates that training may use, or those kept for the evaluation."""
-    blocks = read_table("problem_templates").split("\n\n")
-    return tuple(found for found in map(_read, blocks) if found.held_out == held_out)
+    found = (_read(head, lines) for head, lines in sections("problem_templates").items())
+    return tuple(template for template in found if template.held_out == held_out)
 
 
-def _read(block: str) -> Template:
-    head, *lines = block.splitlines()
-    fields: dict[str, list[str]] = {letter: [] for letter in "TQSR"}
-    for line in lines:
-        fields[line[0]].append(line[3:])
+def _read(head: str, template_lines: Sequence[str]) -> Template:
+    texts = by_kind(template_lines)
     steps = []
-    for step in fields["S"][0].split("; "):
+    for step in texts["S"][0].split("; "):
         match = _STEP.fullmatch(step)
         assert match is not None, f"bad step {step!r} in template {head}"
         steps.append((match[1], match[2], match[3]))
-    ranges = (item.split("=") for item in fields["R"][0].split())
+    ranges = (item.split("=") for item in texts["R"][0].split())
     return Template(
-        name=head.strip("[]!"),
-        held_out=head.startswith("[!"),
-        tellings=tuple(fields["T"]),
-        questions=tuple(fields["Q"][0].split(" | ")),
+        name=head.removeprefix("!"),
+        held_out=head.startswith("!"),
+        tellings=tuple(texts["T"]),
+        questions=columns(texts["Q"][0]),
         steps=tuple(steps),
         ranges=tuple((name, rule) for name, rule in ranges),
     )
-
-
-_RANGE = re.compile(r"(\d+)-(\d+)")
-
-
-def _draw_numbers(rng: random.Random, template: Template) -> dict[str, int] | None:
-    """Values for the numbers; None if one falls out of its range."""
-    values: dict[str, int] = {}
-    for name, rule in template.ranges:
-        plain = _RANGE.fullmatch(rule)
-        if plain is not None:
-            low, high = int(plain[1]), int(plain[2])
-            values[name] = low + int(rng.random() * (high - low + 1))
-            continue
-        formula, _, allowed = rule.partition("@")
-        values[name] = _derived(formula, values)
-        bounds = _RANGE.fullmatch(allowed)
-        if bounds is not None and not int(bounds[1]) <= values[name] <= int(bounds[2]):
-            return None
-    return values
 
 
 def _derived(rule: str, values: dict[str, int]) -> int:
@@ -178,24 +168,24 @@ def _solve(
 @cache
 def _foods() -> tuple[tuple[str, str], ...]:
     """(one with its article, the plural) of each food."""
-    singles = (single.strip() for single in table.FOODS.replace("\n", " ").split(","))
+    (singles,) = rows("cast", "foods")
     return tuple((single, plural(single.split()[1])) for single in singles)
 
 
 def _cast(rng: random.Random) -> dict[str, str]:
     """Persons, things, food, containers and animals to fill a template with."""
-    first, second = rng.sample(NAMES, 2)
-    is_woman = first in GIRLS
+    first, second = rng.sample(first_names(), 2)
+    is_woman = first in words("names", "girls")
     if rng.random() < ROLE_SHARE:
-        first = pick(rng, tuple(table.ROLES))
-        is_woman = table.ROLES[first]
+        first, pronoun = pick(rng, rows("cast", "roles"))
+        is_woman = pronoun == "she"
     (one_food, food), (one_other, other) = rng.sample(_foods(), 2)
-    box = pick(rng, table.CONTAINERS.split())
-    animals, other_animals = rng.sample(table.FARM_ANIMALS.split(), 2)
+    box = pick(rng, words("cast", "containers"))
+    animals, other_animals = rng.sample(words("cast", "farm animals"), 2)
     he, his, him = ("she", "her", "her") if is_woman else ("he", "his", "him")
     return {
         "n": first, "m": second, "he": he, "He": cap(he), "his": his, "him": him, "His": cap(his),
-        "t": pick(rng, table.THINGS.split()), "v": pick(rng, table.VEHICLES.split()),
+        "t": pick(rng, words("cast", "things")), "v": pick(rng, words("cast", "vehicles")),
         "k": box, "ks": plural(box), "one_k": with_article(box),
         "f": food, "f1": one_food, "g": other, "g1": one_other,
         "p": animals, "q": other_animals,
@@ -230,8 +220,9 @@ def _tell(
     named = any(cast["n"].lower() in sentence.lower() for sentence in sentences)
     if rng.random() < DISTRACTOR_SHARE:
         slots["z"] = _as_told(rng, 5 + int(rng.random() * 7))
-        about = table.PERSON_DISTRACTORS if named and rng.random() < 0.5 else None
-        extra = pick(rng, (about or table.NEUTRAL_DISTRACTORS).strip().splitlines())
+        about_person = named and rng.random() < 0.5
+        section = "distractors about a person" if about_person else "distractors"
+        extra = pick(rng, lines("cast", section))
         # Only at the ends: elsewhere the next sentence may open with a pronoun.
         place = 0 if rng.random() < 0.5 else len(sentences)
         sentences.insert(place, extra.format_map(slots))

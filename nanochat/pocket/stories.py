@@ -5,14 +5,14 @@ from functools import cache
 from typing import NamedTuple
 
 from nanochat.pocket.core import Turn, cap, pick, sample, with_article
+from nanochat.pocket.names import first_names
 from nanochat.pocket.noise import typed
-from nanochat.pocket.story_tables import FILLERS, GIRLS, NAMES, STORIES
+from nanochat.pocket.tables import by_kind, columns, lines, sections, words
 
 
 class Plot(NamedTuple):
     """One story: the wordings of each sentence, and questions with their answers."""
 
-    name: str
     topic: str
     sentences: tuple[tuple[str, ...], ...]
     questions: tuple[tuple[str, str], ...]
@@ -22,26 +22,22 @@ class Plot(NamedTuple):
 def plots() -> tuple[Plot, ...]:
     """All stories of the table."""
     found = []
-    for block in STORIES.strip().split("\n\n"):
-        head, *lines = block.splitlines()
-        sentences = tuple(tuple(line.split(" | ")) for line in lines if not line.startswith("Q: "))
-        questions = []
-        for line in lines:
-            if line.startswith("Q: "):
-                question, answer = line[3:].split(" = ")
-                questions.append((question, answer))
-        name, _, topic = head.removeprefix("[").partition("] ")
-        found.append(Plot(name, topic, sentences, tuple(questions)))
+    for topic, story_lines in sections("stories").items():
+        texts = by_kind(story_lines)
+        sentences = tuple(map(columns, texts["S"]))
+        questions = (text.split(" = ") for text in texts["Q"])
+        found.append(Plot(topic, sentences, tuple((asked, answer) for asked, answer in questions)))
     return tuple(found)
 
 
 @cache
 def _fillers() -> dict[str, tuple[str, ...]]:
-    return {name: tuple(values.split(", ")) for name, values in FILLERS.items()}
+    texts = by_kind(lines("cast", "fillers"))
+    return {name: columns(values) for name, (values,) in texts.items()}
 
 
 def _pronouns(name: str, end: str) -> dict[str, str]:
-    if name in GIRLS:
+    if name in words("names", "girls"):
         he, his, him, himself = "she", "her", "her", "herself"
     else:
         he, his, him, himself = "he", "his", "him", "himself"
@@ -51,7 +47,7 @@ def _pronouns(name: str, end: str) -> dict[str, str]:
 
 def draw_slots(rng: random.Random) -> dict[str, str]:
     """Persons, pronouns and fillers for one story."""
-    first, second = sample(rng, NAMES, 2)
+    first, second = sample(rng, first_names(), 2)
     slots = {"n": first, "m": second, **_pronouns(first, ""), **_pronouns(second, "2")}
     for name, values in _fillers().items():
         value = pick(rng, values)
@@ -105,14 +101,6 @@ def story_turns(rng: random.Random) -> list[Turn]:
     return [first, *turns[1 : 1 + int(rng.random() * 2)]]
 
 
-TELL_WORDINGS = (
-    "Tell me a story.", "Tell me a short story.", "Can you tell me a story?",
-    "I want to hear a story.", "Please tell me a story.", "Do you know a story?",
-    "Write a short story.", "Tell me a story about {x}.", "Can you tell me a story about {x}?",
-    "Write a story about {x}.", "Do you know a story about {x}?",
-)  # fmt: skip
-
-
 def tell_turn(rng: random.Random) -> Turn:
     """The wish for a story, often about someone or something, and one."""
     plot = pick(rng, plots())
@@ -120,5 +108,5 @@ def tell_turn(rng: random.Random) -> Turn:
     sentences = [pick(rng, wordings).format_map(slots) for wordings in plot.sentences]
     name = slots["n"]
     about = name if name in sentences[0] and rng.random() < 0.4 else plot.topic.format_map(slots)
-    question = pick(rng, TELL_WORDINGS).format(x=about)
+    question = pick(rng, lines("questions", "tell")).format(x=about)
     return Turn(typed(rng, question, about), " ".join(sentences))

@@ -2,98 +2,57 @@
 
 import random
 from functools import cache
-from typing import NamedTuple
 
-from nanochat.pocket import tables as tb
-from nanochat.pocket import talk_tables as table
 from nanochat.pocket.core import Turn, cap, pick, with_article
-from nanochat.pocket.knowledge import ATTRIBUTES, UNKNOWN_REPLIES, fact_turn
+from nanochat.pocket.knowledge import ATTRIBUTES, fact_turn, unknown_reply
 from nanochat.pocket.names import known_names, unknown_name
 from nanochat.pocket.noise import typed
 from nanochat.pocket.numbers import in_words
 from nanochat.pocket.stories import draw_slots
-from nanochat.pocket.world import Fact, facts_by_entity, facts_by_group
-
-
-class Memory(NamedTuple):
-    """Something a user tells, and later asks for."""
-
-    said: tuple[str, ...]
-    asked: tuple[str, ...]
-    first_replies: tuple[str, ...]
-    replies: tuple[str, ...]
-
-
-def _alternatives(line: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in line.split(" | "))
+from nanochat.pocket.tables import by_kind, columns, lines, words
+from nanochat.pocket.world import Fact, facts_by
 
 
 @cache
-def intents() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """(what a user says, what the bot answers) for each intent of small talk."""
-    found = []
-    for block in table.INTENTS.strip().split("\n\n"):
-        said, answered = block.splitlines()
-        found.append((_alternatives(said[3:]), _alternatives(answered[3:])))
-    return tuple(found)
-
-
-@cache
-def outside() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """(questions, things) that the world knows nothing about."""
-    found: list[tuple[list[str], list[str]]] = []
-    for line in table.OUTSIDE.strip().splitlines():
-        if line.startswith("= "):
-            found[-1][1].extend(part.strip() for part in line[2:].split(",") if part.strip())
-        elif found and not found[-1][1]:
-            found[-1][0].extend(_alternatives(line))
-        else:
-            found.append((list(_alternatives(line)), []))
-    return tuple((tuple(questions), tuple(things)) for questions, things in found)
-
-
-@cache
-def memories() -> tuple[Memory, ...]:
-    """What users tell of themselves."""
-    found = []
-    for block in table.MEMORY.strip().split("\n\n"):
-        lines = [line.removeprefix("= ") for line in block.splitlines()]
-        found.append(Memory(*map(_alternatives, lines)))
-    return tuple(found)
+def _blocks(section: str, kinds: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """The blocks of a section of talk.txt: the wordings of their kinds of lines, in this order."""
+    texts = by_kind(lines("talk", section))
+    return tuple(zip(*(map(columns, texts[kind]) for kind in kinds), strict=True))
 
 
 def small_talk_turn(rng: random.Random) -> Turn:
     """One exchange of small talk, every third about who the bot is."""
-    said, answered = pick(rng, intents())
+    said, answered = pick(rng, _blocks("small talk", "UB"))
     return Turn(typed(rng, pick(rng, said), "nanochat"), pick(rng, answered))
 
 
 def outside_turn(rng: random.Random) -> Turn:
     """A question that the world knows nothing about."""
-    questions, things = pick(rng, outside())
+    questions, things = pick(rng, _blocks("outside", "QX"))
     thing = pick(rng, things)
     question = pick(rng, questions).format(x=thing, y=thing.removeprefix("the "))
-    return Turn(typed(rng, question, thing), pick(rng, table.OUTSIDE_REPLIES))
+    return Turn(typed(rng, question, thing), pick(rng, lines("talk", "outside replies")))
 
 
 def memory_turns(rng: random.Random) -> tuple[Turn, Turn]:
     """The user tells something, and asks for it later."""
     slots = draw_slots(rng)
-    slots["pet"], slots["job"] = pick(rng, tb.PETS), pick(rng, tb.JOBS)
+    slots["pet"] = pick(rng, words("world", "pets"))
+    slots["job"] = pick(rng, words("world", "jobs"))
     for name in ("pet", "job"):
         slots[f"a_{name}"] = with_article(slots[name])
         slots[f"A_{name}"] = cap(slots[f"a_{name}"])
     slots["town"] = unknown_name(rng, "town")
     slots["number"] = in_words(7 + int(rng.random() * 60))
     slots["Number"] = cap(slots["number"])
-    memory = pick(rng, memories())
+    said, first_replies, asked, replies = pick(rng, _blocks("memory", "UBQA"))
     kept = " ".join(
         slots[name] for name in ("colour", "pet", "job", "food", "instrument", "number")
     )
-    told = Turn(typed(rng, pick(rng, memory.said).format_map(slots), kept), "")
-    first = pick(rng, memory.first_replies).format_map(slots)
-    asked = typed(rng, pick(rng, memory.asked).format_map(slots), kept)
-    return told._replace(reply=first), Turn(asked, pick(rng, memory.replies).format_map(slots))
+    told = typed(rng, pick(rng, said).format_map(slots), kept)
+    first = pick(rng, first_replies).format_map(slots)
+    question = typed(rng, pick(rng, asked).format_map(slots), kept)
+    return Turn(told, first), Turn(question, pick(rng, replies).format_map(slots))
 
 
 def follow_up_turns(rng: random.Random) -> list[Turn]:
@@ -103,19 +62,20 @@ def follow_up_turns(rng: random.Random) -> list[Turn]:
     turns = [fact_turn(rng, fact)]
     way = rng.random()
     if way < 0.5:
-        others = [f for f in facts_by_entity()[fact.entity] if f.attribute != fact.attribute]
+        others = [f for f in facts_by("entity")[fact.entity] if f.attribute != fact.attribute]
         other = pick(rng, others)
-        turns.append(Turn(typed(rng, pick(rng, table.FOLLOW_UPS[other.attribute])), other.answer))
+        asked = pick(rng, lines("talk", f"follow-up {other.attribute}"))
+        turns.append(Turn(typed(rng, asked), other.answer))
     elif way < 0.85:
-        other = pick(rng, [f for f in facts_by_group()[fact.group] if f is not fact])
-        asked = pick(rng, table.ANOTHER).format(e=other.entity)
+        other = pick(rng, [f for f in facts_by("group")[fact.group] if f is not fact])
+        asked = pick(rng, lines("talk", "another")).format(e=other.entity)
         turns.append(Turn(typed(rng, asked, other.entity), other.answer))
     else:
         name = unknown_name(rng, kind)
-        asked = pick(rng, table.ANOTHER).format(e=name)
-        turns.append(Turn(typed(rng, asked, name), pick(rng, UNKNOWN_REPLIES[kind])))
+        asked = pick(rng, lines("talk", "another")).format(e=name)
+        turns.append(Turn(typed(rng, asked, name), unknown_reply(rng, kind)))
     return turns
 
 
 def _facts_of(kind: str, entity: str) -> list[Fact]:
-    return [fact for fact in facts_by_entity()[entity] if fact.attribute in ATTRIBUTES[kind]]
+    return [fact for fact in facts_by("entity")[entity] if fact.attribute in ATTRIBUTES[kind]]

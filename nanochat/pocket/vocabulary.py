@@ -4,19 +4,23 @@ import random
 import re
 from functools import cache
 
-from nanochat.pocket import tables, words
-from nanochat.pocket.core import is_reserved, pick, plural, read_table, singular
+from nanochat.pocket.core import is_reserved, pick, plural, singular
 from nanochat.pocket.names import known_names, looks_like_name
+from nanochat.pocket.tables import sections, words
 
 MIN_LETTERS, MAX_LETTERS = 3, 10
+# Sections of spelling_words.txt: nouns, whose plurals are spelled as well, and other words.
+NOUNS = ("people", "creatures", "food", "home", "places", "nature")
+OTHER_WORDS = ("things", "verbs", "describing", "small", "forms")
 
 
 @cache
 def spelling_words() -> tuple[str, ...]:
     """All real words of 3-10 letters that may be asked to be spelled, in alphabetical order."""
-    found = {word for group in words.GROUPS for word in group.split()}
-    for group in words.NOUN_GROUPS:
-        found.update(plural(noun) for noun in group.split() if noun not in words.NO_PLURAL)
+    found = {word for group in (*NOUNS, *OTHER_WORDS) for word in words("spelling_words", group)}
+    for group in NOUNS:
+        nouns = set(words("spelling_words", group)) - set(words("spelling_words", "no plural"))
+        found.update(map(plural, nouns))
     return tuple(sorted(word for word in found if MIN_LETTERS <= len(word) <= MAX_LETTERS))
 
 
@@ -44,14 +48,16 @@ def held_out_words() -> tuple[str, ...]:
 def vocabulary() -> frozenset[str]:
     """Every word of the tables in lower case, names included."""
     found = set(spelling_words())
-    for value in vars(tables).values():
-        if isinstance(value, str | tuple | dict):
-            named = re.findall(r"[a-z]+", str(value).lower())
-            found.update(named, map(plural, named))
-    found.update(re.findall(r"[a-z]+", read_table("wordings").lower()))
+    named = _words_of("world")
+    found.update(named, map(plural, named), _words_of("wordings"))
     for kind in ("place", "person", "town"):
         found.update(name.lower() for name in known_names(kind))
     return frozenset(found)
+
+
+def _words_of(table: str) -> list[str]:
+    pieces = [piece for name, lines in sections(table).items() for piece in (name, *lines)]
+    return re.findall(r"[a-z]+", " ".join(pieces).lower())
 
 
 def mistyped(rng: random.Random, word: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from nanochat.pocket import tables as tb
-from nanochat.pocket.core import cap, is_reserved, make_rng, plural, read_table, with_article
+from nanochat.pocket import tables
+from nanochat.pocket.core import cap, is_reserved, make_rng, plural, with_article
 from nanochat.pocket.names import known_names
 
 PLACE_ATTRIBUTES = ("capital", "flag", "crop", "emblem")
@@ -50,16 +50,11 @@ class Fact:
 @cache
 def wordings() -> dict[str, Wording]:
     """The table of wordings by attribute."""
-    table: dict[str, dict[str, list[str]]] = {}
-    block: dict[str, list[str]] = {}
-    for line in read_table("wordings").splitlines():
-        if line.startswith("["):
-            block = table.setdefault(line.strip("[]"), {"S": [], "Q": [], "N": [], "A": []})
-        elif line:
-            block[line[0]].append(line[3:])
-    return {
-        name: Wording(*(tuple(lines[letter]) for letter in "SQNA")) for name, lines in table.items()
-    }
+    found = {}
+    for attribute, lines in tables.sections("wordings").items():
+        texts = tables.by_kind(lines)
+        found[attribute] = Wording(*(tuple(texts[kind]) for kind in "SQNA"))
+    return found
 
 
 def build_fact(attribute: str, entity: str, value: str, **forms: str) -> Fact:
@@ -96,63 +91,59 @@ def build_fact(attribute: str, entity: str, value: str, **forms: str) -> Fact:
     )
 
 
-def _rows(table: str) -> list[list[str]]:
-    return [line.split("|") for line in table.strip().splitlines()]
-
-
-def _pairs(table: str) -> list[tuple[str, str]]:
-    pairs = (pair.split() for pair in table.replace("\n", " ").split(","))
-    return [(first, second) for first, second in pairs]
+def _rows(section: str) -> tuple[tuple[str, ...], ...]:
+    return tables.rows("world", section)
 
 
 def _place(noun: str, preposition: str) -> str:
     """The noun after its article and the preposition it takes, else the given one."""
-    if noun in tb.ON_THE:
+    if noun in tables.words("world", "on the"):
         return f"on the {noun}"
-    if noun in tb.IN_THE:
+    if noun in tables.words("world", "in the"):
         return f"in the {noun}"
     return f"{preposition} the {noun}"
 
 
 def _animal_facts() -> Iterator[Fact]:
     attributes = ("young", "home", "legs", "sound", "eats")
-    for name, many, *values in _rows(tb.ANIMALS):
+    for name, many, *values in _rows("animals"):
         for attribute, value in zip(attributes, values, strict=True):
             if value != "-":
                 yield build_fact(attribute, name, value, pe=many, p=_place(value, "in"))
 
 
 def _thing_facts() -> Iterator[Fact]:
-    for name, value in _rows(tb.COLOURED):
+    for name, value in _rows("colors"):
         yield build_fact("colour", name, value)
-    for name, value in _rows(tb.MATERIALS):
+    for name, value in _rows("materials"):
         yield build_fact("material", name, value)
-    for name, value in _rows(tb.WORKPLACES):
+    for name, value in _rows("workplaces"):
         many = {"fisherman": "fishermen"}.get(name, plural(name))
         yield build_fact("workplace", name, value, pe=many, p=_place(value, "at"))
-    for does, do, value in _rows(tb.WORKERS):
+    for does, do, value in _rows("workers"):
         yield build_fact("worker", does, value, i=do)
-    for name, value in _rows(tb.FOODS):
+    for name, value in _rows("foods"):
         yield build_fact("kind", name, value)
-    for name, value in _rows(tb.TOOLS):
+    for name, value in _rows("tools"):
         yield build_fact("tool", name, value)
-    for part, whole, where, value in _rows(tb.QUANTITIES):
+    for part, whole, where, value in _rows("quantities"):
         yield build_fact("quantity", part, value, w=whole, p=where, key=f"{part} {where}")
 
 
 def _word_facts() -> Iterator[Fact]:
-    for first, second in _pairs(tb.OPPOSITES):
+    for first, second in _rows("opposites"):
         yield build_fact("opposite", first, second)
         yield build_fact("opposite", second, first)
-    for first, second in _pairs(tb.IRREGULAR_PLURALS):
+    for first, second in _rows("irregular plurals"):
         yield build_fact("plural", first, second)
-    for first, second in _pairs(tb.PAST_TENSES):
+    for first, second in _rows("past tenses"):
         yield build_fact("past", first, second)
-    for unit, names in (("day", tb.DAYS), ("month", tb.MONTHS)):
+    for unit in ("day", "month"):
+        names = tables.words("world", f"{unit}s")
         for first, second in zip(names, names[1:] + names[:1], strict=True):
             yield build_fact("after", first, second, u=unit)
             yield build_fact("before", second, first, u=unit)
-    for season, months in tb.SEASONS.items():
+    for season, *months in _rows("seasons"):
         for month in months:
             yield build_fact("season", month, season)
 
@@ -166,21 +157,22 @@ def _spread(rng: random.Random, values: Sequence[str], count: int) -> list[str]:
 
 def _invented_facts() -> Iterator[Fact]:
     rng = make_rng("invented facts")
-    for country, city in _rows(tb.CAPITALS):
+    for country, city in _rows("capitals"):
         yield build_fact("capital", country, city)
     places, persons = known_names("place"), known_names("person")
-    tables = {
-        "capital": known_names("town"),
-        "flag": tb.FLAG_COLOURS,
-        "crop": tb.CROPS,
-        "emblem": tb.EMBLEMS,
-        "job": tb.JOBS,
-        "pet": tb.PETS,
-        "music": tb.INSTRUMENTS,
+    sections = {
+        "flag": "flag colors",
+        "crop": "crops",
+        "emblem": "emblems",
+        "job": "jobs",
+        "pet": "pets",
+        "music": "instruments",
     }
+    values_of = {name: tables.words("world", section) for name, section in sections.items()}
+    values_of["capital"] = known_names("town")
     for attribute in PLACE_ATTRIBUTES + PERSON_ATTRIBUTES:
         entities = places if attribute in PLACE_ATTRIBUTES else persons
-        values = _spread(rng, tables[attribute], len(entities))
+        values = _spread(rng, values_of[attribute], len(entities))
         for entity, value in zip(entities, values, strict=True):
             yield build_fact(attribute, entity, value)
 
@@ -188,31 +180,19 @@ def _invented_facts() -> Iterator[Fact]:
 @cache
 def facts() -> tuple[Fact, ...]:
     """All facts of the world."""
-    return (
-        *_animal_facts(),
-        *_thing_facts(),
-        *_word_facts(),
-        *_invented_facts(),
-    )
+    return (*_animal_facts(), *_thing_facts(), *_word_facts(), *_invented_facts())
 
 
 @cache
-def facts_by_group() -> dict[str, tuple[Fact, ...]]:
+def facts_by(field: str) -> dict[str, tuple[Fact, ...]]:
+    """The facts by "group" or by "entity"."""
     grouped: dict[str, list[Fact]] = {}
     for fact in facts():
-        grouped.setdefault(fact.group, []).append(fact)
-    return {group: tuple(members) for group, members in grouped.items()}
-
-
-@cache
-def facts_by_entity() -> dict[str, tuple[Fact, ...]]:
-    grouped: dict[str, list[Fact]] = {}
-    for fact in facts():
-        grouped.setdefault(fact.entity, []).append(fact)
-    return {entity: tuple(members) for entity, members in grouped.items()}
+        grouped.setdefault(getattr(fact, field), []).append(fact)
+    return {key: tuple(members) for key, members in grouped.items()}
 
 
 @cache
 def group_values(group: str) -> tuple[str, ...]:
     """The different values that the facts of a group have."""
-    return tuple(sorted({fact.value for fact in facts_by_group()[group]}))
+    return tuple(sorted({fact.value for fact in facts_by("group")[group]}))

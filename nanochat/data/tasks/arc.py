@@ -15,11 +15,11 @@ def arc(
     subset: Literal["ARC-Easy", "ARC-Challenge"],
     split: str,
     *,
-    source: str = HUB,
+    source: str | None = None,
     limit: int | None = None,
 ) -> ChoiceTask:
     """The questions of a split: "train", "validation" or "test"."""
-    rows = load_rows(source, config=subset, split=split)
+    rows = load_rows(source or HUB, config=subset, split=split)
     return ChoiceTask(subset, rows, read, limit=limit)
 
 

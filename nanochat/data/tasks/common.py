@@ -18,6 +18,7 @@ from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
 
 Record = dict[str, Any]
+MixturePart = Sequence[Conversation] | tuple[Sequence[Conversation], int]
 LETTERS = "ABCDEFGHIJ"
 
 
@@ -83,6 +84,24 @@ class Conversations(Sequence[Conversation]):
         return self._convert(self._rows[range(len(self))[index]])
 
 
+class GenerateTask(Conversations):
+    """Questions answered in free text; `evaluate` says what is right."""
+
+    kind: Literal["generate"] = "generate"
+
+    def choices(self, index: int) -> list[str]:
+        """None: the answer is free text."""
+        return []
+
+    def evaluate(self, index: int, text: str) -> bool:
+        """Whether the text answers the item."""
+        raise NotImplementedError
+
+    def reward(self, index: int, text: str) -> float:
+        """What reinforcement learning gives for a text: 1 for the right answer, else 0."""
+        return float(self.evaluate(index, text))
+
+
 class ChoiceTask(Conversations):
     """Multiple-choice questions; the reference answer is a bare letter."""
 
@@ -115,12 +134,7 @@ class TaskMixture(Sequence[Conversation]):
     parts: a sequence of conversations, or (sequence, repeats) to see it that many times an epoch.
     """
 
-    def __init__(
-        self,
-        parts: Iterable[Sequence[Conversation] | tuple[Sequence[Conversation], int]],
-        *,
-        seed: int,
-    ) -> None:
+    def __init__(self, parts: Iterable[MixturePart], *, seed: int) -> None:
         self._parts: list[Sequence[Conversation]] = []
         for part in parts:
             sequence, repeats = part if isinstance(part, tuple) else (part, 1)

@@ -8,14 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from nanochat.data.tasks.arc import HUB as ARC_HUB
 from nanochat.data.tasks.arc import arc
 from nanochat.data.tasks.common import EvalTask
 from nanochat.data.tasks.gsm8k import GSM8K
-from nanochat.data.tasks.gsm8k import HUB as GSM8K_HUB
-from nanochat.data.tasks.humaneval import HUB as HUMANEVAL_HUB
 from nanochat.data.tasks.humaneval import HumanEval
-from nanochat.data.tasks.mmlu import HUB as MMLU_HUB
 from nanochat.data.tasks.mmlu import mmlu
 from nanochat.data.tasks.spelling import LetterCounting, load_words
 from nanochat.system.errors import ConfigError
@@ -31,11 +27,11 @@ def _counting(source: str | None) -> EvalTask:
 
 # name -> opens the task from a source, None meaning the usual one
 PUBLIC: dict[str, Callable[[str | None], EvalTask]] = {
-    "arc-easy": lambda source: arc("ARC-Easy", "test", source=source or ARC_HUB),
-    "arc-challenge": lambda source: arc("ARC-Challenge", "test", source=source or ARC_HUB),
-    "mmlu": lambda source: mmlu("test", source=source or MMLU_HUB),
-    "gsm8k": lambda source: GSM8K("test", source=source or GSM8K_HUB),
-    "humaneval": lambda source: HumanEval(source=source or HUMANEVAL_HUB),
+    "arc-easy": lambda source: arc("ARC-Easy", "test", source=source),
+    "arc-challenge": lambda source: arc("ARC-Challenge", "test", source=source),
+    "mmlu": lambda source: mmlu("test", source=source),
+    "gsm8k": lambda source: GSM8K("test", source=source),
+    "humaneval": lambda source: HumanEval(source=source),
     "letter-counting": _counting,
 }
 
@@ -45,20 +41,19 @@ def open_tasks(spec: str, *, max_items: int | None) -> list[EvalTask]:
 
     Raises: ConfigError for a name that there is not; DataError if a task's data cannot be had.
     """
+    rows = pocket_rows()
+    groups = {"all": (*PUBLIC, *rows), "full": tuple(PUBLIC), "pocket": rows}
     openers: dict[str, Callable[[], EvalTask]] = {}
-    for word in filter(None, (part.strip() for part in spec.split(","))):
-        name, _, source = word.partition("=")
-        if name in ("full", "all"):
-            openers.update({n: partial(opener, None) for n, opener in PUBLIC.items()})
-        if name in ("pocket", "all"):
-            openers.update({n: partial(_pocket, n, max_items) for n in pocket_rows()})
-        if name in PUBLIC:
-            openers[name] = partial(PUBLIC[name], source or None)
-        elif name in pocket_rows():
-            openers[name] = partial(_pocket, name, max_items)
-        elif name not in ("full", "pocket", "all"):
-            known = ", ".join(["all", "full", "pocket", *PUBLIC, *pocket_rows()])
-            raise ConfigError(f"--tasks has no task {name!r}; there are {known}")
+    for entry in filter(None, (part.strip() for part in spec.split(","))):
+        name, _, source = entry.partition("=")
+        for task in groups.get(name, (name,)):
+            if task in PUBLIC:
+                openers[task] = partial(PUBLIC[task], source if source and task == name else None)
+            elif task in rows:
+                openers[task] = partial(_pocket, task, max_items)
+            else:
+                known = ", ".join([*groups, *PUBLIC, *rows])
+                raise ConfigError(f"--tasks has no task {name!r}; there are {known}")
     if not openers:
         raise ConfigError(f"--tasks {spec!r} names no task; full and pocket are groups of them")
     return [opener() for opener in openers.values()]

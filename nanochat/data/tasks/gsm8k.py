@@ -5,9 +5,8 @@ Source: Cobbe et al. 2021, arXiv 2110.14168; hub openai/gsm8k.
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import Literal
 
-from nanochat.data.tasks.common import Conversations, Record, exchange, load_rows
+from nanochat.data.tasks.common import GenerateTask, Record, exchange, load_rows
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import calculator
 
@@ -17,29 +16,19 @@ _FINAL = re.compile(r"####\s*([^\n]*)")
 _NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 
-class GSM8K(Conversations):
+class GSM8K(GenerateTask):
     """Problems whose answer is the number after ####."""
 
-    kind: Literal["generate"] = "generate"
-
-    def __init__(self, split: str, *, source: str = HUB, limit: int | None = None) -> None:
+    def __init__(self, split: str, *, source: str | None = None, limit: int | None = None) -> None:
         """split: "train" or "test"."""
-        rows = load_rows(source, config="main", split=split)
+        rows = load_rows(source or HUB, config="main", split=split)
         super().__init__("GSM8K", rows, convert, limit=limit)
         self._answers = rows
-
-    def choices(self, index: int) -> list[str]:
-        """None: the answer is a number."""
-        return []
 
     def evaluate(self, index: int, text: str) -> bool:
         """Whether the text's final answer is the reference's, as a number."""
         wanted = final_number(self._answers[index]["answer"])
         return wanted is not None and final_number(text) == wanted
-
-    def reward(self, index: int, text: str) -> float:
-        """What reinforcement learning gives for a text: 1 for the right answer, else 0."""
-        return float(self.evaluate(index, text))
 
 
 def convert(row: Record) -> Conversation:

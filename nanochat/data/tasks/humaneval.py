@@ -5,10 +5,9 @@ Source: Chen et al. 2021, arXiv 2107.03374; hub openai/openai_humaneval.
 
 import re
 from pathlib import Path
-from typing import Literal
 
 from nanochat.data.jsonl import read_jsonl
-from nanochat.data.tasks.common import Conversations, Record, exchange, load_rows
+from nanochat.data.tasks.common import GenerateTask, Record, exchange, load_rows
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import execution
 
@@ -18,13 +17,12 @@ _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s.+$", re.MULTILINE)
 
 
-class HumanEval(Conversations):
+class HumanEval(GenerateTask):
     """Functions to complete; right if the tests pass in the sandbox (pass@1 for one sample)."""
 
-    kind: Literal["generate"] = "generate"
-
-    def __init__(self, *, source: str = HUB, limit: int | None = None) -> None:
+    def __init__(self, *, source: str | None = None, limit: int | None = None) -> None:
         """source: HumanEval.jsonl(.gz), a folder with it or with test.jsonl, or a hub name."""
+        source = source or HUB
         names = ("", "HumanEval.jsonl", "HumanEval.jsonl.gz")
         published = next((path for name in names if (path := Path(source, name)).is_file()), None)
         if published is not None:
@@ -33,10 +31,6 @@ class HumanEval(Conversations):
             rows = list(load_rows(source, split="test"))
         super().__init__("HumanEval", rows, convert, limit=limit)
         self._problems = rows
-
-    def choices(self, index: int) -> list[str]:
-        """None: the answer is code."""
-        return []
 
     def evaluate(self, index: int, text: str) -> bool:
         """Whether the code in the text passes the problem's tests."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from nanochat.data.tasks.arc import arc
-from nanochat.data.tasks.common import TaskMixture, in_share
+from nanochat.data.tasks.common import MixturePart, TaskMixture, in_share
 from nanochat.data.tasks.custom_json import custom_json
 from nanochat.data.tasks.gsm8k import GSM8K
 from nanochat.data.tasks.identity import identity
@@ -50,36 +50,31 @@ def build(
 
 def _full(stage: Stage, seed: int) -> tuple[TaskMixture, TaskMixture]:
     words = load_words()
+    parts: list[MixturePart]
     if stage == "mid":
-        train = TaskMixture(
-            [
-                smoltalk("train"),
-                mmlu("auxiliary_train"),
-                GSM8K("train"),
-                (identity(IDENTITY_ROWS), 2),
-                simple_spelling(words, "train", size=200_000, seed=seed),
-                LetterCounting(words, "train", size=80_000, seed=seed),
-            ],
-            seed=seed,
-        )
+        parts = [
+            smoltalk("train"),
+            mmlu("auxiliary_train"),
+            GSM8K("train"),
+            (identity(IDENTITY_ROWS), 2),
+            simple_spelling(words, "train", size=200_000, seed=seed),
+            LetterCounting(words, "train", size=80_000, seed=seed),
+        ]
     else:
-        train = TaskMixture(
-            [
-                arc("ARC-Easy", "train"),
-                arc("ARC-Challenge", "train"),
-                GSM8K("train"),
-                smoltalk("train", limit=10_000),
-                identity(IDENTITY_ROWS),
-                simple_spelling(words, "train", size=300, seed=seed),
-                LetterCounting(words, "train", size=300, seed=seed),
-            ],
-            seed=seed,
-        )
+        parts = [
+            arc("ARC-Easy", "train"),
+            arc("ARC-Challenge", "train"),
+            GSM8K("train"),
+            smoltalk("train", limit=10_000),
+            identity(IDENTITY_ROWS),
+            simple_spelling(words, "train", size=300, seed=seed),
+            LetterCounting(words, "train", size=300, seed=seed),
+        ]
     # proportions of the training mixture; a loss, not an accuracy, so that small counts do
     val = TaskMixture(
         [smoltalk("test"), mmlu("test", limit=5200), GSM8K("test", limit=420)], seed=seed
     )
-    return train, val
+    return TaskMixture(parts, seed=seed), val
 
 
 def _pocket(

@@ -8,12 +8,10 @@ from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask, Record, load_
 HUB = "cais/mmlu"
 
 
-def mmlu(split: str, *, source: str = HUB, limit: int | None = None) -> ChoiceTask:
+def mmlu(split: str, *, source: str | None = None, limit: int | None = None) -> ChoiceTask:
     """The questions of a split: "test", "validation", "dev" or "auxiliary_train"."""
-    if split == "auxiliary_train":
-        rows = load_rows(source, config="auxiliary_train", split="train")
-    else:
-        rows = load_rows(source, config="all", split=split)
+    config, split = (split, "train") if split == "auxiliary_train" else ("all", split)
+    rows = load_rows(source or HUB, config=config, split=split)
     return ChoiceTask("MMLU", rows, read, limit=limit)
 
 

@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Literal, cast
 
 from nanochat import pocket
-from nanochat.data.tasks.common import Conversations
+from nanochat.data.tasks.common import Conversations, GenerateTask
 from nanochat.tokenizer.conversation import Conversation
 
 DEFAULT_ITEMS = 500
@@ -30,24 +30,14 @@ class PocketTask(Conversations):
         return pocket.grade(self.items[index], text)
 
 
-class PocketProblems(Conversations):
+class PocketProblems(GenerateTask):
     """Word problems, comparisons and sums to be rewarded for; as in SFT, other numbers."""
-
-    kind: Literal["generate"] = "generate"
 
     def __init__(self, *, seed: int, size: int) -> None:
         """size: how many problems; they are drawn at once, at some ten thousand a second."""
         self.problems = list(islice(pocket.conversations("rl", seed), size))
         super().__init__("problems", self.problems, lambda row: cast(Conversation, row))
 
-    def choices(self, index: int) -> list[str]:
-        """None: the answer is written."""
-        return []
-
     def evaluate(self, index: int, text: str) -> bool:
         """Whether the text answers as the reference does."""
         return pocket.answers_alike(self.problems[index]["messages"][-1]["content"], text)
-
-    def reward(self, index: int, text: str) -> float:
-        """What reinforcement learning gives for a text: 1 for the right answer, else 0."""
-        return float(self.evaluate(index, text))

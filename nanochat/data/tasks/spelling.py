@@ -7,9 +7,9 @@ i is a function of the split, the seed and i alone.
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from nanochat.data.tasks.common import Conversations, exchange, in_share
+from nanochat.data.tasks.common import Conversations, GenerateTask, exchange, in_share
 from nanochat.data.tasks.gsm8k import final_number
 from nanochat.system import downloads, storage
 from nanochat.system.errors import DataError
@@ -41,10 +41,8 @@ COUNT_REQUESTS = (
 )
 
 
-class LetterCounting(Conversations):
+class LetterCounting(GenerateTask):
     """How often a letter is in a word; spelled out, then checked with the calculator's count."""
-
-    kind: Literal["generate"] = "generate"
 
     def __init__(self, words: Sequence[str], split: str, *, size: int, seed: int = 0) -> None:
         kept = split_words(words, split)
@@ -52,18 +50,10 @@ class LetterCounting(Conversations):
         super().__init__("LetterCounting", draws, _count_conversation)
         self._draws = draws
 
-    def choices(self, index: int) -> list[str]:
-        """None: the answer is a number."""
-        return []
-
     def evaluate(self, index: int, text: str) -> bool:
         """Whether the number after #### is right."""
         word, letter, _ = self._draws[index]
         return final_number(text) == word.count(letter)
-
-    def reward(self, index: int, text: str) -> float:
-        """1 for the right number, else 0."""
-        return float(self.evaluate(index, text))
 
 
 def simple_spelling(words: Sequence[str], split: str, *, size: int, seed: int = 0) -> Conversations:
