@@ -244,8 +244,8 @@ PREPARE = """
 import logging, sys, time
 from pathlib import Path
 from nanochat import tokenizer
-from nanochat.dataset import DataOptions, open_data
-from nanochat.token_stream import TokenStream
+from nanochat.data import DataOptions, open_data
+from nanochat.data.token_stream import TokenStream
 base = Path(sys.argv[1])
 encoder = tokenizer.train_char(["Some text of 0123456789."])
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

@@ -202,7 +202,7 @@ def test_a_resume_says_so_where_it_cannot_go_on_as_before(base, monkeypatch, cap
 
     monkeypatch.setattr(attention, "choose", lost)
     train(base, "--tokens", "4096", "--resume")
-    assert f"begun with 1000 threads, there are cores for {device.cores()}" in caplog.text
+    assert f"started with 1000 threads, only {device.cores()} available" in caplog.text
     assert record(folder)["threads"] == device.cores()
     said = capsys.readouterr().out
     assert "backend 'blocks' does not work here; the last bits will be others" in said

@@ -3,13 +3,15 @@
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from nanochat.system import storage
-from nanochat.system.errors import DataError
+from nanochat.system.errors import ConfigError, DataError
 
 
 def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -72,3 +74,38 @@ def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
     for worker in workers:
         worker.join()
     assert log.read_text() == "in out " * 3
+
+
+def test_a_lock_ends_with_the_process_that_holds_it_and_its_file_stays(tmp_path):
+    path = tmp_path / "lock"
+    program = f"""
+import pathlib, time
+from nanochat.system import storage
+with storage.lock(pathlib.Path({str(path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="in use"), storage.lock(path, busy="in use"):
+            pass
+        process.kill()
+    with storage.lock(path, busy="in use"):
+        pass
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another call")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_an_error_with_a_remedy(tmp_path, monkeypatch, number):
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(ConfigError, match=r"cannot be locked \(.*set NANOCHAT_BASE_DIR"),
+        storage.lock(tmp_path / "lock"),
+    ):
+        pass

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nanochat.gpt import attention
-from nanochat.system import config, storage
+from nanochat.system import config, memory, storage
 from nanochat.system import device as devices
 from nanochat.system.config import option
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         _compiler(device),
         _dtype(device),
         _attention(device),
-        _memory(device),
+        _memory(),
         _disk(),
         _data(),
         _runs(),
@@ -118,21 +118,20 @@ def _attention(device: torch.device) -> Finding:
     return Finding("attention", f"{backend.name}: {backend.note}")
 
 
-def _memory(device: torch.device) -> Finding:
-    limit = available_memory()
-    if limit is None:
+def _memory() -> Finding:
+    try:
+        left = memory.memory_left()
+    except AttributeError:  # Windows has no os.sysconf
         return Finding("memory", "unknown")
-    remedy = "the pocket preset needs 4 GB" if limit < 4e9 else None
-    return Finding("memory", f"{_gb(limit)} available", remedy)
+    remedy = "the pocket preset needs 4 GB" if left < 4e9 else None
+    return Finding("memory", f"{_gb(left)} available", remedy)
 
 
 def _disk() -> Finding:
     base = storage.base_dir()
     existing = next(p for p in (base, *base.parents) if p.exists())
     free = shutil.disk_usage(existing).free
-    remedy = None
-    if free < 2e9:
-        remedy = "free some, or set NANOCHAT_BASE_DIR to a larger disk"
+    remedy = "free some, or set NANOCHAT_BASE_DIR to a larger disk" if free < 2e9 else None
     return Finding("disk", f"{_gb(free)} free for {base}", remedy)
 
 
@@ -153,23 +152,6 @@ def _folders(path: Path) -> list[Path]:
 
 def _folder_size(path: Path) -> str:
     return f"{path.name} ({_gb(sum(f.stat().st_size for f in path.rglob('*') if f.is_file()))})"
-
-
-def available_memory() -> int | None:
-    """Bytes this process may still take: the system's, or the container's if that is less."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}
-    found = kib.get("MemAvailable", 0) * 1024
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
-        found = min(found, limit - used)
-    except (OSError, ValueError):
-        pass  # no container, or no limit ("max")
-    return found
 
 
 def _gb(count: float) -> str:

@@ -4,6 +4,7 @@ Owns the way from a dataclass to a command line and back. Knows no stage's optio
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib.resources
@@ -11,22 +12,13 @@ import os
 import sys
 import time
 import tomllib
-import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from nanochat.system.errors import ConfigError, ReportedElsewhere, Stopped, explain
-from nanochat.system.options import (
-    FlatField,
-    convert,
-    flat_fields,
-    group_of,
-    nested,
-    option,
-    unwrap,
-)
+from nanochat.system.options import FlatField, convert, flat_fields, group_of, nested, option
 
 __all__ = ["convert", "flat_fields", "nested", "option"]
 
@@ -34,7 +26,6 @@ T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
 MAX_THREADS = 1024  # of one process; far more than that and threads cannot be made
 SPEAK_S = 2.0  # more than a process needs to say why it ends
-_ABSENT: Any = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +60,18 @@ def check_name(flag: str, name: str) -> None:
         raise ConfigError(f"{flag} must be at most {MAX_NAME_BYTES} bytes, got {name[:40]!r}...")
 
 
+@contextlib.contextmanager
+def _errors_of_one_process() -> Iterator[None]:
+    """Let one of torchrun's processes report a wrong flag: all were given the same."""
+    try:
+        yield
+    except ConfigError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise ReportedElsewhere from None
+        raise
+
+
+@_errors_of_one_process()
 def parse(
     cls: type[T],
     argv: Sequence[str] | None,
@@ -85,33 +88,15 @@ def parse(
     word: the option that may also be given as a word without its flag.
     Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
     """
-    try:
-        return _parse(cls, argv, stage=stage, sections=sections, word=word)
-    except ConfigError:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            raise ReportedElsewhere from None  # torchrun gave its processes the same words
-        raise
-
-
-def _parse(
-    cls: type[T],
-    argv: Sequence[str] | None,
-    *,
-    stage: str,
-    sections: Sequence[str],
-    word: str | None,
-) -> T:
     fields = flat_fields(cls)
     parser = _parser(cls, fields, stage)
     if word is not None:
-        parser.add_argument("word", nargs="?", default=_ABSENT, help=f"the same as --{word}")
+        parser.add_argument(word, metavar="word", nargs="?", help=f"the same as --{word}")
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--"]:  # torchrun needs it between its own flags and the stage's
         words = words[1:]
     given = vars(parser.parse_args(words))
-    if word is not None and (plain := given.pop("word")) is not _ABSENT:
-        given[word] = plain
-    preset = given.pop("preset")
+    preset = given.pop("preset", None)
     values: dict[str, Any] = {}
     for section in ("common", *(sections or (stage,))) if preset else ():
         found = load_preset(preset, section)
@@ -119,9 +104,7 @@ def _parse(
         if unknown and section == stage:
             raise ConfigError(f"preset {preset}: [{stage}] has no option {unknown[0]!r}")
         values.update({name: value for name, value in found.items() if name in fields})
-    values.update({name: text for name, text in given.items() if text is not _ABSENT})
-    typed = {name: convert(fields[name], value) for name, value in values.items()}
-    return _build(cls, typed)
+    return from_dict(cls, values | given)
 
 
 def load_preset(preset: str, section: str) -> dict[str, Any]:
@@ -133,9 +116,9 @@ def load_preset(preset: str, section: str) -> dict[str, Any]:
     path = Path(preset) if preset.endswith(".toml") else Path(str(folder)) / f"{preset}.toml"
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--preset {preset}: {path} is not valid TOML: {error}") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError | tomllib.TOMLDecodeError):
-            raise ConfigError(f"--preset {preset}: {path} is not valid TOML: {error}") from None
         names = ", ".join(sorted(p.name.removesuffix(".toml") for p in folder.iterdir()))
         reason = f"cannot be read ({error})" if path.exists() else "no such preset"
         raise ConfigError(
@@ -207,7 +190,8 @@ def cli(main: Callable[[], None]) -> NoReturn:
         message = explain(error, base=base)
         if message is None:
             raise
-        _fail(message)
+        sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+        sys.exit(2)
     sys.exit(0)
 
 
@@ -234,6 +218,7 @@ def _parser(cls: type, fields: dict[str, FlatField], stage: str) -> argparse.Arg
         epilog=_examples(cls),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
         "--preset",
@@ -257,22 +242,15 @@ def _examples(cls: type) -> str:
 
 
 def _add_flag(group: Any, field: FlatField) -> None:
-    kind, words = unwrap(field.kind)
     default = "needed" if field.default is dataclasses.MISSING else _show(field.default)
     bounds = f"; {field.bounds}" if field.bounds else ""
     text = f"{field.help} [{default}{bounds}]".replace("%", "%%")
-    names = [field.flag]
-    if kind is bool:
-        group.add_argument(
-            *names, action=argparse.BooleanOptionalAction, default=_ABSENT, help=text
-        )
+    if field.kind is bool:
+        group.add_argument(field.flag, action=argparse.BooleanOptionalAction, help=text)
         return
-    choices = field.choices or (
-        typing.get_args(kind) if typing.get_origin(kind) is Literal else None
-    )
-    shown = choices or ({int: "N", float: "X"}.get(kind, "TEXT"), *(words.keys() - {"none"}))
-    metavar = "|".join(shown)
-    group.add_argument(*names, default=_ABSENT, metavar=metavar, help=text)
+    kind = {int: "N", float: "X"}.get(field.kind, "TEXT")
+    shown = field.choices or (kind, *(field.special.keys() - {"none"}))
+    group.add_argument(field.flag, metavar="|".join(shown), help=text)
 
 
 def _show(value: Any) -> str:
@@ -289,8 +267,3 @@ class _Parser(argparse.ArgumentParser):
         near = [n for word in words.split() for n in difflib.get_close_matches(word, flags, 1)]
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"{message}; {hint}{self.prog} --help lists the flags")
-
-
-def _fail(message: str) -> NoReturn:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    sys.exit(2)

@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,16 +55,11 @@ def choose_device(name: str | None) -> torch.device:
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps" if torch.mps.is_available() else "cpu")
     kind = name.split(":")[0]
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if kind not in there:
+    if kind not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"--device must be cpu, cuda or mps, got {name!r}")
-    if not there[kind]:
+    if kind != "cpu" and not getattr(torch, kind).is_available():
         raise ConfigError(f"--device {name}: this machine has none; leave the flag out or use cpu")
     try:
         return torch.device(name)
@@ -185,8 +181,6 @@ def cpu_name() -> str:
                     return line.split(":", 1)[1].strip()
     except OSError:
         pass
-    import platform
-
     return platform.processor() or platform.machine()
 
 
@@ -194,12 +188,16 @@ def memory_used(device: torch.device) -> int:
     """Peak bytes so far: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    return process_bytes("VmHWM")
+
+
+def process_bytes(field: str) -> int:
+    """A figure of this process's memory in /proc/self/status; without that file, the peak."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        return int(status.split(f"{field}:")[1].split()[0]) * 1024
     except (OSError, IndexError):
         import resource
-        import sys
 
         # On Linux this would count what the process that started this one had.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

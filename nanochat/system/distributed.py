@@ -4,6 +4,7 @@ Owns the process group. Every function marked "collective" is called by all rank
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pickle
@@ -37,12 +38,7 @@ T = TypeVar("T")
 
 # Of any wait for another rank: one may have to download and encode data that the others have.
 TIMEOUT = timedelta(minutes=30)
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +126,7 @@ def session(options: RunOptions, begun: StartedWith | None = None) -> Iterator[R
         if name is None and run.is_main:
             name = str(devices.measure_dtype(device)).removeprefix("torch.")
         name = broadcast_object(run, name)
-        yield Run(**{**run.__dict__, "compute_dtype": DTYPES[name]})
+        yield dataclasses.replace(run, compute_dtype=DTYPES[name])
 
 
 @contextlib.contextmanager
@@ -169,17 +165,9 @@ def _leave_group() -> None:
 
 def main_only(run: Run, work: Callable[[], T]) -> T | None:
     """Do something on rank 0 and give the others None; its error is raised on all. Collective."""
-    found: T | None = None
-    error: Exception | None = None
-    if run.is_main:
-        try:
-            found = work()
-        except Exception as raised:
-            error = raised
+    found, error = _attempt(work) if run.is_main else (None, None)
     sent = broadcast_object(run, error and _portable(error))
-    if error is None:
-        error = sent
-    if error is not None:
+    if error := error or sent:
         raise error
     return found
 
@@ -195,12 +183,7 @@ def from_main(run: Run, work: Callable[[], T]) -> T:
 
 def on_all(run: Run, work: Callable[[], T]) -> T:
     """Do something on every rank; an error on some is raised on all. Collective."""
-    found: T | None = None
-    error: Exception | None = None
-    try:
-        found = work()
-    except Exception as raised:
-        error = raised
+    found, error = _attempt(work)
     words = error and (socket.gethostname(), failures.describe_error(error))
     failed = {rank: said for rank, said in enumerate(gather_objects(run, words)) if said}
     if error is not None and (len(failed) == run.world_size or not isinstance(error, UserError)):
@@ -208,6 +191,14 @@ def on_all(run: Run, work: Callable[[], T]) -> T:
     for rank, (host, text) in failed.items():
         raise RankError(f"rank {rank} on {host} failed: {text}") from error
     return cast(T, found)
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `work` gives, or what it raises."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
 
 
 def check_same_data(run: Run, value: Mapping[str, Any]) -> None:
@@ -249,7 +240,8 @@ def broadcast_object(run: Run, value: Any) -> Any:
     if run.world_size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=_object_device(run))
+    device = run.device if run.device.type == "cuda" else None
+    dist.broadcast_object_list(box, src=0, device=device)
     return box[0]
 
 
@@ -297,10 +289,6 @@ def barrier(run: Run) -> None:
         dist.barrier(device_ids=[run.local_rank] if run.device.type == "cuda" else None)
 
 
-def _object_device(run: Run) -> torch.device | None:
-    return run.device if run.device.type == "cuda" else None
-
-
 def local_world_size() -> int:
     """Processes of this run on this machine, among which its cores and memory are shared out."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -329,20 +317,16 @@ def _set_threads(threads: int | None, begun: StartedWith, run: Run) -> None:
     """
     if threads is None:
         threads = max(1, devices.cores() // local_world_size())
-        as_before = run.device.type == "cpu" and begun.world_size == run.world_size
-        if as_before and begun.threads is not None and begun.threads != threads:
-            threads = _threads_of_before(begun.threads, threads)
+        same_ranks = run.device.type == "cpu" and begun.world_size == run.world_size
+        before = (same_ranks and begun.threads) or threads
+        if before > threads:
+            log.warning(
+                "warning: started with %d threads, only %d available: results may differ in the "
+                "last bits",
+                before,
+                threads,
+            )
+        elif before < threads:
+            log.info("%d threads, as before; --threads %d takes all cores", before, threads)
+            threads = before
     torch.set_num_threads(threads)
-
-
-def _threads_of_before(before: int, there: int) -> int:
-    if before > there:
-        log.warning(
-            "warning: begun with %d threads, there are cores for %d: the last bits will be others "
-            "than they would have been",
-            before,
-            there,
-        )
-        return there
-    log.info("%d threads, as before; --threads %d takes all cores", before, there)
-    return before

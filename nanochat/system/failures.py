@@ -86,13 +86,14 @@ def reported_error(error: Exception, store: dist.Store, me: Process) -> Exceptio
         found = _read(store)
         if found is None and not _is_lost_connection(error):
             found = _leave(store, me, mine)
-        said = _digest(found["text"] if found else "")
+        text = found["text"] if found else ""
+        said = hashlib.sha256(text.encode()).hexdigest()[:16]
         first = store.add(f"nanochat/said/{me.node}/{said}", 1) == 1
     except (RuntimeError, ValueError):  # the store has ended with the process that held it
         return RankError(_told(None)) if _is_lost_connection(error) else error
     if not first:
         return ReportedElsewhere()
-    return error if found and found["text"] == mine else RankError(_told(found))
+    return error if text == mine else RankError(_told(found))
 
 
 def describe_error(error: Exception) -> str:
@@ -126,7 +127,3 @@ def _told(found: dict[str, Any] | None) -> str:
 def _is_lost_connection(error: Exception) -> bool:
     lost = any(words in str(error).lower() for words in LOST)
     return isinstance(error, RuntimeError) and lost
-
-
-def _digest(words: str) -> str:
-    return hashlib.sha256(words.encode()).hexdigest()[:16]

@@ -6,18 +6,12 @@ Reads what the system tells; keeps no state. What a step needs is the business o
 import os
 from pathlib import Path
 
-import torch
-
 from nanochat.system import device as devices
 
 
 def resident_bytes() -> int:
     """Memory that this process takes now; where the system does not tell, what it took at most."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.split("VmRSS:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return devices.memory_used(torch.device("cpu"))
+    return devices.process_bytes("VmRSS")
 
 
 def memory_left(root: Path = Path("/")) -> int:

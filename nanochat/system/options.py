@@ -14,11 +14,7 @@ from typing import Any, Literal
 from nanochat.system.errors import ConfigError
 
 MAX_INT = 2**53  # beyond it neither JSON's numbers nor torch's sizes hold
-_NOUNS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-}
+_NOUNS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,14 @@ def nested(cls: type, *, without: Sequence[str] = ()) -> Any:
 
 @dataclass(frozen=True)
 class FlatField:
-    """One option of a stage, wherever in its nested groups it stands."""
+    """One option of a stage, wherever in its nested groups it stands.
+
+    special: the values that are not of its kind, by the word that is written for them.
+    """
 
     name: str
     kind: Any
+    special: dict[str, Any]
     default: Any
     help: str
     choices: tuple[str, ...] | None
@@ -103,22 +103,25 @@ def flat_fields(cls: type) -> dict[str, FlatField]:
             hidden = field.metadata["without"]
             found = {k: v for k, v in flat_fields(inner).items() if k not in hidden}
         else:
-            meta = field.metadata
-            found = {
-                field.name: FlatField(
-                    name=field.name,
-                    kind=hints[field.name],
-                    default=field.default,
-                    help=meta.get("help", ""),
-                    choices=meta.get("choices"),
-                    bounds=meta.get("bounds"),
-                    group=group_of(cls),
-                )
-            }
+            found = {field.name: _flat_field(cls, field, hints[field.name])}
         clash = set(found) & set(result)
         assert not clash, f"{cls.__name__}: option {clash} stands in two groups"
         result.update(found)
     return result
+
+
+def _flat_field(cls: type, field: dataclasses.Field[Any], hint: Any) -> FlatField:
+    kind, special = _unwrap(hint)
+    return FlatField(
+        name=field.name,
+        kind=kind,
+        special=special,
+        default=field.default,
+        help=field.metadata.get("help", ""),
+        choices=field.metadata.get("choices"),
+        bounds=field.metadata.get("bounds"),
+        group=group_of(cls),
+    )
 
 
 def group_of(cls: type) -> str:
@@ -131,19 +134,17 @@ def convert(field: FlatField, value: Any) -> Any:
 
     Raises: ConfigError naming the flag, the value and what would fit.
     """
-    kind, words = unwrap(field.kind)
-    if value is None and "none" not in words:
+    kind, special = field.kind, field.special
+    if value is None and "none" not in special:
         raise ConfigError(f"{field.flag} must have a value")
-    if value is None or (isinstance(value, str) and value in words):
-        return words["none" if value is None else value]
-    choices = field.choices or (
-        typing.get_args(kind) if typing.get_origin(kind) is Literal else None
-    )
-    if choices:
-        if value not in choices:
-            raise ConfigError(f"{field.flag} must be one of {', '.join(choices)}, got {value!r}")
+    if value is None or (isinstance(value, str) and value in special):
+        return special["none" if value is None else value]
+    if field.choices:
+        if value not in field.choices:
+            names = ", ".join(field.choices)
+            raise ConfigError(f"{field.flag} must be one of {names}, got {value!r}")
         return value
-    others = "".join(f" or {word}" for word in words)
+    others = "".join(f" or {word}" for word in special)
     try:
         found = _cast(kind, value)
     except (TypeError, ValueError, OverflowError):
@@ -156,19 +157,15 @@ def convert(field: FlatField, value: Any) -> Any:
 
 
 def _cast(kind: Any, value: Any) -> Any:
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
+    if isinstance(value, bool) != (kind is bool):
         raise ValueError
     if kind is int:
-        if isinstance(value, bool):
-            raise ValueError
         number = int(value.replace("_", "")) if isinstance(value, str) else int(value)
         if abs(number) > MAX_INT or (not isinstance(value, str) and number != value):
             raise ValueError
         return number
     if kind is float:
-        if isinstance(value, bool) or not math.isfinite(float(value)):
+        if not math.isfinite(float(value)):
             raise ValueError
         return float(value)
     if kind is str:
@@ -178,7 +175,7 @@ def _cast(kind: Any, value: Any) -> Any:
     return value
 
 
-def unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
+def _unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
     """The type T inside `T | Literal["word"] | None`, and what stands beside it, by its word."""
     if not (isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union):
         return kind, {}

@@ -4,7 +4,6 @@ Owns the base folder, atomic files and folders, and locks between processes. Kno
 """
 
 import contextlib
-import errno
 import glob
 import json
 import logging
@@ -12,16 +11,17 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from nanochat.system.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-WAIT_SAID_S = 5.0
+WAIT_LOGGED_S = 5.0  # a wait longer than this is logged
 # Temporary names end in eight characters of tempfile's alphabet.
 TEMPORARY = r"\..+\.[a-z0-9_]{8}"
 
@@ -66,7 +66,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         _name_place(error, path)
@@ -116,7 +116,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         _name_place(error, path)
@@ -140,9 +140,6 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-fsync_folder = fsync
-
-
 def remove_leftovers(folder: Path, start: str) -> None:
     """Remove the temporary files and folders that a killed process left in a folder.
 
@@ -157,40 +154,30 @@ def remove_leftovers(folder: Path, start: str) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, poll_s: float = 0.1, busy: str | None = None) -> Iterator[None]:
+def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
     """Hold a lock between processes; it ends with the process that holds it.
 
     path: the lock file, which stays on disk. busy: what to say instead of waiting for another.
     Raises: ConfigError(busy) if another process holds it; or if the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        begin_s, said = time.monotonic(), False
-        while not _try_lock(file, path):
-            if busy is not None:
-                raise ConfigError(busy)
-            if not said and time.monotonic() - begin_s > WAIT_SAID_S:
-                said = True
-                log.info("waiting for another process that holds %s", path)
-            time.sleep(poll_s)
-        yield  # closing the file gives the lock back
-
-
-def _try_lock(file: Any, path: Path) -> bool:
+    # A soft lock, its fall-back for file systems without locks, would outlive a killed process.
+    file_lock = FileLock(path, poll_interval=0.1, fallback_to_soft=False, preserve_lock_file=True)
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file_lock.acquire(timeout=WAIT_LOGGED_S if busy is None else 0)
+    except Timeout:
+        if busy is not None:
+            raise ConfigError(busy) from None
+        log.info("waiting for another process that holds %s", path)
+        file_lock.acquire()
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-            return False
+        if error.filename is not None:  # the file cannot be opened
+            raise
         raise ConfigError(
             f"{path} cannot be locked ({error.strerror}); set NANOCHAT_BASE_DIR to a folder on a "
             "disk of this machine"
         ) from None
-    return True
+    try:
+        yield
+    finally:
+        file_lock.release()

@@ -4,11 +4,12 @@ Owns parsing, limits and how a result is printed. Knows nothing of tokens or cha
 parsed to a syntax tree and only the node kinds listed here are computed: nothing is ever executed.
 """
 
-from __future__ import annotations
-
 import ast
+import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from typing import TypeVar
 
 MAX_EXPRESSION_CHARS = 200
 MAX_BITS = 512  # of a numerator or denominator; about 154 decimal digits
@@ -16,6 +17,7 @@ MAX_EXPONENT = 256
 DECIMAL_PLACES = 6
 
 Value = Fraction | str
+V = TypeVar("V", Fraction, str)
 
 _STRING = re.compile(r"\"[^\"]*\"|'[^']*'")
 # What may stand outside string literals: numbers, operators, brackets, and the few names below.
@@ -60,32 +62,14 @@ def _value(node: ast.expr) -> Value:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return _checked(Fraction(repr(number)))  # repr: 0.1 is one tenth, not its binary form
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _number(operand)
+            return _operand(operand, Fraction)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_number(operand)
-        case ast.BinOp(left=left, op=op, right=right):
-            return _checked(_arithmetic(_number(left), op, _number(right)))
+            return -_operand(operand, Fraction)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            compute = _OPERATORS[type(op)]
+            return _checked(compute(_operand(left, Fraction), _operand(right, Fraction)))
         case ast.Call(func=func, args=args, keywords=[]):
             return _call(func, args)
-    raise _Refused
-
-
-def _arithmetic(left: Fraction, op: ast.operator, right: Fraction) -> Fraction:
-    match op:
-        case ast.Add():
-            return left + right
-        case ast.Sub():
-            return left - right
-        case ast.Mult():
-            return left * right
-        case ast.Div():
-            return left / right
-        case ast.FloorDiv():
-            return Fraction(left // right)
-        case ast.Mod():
-            return left % right
-        case ast.Pow():
-            return _power(left, right)
     raise _Refused
 
 
@@ -102,29 +86,33 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     return Fraction(format(float(base) ** float(exponent), ".15g"))
 
 
+_OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: lambda left, right: Fraction(left // right),
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+}
+
+
 def _call(func: ast.expr, args: list[ast.expr]) -> Value:
     match func, args:
         case ast.Name(id="len"), [argument]:
-            return Fraction(len(_text(argument)))
+            return Fraction(len(_operand(argument, str)))
         case ast.Attribute(value=owner, attr="count"), [argument]:
-            needle = _text(argument)
+            needle = _operand(argument, str)
             if needle:
-                return Fraction(_text(owner).count(needle))
+                return Fraction(_operand(owner, str).count(needle))
         case ast.Attribute(value=owner, attr="lower"), []:
-            return _text(owner).lower()
+            return _operand(owner, str).lower()
     raise _Refused
 
 
-def _number(node: ast.expr) -> Fraction:
+def _operand(node: ast.expr, kind: type[V]) -> V:
     value = _value(node)
-    if isinstance(value, str):
-        raise _Refused
-    return value
-
-
-def _text(node: ast.expr) -> str:
-    value = _value(node)
-    if isinstance(value, Fraction):
+    if not isinstance(value, kind):
         raise _Refused
     return value
 

@@ -4,8 +4,6 @@ Owns the child's start, limits, clock and end; what the child gives up is in `sa
 part of the sandbox is missing nothing is run: there is no weaker mode.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -48,7 +46,10 @@ def run_python(
     timeout_s: seconds of wall clock, after which the child and its group are killed.
     Raises: ConfigError where the platform cannot confine it.
     """
-    _require_posix()
+    if os.name != "posix":
+        raise ConfigError(
+            f"model-written code cannot be confined on {sys.platform}; leave HumanEval out"
+        )
     nonce = secrets.token_hex(16)
     with (
         tempfile.TemporaryDirectory(prefix="nanochat-", ignore_cleanup_errors=True) as folder,
@@ -138,10 +139,3 @@ def _read_report(report: BinaryIO) -> str | None:
 def _head(file: BinaryIO) -> str:
     file.seek(0)
     return file.read(4 * OUTPUT_CHARS).decode("utf-8", "replace")[:OUTPUT_CHARS]
-
-
-def _require_posix() -> None:
-    if os.name != "posix":
-        raise ConfigError(
-            f"model-written code cannot be confined on {sys.platform}; leave HumanEval out"
-        )
