@@ -34,19 +34,19 @@ TEXT
 
 serve=1
 setup_only=0
-for word in "$@"; do
-    case "$word" in
+for arg in "$@"; do
+    case "$arg" in
         --no-serve) serve=0 ;;
         --setup-only) setup_only=1 ;;
         -h | --help) usage; exit 0 ;;
-        *) echo "error: unknown word $word; bash speedrun.sh --help lists what there is" >&2; exit 2 ;;
+        *) echo "error: unknown argument $arg; bash speedrun.sh --help lists what there is" >&2; exit 2 ;;
     esac
 done
 
 source scripts/bootstrap.sh
 setup_start=$SECONDS
 bootstrap
-say "== set-up took $((SECONDS - setup_start)) s"
+log "== set-up took $((SECONDS - setup_start)) s"
 [ "$setup_only" = 1 ] && exit 0
 
 gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
@@ -59,16 +59,16 @@ nodes=${NODES:-1}
 node_rank=${NODE_RANK:-0}
 if [ "$nodes" -gt 1 ]; then
     : "${MASTER:?is needed with NODES: the first node, as host:port}"
-    words_at=${MASTER%:*}:$((${MASTER##*:} + 1))
+    agreement_address=${MASTER%:*}:$((${MASTER##*:} + 1))
 fi
 start=$SECONDS
-say "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $nodes, into $run_dir"
+log "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $nodes, into $run_dir"
 [ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET"
 
 at="the start"
 stopped() {
     local status=$?
-    [ "$status" = 0 ] || say "== stopped in $at (status $status); the same command goes on from there"
+    [ "$status" = 0 ] || log "== stopped in $at (status $status); the same command goes on from there"
 }
 trap stopped EXIT
 
@@ -78,9 +78,9 @@ agree() {
     "$PYTHON" -c '
 import sys
 from nanochat.system import config, node_agreement
-about, word, nodes, rank, at = sys.argv[1:]
-config.cli(lambda: print(node_agreement.agree(about, word, nodes=int(nodes), rank=int(rank), address=at)))
-' "$1" "$2" "$nodes" "$node_rank" "$words_at"
+about, value, nodes, rank, address = sys.argv[1:]
+config.cli(lambda: print(node_agreement.agree(about, value, nodes=int(nodes), rank=int(rank), address=address)))
+' "$1" "$2" "$nodes" "$node_rank" "$agreement_address"
 }
 
 asked=0 # to end
@@ -112,20 +112,20 @@ stage() {
     shift 2
     found=$(agree "before $name" "$(state "$name" missing)")
     if [ "$found" = complete ]; then
-        say "== $name: already complete"
+        log "== $name: already complete"
         return
     fi
-    say "== $name"
+    log "== $name"
     at=$name
-    local words=(--preset "$PRESET" --run "$RUN" "$@") launch=(--standalone)
-    [ "$trains" = train ] && words+=(--resume)
+    local args=(--preset "$PRESET" --run "$RUN" "$@") launch=(--standalone)
+    [ "$trains" = train ] && args+=(--resume)
     # A fixed place for each node: the first has the checkpoints.
     [ "$nodes" -gt 1 ] && launch=(--nnodes "$nodes" --node-rank "$node_rank"
         --rdzv-backend static --rdzv-endpoint "$MASTER" --rdzv-id "$RUN-$name")
     if [ "$trains" != single ] && [ $((nodes * processes)) -gt 1 ]; then
-        run "$PYTHON" -m torch.distributed.run "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${words[@]}"
+        run "$PYTHON" -m torch.distributed.run "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${args[@]}"
     elif [ "$node_rank" = 0 ]; then
-        run "$PYTHON" -m "scripts.$name" "${words[@]}"
+        run "$PYTHON" -m "scripts.$name" "${args[@]}"
     fi
     # Asked to end by a signal, a stage saves and exits 0.
     found=$(agree "after $name" "$(state "$name" stopped)")
@@ -144,10 +144,10 @@ stage chat_eval many
 [ "$node_rank" = 0 ] || exit 0
 at=report
 "$PYTHON" -m scripts.report --run "$RUN"
-say "== done in $((SECONDS - start)) s: $run_dir/report.html"
+log "== done in $((SECONDS - start)) s: $run_dir/report.html"
 
 if [ "$serve" = 1 ]; then
     exec "$PYTHON" -m scripts.chat_web --run "$RUN" --port "${PORT:-8000}"
 fi
 base=${NANOCHAT_BASE_DIR:+NANOCHAT_BASE_DIR=$NANOCHAT_BASE_DIR }
-say "talk to it:  $base$(dirname "$PYTHON")/nanochat chat_cli --run $RUN    (or chat_web, in the browser)"
+log "talk to it:  $base$(dirname "$PYTHON")/nanochat chat_cli --run $RUN    (or chat_web, in the browser)"

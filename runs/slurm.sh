@@ -26,6 +26,7 @@ bash speedrun.sh --setup-only
 # srun ends its tasks when it is sent SIGTERM itself; scancel only hands the signal to them.
 stopping=0
 trap 'stopping=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+# shellcheck disable=SC2016 # the shell of each task expands it
 srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 \
     bash -c 'NODE_RANK=$SLURM_NODEID exec bash speedrun.sh --no-serve' &
 step=$!

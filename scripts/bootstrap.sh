@@ -3,10 +3,10 @@
 # Defines `bootstrap`; after it, $PYTHON is the environment's Python.
 #   TORCH=cpu   take torch's small CPU build instead of the one from the ordinary index; an
 #               environment that has it keeps it
-#   UV_SYNC     further words for `uv sync`, such as --no-dev
+#   UV_SYNC     extra arguments for `uv sync`, such as --no-dev
 
-say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 2; }
+log() { printf '%s\n' "$*" >&2; }
+die() { log "error: $*"; exit 2; }
 
 find_uv() {
     : "${HOME:=$(cd ~ && pwd)}"
@@ -14,7 +14,7 @@ find_uv() {
     export PATH="$HOME/.local/bin:$HOME/.cargo/bin:$PATH"
     if command -v uv >/dev/null; then UV=(uv); return; fi
     if python3 -m uv --version >/dev/null 2>&1; then UV=(python3 -m uv); return; fi
-    say "== installing uv, the Python package manager"
+    log "== installing uv, the Python package manager"
     if command -v curl >/dev/null && curl -LsSf --max-time 60 https://astral.sh/uv/install.sh 2>/dev/null | sh >/dev/null 2>&1 \
         && command -v uv >/dev/null; then UV=(uv); return; fi
     python3 -m pip install --quiet --user uv >/dev/null 2>&1 \
@@ -36,7 +36,7 @@ rust_is_new_enough() {
 
 find_rust() {
     rust_is_new_enough && return
-    say "== installing Rust (1.85 or later builds the tokenizer)"
+    log "== installing Rust (1.85 or later builds the tokenizer)"
     if command -v rustup >/dev/null; then
         { rustup toolchain install stable --profile minimal && rustup default stable; } >/dev/null 2>&1 || true
     elif command -v curl >/dev/null; then
@@ -63,19 +63,19 @@ bootstrap() {
     find_rust
     command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
         || die "a C linker is needed to build the tokenizer; install gcc (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
-    say "== environment: uv sync from uv.lock"
-    local words=(--project "$root" --locked)
-    [ -n "${UV_SYNC:-}" ] && read -r -a extra <<<"$UV_SYNC" && words+=("${extra[@]}")
+    log "== environment: uv sync from uv.lock"
+    local args=(--project "$root" --locked)
+    [ -n "${UV_SYNC:-}" ] && read -r -a extra <<<"$UV_SYNC" && args+=("${extra[@]}")
     if [ "${TORCH:-}" = cpu ] || compgen -G "$root/.venv/lib/python*/site-packages/torch-*+cpu.dist-info" >/dev/null; then
         local package  # what the CUDA build of torch needs besides
         for package in torch triton $(sed -n 's/^name = "\(\(nvidia\|cuda\)-[^"]*\)"$/\1/p' "$root/uv.lock"); do
-            words+=(--no-install-package "$package")
+            args+=(--no-install-package "$package")
         done
-        "${UV[@]}" sync "${words[@]}" --inexact --quiet
+        "${UV[@]}" sync "${args[@]}" --inexact --quiet
         "${UV[@]}" pip install --quiet --python "$root/.venv/bin/python" \
             --index https://download.pytorch.org/whl/cpu "torch>=2.11"
     else
-        "${UV[@]}" sync "${words[@]}" --quiet
+        "${UV[@]}" sync "${args[@]}" --quiet
     fi
     PYTHON="$root/.venv/bin/python"
     "$PYTHON" -c 'import nanochat.tokenizer._rustbpe, torch' || die "the environment is broken; remove .venv and run this again"

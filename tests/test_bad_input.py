@@ -29,8 +29,8 @@ TINY = (
 ).split()
 
 
-def train(base, *words):
-    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *words])
+def train(base, *args):
+    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *args])
     return base / "base" / "runs" / "tiny" / "base_train"
 
 
@@ -49,7 +49,7 @@ def message_of(main, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (
             ["--tokens", "99999999999999999999"],
@@ -77,9 +77,9 @@ def message_of(main, capsys):
         (["--dept", "4"], "did you mean --depth"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_before_anything_starts(words, message):
+def test_a_value_that_cannot_be_is_refused_before_anything_starts(args, message):
     with pytest.raises(ConfigError, match=message):
-        config.parse(base_train.BaseTrainConfig, words, stage="base_train")
+        config.parse(base_train.BaseTrainConfig, args, stage="base_train")
 
 
 def test_a_device_that_cannot_be_is_refused():
@@ -172,8 +172,8 @@ def test_a_base_folder_that_is_a_file_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "text.txt").write_text("some words to learn from\n" * 50)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "file" / "base"))
-    words = ["--data", str(tmp_path / "text.txt"), "--tokenizer", "char"]
-    text = message_of(lambda: tok_train.main(words), capsys)
+    args = ["--data", str(tmp_path / "text.txt"), "--tokenizer", "char"]
+    text = message_of(lambda: tok_train.main(args), capsys)
     assert "a file is where a folder is needed" in text
 
 

@@ -30,8 +30,8 @@ class Options:
     kind: str = option("a", "which", choices=("a", "b"))
 
 
-def parse(*words: str) -> Options:
-    return config.parse(Options, list(words), stage="thing")
+def parse(*args: str) -> Options:
+    return config.parse(Options, list(args), stage="thing")
 
 
 def test_defaults_then_preset_then_flags(tmp_path):
@@ -58,7 +58,7 @@ def test_json_round_trip():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["--steps", "many"], "--steps must be a whole number or none, got 'many'"),
         (["--learning-rate", "x"], "--learning-rate must be a number"),
@@ -69,9 +69,9 @@ def test_json_round_trip():
         (["--run", "a/b"], "--run must be a plain name"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_remedy(words, message):
+def test_a_wrong_value_is_named_with_its_remedy(args, message):
     with pytest.raises(ConfigError, match=message):
-        parse(*words)
+        parse(*args)
 
 
 def test_an_unknown_key_in_a_preset_is_an_error(tmp_path):

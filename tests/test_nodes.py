@@ -53,10 +53,10 @@ def give_tokenizer(node: Node, texts: list[str]) -> None:
     tokenizer.save(tokenizer.train_char(texts), node.base / "tokenizers/tiny/tokenizer.json")
 
 
-def on_both(nodes: list[Node], *words: str) -> list[tuple[int, str]]:
+def on_both(nodes: list[Node], *args: str) -> list[tuple[int, str]]:
     """Run a stage on both machines to its end; exit status and output of each."""
     port = free_port()
-    launched = [node.start(port, nodes[0].address, list(words)) for node in nodes]
+    launched = [node.start(port, nodes[0].address, list(args)) for node in nodes]
     return [(each.finish(), each.said) for each in launched]
 
 
@@ -82,17 +82,17 @@ def test_two_machines_train_are_killed_resume_and_hand_on_as_one_process_would(
         texts = write_texts(node.folder)
         write_chats(node.folder / "chats.jsonl")
     give_tokenizer(nodes[0], texts)
-    words = ["-m", "scripts.base_train", "--", *TINY, "--save-every", "4"]
+    args = ["-m", "scripts.base_train", "--", *TINY, "--save-every", "4"]
 
     port = free_port()
-    launched = [node.start(port, nodes[0].address, words) for node in nodes]
+    launched = [node.start(port, nodes[0].address, args) for node in nodes]
     launched[0].wait_for("step_000008\n")
     for each in launched:
         each.kill()
     folder = nodes[0].base / "runs/tiny/base_train"
     assert not (folder / "result.json").exists()
 
-    for status, said in on_both(nodes, *words, "--resume"):
+    for status, said in on_both(nodes, *args, "--resume"):
         assert status == 0, said[-3000:]
     assert (folder / "result.json").exists()
     assert {path.name for path in nodes[1].base.iterdir()} == {"data", "tokens"}
@@ -119,7 +119,7 @@ class Case:
     """A stage on two ranks, each on a machine of its own, and what becomes of it there."""
 
     port: int
-    words: list[str]
+    args: list[str]
     one_machine: bool = False  # both ranks are processes of one launcher
     swapped: bool = False  # the machines change places
     fails_at: int | None = None  # the step whose rows rank 1 cannot make
@@ -149,7 +149,7 @@ def outcome(case: Case, rank: int, folder: Path) -> str:
 
     StreamBatches.next_step = next_step
     try:
-        base_train.main([*TINY, *case.words])
+        base_train.main([*TINY, *case.args])
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -179,18 +179,18 @@ def endings(tmp_path_factory) -> dict[str, list[tuple[str, float]]]:
     for node, animal in zip(nodes, ("cat", "dog"), strict=True):
         write_texts(node.folder / "other", animal)
     stores = [dist.TCPStore("127.0.0.1", 0, is_master=True) for _ in range(7)]
-    words = {
-        "no tokenizer": {"words": ["--tokenizer", "missing"]},
-        "said once": {"words": ["--tokenizer", "missing"], "one_machine": True},
-        "data here only": {"words": ["--data", "here/texts.jsonl"]},
-        "other data": {"words": ["--data", "other/texts.jsonl"]},
-        "torn": {"words": ["--save-every", "2"], "fails_at": 5},
-        "swapped": {"words": ["--resume"], "swapped": True},
-        "fine": {"words": ["--resume"]},
+    args = {
+        "no tokenizer": {"args": ["--tokenizer", "missing"]},
+        "said once": {"args": ["--tokenizer", "missing"], "one_machine": True},
+        "data here only": {"args": ["--data", "here/texts.jsonl"]},
+        "other data": {"args": ["--data", "other/texts.jsonl"]},
+        "torn": {"args": ["--save-every", "2"], "fails_at": 5},
+        "swapped": {"args": ["--resume"], "swapped": True},
+        "fine": {"args": ["--resume"]},
     }
     cases = {
         name: Case(port=store.port, **options)
-        for store, (name, options) in zip(stores, words.items(), strict=True)
+        for store, (name, options) in zip(stores, args.items(), strict=True)
     }
     mp.spawn(rank_process, args=(cases, str(folder)), nprocs=2)
     ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]

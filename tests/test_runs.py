@@ -24,7 +24,7 @@ STAGES = (
 )
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses setsid")
 
-# Stands in for the environment's Python: notes its words and writes what a stage would.
+# Stands in for the environment's Python: notes its arguments and writes what a stage would.
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec {python} "$@"; fi
 echo "$*" >>"$NANOCHAT_BASE_DIR.log"
@@ -38,7 +38,7 @@ mkdir -p "$NANOCHAT_BASE_DIR/runs/tiny/$name"
 echo '{{}}' >"$NANOCHAT_BASE_DIR/runs/tiny/$name/result.json"
 """
 BOOTSTRAP = """
-say() {{ printf '%s\\n' "$*" >&2; }}
+log() {{ printf '%s\\n' "$*" >&2; }}
 bootstrap() {{ PYTHON={folder}/python; }}
 """
 # Two nodes are two process groups with a disk each; only the options that it takes are dropped.
@@ -148,14 +148,14 @@ def test_a_slurm_job_saves_before_its_end_is_queued_again_and_goes_on(cluster):
     assert [stages_of(commands(cluster, node)) for node in range(2)] == [many, many]
     assert commands(cluster, 0)[-1] == "-m scripts.report --run tiny"
     assert len(commands(cluster, 1)) == len(many)
-    check_words(commands(cluster, 1)[0])
+    check_args(commands(cluster, 1)[0])
 
 
-def check_words(line: str) -> None:
-    """The words are those that torchrun and the stage take."""
-    words = line.split()
-    assert words[:2] == ["-m", "torch.distributed.run"]
-    found = torchrun.get_args_parser().parse_args(words[2:])
+def check_args(line: str) -> None:
+    """The arguments are those that torchrun and the stage take."""
+    args = line.split()
+    assert args[:2] == ["-m", "torch.distributed.run"]
+    found = torchrun.get_args_parser().parse_args(args[2:])
     assert (found.nnodes, found.node_rank, found.rdzv_backend) == ("2", 1, "static")
     assert found.rdzv_endpoint.startswith("127.0.0.1:")
     assert found.training_script == "scripts.base_train"

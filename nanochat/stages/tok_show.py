@@ -59,7 +59,7 @@ class Token:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = config.parse(TokenizeConfig, argv, stage="tokenize", word="text")
+    cfg = config.parse(TokenizeConfig, argv, stage="tokenize", positional="text")
     text = sys.stdin.read() if cfg.text is None else cfg.text
     if not text:
         raise ConfigError('there is no text; give some, as in: nanochat tokenize "Hello!"')

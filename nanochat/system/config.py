@@ -25,7 +25,7 @@ __all__ = ["convert", "flat_fields", "nested", "option"]
 T = TypeVar("T")
 MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
 MAX_THREADS = 1024  # of one process; far more than that and threads cannot be made
-SPEAK_S = 2.0  # more than a process needs to say why it ends
+REPORT_S = 2.0  # more than a process needs to say why it ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +78,24 @@ def parse(
     *,
     stage: str,
     sections: Sequence[str] = (),
-    word: str | None = None,
+    positional: str | None = None,
 ) -> T:
     """Build a stage's options from its defaults, then the preset's section, then flags.
 
-    argv: the words after the program's name; None takes them from the command line.
+    argv: the arguments after the program's name; None takes them from the command line.
     sections: for a tool that looks at other stages: their sections of the preset, of which it takes
         the options that it has.
-    word: the option that may also be given as a word without its flag.
+    positional: the option that may also be given without its flag.
     Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
     """
     fields = flat_fields(cls)
     parser = _parser(cls, fields, stage)
-    if word is not None:
-        parser.add_argument(word, metavar="word", nargs="?", help=f"the same as --{word}")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["--"]:  # torchrun needs it between its own flags and the stage's
-        words = words[1:]
-    given = vars(parser.parse_args(words))
+    if positional is not None:
+        parser.add_argument(positional, nargs="?", help=f"the same as --{positional}")
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["--"]:  # torchrun needs it between its own flags and the stage's
+        args = args[1:]
+    given = vars(parser.parse_args(args))
     preset = given.pop("preset", None)
     values: dict[str, Any] = {}
     for section in ("common", *(sections or (stage,))) if preset else ():
@@ -156,17 +156,17 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def as_args(options: Any, names: Iterable[str]) -> list[str]:
-    """Those of some options that are not as they are by default, as words of a command line."""
-    values, fields, words = to_dict(options), flat_fields(type(options)), list[str]()
+    """Those of some options that are not as they are by default, as command-line arguments."""
+    values, fields, args = to_dict(options), flat_fields(type(options)), list[str]()
     for name in names:
         if name not in fields or values[name] == fields[name].default:
             continue
         value, flag = values[name], name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            args.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{flag}", "none" if value is None else str(value)]
-    return words
+            args += [f"--{flag}", "none" if value is None else str(value)]
+    return args
 
 
 def cli(main: Callable[[], None]) -> NoReturn:
@@ -177,7 +177,7 @@ def cli(main: Callable[[], None]) -> NoReturn:
     except Stopped:
         pass
     except ReportedElsewhere:
-        time.sleep(SPEAK_S)  # torchrun ends all as soon as one has ended: who speaks goes first
+        time.sleep(REPORT_S)  # torchrun ends all as soon as one has ended: who speaks goes first
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -254,16 +254,16 @@ def _add_flag(group: Any, field: FlatField) -> None:
 
 
 def _show(value: Any) -> str:
-    words = {None: "none", True: "on", False: "off"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
+    names = {None: "none", True: "on", False: "off"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        _, _, words = message.partition("unrecognized arguments: ")
-        if any(Path(word).exists() for word in words.split()):
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        if any(Path(arg).exists() for arg in unknown.split()):
             raise ConfigError(f"{message}; a pattern of files needs quotes: --data '*.parquet'")
         flags = [flag for action in self._actions for flag in action.option_strings]
-        near = [n for word in words.split() for n in difflib.get_close_matches(word, flags, 1)]
+        near = [n for arg in unknown.split() for n in difflib.get_close_matches(arg, flags, 1)]
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"{message}; {hint}{self.prog} --help lists the flags")

@@ -86,10 +86,10 @@ class StartedWith:
 
 
 @contextlib.contextmanager
-def session(options: RunOptions, begun: StartedWith | None = None) -> Iterator[Run]:
+def session(options: RunOptions, started: StartedWith | None = None) -> Iterator[Run]:
     """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
-    begun: taken where the options name nothing; without it the cores are shared out, and rank 0
+    started: taken where the options name nothing; without it the cores are shared out, and rank 0
     measures the dtype. Rank 0's choice is everyone's. An error in one process reaches all, and
     every machine prints it once. Collective.
     """
@@ -120,9 +120,9 @@ def session(options: RunOptions, begun: StartedWith | None = None) -> Iterator[R
             compute_dtype=torch.float32,
         )
         # rank 0's: the others may lack the record it is from
-        begun = broadcast_object(run, begun or StartedWith())
-        _set_threads(options.threads, begun, run)
-        name = options.dtype or begun.dtype
+        started = broadcast_object(run, started or StartedWith())
+        _set_threads(options.threads, started, run)
+        name = options.dtype or started.dtype
         if name is None and run.is_main:
             name = str(devices.measure_dtype(device)).removeprefix("torch.")
         name = broadcast_object(run, name)
@@ -184,8 +184,8 @@ def from_main(run: Run, work: Callable[[], T]) -> T:
 def on_all(run: Run, work: Callable[[], T]) -> T:
     """Do something on every rank; an error on some is raised on all. Collective."""
     found, error = _attempt(work)
-    words = error and (socket.gethostname(), failures.describe_error(error))
-    failed = {rank: said for rank, said in enumerate(gather_objects(run, words)) if said}
+    failure = error and (socket.gethostname(), failures.describe_error(error))
+    failed = {rank: each for rank, each in enumerate(gather_objects(run, failure)) if each}
     if error is not None and (len(failed) == run.world_size or not isinstance(error, UserError)):
         raise error
     for rank, (host, text) in failed.items():
@@ -310,15 +310,15 @@ def _place() -> tuple[int, int, int]:
     return rank, world_size, local_rank
 
 
-def _set_threads(threads: int | None, begun: StartedWith, run: Run) -> None:
+def _set_threads(threads: int | None, started: StartedWith, run: Run) -> None:
     """Share the cores out between the processes of this machine, or take as many as before.
 
     torchrun sets OMP_NUM_THREADS=1, which would leave cores idle when ranks are few.
     """
     if threads is None:
         threads = max(1, devices.cores() // local_world_size())
-        same_ranks = run.device.type == "cpu" and begun.world_size == run.world_size
-        before = (same_ranks and begun.threads) or threads
+        same_ranks = run.device.type == "cpu" and started.world_size == run.world_size
+        before = (same_ranks and started.threads) or threads
         if before > threads:
             log.warning(
                 "warning: started with %d threads, only %d available: results may differ in the "

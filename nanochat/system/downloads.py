@@ -29,7 +29,7 @@ ATTEMPTS = 6  # in a row that bring not one byte
 LONGEST_WAIT_S = 60.0
 NETWORK_ERRORS = (URLError, HTTPException, SSLError, TimeoutError, ConnectionError)
 
-# Called with the bytes that are on disk by now and the full length, or None if nobody told it.
+# Called with the bytes that are on disk by now and the full length, or None if it is not known.
 DownloadProgress = Callable[[int, int | None], None]
 
 
@@ -197,8 +197,8 @@ class _Download(BaseHandler):
         if start and not headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             self.discard()
             raise _Retry("the server resumed at another place than asked for")
-        told = headers.get("Content-Length", "")
-        length = start + int(told) if told.isdigit() else None
+        stated = headers.get("Content-Length", "")
+        length = start + int(stated) if stated.isdigit() else None
         if not start:
             self.tag_file.write_text(headers.get("ETag", ""), encoding="utf-8")
         done = start
@@ -217,8 +217,10 @@ class _Download(BaseHandler):
             self.discard()
             return _Retry(reason)
         if error.code in (408, 425, 429) or error.code >= 500:
-            told = error.headers.get("Retry-After", "")
-            return _Retry(reason, wait_s=min(LONGEST_WAIT_S, int(told)) if told.isdigit() else None)
+            stated = error.headers.get("Retry-After", "")
+            return _Retry(
+                reason, wait_s=min(LONGEST_WAIT_S, int(stated)) if stated.isdigit() else None
+            )
         remedy = "check the address"
         if error.code in (401, 403):
             remedy = "set HF_TOKEN to a token that may read it, and accept its terms on the hub"

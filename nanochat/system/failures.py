@@ -18,7 +18,7 @@ import torch.distributed as dist
 from nanochat.system import storage
 from nanochat.system.errors import ConfigError, RankError, ReportedElsewhere, explain
 
-TOGETHER_S = 600.0  # imports from a slow network disk take minutes
+JOIN_S = 600.0  # imports from a slow network disk take minutes
 ANSWER_S = 10.0  # of a store that may have ended with its process
 POLL_S = 0.05
 REASON, HERE = "nanochat/reason", "nanochat/here"
@@ -65,11 +65,11 @@ def wait_for_all(store: dist.Store, me: Process) -> None:
     while (here := store.add(HERE, 0)) < me.world_size:
         found = _read(store)
         if found is not None:
-            raise RankError(_told(found))
-        if time.monotonic() - begin_s > TOGETHER_S:
+            raise RankError(_others_reason(found))
+        if time.monotonic() - begin_s > JOIN_S:
             raise ConfigError(
                 f"{here} of {me.world_size} processes have come together within "
-                f"{TOGETHER_S / 60:.0f} minutes; see what the other machines say, and that they "
+                f"{JOIN_S / 60:.0f} minutes; see what the other machines say, and that they "
                 "reach this one"
             )
         time.sleep(POLL_S)
@@ -85,15 +85,15 @@ def reported_error(error: Exception, store: dist.Store, me: Process) -> Exceptio
         store.set_timeout(timedelta(seconds=ANSWER_S))
         found = _read(store)
         if found is None and not _is_lost_connection(error):
-            found = _leave(store, me, mine)
+            found = _record(store, me, mine)
         text = found["text"] if found else ""
-        said = hashlib.sha256(text.encode()).hexdigest()[:16]
-        first = store.add(f"nanochat/said/{me.node}/{said}", 1) == 1
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        first = store.add(f"nanochat/reported/{me.node}/{digest}", 1) == 1
     except (RuntimeError, ValueError):  # the store has ended with the process that held it
-        return RankError(_told(None)) if _is_lost_connection(error) else error
+        return RankError(_others_reason(None)) if _is_lost_connection(error) else error
     if not first:
         return ReportedElsewhere()
-    return error if text == mine else RankError(_told(found))
+    return error if text == mine else RankError(_others_reason(found))
 
 
 def describe_error(error: Exception) -> str:
@@ -102,9 +102,9 @@ def describe_error(error: Exception) -> str:
     return line or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _leave(store: dist.Store, me: Process, words: str) -> dict[str, Any]:
+def _record(store: dist.Store, me: Process, text: str) -> dict[str, Any]:
     """The reason on record: this process's unless another was faster."""
-    reason = json.dumps({"rank": me.rank, "host": me.host, "text": words})
+    reason = json.dumps({"rank": me.rank, "host": me.host, "text": text})
     found: dict[str, Any] = json.loads(store.compare_set(REASON, "", reason))
     return found
 
@@ -113,7 +113,7 @@ def _read(store: dist.Store) -> dict[str, Any] | None:
     return json.loads(store.get(REASON)) if store.check([REASON]) else None
 
 
-def _told(found: dict[str, Any] | None) -> str:
+def _others_reason(found: dict[str, Any] | None) -> str:
     """Another process's reason as a line of this one."""
     if found is None:
         return (
@@ -125,5 +125,5 @@ def _told(found: dict[str, Any] | None) -> str:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    lost = any(words in str(error).lower() for words in LOST)
+    lost = any(phrase in str(error).lower() for phrase in LOST)
     return isinstance(error, RuntimeError) and lost

@@ -40,7 +40,7 @@ class MetricsLogger:
         dropped as well: the run makes them again, as some may not have been written.
         """
         self._file: TextIO | None = None
-        self._refused = False
+        self._write_failed = False
         self._wandb = None
         if not run.is_main:
             return
@@ -60,9 +60,9 @@ class MetricsLogger:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()  # what a full disk refuses stays in the buffer for the next time
         except OSError as error:
-            if not self._refused:
+            if not self._write_failed:
                 log.warning("metrics.jsonl cannot be written (%s); training goes on", error)
-            self._refused = True
+            self._write_failed = True
         if self._wandb is not None:
             self._wandb.log({"step": step, **values})
 

@@ -13,11 +13,11 @@ from nanochat.system.errors import ConfigError
 PATIENCE_S = 12 * 3600.0  # the others wait while the first machine trains the tokenizer
 POLL_S = 0.5
 READ_S = 5.0  # of a stranger that connects and says nothing
-LONGEST = 200  # bytes of a line
+MAX_LINE_BYTES = 200  # bytes of a line
 
 
 def agree(
-    about: str, word: str, *, nodes: int, rank: int, address: str, patience_s: float = PATIENCE_S
+    about: str, value: str, *, nodes: int, rank: int, address: str, patience_s: float = PATIENCE_S
 ) -> str:
     """The first machine's word, on every machine; each calls this once with the same `about`.
 
@@ -28,11 +28,11 @@ def agree(
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"the first node's address must be HOST:PORT, got {address!r}")
     if rank == 0:
-        return _tell(about, word, range(1, nodes), int(port), time.monotonic() + patience_s)
+        return _answer(about, value, range(1, nodes), int(port), time.monotonic() + patience_s)
     return _ask(about, rank, host, int(port), time.monotonic() + patience_s)
 
 
-def _tell(about: str, word: str, ranks: range, port: int, deadline_s: float) -> str:
+def _answer(about: str, value: str, ranks: range, port: int, deadline_s: float) -> str:
     """Answer each of the other machines once."""
     waiting = set(ranks)
     with socket.create_server(("", port)) as server:
@@ -45,9 +45,9 @@ def _tell(about: str, word: str, ranks: range, port: int, deadline_s: float) -> 
                     asked = _line(connection)
                     rank = asked.removeprefix(f"{about} ")
                     if rank.isdecimal() and int(rank) in ranks:
-                        connection.sendall(f"{word}\n".encode())
+                        connection.sendall(f"{value}\n".encode())
                         waiting.discard(int(rank))
-    return word
+    return value
 
 
 def _ask(about: str, rank: int, host: str, port: int, deadline_s: float) -> str:
@@ -58,8 +58,8 @@ def _ask(about: str, rank: int, host: str, port: int, deadline_s: float) -> str:
             socket.create_connection((host, port), READ_S) as connection,
         ):
             connection.sendall(f"{about} {rank}\n".encode())
-            if word := _line(connection):
-                return word
+            if value := _line(connection):
+                return value
         _check_time(deadline_s, about, f"node 0 at {host}:{port} did not answer")
         time.sleep(POLL_S)
 
@@ -68,7 +68,7 @@ def _line(connection: socket.socket) -> str:
     """One whole line, or nothing."""
     connection.settimeout(READ_S)
     with connection.makefile("rb") as file:
-        found = file.readline(LONGEST)
+        found = file.readline(MAX_LINE_BYTES)
     return found[:-1].decode(errors="replace") if found.endswith(b"\n") else ""
 
 

@@ -144,15 +144,15 @@ def convert(field: FlatField, value: Any) -> Any:
             names = ", ".join(field.choices)
             raise ConfigError(f"{field.flag} must be one of {names}, got {value!r}")
         return value
-    others = "".join(f" or {word}" for word in special)
+    alternatives = "".join(f" or {word}" for word in special)
     try:
         found = _cast(kind, value)
     except (TypeError, ValueError, OverflowError):
-        noun = _NOUNS.get(kind, "readable UTF-8 text") + others
+        noun = _NOUNS.get(kind, "readable UTF-8 text") + alternatives
         limit = ", of at most 2^53" if kind is int and str(value).strip("-").isdecimal() else ""
         raise ConfigError(f"{field.flag} must be {noun}{limit}, got {value!r}") from None
     if field.bounds is not None and found not in field.bounds:
-        raise ConfigError(f"{field.flag} must be {field.bounds}{others}, got {found}")
+        raise ConfigError(f"{field.flag} must be {field.bounds}{alternatives}, got {found}")
     return found
 
 
@@ -180,13 +180,13 @@ def _unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
     if not (isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union):
         return kind, {}
     inner: list[Any] = []
-    words: dict[str, Any] = {}
+    special: dict[str, Any] = {}
     for arg in typing.get_args(kind):
         if arg is type(None):
-            words["none"] = None
+            special["none"] = None
         elif typing.get_origin(arg) is Literal:
-            words.update({word: word for word in typing.get_args(arg)})
+            special.update({word: word for word in typing.get_args(arg)})
         else:
             inner.append(arg)
     assert len(inner) == 1, f"options take one type, with words or None beside it, not {kind}"
-    return inner[0], words
+    return inner[0], special

@@ -178,26 +178,26 @@ def filter_system_calls() -> None:
     """
     column, architecture, clone, clone3, _ = MACHINES[platform.machine()]
     denied = [numbers[column] for numbers in DENIED.values()]
-    load, jump_equal, jump_at_least, jump_set, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    load, jump_equal, jump_at_least, jump_set, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     program = [
         (load, 0, 0, 4),  # the architecture; another one has other numbers
         (jump_equal, 1, 0, architecture),
-        (give, 0, 0, KILL),
+        (ret, 0, 0, KILL),
         (load, 0, 0, 0),  # the number of the call
         (jump_at_least, 0, 1, 0x40000000),  # the x32 variants of the x86-64 calls
-        (give, 0, 0, ERRNO | EPERM),
+        (ret, 0, 0, ERRNO | EPERM),
         (jump_equal, 0, 1, clone3),  # its flags lie in memory; without it libc takes clone
-        (give, 0, 0, ERRNO | ENOSYS),
+        (ret, 0, 0, ERRNO | ENOSYS),
     ]
     for number in denied:
         if number is not None:
-            program += [(jump_equal, 0, 1, number), (give, 0, 0, ERRNO | EPERM)]
+            program += [(jump_equal, 0, 1, number), (ret, 0, 0, ERRNO | EPERM)]
     program += [
         (jump_equal, 0, 3, clone),
         (load, 0, 0, 16),  # the low half of its first argument, the flags
         (jump_set, 1, 0, CLONE_THREAD),
-        (give, 0, 0, ERRNO | EPERM),
-        (give, 0, 0, ALLOW),
+        (ret, 0, 0, ERRNO | EPERM),
+        (ret, 0, 0, ALLOW),
     ]
     packed = b"".join(struct.pack("HBBI", *step) for step in program)
     buffer = ctypes.create_string_buffer(packed, len(packed))
