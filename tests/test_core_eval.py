@@ -163,20 +163,24 @@ def test_schema_prompts_share_the_ending_and_language_prompts_the_beginning():
 
 def test_the_scored_part_is_what_differs_what_is_shared_or_the_continuation():
     words = WordTokenizer()
-    found = core_bundle.options(task(), ["q a b", "q c"], words, 99)
+    found = core_bundle.answer_options(task(), ["q a b", "q c"], words, 99)
     assert [(len(option.tokens), option.start) for option in found] == [(4, 2), (3, 2)]
-    found = core_bundle.options(task("schema"), ["the cat ran off", "dogs ran off"], words, 99)
+    found = core_bundle.answer_options(
+        task("schema"), ["the cat ran off", "dogs ran off"], words, 99
+    )
     assert [(len(option.tokens), option.start) for option in found] == [(5, 3), (4, 2)]
-    found = core_bundle.options(task("language_modeling"), ["x y", "x y z w"], words, 99)
+    found = core_bundle.answer_options(task("language_modeling"), ["x y", "x y z w"], words, 99)
     assert [(len(option.tokens), option.start) for option in found] == [(5, 3)]
 
 
 def test_prompts_over_the_context_lose_their_beginning_and_keep_the_bos():
     texts = ["abcdefgh" + "X", "abcdefgh" + "YZ"]
-    found = core_bundle.options(task(), texts, ByteTokenizer(), 4)
+    found = core_bundle.answer_options(task(), texts, ByteTokenizer(), 4)
     assert found[0] == AnswerOption([BOS, *b"fghX"], 4)
     assert found[1] == AnswerOption([BOS, *b"ghYZ"], 3)
-    endless = core_bundle.options(task("language_modeling"), ["a", "abcdefgh"], ByteTokenizer(), 3)
+    endless = core_bundle.answer_options(
+        task("language_modeling"), ["a", "abcdefgh"], ByteTokenizer(), 3
+    )
     assert endless == [AnswerOption([BOS, *b"fgh"], 1)]
 
 
@@ -199,7 +203,10 @@ def test_every_task_type_equals_the_naive_reference(tmp_path, batch_tokens):
     model, tokenizer = TinyModel(), ByteTokenizer()
     log = tmp_path / "items.jsonl"
     found = core.evaluate(
-        reader(model, batch_tokens=batch_tokens), bundle, run=distributed.single_run(), log=log
+        reader(model, batch_tokens=batch_tokens),
+        bundle,
+        run=distributed.single_run(),
+        items_path=log,
     )
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(rows) == 13 + 5 + 7 + 6
@@ -210,7 +217,7 @@ def test_every_task_type_equals_the_naive_reference(tmp_path, batch_tokens):
             texts = core_bundle.prompts(
                 part, items[index], core_bundle.fewshot(items, index, part.shots)
             )
-            scored = core_bundle.options(part, texts, tokenizer, 4096)
+            scored = core_bundle.answer_options(part, texts, tokenizer, 4096)
             pairs = [naive_losses(model, option.tokens, option.start) for option in scored]
             if part.kind == "language_modeling":
                 assert row["correct"] == all(pairs[0][1])
@@ -256,7 +263,7 @@ def test_item_cap_keeps_the_prompts_of_the_items_that_stay(tmp_path):
     logs = []
     for cap in (None, 3):
         log = tmp_path / f"{cap}.jsonl"
-        core.evaluate(reader(), bundle, run=distributed.single_run(), max_items=cap, log=log)
+        core.evaluate(reader(), bundle, run=distributed.single_run(), max_items=cap, items_path=log)
         logs.append([json.loads(line) for line in log.read_text().splitlines()])
     assert len(logs[1]) == 12
     assert all(row in logs[0] for row in logs[1])

@@ -214,7 +214,7 @@ def test_rows_of_one_text_are_computed_once_until_they_take_different_tokens(slo
         assert computed == len(decoded)
     alone = Engine(model, TOKENIZER, slots=1)
     assert found == [alone.generate([request])[0] for request in requests]
-    assert sorted(engine._free) == list(range(slots))
+    assert sorted(engine._free_slots) == list(range(slots))
 
 
 def test_rows_leave_a_shared_text_one_by_one_and_the_others_go_on():

@@ -1,13 +1,14 @@
 """Batched generation: many requests of different lengths share one model and one KV cache.
 
-Owns the scheduling of rows over cache slots, the calculator tool, and where a row stops. Owns not:
-the cache (kv_cache), the choice of a token (sampling), the text of tokens (generation), HTTP.
+Owns the scheduling of sequences over cache slots (continuous batching), the calculator tool, and
+when a sequence ends. Does not own the cache (kv_cache), the choice of a token (sampling), the text
+of tokens (requests) or HTTP.
 
-A row is a request at work. Rows whose texts are the same so far are one branch, which has a slot
-and is computed once, whatever their number; where they take different tokens the branch splits.
-Each step reads a chunk of every branch that has several tokens to read (a prompt, or a tool's
-output), decodes one token of every other branch, and samples for all rows at once: one wait for the
-device a step. A branch without rows frees its slot for the next in the queue.
+Sequences whose tokens are equal so far share a slot and are computed once; when they sample
+different tokens, the slot is copied and they separate. Each step prefills one chunk of every slot
+with several uncached tokens (a prompt, or a tool's output), decodes one token of every other slot,
+and samples for all sequences at once, so that it waits for the device only once. A slot is free
+again when its last sequence ends, and the next request in the queue takes it.
 """
 
 from __future__ import annotations
@@ -25,24 +26,23 @@ from torch import Tensor
 from nanochat.engine.kv_cache import KVCache
 from nanochat.engine.requests import Completion, Event, FinishReason, Request, Transcript
 from nanochat.engine.sampling import SamplingBatch, sample
-from nanochat.engine.sequences import ActiveRequest, Branch, fitting
+from nanochat.engine.sequences import ActiveSequence, Slot, prefill_batch
 from nanochat.gpt import GPT
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tools import calculator
 
-MAX_TOOL_CALLS = 16  # of one request; further ones are answered with TOOL_ERROR
-TOOL_ERROR = "error"  # what the model reads when the calculator refuses
+MAX_TOOL_CALLS = 16  # per request; further calls are answered with TOOL_ERROR
+TOOL_ERROR = "error"  # what the model reads if the calculator rejects an expression
 
 
 class Engine:
     """Generates for many requests at once from its own copy of a model's weights.
 
-    slots: different texts that are written at the same time. max_len: tokens of prompt and answer
-    together, by default the model's sequence length. dtype: of weights and cache, by default the
-    model's compute dtype. deterministic: tools run inline; otherwise in threads while other rows go
-    on.
-    One thread uses an engine.
+    slots: different sequences that are generated at the same time. max_len: tokens of prompt and
+    answer together, by default the model's sequence length. dtype: of weights and cache, by default
+    the model's compute dtype. deterministic: run tools inline; otherwise they run in threads while
+    other sequences continue. Not thread-safe.
     """
 
     def __init__(
@@ -70,32 +70,32 @@ class Engine:
         }
         self._ends = {True: {tokenizer.bos_id, tokenizer.special_id("<|assistant_end|>")}}
         self._ends[False] = {tokenizer.bos_id}
-        self._free = list(range(slots))  # a heap
-        self._waiting: deque[ActiveRequest] = deque()
-        self._branches: list[Branch] = []  # by slot
-        self._admit_at = 1  # free slots before the queue is looked at, while rows run
+        self._free_slots = list(range(slots))  # a heap
+        self._waiting: deque[ActiveSequence] = deque()
+        self._slots: list[Slot] = []  # those in use, by index
+        self._admit_at = 1  # free slots needed to admit requests while others run
         self._next_id = 0
         self._settings: tuple[list[int], SamplingBatch] | None = None
 
     def refresh(self, model: GPT) -> None:
-        """Take over a model's present weights; no request may be at work."""
-        assert not getattr(self, "_branches", None), "refresh between requests"
+        """Copy a model's current weights; no request may be running."""
+        assert not getattr(self, "_slots", None), "refresh between requests"
         self.model = model.for_inference(self.dtype)
 
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or running."""
-        return not self._waiting and not self._branches
+        return not self._waiting and not self._slots
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer all requests; completions stand in the order of the requests."""
-        assert self.idle, "generate() needs the engine for itself"
-        # Similar lengths together, long ones first: little padding, and no long row left for last.
+        """Answer all requests; completions are in the order of the requests."""
+        assert self.idle, "generate() needs an idle engine"
+        # Similar lengths together, long ones first: little padding, and no long one left for last.
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
         place = {self.submit(requests[i], stream=False): i for i in order}
         completions: dict[int, Completion] = {}
-        # Several new rows at a time: reading one prompt costs almost as much as reading four.
-        self._admit_at = max(1, len(self._free) // 8)
+        # Several prompts at a time: prefilling one costs almost as much as prefilling four.
+        self._admit_at = max(1, len(self._free_slots) // 8)
         try:
             while not self.idle:
                 for event in self.step():
@@ -118,8 +118,9 @@ class Engine:
             self.abort(request_id)
 
     def submit(self, request: Request, *, stream: bool = True) -> int:
-        """Queue a request and return its id; `step` brings its events, only the last if not stream.
+        """Queue a request and return its id; `step` returns its events.
 
+        stream: an event for every token; otherwise only the last one.
         Raises: ConfigError for a prompt that is empty or has a token outside the vocabulary.
         """
         if not request.prompt:
@@ -127,241 +128,247 @@ class Engine:
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.tokenizer.vocab_size:
             raise ConfigError(f"the prompt has a token outside 0..{self.tokenizer.vocab_size - 1}")
         seed = request.params.seed
-        row = ActiveRequest(
+        seq = ActiveSequence(
             id=self._next_id,
             request=request,
             seed=random.getrandbits(63) if seed is None else seed,
             transcript=Transcript(self.tokenizer, request.params.stop),
             live=stream or bool(request.params.stop),
             stream=stream,
-            text=list(request.prompt),
+            tokens=list(request.prompt),
         )
         self._next_id += 1
-        self._waiting.append(row)
-        return row.id
+        self._waiting.append(seq)
+        return seq.id
 
     def abort(self, request_id: int) -> Completion | None:
-        """End a request at once and return what it has, None if there is no such request."""
-        for row in self._rows():
-            if row.id == request_id:
-                return self._finish(row, "abort").completion
+        """End a request at once and return what it has produced; None if it is unknown."""
+        for seq in self._sequences():
+            if seq.id == request_id:
+                return self._finish(seq, "abort").completion
         return None
 
     def clear(self) -> None:
         """Drop every request, without a last event."""
-        for row in self._rows():
-            self._release(row)
+        for seq in self._sequences():
+            self._release(seq)
 
-    def _rows(self) -> list[ActiveRequest]:
-        return [*(row for branch in self._branches for row in branch.rows), *self._waiting]
+    def _sequences(self) -> list[ActiveSequence]:
+        return [*(seq for slot in self._slots for seq in slot.sequences), *self._waiting]
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Do one round of work for all rows and return what happened, in order."""
+        """Advance all sequences by one round and return what happened, in order."""
         events: list[Event] = []
         self._admit(events)
         self._collect_tools(events)
-        ready = [branch for branch in self._branches if not branch.tools]
-        if not ready and self._branches:
-            tools = [tool for branch in self._branches for tool in branch.tools]
+        ready = [slot for slot in self._slots if not slot.pending_tools]
+        if not ready and self._slots:
+            tools = [tool for slot in self._slots for tool in slot.pending_tools]
             wait(tools, return_when=FIRST_COMPLETED)
-        decoding = [branch for branch in ready if branch.unread == 1]
-        reading = fitting([branch for branch in ready if branch.unread > 1])
-        hidden = [self._forward(branches) for branches in (decoding, reading) if branches]
-        sampling = [branch for branch in decoding + reading if not branch.unread]
+        decoding = [slot for slot in ready if slot.uncached == 1]
+        prefilling = prefill_batch([slot for slot in ready if slot.uncached > 1])
+        hidden = [self._forward(slots) for slots in (decoding, prefilling) if slots]
+        sampling = [slot for slot in decoding + prefilling if not slot.uncached]
         if sampling:
-            rows = [row for branch in sampling for row in branch.rows]
-            logits = self.model.logits(torch.cat(hidden))  # [branches, V]
-            if len(rows) > len(sampling):
-                counts = torch.tensor([len(branch.rows) for branch in sampling])
+            sequences = [seq for slot in sampling for seq in slot.sequences]
+            logits = self.model.logits(torch.cat(hidden))  # [slots, V]
+            if len(sequences) > len(sampling):
+                counts = torch.tensor([len(slot.sequences) for slot in sampling])
                 logits = logits.repeat_interleave(
-                    counts.to(self.device), dim=0, output_size=len(rows)
+                    counts.to(self.device), dim=0, output_size=len(sequences)
                 )
-            for row, token in zip(rows, self._choose(rows, logits), strict=True):
-                self._accept(row, token, events)
-            for branch in sampling:
-                self._split(branch)
+            for seq, token in zip(sequences, self._sample(sequences, logits), strict=True):
+                self._accept(seq, token, events)
+            for slot in sampling:
+                self._split(slot)
         return events
 
     def _admit(self, events: list[Event]) -> None:
-        """Give free slots to waiting rows, first come, first served.
+        """Give free slots to waiting sequences, first come, first served.
 
-        A row whose text is being read joins that branch; a prompt that is in the cache is copied.
+        A sequence whose tokens equal those of a slot joins it; a prompt that is already cached in
+        another slot is copied from there.
         """
-        if not self._waiting or (self._branches and len(self._free) < self._admit_at):
+        if not self._waiting or (self._slots and len(self._free_slots) < self._admit_at):
             return
-        readers = {tuple(b.rows[0].request.prompt): b for b in self._branches}
+        readers = {tuple(slot.sequences[0].request.prompt): slot for slot in self._slots}
         while self._waiting:
-            row = self._waiting[0]
-            prompt = tuple(row.request.prompt)
+            seq = self._waiting[0]
+            prompt = tuple(seq.request.prompt)
             reader = readers.get(prompt)
-            if len(row.text) > self.max_len:
-                events.append(self._finish(row, "length"))
+            if len(seq.tokens) > self.max_len:
+                events.append(self._finish(seq, "length"))
                 continue
-            if reader is not None and reader.rows[0].text == row.text:
-                reader.rows.append(row)
-                row.branch = reader
-            elif self._free:
-                branch = self._open([row])
-                if reader is not None:  # the last token's hidden state gives the first to come
-                    self._copy(reader, branch, min(reader.cached, len(prompt) - 1))
-                readers.setdefault(prompt, branch)
+            if reader is not None and reader.sequences[0].tokens == seq.tokens:
+                reader.sequences.append(seq)
+                seq.slot = reader
+            elif self._free_slots:
+                slot = self._take_slot([seq])
+                if reader is not None:  # the prompt's last token is needed for its hidden state
+                    self._copy_prefix(reader, slot, min(reader.cached, len(prompt) - 1))
+                readers.setdefault(prompt, slot)
             else:
                 break
             self._waiting.popleft()
 
-    def _open(self, rows: list[ActiveRequest]) -> Branch:
-        """A branch of these rows, whose texts are equal, in a free slot."""
-        branch = Branch(heapq.heappop(self._free), rows)  # low slots first: they lie close together
-        for row in rows:
-            row.branch = branch
-        bisect.insort(self._branches, branch, key=lambda other: other.slot)
-        return branch
+    def _take_slot(self, sequences: list[ActiveSequence]) -> Slot:
+        """Give these sequences, whose tokens are equal, a free slot."""
+        # Low indices first, so that the slots in use are close together.
+        slot = Slot(heapq.heappop(self._free_slots), sequences)
+        for seq in sequences:
+            seq.slot = slot
+        bisect.insort(self._slots, slot, key=lambda other: other.index)
+        return slot
 
-    def _copy(self, source: Branch, target: Branch, length: int) -> None:
+    def _copy_prefix(self, source: Slot, target: Slot, length: int) -> None:
         if length:
-            self.cache.copy(source.slot, [target.slot], length)
+            self.cache.copy(source.index, [target.index], length)
         target.cached = length
 
-    def _split(self, branch: Branch) -> None:
-        """Let rows that took different tokens go on in branches of their own.
+    def _split(self, slot: Slot) -> None:
+        """Give sequences that took different tokens separate slots.
 
-        Without a free slot they go back to the head of the queue, with what they have written.
+        Without a free slot they return to the head of the queue and keep their tokens.
         """
-        if len(branch.rows) < 2:
+        if len(slot.sequences) < 2:
             return
-        alike: dict[tuple[int, ...], list[ActiveRequest]] = {}
-        for row in branch.rows:
-            alike.setdefault(tuple(row.text[branch.cached :]), []).append(row)
-        # Rows whose tool runs have one text, as they took one token. They stay.
-        groups = sorted(alike.values(), key=lambda rows: all(row.tool is None for row in rows))
-        branch.rows = groups[0]
-        for rows in groups[1:]:
-            if self._free:
-                self._copy(branch, self._open(rows), branch.cached)
+        alike: dict[tuple[int, ...], list[ActiveSequence]] = {}
+        for seq in slot.sequences:
+            alike.setdefault(tuple(seq.tokens[slot.cached :]), []).append(seq)
+        # Sequences with a running tool all took the same token: they are one group, and stay.
+        groups = sorted(alike.values(), key=lambda group: all(seq.tool is None for seq in group))
+        slot.sequences = groups[0]
+        for sequences in groups[1:]:
+            if self._free_slots:
+                self._copy_prefix(slot, self._take_slot(sequences), slot.cached)
                 continue
-            for row in reversed(rows):
-                row.branch = None
-                self._waiting.appendleft(row)
+            for seq in reversed(sequences):
+                seq.slot = None
+                self._waiting.appendleft(seq)
 
-    def _forward(self, branches: list[Branch]) -> Tensor:
-        """Read up to a chunk of every branch's unread tokens into the cache.
+    def _forward(self, slots: list[Slot]) -> Tensor:
+        """Process the next tokens of every slot, at most a chunk of each.
 
-        Returns (branches that have nothing unread any more, C): their last token's hidden state.
+        Returns [slots without uncached tokens, C], the hidden state of their last token.
         """
-        texts = [branch.next_tokens() for branch in branches]
-        counts = [len(text) for text in texts]
+        chunks = [slot.next_tokens() for slot in slots]
+        counts = [len(chunk) for chunk in chunks]
         T = max(counts)
-        padded = [text + [0] * (T - len(text)) for text in texts]
+        padded = [chunk + [0] * (T - len(chunk)) for chunk in chunks]
         tokens = torch.tensor(padded).to(self.device, non_blocking=True)  # [B, T]
-        slots, starts = [b.slot for b in branches], [b.cached for b in branches]
-        hidden = self.model.hidden(tokens, self.cache.view(slots, starts, counts))  # [B, T, C]
-        for branch, count in zip(branches, counts, strict=True):
-            branch.cached += count
+        indices, starts = [slot.index for slot in slots], [slot.cached for slot in slots]
+        hidden = self.model.hidden(tokens, self.cache.view(indices, starts, counts))  # [B, T, C]
+        for slot, count in zip(slots, counts, strict=True):
+            slot.cached += count
         if T == 1:
             return hidden[:, 0]
-        last = [(i, n - 1) for i, n in enumerate(counts) if not branches[i].unread]
+        last = [(i, n - 1) for i, n in enumerate(counts) if not slots[i].uncached]
         row_index, column_index = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
         return hidden[row_index.to(self.device), column_index.to(self.device)]
 
-    def _choose(self, rows: list[ActiveRequest], logits: Tensor) -> list[int]:
-        """Sample a token for every row; the step's one wait for the device."""
-        logits = logits[:, : self.tokenizer.vocab_size]  # a model may have more, for alignment
-        ids = [row.id for row in rows]
+    def _sample(self, sequences: list[ActiveSequence], logits: Tensor) -> list[int]:
+        """Sample a token for every sequence; the only wait for the device in a step."""
+        logits = logits[:, : self.tokenizer.vocab_size]  # the model's may be padded for alignment
+        ids = [seq.id for seq in sequences]
         if self._settings is None or self._settings[0] != ids:
             batch = SamplingBatch.build(
-                [row.request.params for row in rows],
-                [row.seed for row in rows],
+                [seq.request.params for seq in sequences],
+                [seq.seed for seq in sequences],
                 vocab_size=logits.shape[-1],
                 device=self.device,
             )
             self._settings = (ids, batch)
-        positions = torch.tensor([len(row.text) for row in rows]).to(self.device, non_blocking=True)
+        positions = torch.tensor([len(seq.tokens) for seq in sequences])
+        positions = positions.to(self.device, non_blocking=True)
         return sample(logits, self._settings[1], positions).tolist()
 
-    def _accept(self, row: ActiveRequest, token: int, events: list[Event]) -> None:
-        """Append a sampled token and decide how the row goes on."""
-        self._append(row, token, 1, events)
-        if token in self._ends[row.request.chat] or row.transcript.stopped:
-            events.append(self._finish(row, "stop"))
-        elif len(row.mask) >= row.request.params.max_new_tokens or len(row.text) > self.max_len:
-            events.append(self._finish(row, "length"))
-        elif row.request.tools and row.request.chat:
-            self._follow_tools(row, token, events)
+    def _accept(self, seq: ActiveSequence, token: int, events: list[Event]) -> None:
+        """Append a sampled token and decide how the sequence continues."""
+        self._append(seq, token, 1, events)
+        if token in self._ends[seq.request.chat] or seq.transcript.stopped:
+            events.append(self._finish(seq, "stop"))
+        elif len(seq.mask) >= seq.request.params.max_new_tokens or len(seq.tokens) > self.max_len:
+            events.append(self._finish(seq, "length"))
+        elif seq.request.tools and seq.request.chat:
+            self._follow_tools(seq, token, events)
 
-    def _append(self, row: ActiveRequest, token: int, sampled: int, events: list[Event]) -> None:
-        row.text.append(token)
-        row.mask.append(sampled)
-        if row.live:
-            kind, text = row.transcript.push(token)
-            if row.stream:
-                events.append(Event(row.id, kind, text, token))
+    def _append(self, seq: ActiveSequence, token: int, sampled: int, events: list[Event]) -> None:
+        seq.tokens.append(token)
+        seq.mask.append(sampled)
+        if seq.live:
+            kind, text = seq.transcript.push(token)
+            if seq.stream:
+                events.append(Event(seq.id, kind, text, token))
 
-    def _follow_tools(self, row: ActiveRequest, token: int, events: list[Event]) -> None:
-        """Note where a tool call begins; at its end run it, or park the row while it runs."""
+    def _follow_tools(self, seq: ActiveSequence, token: int, events: list[Event]) -> None:
+        """Note where a tool call starts; at its end run it, or park the slot while it runs."""
         if token == self._special["python_start"]:
-            row.code_start = len(row.text)
-        elif token == self._special["python_end"] and row.code_start is not None:
-            code = self.tokenizer.decode(row.text[row.code_start : -1])
-            row.code_start = None
-            row.calls += 1
-            if row.calls > MAX_TOOL_CALLS:
-                self._force_output(row, TOOL_ERROR, events)
+            seq.code_start = len(seq.tokens)
+        elif token == self._special["python_end"] and seq.code_start is not None:
+            code = self.tokenizer.decode(seq.tokens[seq.code_start : -1])
+            seq.code_start = None
+            seq.tool_calls += 1
+            if seq.tool_calls > MAX_TOOL_CALLS:
+                self._force_output(seq, TOOL_ERROR, events)
             elif self._pool is None:
-                self._force_output(row, _calculate(code), events)
+                self._force_output(seq, _calculate(code), events)
             else:
-                row.tool = self._pool.submit(_calculate, code)
+                seq.tool = self._pool.submit(_calculate, code)
 
     def _collect_tools(self, events: list[Event]) -> None:
-        for branch in list(self._branches):
-            for row in list(branch.rows):
-                if row.tool is not None and row.tool.done():
-                    output, row.tool = row.tool.result(), None
-                    self._force_output(row, output, events)
-            if not branch.tools:
-                self._split(branch)
+        for slot in list(self._slots):
+            for seq in list(slot.sequences):
+                if seq.tool is not None and seq.tool.done():
+                    output, seq.tool = seq.tool.result(), None
+                    self._force_output(seq, output, events)
+            if not slot.pending_tools:
+                self._split(slot)
 
-    def _force_output(self, row: ActiveRequest, output: str, events: list[Event]) -> None:
-        """Let the row read a tool's output, as tokens that it did not choose."""
+    def _force_output(self, seq: ActiveSequence, output: str, events: list[Event]) -> None:
+        """Append a tool's output: tokens the sequence reads but did not sample."""
         start, end = self._special["output_start"], self._special["output_end"]
         forced = [start, *self.tokenizer.encode(output), end]
-        room = min(row.request.params.max_new_tokens - len(row.mask), self.max_len - len(row.text))
+        room = min(
+            seq.request.params.max_new_tokens - len(seq.mask),
+            self.max_len - len(seq.tokens),
+        )
         if len(forced) >= room:
-            events.append(self._finish(row, "length"))
+            events.append(self._finish(seq, "length"))
             return
         for token in forced:
-            self._append(row, token, 0, events)
+            self._append(seq, token, 0, events)
 
-    def _release(self, row: ActiveRequest) -> None:
-        """Take a row out of the queue or its branch, whose slot is free after its last row."""
-        branch, row.branch = row.branch, None
-        if branch is None:
-            if row in self._waiting:
-                self._waiting.remove(row)
+    def _release(self, seq: ActiveSequence) -> None:
+        """Remove a sequence from the queue or its slot; a slot without sequences is free."""
+        slot, seq.slot = seq.slot, None
+        if slot is None:
+            if seq in self._waiting:
+                self._waiting.remove(seq)
             return
-        branch.rows.remove(row)
-        if not branch.rows:
-            self._branches.remove(branch)
-            heapq.heappush(self._free, branch.slot)
-            self.cache.reset(branch.slot)
+        slot.sequences.remove(seq)
+        if not slot.sequences:
+            self._slots.remove(slot)
+            heapq.heappush(self._free_slots, slot.index)
+            self.cache.reset(slot.index)
 
-    def _finish(self, row: ActiveRequest, reason: FinishReason) -> Event:
-        """End a row and return its last event."""
-        self._release(row)
-        if not row.live:
-            for token in row.tokens:
-                row.transcript.push(token)
-        kind, text = row.transcript.flush()
+    def _finish(self, seq: ActiveSequence, reason: FinishReason) -> Event:
+        """End a sequence and return its last event."""
+        self._release(seq)
+        if not seq.live:
+            for token in seq.answer:
+                seq.transcript.push(token)
+        kind, text = seq.transcript.flush()
         completion = Completion(
-            tokens=row.tokens,
-            mask=row.mask,
+            tokens=seq.answer,
+            mask=seq.mask,
             finish_reason=reason,
-            text=row.transcript.text,
-            parts=row.transcript.parts,
+            text=seq.transcript.text,
+            parts=seq.transcript.parts,
         )
-        return Event(row.id, kind, text, completion=completion)
+        return Event(seq.id, kind, text, completion=completion)
 
 
 def _calculate(code: str) -> str:
-    """What the model reads after a tool call."""
+    """The output that the model reads after a tool call."""
     return calculator.evaluate(code) or TOOL_ERROR

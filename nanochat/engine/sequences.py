@@ -1,7 +1,6 @@
-"""Requests at work in the engine, and which of them share a slot of the cache.
+"""Sequences being generated, and which of them share a cache slot.
 
-Owns the state of a request (row) and of a slot in use (branch). What happens to them is engine.py's
-business.
+Owns the state of a sequence and of a slot in use. Does not own what happens to them (scheduler).
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass, field
 
 from nanochat.engine.requests import Request, Transcript
 
-PREFILL_CHUNK = 512  # tokens of a text read in one step; bounds how long decoding rows wait
-PREFILL_TOKENS = 16_384  # of all texts together in one step; bounds memory
+PREFILL_CHUNK = 512  # tokens of a sequence per step; bounds how long decoding sequences wait
+PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; bounds memory
 
 
 @dataclass(eq=False, slots=True)
-class ActiveRequest:
-    """A request at work."""
+class ActiveSequence:
+    """A request that has not ended: its tokens so far, and where it is."""
 
     id: int
     request: Request
@@ -25,46 +24,47 @@ class ActiveRequest:
     transcript: Transcript
     live: bool  # its text is needed token by token: it streams, or has stop strings
     stream: bool
-    text: list[int]  # prompt and answer
+    tokens: list[int]  # prompt and answer
     mask: list[int] = field(default_factory=list)
-    branch: Branch | None = None  # none: it waits in the queue
-    code_start: int | None = None  # index in text of what follows <|python_start|>
-    calls: int = 0
-    tool: Future[str] | None = None  # runs while the branch is parked
+    slot: Slot | None = None  # None while it waits in the queue
+    code_start: int | None = None  # index in tokens of the first one after <|python_start|>
+    tool_calls: int = 0
+    tool: Future[str] | None = None  # a tool call in progress; its slot is parked meanwhile
 
     @property
-    def tokens(self) -> list[int]:
-        """The answer so far."""
-        return self.text[len(self.request.prompt) :]
+    def answer(self) -> list[int]:
+        """The tokens after the prompt."""
+        return self.tokens[len(self.request.prompt) :]
 
 
 @dataclass(eq=False, slots=True)
-class Branch:
-    """A slot of the cache with the rows whose text it holds; their texts are equal."""
+class Slot:
+    """A cache slot in use, and the sequences that share it because their tokens are equal."""
 
-    slot: int
-    rows: list[ActiveRequest]
-    cached: int = 0  # tokens of the text that the cache has read
-
-    @property
-    def unread(self) -> int:
-        return len(self.rows[0].text) - self.cached
+    index: int
+    sequences: list[ActiveSequence]
+    cached: int = 0  # leading tokens whose keys and values are in the cache
 
     @property
-    def tools(self) -> list[Future[str]]:
-        """What is being computed for its rows; it is parked until all of it is there."""
-        return [row.tool for row in self.rows if row.tool is not None]
+    def uncached(self) -> int:
+        """Tokens that the model has not processed yet."""
+        return len(self.sequences[0].tokens) - self.cached
+
+    @property
+    def pending_tools(self) -> list[Future[str]]:
+        """Tool calls in progress; the slot is parked until all of them have returned."""
+        return [seq.tool for seq in self.sequences if seq.tool is not None]
 
     def next_tokens(self) -> list[int]:
-        """What is to be read next, at most a chunk."""
-        return self.rows[0].text[self.cached : self.cached + PREFILL_CHUNK]
+        """The tokens to process next, at most one chunk."""
+        return self.sequences[0].tokens[self.cached : self.cached + PREFILL_CHUNK]
 
 
-def fitting(branches: list[Branch]) -> list[Branch]:
-    """The first branches whose next chunks, padded to the longest, fit into one step."""
+def prefill_batch(slots: list[Slot]) -> list[Slot]:
+    """The first slots whose next chunks, padded to the longest, fit into one prefill pass."""
     longest = 0
-    for count, branch in enumerate(branches):
-        longest = max(longest, min(branch.unread, PREFILL_CHUNK))
+    for count, slot in enumerate(slots):
+        longest = max(longest, min(slot.uncached, PREFILL_CHUNK))
         if count and longest * (count + 1) > PREFILL_TOKENS:
-            return branches[:count]
-    return branches
+            return slots[:count]
+    return slots

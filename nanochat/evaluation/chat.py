@@ -62,23 +62,23 @@ def evaluate(
 
     def ask() -> list[dict[str, Any]]:
         if mode == "letters":
-            texts = whole = preferred_letters(engine, task, mine)
+            texts = shown_texts = preferred_letters(engine, task, mine)
         else:
             asked = [task[i]["messages"][:-1] for i in mine]
             replies = _replies(engine, asked, max_new_tokens)
             texts = [reply.text for reply in replies]
-            whole = [shown(reply.parts) for reply in replies]
+            shown_texts = [shown(reply.parts) for reply in replies]
         return [
-            {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": said}
-            for i, text, said in zip(mine, texts, whole, strict=True)
+            {"task": task.name, "item": i, "correct": task.evaluate(i, text), "text": shown_text}
+            for i, text, shown_text in zip(mine, texts, shown_texts, strict=True)
         ]
 
-    every = [row for part in distributed.gather_work(run, ask) for row in part]
-    every.sort(key=lambda row: row["item"])
+    rows = [row for part in distributed.gather_work(run, ask) for row in part]
+    rows.sort(key=lambda row: row["item"])
     baseline = CHOICE_BASELINE if task.kind == "choice" else 0.0
     written = task.kind == "choice" and mode == "write"
     name = f"{task.name}, written" if written else task.name
-    return Outcome(accuracy(name, [row["correct"] for row in every], baseline), every)
+    return Outcome(accuracy(name, [row["correct"] for row in rows], baseline), rows)
 
 
 def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
@@ -146,8 +146,8 @@ def answer_prompts(
     engine: Engine, prompts: Sequence[str], *, max_new_tokens: int = 128
 ) -> list[dict[str, Any]]:
     """Greedy answers to single questions, as samples for the report."""
-    talks = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    replies = _replies(engine, talks, max_new_tokens)
+    dialogues = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    replies = _replies(engine, dialogues, max_new_tokens)
     return [
         {"prompt": prompt, "text": shown(reply.parts)}
         for prompt, reply in zip(prompts, replies, strict=True)
@@ -158,18 +158,18 @@ def hold_dialogues(
     engine: Engine, scripts: Sequence[Sequence[str]], *, max_new_tokens: int = 128
 ) -> list[dict[str, Any]]:
     """Conversations whose user turns are given and whose answers are the model's, as samples."""
-    talks: list[list[Message]] = [[] for _ in scripts]
+    dialogues: list[list[Message]] = [[] for _ in scripts]
     turns: list[list[dict[str, str]]] = [[] for _ in scripts]
     for number in range(max(map(len, scripts), default=0)):
-        going = [i for i, script in enumerate(scripts) if number < len(script)]
-        for i in going:
-            talks[i].append({"role": "user", "content": scripts[i][number]})
-        replies = _replies(engine, [talks[i] for i in going], max_new_tokens)
-        for i, reply in zip(going, replies, strict=True):
-            talks[i].append({"role": "assistant", "content": reply.parts or ""})
+        unfinished = [i for i, script in enumerate(scripts) if number < len(script)]
+        for i in unfinished:
+            dialogues[i].append({"role": "user", "content": scripts[i][number]})
+        replies = _replies(engine, [dialogues[i] for i in unfinished], max_new_tokens)
+        for i, reply in zip(unfinished, replies, strict=True):
+            dialogues[i].append({"role": "assistant", "content": reply.parts or ""})
             turns[i].append({"role": "user", "text": scripts[i][number]})
             turns[i].append({"role": "assistant", "text": shown(reply.parts)})
-    return [{"turns": talk} for talk in turns]
+    return [{"turns": shown_turns} for shown_turns in turns]
 
 
 def shown(parts: Sequence[Part]) -> str:
@@ -189,10 +189,11 @@ def shown(parts: Sequence[Part]) -> str:
     return text.strip()
 
 
-def _replies(engine: Engine, talks: Sequence[Any], max_new_tokens: int) -> list[Completion]:
+def _replies(engine: Engine, dialogues: Sequence[Any], max_new_tokens: int) -> list[Completion]:
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
     room = max(engine.max_len - max_new_tokens, engine.max_len // 2)
     requests = [
-        Request(prompt=render_prompt(talk, engine.tokenizer, room), params=params) for talk in talks
+        Request(prompt=render_prompt(dialogue, engine.tokenizer, room), params=params)
+        for dialogue in dialogues
     ]
     return engine.generate(requests)

@@ -7,6 +7,7 @@ Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5.
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,13 +86,14 @@ def evaluate(
     *,
     run: Run,
     max_items: int | None = None,
-    log: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    items_path: Path | None = None,
+    print_line: Callable[[str], None] = lambda line: None,
 ) -> list[Accuracy]:
     """Score a model on every task of a bundle. Collective.
 
     max_items: items a task, the first after shuffling; few-shot examples come from all items.
-    log: file for one JSON row per item (rank 0 writes it). Rank r of w scores items r, r+w, ...
+    items_path: file for one JSON row per item, written by rank 0.
+    Rank r of w scores items r, r+w, ...
     Raises: DataError for a bundle that is missing, incomplete or of another layout; OutOfMemory.
     """
     results: list[Accuracy] = []
@@ -101,18 +103,18 @@ def evaluate(
         count = len(items) if max_items is None else min(max_items, len(items))
         chosen = range(run.rank, count, run.world_size)
         score = functools.partial(score_items, reader, task, items, chosen)
-        every = [row for part in distributed.gather_work(run, score) for row in part]
-        every.sort(key=lambda row: row["item"])
-        result = accuracy(task.name, [row["correct"] for row in every], task.baseline)
-        say(
+        item_rows = [row for part in distributed.gather_work(run, score) for row in part]
+        item_rows.sort(key=lambda row: row["item"])
+        result = accuracy(task.name, [row["correct"] for row in item_rows], task.baseline)
+        print_line(
             f"{task.name}: {result.value:.3f} +- {result.stderr:.3f} of {result.n:,} items, "
             f"centred {result.centered:.3f}"
         )
         results.append(result)
-        rows += every
-    if log is not None and run.is_main:
+        rows += item_rows
+    if items_path is not None and run.is_main:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        storage.write_atomic(log, "".join(lines).encode())
+        storage.write_atomic(items_path, "".join(lines).encode())
     return results
 
 
@@ -138,10 +140,11 @@ def score_items(
         for index in chosen[start : start + ITEMS_AT_ONCE]:
             examples = core_bundle.fewshot(items, index, task.shots)
             texts = core_bundle.prompts(task, items[index], examples)
-            by_item[index] = core_bundle.options(task, texts, reader.tokenizer, reader.context)
-        scores = iter(_score(reader, [option for found in by_item.values() for option in found]))
-        for index, found in by_item.items():
-            rows.append(_row(task, index, items[index], [next(scores) for _ in found]))
+            options = core_bundle.answer_options(task, texts, reader.tokenizer, reader.context)
+            by_item[index] = options
+        scores = iter(_score(reader, list(itertools.chain.from_iterable(by_item.values()))))
+        for index, options in by_item.items():
+            rows.append(_row(task, index, items[index], [next(scores) for _ in options]))
     return rows
 
 
@@ -172,13 +175,13 @@ def _row(
 
 
 @torch.no_grad()
-def _score(reader: Reader, found: Sequence[AnswerOption]) -> list[_Score]:
+def _score(reader: Reader, options: Sequence[AnswerOption]) -> list[_Score]:
     """Score options in batches of similar length.
 
     Options that differ in their last token only, such as bare letters, share one row.
     """
     rows: dict[tuple[int, ...], list[int]] = {}
-    for number, option in enumerate(found):
+    for number, option in enumerate(options):
         rows.setdefault(tuple(option.tokens[:-1]), []).append(number)
     scores: dict[int, _Score] = {}
     for batch in batches(sorted(rows, key=len, reverse=True), reader.batch_tokens, len):
@@ -188,16 +191,16 @@ def _score(reader: Reader, found: Sequence[AnswerOption]) -> list[_Score]:
         hidden = reader.model.hidden(tokens.to(reader.device))  # [B, T, C]
         numbers = [(place, number) for place, row in enumerate(batch) for number in rows[row]]
         parts = [
-            hidden[place, found[number].start - 1 : len(found[number].tokens) - 1]
+            hidden[place, options[number].start - 1 : len(options[number].tokens) - 1]
             for place, number in numbers
         ]
-        targets = [token for _, n in numbers for token in found[n].tokens[found[n].start :]]
+        targets = [token for _, n in numbers for token in options[n].tokens[options[n].start :]]
         losses, hits = _losses(reader, torch.cat(parts), torch.tensor(targets))
         end = 0
         for (_, number), part in zip(numbers, parts, strict=True):
             start, end = end, end + len(part)
             scores[number] = _Score(losses[start:end].mean().item(), bool(hits[start:end].all()))
-    return [scores[number] for number in range(len(found))]
+    return [scores[number] for number in range(len(options))]
 
 
 def _losses(reader: Reader, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

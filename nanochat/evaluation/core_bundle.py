@@ -108,7 +108,7 @@ def prompts(task: CoreTask, item: dict[str, Any], examples: Sequence[dict[str, A
     return [question.strip(), question + item["continuation"]]
 
 
-def options(
+def answer_options(
     task: CoreTask, texts: Sequence[str], tokenizer: Tokenizer, context: int
 ) -> list[AnswerOption]:
     """The token sequences to score, and where in each the scored part starts.

@@ -53,10 +53,10 @@ def main(argv: list[str] | None = None) -> None:
             folder,
             run=run,
             max_items=cfg.max_items,
-            log=stage.dir / "items.jsonl",
-            say=stage.say,
+            items_path=stage.dir / "items.jsonl",
+            print_line=stage.say,
         )
-        keep(stage, found, cfg.max_items)
+        record(stage, found, cfg.max_items)
         stage.close()
         distributed.barrier(run)
 
@@ -99,12 +99,12 @@ def fetch_core(folder: Path) -> None:
         raise DataError(f"{archive} was damaged ({error}) and is removed; run this again") from None
 
 
-def keep(stage: EvalStage, found: list[Accuracy], max_items: int | None) -> None:
+def record(stage: EvalStage, accuracies: list[Accuracy], max_items: int | None) -> None:
     """Put the figures on record and say the mean."""
-    mean, stderr = mean_centered(found)
-    name = core.label(found, max_items=max_items)
+    mean, stderr = mean_centered(accuracies)
+    name = core.label(accuracies, max_items=max_items)
     stage.result(name, mean, stderr=stderr)
-    for task in found:
+    for task in accuracies:
         stage.result(
             task.name,
             task.centered,

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         if run.is_main:
             write_items(stage.dir, rows)
             if any(word.strip() in ("pocket", "all") for word in cfg.tasks.split(",")):
-                stage.samples = talk(engine, list(models)[-1])
+                stage.samples = sample_answers(engine, list(models)[-1])
         stage.close()
         distributed.barrier(run)
 
@@ -111,7 +111,7 @@ def evaluate(
                 max_new_tokens=cfg.max_new_tokens,
             )
             outcomes.append(outcome)
-            keep(stage, outcome.accuracy, model)
+            record(stage, outcome.accuracy, model)
     mean = chat.chat_core([outcome.accuracy for outcome in outcomes])
     if mean is not None:
         stage.result(f"ChatCORE of {model}", mean[0], stderr=mean[1])
@@ -119,7 +119,7 @@ def evaluate(
     return {outcome.accuracy.name: outcome.rows for outcome in outcomes}
 
 
-def keep(stage: EvalStage, found: Accuracy, model: str) -> None:
+def record(stage: EvalStage, found: Accuracy, model: str) -> None:
     """Put an accuracy on record and say it."""
     stage.result(found.name, found.value, ACCURACY, stderr=found.stderr, n=found.n, stage=model)
     stage.say(f"{model} | {found.name}: {found.value:.1%} +- {found.stderr:.1%} of {found.n:,}")
@@ -154,7 +154,7 @@ def write_items(folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]]) 
         storage.write_atomic(folder / f"items-{model or 'model'}.jsonl", text.encode())
 
 
-def talk(engine: Engine, model: str) -> list[dict[str, Any]]:
+def sample_answers(engine: Engine, model: str) -> list[dict[str, Any]]:
     """One model's answers to the hand-written prompts, and the scripted dialogues."""
     answers = chat.answer_prompts(engine, pocket.hand_prompts())
     dialogues = chat.hold_dialogues(engine, pocket.scripted_dialogues())
