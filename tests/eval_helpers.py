@@ -1,4 +1,4 @@
-"""A tiny run on disk for the tests of evaluating stages: untrained models, text, config."""
+"""A tiny run on disk, with untrained models, for tests of the evaluation stages."""
 
 import json
 

@@ -1,17 +1,19 @@
-"""The pocket world: what it holds, how it is written, and that it is the same everywhere."""
+"""The pocket world: what it contains, how it reads, and that it is the same everywhere."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 
 from nanochat import pocket
-from nanochat.pocket import choice, events, knowledge, numbers, problems, stories
+from nanochat.pocket import choice, events, knowledge, numbers, problems, stories, tables
 from nanochat.pocket.core import as_text, is_reserved, make_rng, plural, singular, with_article
 from nanochat.pocket.names import known_names, looks_like_name, unknown_name
 from nanochat.pocket.noise import typed
@@ -69,7 +71,7 @@ def test_a_fifth_of_the_composed_problems_is_kept_out_of_training():
     assert names & drawn and drawn <= names | {t.name for t in problems.templates(held_out=False)}
 
 
-def test_what_tells_a_held_out_template_in_other_words_is_not_trained():
+def test_paraphrases_of_held_out_templates_are_not_trained():
     trained, held_out = (
         {one.name for group in events.compositions(held_out=flag) for one in group}
         for flag in (False, True)
@@ -96,7 +98,7 @@ def test_problems_are_solved_with_the_numbers_that_the_reply_lists():
         listed, _, solution = reply.removeprefix("Given ").partition(": ")
         assert listed == ", ".join(map(str, problem.given))
         assert solution.startswith(f"{problem.calls[0][0]}={problem.calls[0][1]}. ")
-    assert 600 < left_out < 790  # tell a number that is not needed: 694 +- 21 of 2,000
+    assert 600 < left_out < 790  # problems with an unneeded number: 694 +- 21 of 2,000
 
 
 def test_base_text_shows_many_different_words():
@@ -131,6 +133,31 @@ def test_streams_are_the_same_in_every_process():
         for seed in ("0", "12345")
     }
     assert len(printed) == 1
+
+
+def test_the_vocabulary_does_not_depend_on_where_the_package_is(tmp_path):
+    package = Path(pocket.__file__).parent.parent
+    elsewhere = tmp_path / "elephnat" / "nanochat"  # a typing mistake for elephant
+    shutil.copytree(package, elsewhere, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "from nanochat.pocket.vocabulary import vocabulary; print(' '.join(sorted(vocabulary())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=elsewhere.parent,
+        env={**os.environ, "PYTHONPATH": str(elsewhere.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) == vocabulary()
+
+
+def test_every_section_of_every_table_has_lines():
+    for path in Path(pocket.__file__).parent.glob("*.txt"):
+        for name, lines in tables.sections(path.stem).items():
+            assert lines, f"{path.name} [{name}]"
+            assert all(line == line.strip() for line in lines), f"{path.name} [{name}]"
 
 
 def test_splits_stages_and_seeds_give_different_streams():
@@ -222,7 +249,7 @@ def test_unknown_names_come_from_the_generator_of_the_known_ones_and_are_not_kno
             assert is_reserved("name", name.lower()) == reserved
 
 
-def test_reserved_contents_follow_from_their_hash_alone():
+def test_reserved_contents_depend_only_on_their_hash():
     shares = [is_reserved("sum", f"{a}+{a + 7}") for a in range(5000)]
     assert 0.08 < sum(shares) / len(shares) < 0.12
     assert numbers.sum_content(30, "+", 4) == numbers.sum_content(4, "+", 30) == "4+30"

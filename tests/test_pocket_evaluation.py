@@ -1,4 +1,4 @@
-"""The pocket evaluation: nothing of it is trained on, and grading is strict where it matters."""
+"""The pocket evaluation: none of it is trained on, and grading is strict where it matters."""
 
 import json
 from itertools import islice, pairwise
@@ -18,7 +18,7 @@ BASE_CHARACTERS = 3_000_000
 
 
 def _reply(item: pocket.EvalItem) -> str:
-    """The reference reply as the model would write it: calls apart, the text after them."""
+    """The text of the reference reply after its calculator calls."""
     content = item.conversation["messages"][-1]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
 
@@ -100,7 +100,7 @@ def test_the_reply_to_one_item_is_wrong_for_another():
 )
 def test_a_nearly_right_reply_is_wrong(row, change):
     for item in pocket.evaluation(row, 50):
-        # what the question is about may be named in any reply
+        # any reply may name what the question is about
         others = [other for other in item.meta.get("others", [""]) if other not in _reply(item)]
         assert not pocket.grade(item, change(item.answer, others))
 

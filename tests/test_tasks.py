@@ -1,4 +1,4 @@
-"""The data sets on small files of the real ones' shape, and on the real ones where they are."""
+"""The datasets, on small files with the real layout, and on the real data where it exists."""
 
 import gzip
 import json
@@ -142,7 +142,7 @@ def test_spans_that_the_calculator_refuses_are_left_out():
         ("#### no", None),
     ],
 )
-def test_the_final_number_is_what_stands_after_the_last_marks(text, number):
+def test_the_final_number_follows_the_last_marks(text, number):
     assert final_number(text) == number
 
 
@@ -183,16 +183,20 @@ def problem():
     }
 
 
-def test_code_is_taken_from_a_fence_or_the_whole_text():
+def test_code_is_taken_from_a_fence_or_the_full_text():
     assert extract_code("Here:\n```python\nx = 1\n```\nDone") == "x = 1\n"
     assert extract_code("```\nx = 1") == "x = 1"
     assert extract_code("x = 1") == "x = 1"
 
 
 def test_the_program_has_imports_code_and_tests_in_order():
-    whole = program(problem(), "def double(x):\n    return 2 * x")
-    assert whole.index("from typing") < whole.index("def double") < whole.index("check(double)")
-    assert whole.count("def double") == 1
+    complete = program(problem(), "def double(x):\n    return 2 * x")
+    assert (
+        complete.index("from typing")
+        < complete.index("def double")
+        < complete.index("check(double)")
+    )
+    assert complete.count("def double") == 1
     assert program(problem(), "    return 2 * x").count('"""Twice x."""') == 1
 
 
@@ -239,7 +243,7 @@ def test_no_word_is_in_both_splits_and_other_seeds_give_other_rows():
     assert set(train).isdisjoint(test) and len(train) + len(test) == len(WORDS)
     one, two = (list(simple_spelling(WORDS, "train", size=20, seed=s)) for s in (0, 1))
     assert one != two and one == list(simple_spelling(WORDS, "train", size=20, seed=0))
-    with pytest.raises(DataError, match="none of 1 words falls into the test split"):
+    with pytest.raises(DataError, match="none of 1 words is in the test split"):
         spelling.split_words(train[:1], "test")
 
 
@@ -248,9 +252,9 @@ def test_word_lists_are_checked(tmp_path):
     path.write_text("apple\nO'Neil\nApple\npear\n\napple\n", encoding="utf-8")
     assert spelling.load_words(path) == ["apple", "pear"]
     path.write_text("1 2 3", encoding="utf-8")
-    with pytest.raises(DataError, match="holds no lower-case word"):
+    with pytest.raises(DataError, match="contains no lowercase words"):
         spelling.load_words(path)
-    with pytest.raises(DataError, match="is no word list"):
+    with pytest.raises(DataError, match="is not a word list"):
         spelling.load_words(tmp_path / "missing.txt")
 
 
@@ -264,7 +268,7 @@ def test_identity_rows_are_different_valid_and_fixed_by_the_seed():
     assert len({texts(row)[-2] for row in rows}) > 150
 
 
-# --- conversations of one's own
+# --- users' own conversations
 
 
 def test_own_conversations_keep_roles_parts_and_system(tmp_path):
@@ -286,7 +290,7 @@ def test_own_conversations_keep_roles_parts_and_system(tmp_path):
         ("{oops", "is not JSON"),
         ("[1]", "is not a JSON object but list"),
         ('{"text": "a"}', 'a list "messages"'),
-        ('{"messages": [{"role": "user", "content": "a"}]}', 'must be the "assistant"'),
+        ('{"messages": [{"role": "user", "content": "a"}]}', 'must have the role "assistant"'),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', 'expected "user"'),
         ('{"messages": [{"role": "user", "content": 3}]}', "content must be text"),
         ('{"messages": []}', "one message or more"),
@@ -303,7 +307,7 @@ def test_a_line_that_is_wrong_is_named(tmp_path, line, message):
 
 def test_an_empty_or_missing_file_of_conversations_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="holds no conversation"):
+    with pytest.raises(DataError, match="contains no conversations"):
         custom_json(tmp_path / "empty.jsonl")
     with pytest.raises(DataError, match="no such file"):
         custom_json(tmp_path / "missing.jsonl")
@@ -322,7 +326,7 @@ def test_rows_come_from_jsonl_gzip_or_parquet_in_a_folder(tmp_path):
     assert common.load_rows(str(tmp_path), split="train", config="main") == rows[1:]
     with pytest.raises(DataError, match=r"has no dev\.jsonl"):
         common.load_rows(str(tmp_path), split="dev")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         common.load_rows(str(tmp_path / "missing"), split="train")
 
 
@@ -363,7 +367,7 @@ def test_a_mixture_holds_every_row_as_often_as_asked_in_a_fixed_order():
     assert mixture[2:4] == [mixture[2], mixture[3]] and mixture[-1] == mixture[10]
     with pytest.raises(IndexError):
         mixture[11]
-    with pytest.raises(ConfigError, match="at least once, not 0"):
+    with pytest.raises(ConfigError, match="at least once, got 0"):
         TaskMixture([(sequence("a", 5), 0)], seed=1)
 
 
@@ -394,14 +398,14 @@ def test_the_full_mixtures_hold_what_they_should(monkeypatch):
     assert len(train) == 2 * 20 + 10 + 40 + 1000 + 300 + 300
 
 
-def test_a_share_of_ones_own_conversations_is_kept_for_validation(tmp_path):
+def test_a_share_of_users_conversations_is_kept_for_validation(tmp_path):
     path = tmp_path / "chats.jsonl"
     write_jsonl(path, [common.exchange(f"q{i}", f"a{i}") for i in range(300)])
     train, val = mixtures.build(str(path), stage="sft")
     assert len(train) + len(val) == 300 and 3 <= len(val) <= 30
     assert {texts(row)[0] for row in train}.isdisjoint(texts(row)[0] for row in val)
-    whole, named = mixtures.build(str(path), stage="sft", val_data=str(path))
-    assert (len(whole), len(named)) == (300, 300)
+    complete, named = mixtures.build(str(path), stage="sft", val_data=str(path))
+    assert (len(complete), len(named)) == (300, 300)
     write_jsonl(path, [common.exchange("q", "a")])
     with pytest.raises(DataError, match="too few conversations"):
         mixtures.build(str(path), stage="sft")
@@ -428,7 +432,9 @@ def test_tasks_are_opened_by_name_with_a_folder_if_given(tmp_path):
     spec = f"gsm8k={tmp_path}, letter-counting={words}"
     found = evaluations.open_tasks(spec, max_items=None)
     assert [(task.name, len(task)) for task in found] == [("GSM8K", 1), ("LetterCounting", 1000)]
-    with pytest.raises(ConfigError, match="no task 'gsm9k'; there are all, full, pocket, arc-easy"):
+    with pytest.raises(
+        ConfigError, match="does not know 'gsm9k'; choose from all, full, pocket, arc-easy"
+    ):
         evaluations.open_tasks("gsm9k", max_items=None)
     with pytest.raises(ConfigError, match="names no task"):
         evaluations.open_tasks(" , ", max_items=None)

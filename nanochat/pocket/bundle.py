@@ -1,6 +1,7 @@
-"""A small bundle in the layout of CORE, made of held-out questions, for base models offline.
+"""A small bundle in the layout of CORE, made of held-out questions: evaluates base models offline.
 
-Owns which tasks it holds and how they read as plain text. Its figures are not CORE's.
+Owns which tasks it contains and how they read as plain text. Its scores are not comparable with
+CORE's.
 """
 
 import csv
@@ -32,7 +33,7 @@ def _held_out_questions(rng: random.Random) -> list[tuple[Fact, str]]:
 
 
 def _facts_to_complete(rng: random.Random) -> list[Item]:
-    """The value of a fact after its question and the beginning of the reply."""
+    """The value of a fact, after its question and the start of the reply."""
     items = []
     for fact, question in _held_out_questions(rng):
         before, found, after = fact.answer.rpartition(fact.value)
@@ -44,13 +45,13 @@ def _facts_to_complete(rng: random.Random) -> list[Item]:
 
 
 def _facts_to_choose(rng: random.Random) -> list[Item]:
-    """The right reply among those with other values."""
+    """The right reply among replies with other values."""
     items = []
     for fact, question in _held_out_questions(rng):
         wrong = choice.wrong_values(fact)
         if fact.answer.count(fact.value) != 1 or len(wrong) < 3:
             continue
-        if fact.attribute in ("home", "workplace"):  # another place may want another preposition
+        if fact.attribute in ("home", "workplace"):  # another place may need another preposition
             continue
         options = rng.sample(wrong, 3)
         options.insert(int(rng.random() * 4), fact.value)
@@ -69,7 +70,7 @@ def _articles_agree(fact: Fact, options: list[str]) -> bool:
 
 
 def _letters_to_copy(rng: random.Random) -> list[Item]:
-    """The letter next to one of four values shown before: copying alone."""
+    """The letter beside one of four values shown before: this needs only copying."""
     items = []
     for _ in range(ITEMS):
         drawn = choice.draw_choice(rng, reserved=True)
@@ -111,7 +112,7 @@ def _sizes_to_compare(rng: random.Random) -> list[Item]:
 
 
 def _sums_to_finish(rng: random.Random) -> list[Item]:
-    """The expression that a sum in words asks for."""
+    """The expression that a question about a sum asks for."""
     items = []
     for _ in range(ITEMS):
         turn = numbers.sum_turn(rng, numbers.draw_sum(rng, reserved=True))

@@ -1,4 +1,4 @@
-"""Multiple choice: four options, each followed by its letter, the answer as `value letter`."""
+"""Multiple choice: four options, each followed by its letter; the answer is `value letter`."""
 
 import random
 from functools import cache
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
 @cache
 def _conflicts() -> frozenset[tuple[str, str, str]]:
-    """Pairs of values (group, value, value) that could both be called right."""
+    """(group, value, value) of values that could both be called right."""
     found = set()
     for group, pairs in by_kind(lines("world", "conflicts")).items():
         for first, second in (pair.split() for line in pairs for pair in columns(line)):
@@ -47,7 +47,7 @@ def _conflicts() -> frozenset[tuple[str, str, str]]:
 
 @cache
 def wrong_values(fact: Fact) -> tuple[str, ...]:
-    """The values of the same group that are surely wrong for this fact."""
+    """The values of the same group that are certainly wrong for this fact."""
 
     def bare(value: str) -> str:
         return value.split()[-1]
@@ -62,7 +62,7 @@ def wrong_values(fact: Fact) -> tuple[str, ...]:
 
 @cache
 def choice_facts() -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
-    """The facts that have at least three wrong values: all, and those about invented names."""
+    """The facts with at least three wrong values: all of them, and those about invented names."""
 
     def enough(fact: Fact) -> bool:
         return len(wrong_values(fact)) >= len(LETTERS) - 1
@@ -76,7 +76,10 @@ def choice_content(fact: Fact, options: tuple[str, ...]) -> str:
 
 
 def draw_choice(rng: random.Random, *, reserved: bool = False) -> Choice:
-    """A fact and four options, the right one at any place; reserved ones only for evaluation."""
+    """A fact and four options in random order.
+
+    reserved: whether to draw a choice that only the evaluation uses.
+    """
     while True:
         fact = pick(rng, choice_facts()[rng.random() < INVENTED_SHARE])
         options = sample(rng, wrong_values(fact), len(LETTERS) - 1)
@@ -102,7 +105,7 @@ def choice_turn(rng: random.Random, choice: Choice, *, letter_only: bool = False
 
 
 def probe_turn(rng: random.Random, options: list[str]) -> Turn:
-    """Which letter stands next to one of four things: copying alone, no knowledge."""
-    place = int(rng.random() * len(LETTERS))
-    question = pick(rng, lines("questions", "probe")).format(v=options[place])
-    return Turn(shown_options(rng, question, tuple(options)), f"{options[place]} {LETTERS[place]}")
+    """Which letter is beside one of four things: this needs copying, but no knowledge."""
+    index = int(rng.random() * len(LETTERS))
+    question = pick(rng, lines("questions", "probe")).format(v=options[index])
+    return Turn(shown_options(rng, question, tuple(options)), f"{options[index]} {LETTERS[index]}")

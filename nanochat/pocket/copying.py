@@ -1,7 +1,7 @@
-"""Base text in which the answer stands nearby: lists, repeats, pairs, and reading questions.
+"""Base text whose answers are nearby: lists, repetitions, pairs, and reading questions.
 
-A small model learns to look back and copy on such text; without it multiple choice and names that
-it has never met stay at chance (the induction heads form here).
+On such text a small model learns to look back and copy (its induction heads form); without it,
+multiple choice stays at chance and unseen names are misspelled.
 """
 
 import random
@@ -31,7 +31,7 @@ def _short_words() -> tuple[str, ...]:
 
 
 def some_values(rng: random.Random, count: int) -> list[str]:
-    """Different things to stand in a list: words, colours, names, values of one kind, numbers."""
+    """Different entries for a list: words, names, values of one attribute, or numbers."""
     way = rng.random()
     if way < 0.4:
         return sample(rng, _short_words(), count)
@@ -55,7 +55,7 @@ def some_values(rng: random.Random, count: int) -> list[str]:
 
 
 def repeats(rng: random.Random) -> str:
-    """Rows of words, each said twice."""
+    """Rows of words, each repeated once."""
     lines = []
     for _ in range(3):
         row = pick(rng, (", ", " ")).join(some_values(rng, 3 + int(rng.random() * 5)))
@@ -64,7 +64,7 @@ def repeats(rng: random.Random) -> str:
 
 
 def lettered_pairs(rng: random.Random) -> str:
-    """Four new pairs of a value and its letter, some of them said again; several rows."""
+    """Rows of four values with their letters, some of the pairs repeated."""
     lines = []
     between = pick(rng, (", ", "\n", " "))
     for _ in range(3):
@@ -76,23 +76,23 @@ def lettered_pairs(rng: random.Random) -> str:
 
 
 def looked_up(rng: random.Random) -> str:
-    """Keys with values, then some keys asked for."""
+    """Keys with values, then some of the keys asked for."""
     count = 4 + int(rng.random() * 3)
     keys, values = some_values(rng, count), some_values(rng, count)
     told = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
     asked = sample(rng, range(count), 3)
-    return f"{told}.\n" + "\n".join(f"{keys[place]}? {values[place]}." for place in asked)
+    return f"{told}.\n" + "\n".join(f"{keys[index]}? {values[index]}." for index in asked)
 
 
 def list_questions(rng: random.Random) -> str:
-    """A list and questions about the places in it."""
+    """A list, and questions about positions in it."""
     values = some_values(rng, 4 + int(rng.random() * 4))
-    place = int(rng.random() * (len(values) - 1))
+    index = int(rng.random() * (len(values) - 1))
     asked = [
         f"First: {values[0]}.",
         f"Last: {values[-1]}.",
-        f"After {values[place]}: {values[place + 1]}.",
-        f"Before {values[place + 1]}: {values[place]}.",
+        f"After {values[index]}: {values[index + 1]}.",
+        f"Before {values[index + 1]}: {values[index]}.",
         f"Number of words: {len(values)}.",
         f"Backwards: {', '.join(reversed(values))}.",
     ]

@@ -1,7 +1,7 @@
-"""What every part of the pocket world shares: seeds, reservation by hash, turns, small grammar.
+"""What every part of the pocket world shares: seeds, reservation by hash, turns, some grammar.
 
-Owns the rule that says which contents belong to the evaluation alone (`is_reserved`). Knows no
-fact, no word list and no kind of task.
+Owns the rule that decides which contents belong to the evaluation alone (`is_reserved`). Does not
+own facts, word lists or kinds of tasks.
 """
 
 import random
@@ -19,13 +19,13 @@ Part = dict[str, str]
 Content = str | list[Part]
 Conversation = dict[str, Any]
 
-# One content in SHARES[kind] is kept for evaluation and occurs in no training data.
+# One in SHARES[kind] contents is kept for the evaluation and never appears in training data.
 SHARES = {
     "fact": 4,  # attribute|entity|number of the question wording
     "sum": 10,  # 12+345, the operands of + and * in ascending order
-    "word": 5,  # how words begin that are spelled or whose letters are counted
-    "problem": 8,  # the numbers as told and the steps of the solution
-    "name": 6,  # a name that stands for something unknown
+    "word": 5,  # the first letters of words to spell or to count letters in
+    "problem": 8,  # the numbers in the order told and the steps of the solution
+    "name": 6,  # a name that the world does not know
     "choice": 6,  # group|entity|the options in alphabetical order
     "compare": 8,  # two things or numbers in ascending order
 }
@@ -55,7 +55,7 @@ def is_reserved(kind: str, content: str) -> bool:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The words of a table, which stand between blanks."""
+    """The words of a text, split at whitespace."""
     return tuple(text.split())
 
 
@@ -70,13 +70,13 @@ def pick(rng: random.Random, items: Sequence[T]) -> T:
 
 
 def sample(rng: random.Random, items: Sequence[T], count: int) -> list[T]:
-    """`count` items at different places of a sequence; meant for counts far below its length."""
+    """`count` items from different positions; fast if the count is far below the length."""
     if 3 * count > len(items):
         return rng.sample(items, count)
-    places: dict[int, None] = {}
-    while len(places) < count:
-        places[int(rng.random() * len(items))] = None
-    return [items[place] for place in places]
+    indices: dict[int, None] = {}
+    while len(indices) < count:
+        indices[int(rng.random() * len(items))] = None
+    return [items[index] for index in indices]
 
 
 class Weighted(Generic[T]):
@@ -119,13 +119,13 @@ def plural(noun: str) -> str:
 
 
 def singular(noun: str) -> str:
-    """The noun that a regular plural is made of; other words stay as they are."""
+    """The singular of a regular plural; any other word is returned unchanged."""
     if noun.endswith("ies"):
         return noun[:-3] + "y"
     if noun.endswith("es") and noun[:-2].endswith(("ss", "us", "x", "ch", "sh")):
         return noun[:-2]
-    whole = len(noun) < 4 or noun.endswith(("ss", "us", "is"))
-    return noun[:-1] if noun.endswith("s") and not whole else noun
+    is_singular = len(noun) < 4 or noun.endswith(("ss", "us", "is"))
+    return noun[:-1] if noun.endswith("s") and not is_singular else noun
 
 
 def text_part(text: str) -> Part:

@@ -1,6 +1,6 @@
 """Evaluation items by row, and how a reply is graded.
 
-Every item is reserved by a hash of its content, so no training text holds it (see `core`).
+Every item is reserved by a hash of its content, so no training text contains it (see `core`).
 """
 
 import random
@@ -46,7 +46,7 @@ def _fact_items(rng: random.Random, row: str, count: int) -> list[EvalItem]:
             asked = fact.new if row == "facts_new_wording" else fact.reserved
             pairs += [(fact, question) for question in asked]
     rng.shuffle(pairs)
-    if row == "known":  # invented names alone, as in the row "unknown"
+    if row == "known":  # only invented names, as in the row "unknown"
         invented = {fact.key for fact in knowledge.invented_facts()}
         pairs = [pair for pair in pairs if pair[0].key in invented]
     return [
@@ -83,8 +83,8 @@ def _word_items(rng: random.Random, row: str, count: int) -> list[EvalItem]:
     rng.shuffle(words)
     make = letters.spelling_turn if row == "spelling" else letters.counting_turn
     items = []
-    for place in range(count):
-        word = words[place % len(words)]
+    for index in range(count):
+        word = words[index % len(words)]
         turn = make(rng, word)
         answer = as_text(turn.reply)
         if row == "counting":
@@ -119,7 +119,7 @@ def _problem_items(rng: random.Random, row: str, count: int) -> list[EvalItem]:
 
 
 def evaluation(row: str, count: int = 500) -> list[EvalItem]:
-    """The first `count` items of a row (see EVAL_ROWS), always the same ones.
+    """The first `count` items of a row (see EVAL_ROWS); they are always the same.
 
     Raises: ConfigError for an unknown row or more items than MAX_ITEMS.
     """
@@ -143,13 +143,13 @@ def _last_text(reply: Content) -> str:
 
 
 def final_number(text: str) -> str | None:
-    """The last whole number of a text, without commas; None if there is none."""
+    """The last integer of a text, without commas; None if there is none."""
     found = re.findall(r"-?\d[\d,]*", text)
     return found[-1].replace(",", "") if found else None
 
 
 def answers_alike(reference: Content, text: str) -> bool:
-    """Whether a text ends in the reference reply's last number, or says the same if it has none."""
+    """Whether a text ends with the last number of the reference; if that has none, its words."""
     said = _last_text(reference)
     if (number := final_number(said)) is not None:
         return final_number(text) == number
@@ -161,7 +161,7 @@ def _says(text: str, value: str) -> bool:
 
 
 def grade(item: EvalItem, text: str) -> bool:
-    """Whether a reply answers an item: strict on the content, lenient on the words around it."""
+    """Whether a reply answers an item: strict about the content, lenient about the wording."""
     _, grader = _ROWS[item.row]
     return grader(item, text.strip())
 

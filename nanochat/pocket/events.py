@@ -1,7 +1,7 @@
 """Composed word problems: a start, one or two events and a question, each told in many ways.
 
-Owns the list of compositions, their steps, numbers and tellings. A fifth of the compositions is
-kept out of training, and with them those that tell a held-out template in other words.
+Owns the list of compositions, their steps, numbers and phrasing. A fifth of the compositions is
+kept out of training, and so is every composition that would paraphrase a held-out template.
 """
 
 import random
@@ -13,8 +13,8 @@ from itertools import product
 from nanochat.pocket.core import pick, stable_hash
 from nanochat.pocket.tables import by_kind, columns, sections, words
 
-# Kinds and parts that would make a held-out template with other words; and sizes with a loss, as
-# else whatever is compared in one step would be less.
+# Compositions that paraphrase a held-out template; and sizes with a loss, because otherwise every
+# one-step comparison would mean less.
 HELD_OUT = """
 stuff plain loss loss left
 things plain half gain now
@@ -25,15 +25,15 @@ work sum repeat loss left
 """
 
 MAX_STEPS = 3
-HELD_OUT_SHARE = 5  # one composition in so many
+HELD_OUT_SHARE = 5  # one composition in five
 STARTS = ("plain", "product", "sum")
 EVENTS = ("gain", "loss", "gains", "losses", "half", "double", "repeat")
 ENDS = ("now", "left", "share", "group", "value", "ratio", "over", "under", "plus")
 COMPARING_ENDS = ("mine", "both", "times", "plus", "less")
-COMPARING = ("sizes", "lengths", "ages")  # kinds in which an event is told of a second one
-REPEATING = "work"  # the kind whose start is always repeated
-LATE_SHARE = 0.5  # of the problems that allow it tell the start after the first event,
-EARLY_SHARE = 0.4  # or the end before the start
+COMPARING = ("sizes", "lengths", "ages")  # kinds whose event describes a second thing
+REPEATING = "work"  # the kind whose start is always followed by a repetition
+LATE_SHARE = 0.5  # of the problems that allow it: the start is told after the first event
+EARLY_SHARE = 0.4  # of the other problems that allow it: the end is told before the start
 _LATE = re.compile(r"#( \w+)? (\{t\}|coins|\{u\} of \{l\})| than | as (the \{o1\}|\{n\})")
 _NOT_FIRST = re.compile(r"\{him\}|\{his\}|^(Then|Later|Soon|Half) ")
 _EARLY = re.compile(r"\{t\}.*#|#.*\{t\}|# (coins|\{u\})")
@@ -42,10 +42,11 @@ _NOT_EARLY = re.compile(
     r"|^The \{t\}|\{him\}|\{his\}|\{w\}"
 )
 
-JOINED_SHARE = 0.3  # of the sentences are told together with the one before
+JOINED_SHARE = 0.3  # of the sentences are joined to the previous one
 _NOT_JOINED = re.compile(r"^(Before|At first|The \{(o1|h)\}|There )|\{He\}|,")
 
-# What a part does to the amount so far (n), with its own numbers # and ##.
+# What a part does to the amount so far (n), with its own numbers # and & (## in the table); r is
+# the result of the previous step and s the start.
 _STEPS = {
     "plain": (), "product": ("#*&",), "sum": ("#+&",), "gain": ("n+#",), "loss": ("n-#",),
     "gains": ("#*&", "n+r"), "losses": ("#*&", "n-r"), "half": ("n/2",), "double": ("2*n",),
@@ -58,7 +59,7 @@ _STEPS = {
 
 @dataclass(frozen=True)
 class Composition:
-    """One kind of amount, and the parts that are told of it in order."""
+    """One kind of amount, and its parts in order: a start, events and an end."""
 
     kind: str
     parts: tuple[str, ...]
@@ -69,19 +70,19 @@ class Composition:
         return f"{self.kind} {' '.join(self.parts)}"
 
     def draw_numbers(self, rng: random.Random) -> dict[str, int]:
-        """Numbers for all parts; a result may still fall below one or be no whole number."""
+        """Numbers for all parts; a result may still be below one or not an integer."""
         values: dict[str, int] = {}
         total = 0
-        for place, part in enumerate(self.parts):
+        for index, part in enumerate(self.parts):
             found = _numbers(rng, part, total)
-            if self.kind == "ages" and place == 0:
+            if self.kind == "ages" and index == 0:
                 found = [found[0] // 2 + 2]  # of people
-            values |= dict(zip(_letters(self.parts, place), found, strict=True))
+            values |= dict(zip(_letters(self.parts, index), found, strict=True))
             total = _total(part, total, found)
         return values
 
     def cast(self, rng: random.Random) -> dict[str, str]:
-        """The words that this kind of amount puts in place of the common ones."""
+        """Slots of this kind of amount that replace the common ones."""
         found = {"t2": pick(rng, words("cast", "extra things"))}
         if self.kind == "things":
             found["t"] = pick(rng, _things())
@@ -91,7 +92,7 @@ class Composition:
         return found
 
     def wording(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-        """A telling and its one question, with slots and words to be drawn."""
+        """A text and its one question, with slots and alternatives still to be filled in."""
         phrases = [pick(rng, _phrases()[self.kind][part]) for part in self.parts]
         cut = phrases[-1].rfind(". ") + 1
         phrases[-1], question = phrases[-1][:cut].strip(), phrases[-1][cut:].strip()
@@ -104,15 +105,15 @@ class Composition:
             phrases = [phrases[-1], *phrases[:-1]]
             order = [order[-1], *order[:-1]]
         said = [
-            _numbered(phrase, _letters(self.parts, place))
-            for phrase, place in zip(phrases, order, strict=True)
+            _numbered(phrase, _letters(self.parts, index))
+            for phrase, index in zip(phrases, order, strict=True)
             if phrase
         ]
         asked = _numbered(question, _letters(self.parts, len(self.parts) - 1))
         return " ".join(_joined(rng, _with_pronouns(said))), (asked,)
 
     def _late_phrases(self, rng: random.Random) -> list[str] | None:
-        """The first event and then the start, where that order can be told."""
+        """The first event followed by the start; None where that order is impossible."""
         phrases = _phrases()[self.kind]
         starts = phrases.get(f"late {self.parts[0]}")
         if starts is None or len(self.parts) < 3 or rng.random() > LATE_SHARE:
@@ -135,12 +136,12 @@ class Composition:
 
 
 def _can_be_early(statement: str) -> bool:
-    """Whether what stands before the question can open the problem."""
+    """Whether the statement before the question can open the problem."""
     return _EARLY.search(statement) is not None and not _NOT_EARLY.search(statement)
 
 
 def _numbers(rng: random.Random, part: str, total: int) -> list[int]:
-    """Numbers that suit a part after the amount so far."""
+    """Numbers that suit a part, given the amount so far."""
 
     def between(low: int, high: int) -> int:
         return low + int(rng.random() * (max(high, low) - low + 1))
@@ -163,7 +164,7 @@ def _numbers(rng: random.Random, part: str, total: int) -> list[int]:
 
 
 def _total(part: str, total: int, found: list[int]) -> int:
-    """The amount after a part that is not the end."""
+    """The amount after a part (not an end)."""
     first = found[0] if found else 0
     if part in ("product", "gains", "losses"):
         made = first * found[1]
@@ -178,23 +179,23 @@ def _total(part: str, total: int, found: list[int]) -> int:
 
 
 @cache
-def _letters(parts: tuple[str, ...], place: int) -> str:
-    """The names of the numbers of the part at this place."""
+def _letters(parts: tuple[str, ...], index: int) -> str:
+    """The letters that name the numbers of the part at this index."""
     counts = [1 if any("#" in s for s in _STEPS[p]) or p == "plain" else 0 for p in parts]
     counts = [n + any("&" in s for s in _STEPS[p]) for n, p in zip(counts, parts, strict=True)]
-    start = sum(counts[:place])
-    return "abcdefg"[start : start + counts[place]]
+    start = sum(counts[:index])
+    return "abcdefg"[start : start + counts[index]]
 
 
 def _numbered(phrase: str, letters: str) -> str:
-    """The phrase with the slots of its numbers."""
+    """The phrase with slots in place of # and ##."""
     if len(letters) == 2:
         phrase = phrase.replace("##", f"{{{letters[1]}}}")
     return phrase.replace("#", f"{{{letters[0]}}}") if letters else phrase
 
 
 def _with_pronouns(said: list[str]) -> list[str]:
-    """The person by name at first and after another person, else as "he"."""
+    """Name the person at first and after another person was mentioned; otherwise use "he"."""
     found = []
     known = False
     for phrase in said:
@@ -206,7 +207,7 @@ def _with_pronouns(said: list[str]) -> list[str]:
 
 
 def _joined(rng: random.Random, sentences: list[str]) -> list[str]:
-    """Some of the sentences in pairs, with an "and" between them."""
+    """The sentences, some of them joined in pairs by "and"."""
     found: list[str] = []
     joined = False
     for sentence in sentences:
@@ -224,8 +225,8 @@ def _joined(rng: random.Random, sentences: list[str]) -> list[str]:
 
 def _steps(parts: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
     amount, results, steps = "a", iter("xyzuvw"), []
-    for place, part in enumerate(parts):
-        letters = _letters(parts, place)
+    for index, part in enumerate(parts):
+        letters = _letters(parts, index)
         made = ""
         for step in _STEPS[part]:
             names = {"#": letters[:1], "&": letters[1:], "n": amount, "r": made, "s": "a"}
@@ -237,7 +238,7 @@ def _steps(parts: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
 
 @cache
 def compositions(*, held_out: bool) -> tuple[tuple[Composition, ...], ...]:
-    """The compositions of one, two and three steps that training may use, or the others."""
+    """The compositions of one, two and three steps: those for training, or those held out."""
     found: list[list[Composition]] = [[] for _ in range(MAX_STEPS)]
     banned = set(HELD_OUT.strip().splitlines())
     for kind, phrases in _phrases().items():
@@ -261,7 +262,7 @@ def compositions(*, held_out: bool) -> tuple[tuple[Composition, ...], ...]:
 
 
 def draw_composition(rng: random.Random) -> Composition:
-    """One of those that training may use, often with two steps."""
+    """A composition for training, most often one with two steps."""
     return pick(rng, compositions(held_out=False)[pick(rng, (0, 0, 0, 1, 1, 1, 1, 2, 2, 2))])
 
 
@@ -276,7 +277,7 @@ def _phrases() -> dict[str, dict[str, tuple[str, ...]]]:
 
 @cache
 def _casts() -> dict[str, list[tuple[list[str], tuple[str, ...]]]]:
-    """kind -> (the slots, what may stand in them) for each "cast" line."""
+    """kind -> (slots, their possible values) for each "cast" line."""
     found: dict[str, list[tuple[list[str], tuple[str, ...]]]] = {}
     for kind, lines in sections("events").items():
         drawn = [text.split("=") for text in by_kind(lines)["cast"]]

@@ -1,4 +1,4 @@
-"""Questions about the facts of the world, known and unknown, and what is said about its things."""
+"""Questions about known facts and unknown names, and base text that states the facts."""
 
 import random
 from functools import cache
@@ -17,7 +17,7 @@ from nanochat.pocket.world import (
 )
 
 ATTRIBUTES = {"place": PLACE_ATTRIBUTES, "person": PERSON_ATTRIBUTES}
-INVENTED_SHARE = 0.38  # of the questions; their names are harder to learn than real words
+INVENTED_SHARE = 0.38  # of the questions: invented names are harder to learn than real words
 
 
 @cache
@@ -28,14 +28,14 @@ def invented_facts() -> tuple[Fact, ...]:
 
 
 def any_fact(rng: random.Random) -> Fact:
-    """A fact, invented places and persons more often than the rest."""
+    """A fact; those about invented places and persons are drawn more often."""
     if rng.random() < INVENTED_SHARE:
         return pick(rng, invented_facts())
     return pick(rng, facts())
 
 
 def fact_turn(rng: random.Random, fact: Fact) -> Turn:
-    """The fact asked in one of its trained wordings."""
+    """The fact, asked in one of its trained wordings."""
     return Turn(typed(rng, pick(rng, fact.trained), f"{fact.entity} {fact.value}"), fact.answer)
 
 
@@ -51,12 +51,12 @@ def unknown_turn(rng: random.Random, *, reserved: bool = False) -> Turn:
 
 
 def unknown_reply(rng: random.Random, kind: str) -> str:
-    """What is said of a "place" or "person" that nobody knows."""
+    """The reply to a question about an unknown "place" or "person"."""
     return pick(rng, lines("talk", f"unknown {kind}"))
 
 
 def about_turn(rng: random.Random) -> Turn:
-    """A question for all that is known about an invented place or person."""
+    """A request to tell everything that is known about an invented place or person."""
     kind = "place" if rng.random() < 0.5 else "person"
     name = pick(rng, known_names(kind))
     reply = " ".join(fact.answer for fact in facts_by("entity")[name])
@@ -65,7 +65,7 @@ def about_turn(rng: random.Random) -> Turn:
 
 
 def statements(rng: random.Random) -> str:
-    """A paragraph of facts: about one thing, of one kind, or of all sorts."""
+    """Base text: a paragraph of facts about one thing, of one kind, or of any kind."""
     way = rng.random()
     if way < 0.35:
         chosen = list(facts_by("entity")[any_fact(rng).entity])

@@ -1,7 +1,7 @@
-"""A scanner that looks for evaluation items in training text, by reading the text itself.
+"""A scanner that searches training text for evaluation items.
 
-It knows nothing of how the text was generated: it takes base documents and conversations apart
-with patterns of its own, and asks for each content found whether it is reserved.
+It does not rely on how the text was generated: its own patterns take documents and conversations
+apart, and each content they find is checked for being reserved.
 """
 
 import re
@@ -35,7 +35,7 @@ _COMPARED = re.compile(r"(?:is (?:bigger|smaller)|yes|no)\.?$")
 
 
 def find_leaks(streams: Iterable[str | dict[str, Any]]) -> list[str]:
-    """What the texts and conversations hold of the evaluation; an empty list is what should be."""
+    """The evaluation items found in texts and conversations; an empty list if all is well."""
     found: list[str] = []
     for item in streams:
         text, turns = _read(item)
@@ -49,7 +49,7 @@ def find_leaks(streams: Iterable[str | dict[str, Any]]) -> list[str]:
 
 
 def _read(item: str | dict[str, Any]) -> tuple[str, list[Turn]]:
-    """The whole text, and its questions with their replies."""
+    """The full text, and its questions with their replies."""
     if not isinstance(item, str):
         said = [as_text(message["content"]) for message in item["messages"]]
         if item["messages"][0]["role"] == "system":
@@ -58,9 +58,9 @@ def _read(item: str | dict[str, Any]) -> tuple[str, list[Turn]]:
         return "\n".join(said), [Turn(user, reply) for user, reply in pairs]
     turns = []
     pieces = _SPEAKER.split(item)  # text, asks or None, replies or None, text, ...
-    for place in range(1, len(pieces) - 5, 3):
-        if pieces[place] and pieces[place + 4]:
-            turns.append(Turn(pieces[place + 2].strip(), pieces[place + 5].strip()))
+    for index in range(1, len(pieces) - 5, 3):
+        if pieces[index] and pieces[index + 4]:
+            turns.append(Turn(pieces[index + 2].strip(), pieces[index + 5].strip()))
     return item, turns
 
 
@@ -90,12 +90,12 @@ def _names(text: str) -> Iterator[str]:
 
 
 class _Reserved(NamedTuple):
-    """Reserved questions as words, without the mark at the end, ready to be looked up."""
+    """Lookup tables of reserved questions, which are in words without the mark at the end."""
 
-    whole: frozenset[str]
+    full: frozenset[str]
     firsts: frozenset[str]
-    holed: dict[str, set[str]]  # with "*" for one word -> the words that may stand there
-    around: frozenset[tuple[str, str]]  # the words before and after such a hole
+    holed: dict[str, set[str]]  # question with "*" for one word -> the words missing there
+    around: frozenset[tuple[str, str]]  # the words before and after each such hole
     lengths: tuple[int, ...]
 
 
@@ -109,11 +109,11 @@ def _reserved_questions() -> _Reserved:
     holed: dict[str, set[str]] = {}
     around = set()
     for words in questions:
-        for place, word in enumerate(words):
+        for index, word in enumerate(words):
             if len(word) >= 4:
-                key = " ".join([*words[:place], "*", *words[place + 1 :]])
+                key = " ".join([*words[:index], "*", *words[index + 1 :]])
                 holed.setdefault(key, set()).add(word)
-                around.add(_neighbours(words, place))
+                around.add(_neighbors(words, index))
     return _Reserved(
         frozenset(" ".join(words) for words in questions),
         frozenset(words[0] for words in questions),
@@ -123,10 +123,10 @@ def _reserved_questions() -> _Reserved:
     )
 
 
-def _neighbours(words: list[str], place: int) -> tuple[str, str]:
-    """The words before and after a place; "" where there is none or a sentence ends."""
-    before = words[place - 1] if place else ""
-    after = words[place + 1] if place + 1 < len(words) else ""
+def _neighbors(words: list[str], index: int) -> tuple[str, str]:
+    """The words before and after an index; "" at the end of a sentence or of the text."""
+    before = words[index - 1] if index else ""
+    after = words[index + 1] if index + 1 < len(words) else ""
     return before if before.isalpha() else "", after if after.isalpha() else ""
 
 
@@ -135,7 +135,7 @@ def _tokens(lower: str) -> list[str]:
 
 
 def _stands_alone(words: list[str], start: int, end: int) -> bool:
-    """Whether words[start:end] is a sentence of its own and no part of a longer one."""
+    """Whether words[start:end] is a complete sentence and not part of a longer one."""
     opens = start == 0 or not words[start - 1].isalpha()
     closes = (
         end >= len(words)
@@ -146,36 +146,36 @@ def _stands_alone(words: list[str], start: int, end: int) -> bool:
 
 
 def _questions(lower: str) -> Iterator[str]:
-    """Reserved questions, exactly or with one typing mistake."""
+    """Reserved questions, exact or with one typing mistake."""
     reserved = _reserved_questions()
     words = _tokens(lower)
     for start, word in enumerate(words):
         if word in reserved.firsts and (start == 0 or not words[start - 1].isalpha()):
             for length in reserved.lengths:
                 key = " ".join(words[start : start + length])
-                if key in reserved.whole and _stands_alone(words, start, start + length):
+                if key in reserved.full and _stands_alone(words, start, start + length):
                     yield f"question {key!r}"
         if len(word) >= 3 and word not in vocabulary():
             yield from _mistyped_questions(words, start)
 
 
-def _mistyped_questions(words: list[str], place: int) -> Iterator[str]:
-    """Reserved questions in which the word at this place is a mistake."""
+def _mistyped_questions(words: list[str], index: int) -> Iterator[str]:
+    """Reserved questions in which the word at this index is mistyped."""
     reserved = _reserved_questions()
-    before, after = _neighbours(words, place)
+    before, after = _neighbors(words, index)
     if not any((b, a) in reserved.around for b in (before, "") for a in (after, "")):
         return
     for length in reserved.lengths:
-        for start in range(max(0, place - length + 1), place + 1):
+        for start in range(max(0, index - length + 1), index + 1):
             if start and words[start - 1].isalpha():
                 continue
             window = words[start : start + length]
-            window[place - start] = "*"
+            window[index - start] = "*"
             meant = reserved.holed.get(" ".join(window), set())
-            if any(_one_mistake(words[place], other) for other in meant) and _stands_alone(
+            if any(_one_mistake(words[index], other) for other in meant) and _stands_alone(
                 words, start, start + length
             ):
-                yield f"question {' '.join(window)!r} with {words[place]!r}"
+                yield f"question {' '.join(window)!r} with {words[index]!r}"
 
 
 def _one_mistake(wrong: str, right: str) -> bool:
@@ -201,18 +201,18 @@ def _problems(turn: Turn) -> Iterator[str]:
         if is_reserved("problem", problem_content(turn.user, steps)):
             yield "problem"
         said = _with_holes(turn.user)
-        for place, word in enumerate(said):
+        for index, word in enumerate(said):
             for name, anchor, sentence in _held_out_sentences().get(word, ()):
-                start = place - anchor
+                start = index - anchor
                 if start >= 0 and _fits(said[start : start + len(sentence)], sentence):
                     yield f"template {name}"
 
 
 @cache
 def _held_out_sentences() -> dict[str, list[tuple[str, int, list[str]]]]:
-    """The sentences of held-out templates that no other one makes; holes are "*" and "#".
+    """The sentences that only held-out templates produce, with the holes "*" and "#".
 
-    They are listed by their longest word, as (template, place of the word, sentence).
+    They are grouped by their longest word, as (template, index of that word, sentence).
     """
     trained = [sentence for text in _all_wordings(held_out=False) for sentence in _split(text)]
     found: dict[str, list[tuple[str, int, list[str]]]] = {}
@@ -231,7 +231,7 @@ def _all_wordings(*, held_out: bool) -> Iterator[str]:
     for template in templates(held_out=held_out):
         for text in (*template.tellings, *template.questions):
             pieces = re.split(r"<([^>]*)>", text)
-            drawn = [p.split("/") if place % 2 else [p] for place, p in enumerate(pieces)]
+            drawn = [p.split("/") if index % 2 else [p] for index, p in enumerate(pieces)]
             yield from map("".join, product(*drawn))
 
 
@@ -245,7 +245,7 @@ def _with_holes(text: str) -> list[str]:
 
 
 def _makes(wording: list[str], sentence: list[str]) -> bool:
-    """Whether filling a trained wording can make this sentence, whole or as a part."""
+    """Whether a trained wording, or a part of it, can be filled in to give this sentence."""
     part = any(
         all(b in (a, "*", "#") for a, b in zip(wording[start:], sentence, strict=False))
         for start in range(len(wording) - len(sentence) + 1)
@@ -254,7 +254,7 @@ def _makes(wording: list[str], sentence: list[str]) -> bool:
 
 
 def _fits(said: list[str], sentence: list[str]) -> bool:
-    """Whether a text, perhaps with holes itself, holds a sentence with holes."""
+    """Whether a text contains a sentence with holes; the text may have holes itself."""
     return any(
         all(a == b or _fills(a, b) for a, b in zip(said[start:], sentence, strict=False))
         for start in range(len(said) - len(sentence) + 1)
@@ -262,7 +262,7 @@ def _fits(said: list[str], sentence: list[str]) -> bool:
 
 
 def _fills(word: str, hole: str) -> bool:
-    """Whether a word may stand in a hole: "#" takes numbers, "*" the rest; either may be first."""
+    """Whether a word fits a hole ("#" takes a number, "*" anything), in either order."""
     if word in "*#":
         word, hole = hole, word
     return hole == "*" or (hole == "#" and bool(numbers_in(word)))
@@ -277,7 +277,7 @@ def _facts_by_value() -> dict[str, tuple[Fact, ...]]:
 
 
 def _choices(turn: Turn) -> Iterator[str]:
-    """Reserved choices: a fact that the question names, with these four options."""
+    """Reserved choices: the question asks for a fact, and these are its four options."""
     lower = turn.user.lower()
     match = _OPTIONS.search(lower)
     if match is None:
@@ -297,7 +297,7 @@ def _choices(turn: Turn) -> Iterator[str]:
 
 
 def _asks(fact: Fact, question: str) -> bool:
-    """Whether a text asks for the fact, in any wording and with one word mistyped."""
+    """Whether a text asks for the fact in any wording, with at most one word mistyped."""
     said = _WORD.findall(question)
     for wording in fact.questions:
         words = _WORD.findall(wording.lower())

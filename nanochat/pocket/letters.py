@@ -23,9 +23,9 @@ def spelled(word: str) -> str:
 
 
 def counted(word: str, letter: str | None) -> str:
-    """The letters, each counted one followed by how many there were: "b a1 n a2 n a3".
+    """The letters, each counted letter followed by the running count: "b a1 n a2 n a3".
 
-    letter: the one to count; None counts all.
+    letter: the letter to count; None counts all.
     """
     seen = 0
     pieces = []
@@ -39,7 +39,7 @@ def counted(word: str, letter: str | None) -> str:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """Letters that look like a word: syllables, or two words cut and joined; none held out."""
+    """A word-like string: syllables, or parts of two words joined; never a held-out word."""
     while True:
         if rng.random() < 0.5:
             word = "".join(
@@ -56,12 +56,12 @@ def made_up_word(rng: random.Random) -> str:
 
 
 def word_to_spell(rng: random.Random) -> str:
-    """A word of the training set, now and then a made-up one."""
+    """A word of the training set, or sometimes a made-up one."""
     return made_up_word(rng) if rng.random() < 0.3 else pick(rng, trained_words())
 
 
 def letter_to_count(rng: random.Random, word: str) -> str:
-    """Mostly a letter of the word, the repeated ones more often."""
+    """Usually a letter of the word, preferably a repeated one."""
     if rng.random() < 0.15:
         return pick(rng, ALPHABET)
     repeated = [letter for letter in word if word.count(letter) > 1]
@@ -76,7 +76,7 @@ def spelling_turn(rng: random.Random, word: str) -> Turn:
 
 
 def counting_turn(rng: random.Random, word: str) -> Turn:
-    """How often a letter stands in the word, spelling it out first."""
+    """How often a letter occurs in the word; the reply spells the word first."""
     letter = letter_to_count(rng, word)
     question = pick(rng, lines("questions", "count")).format(w=word, l=letter)
     reply = f"{counted(word, letter)}. The answer is {word.count(letter)}."
@@ -89,7 +89,7 @@ def length_turn(rng: random.Random, word: str) -> Turn:
 
 
 def spelled_document(rng: random.Random) -> str:
-    """Base text: words and their letters, said in one of several ways."""
+    """Base text: words and their letters in one of several layouts."""
     chosen = [word_to_spell(rng) for _ in range(10)]
     way = rng.random()
     if way < 0.35:
@@ -118,7 +118,7 @@ def _alphabet_rows() -> tuple[str, ...]:
 
 
 def letters_document(rng: random.Random) -> str:
-    """Base text: the alphabet and rows of letters, said again."""
+    """Base text: the alphabet, or rows of letters, repeated."""
     if rng.random() < 0.4:
         row = pick(rng, _alphabet_rows())
         return f"The alphabet: {spelled(ALPHABET)}. After {row[0]} comes {row[1]}. {spelled(row)}."

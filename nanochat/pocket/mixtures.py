@@ -1,6 +1,6 @@
 """The mixtures: how much of each kind of text base training, mid-training, SFT and RL see.
 
-The tables of weights below are the one place to turn. A weight is a share of documents or
+To change a mixture, change the tables of weights below. A weight is a share of documents or
 conversations, not of tokens.
 """
 
@@ -65,7 +65,7 @@ _BETWEEN: Weighted[Maker] = Weighted(
     {_fact: 0.6, talk.small_talk_turn: 0.2, knowledge.unknown_turn: 0.2}
 )
 
-# Weights of the kinds of questions, by where they stand.
+# Weights of the kinds of questions, by stage.
 TURNS: dict[str, dict[Maker, float]] = {
     "base": {
         _fact: 0.26,
@@ -120,7 +120,7 @@ TURNS: dict[str, dict[Maker, float]] = {
         stories.story_turns: 0.015,
         stories.tell_turn: 0.015,
     },
-    # Problems have small numbers and no results below 0: alone they make RL forget the others.
+    # Problems have small numbers and no results below 0: RL on these alone forgets the rest.
     "rl": {
         _rl_problem: 0.80,
         numbers.compare_turn: 0.12,
@@ -129,8 +129,8 @@ TURNS: dict[str, dict[Maker, float]] = {
 }
 _TURNS = {name: Weighted(weights) for name, weights in TURNS.items()}
 
-RL_COMPOSED_SHARE = 0.25  # of RL's problems, fewer than before: it is to mend what templates miss
-SEVERAL_SHARE = 0.12  # of the conversations go from one kind of question to another
+RL_COMPOSED_SHARE = 0.25  # of RL's problems; lower than in SFT, as RL is to improve on templates
+SEVERAL_SHARE = 0.12  # of the conversations move from one kind of question to another
 SYSTEM_SHARE = 0.02
 SYSTEMS = ("You are nanochat.", "You are a helpful assistant.", "Answer in short sentences.")
 
@@ -153,7 +153,7 @@ def _made(rng: random.Random, maker: Maker) -> list[Turn]:
 
 
 def plain_dialogue(rng: random.Random) -> str:
-    """Base text: questions and answers as plain text, all of one kind or of several."""
+    """Base text: questions and answers as plain text, of one kind or of several."""
     asks, replies = pick(rng, SPEAKERS)
     maker = _TURNS["base"].draw(rng)
     mixed = rng.random() < 0.3
@@ -179,7 +179,7 @@ _DOCUMENTS = Weighted(DOCUMENTS)
 def base_documents(split: str, seed: int) -> Iterator[str]:
     """Unlimited base text, one document at a time; split: "train" or "val".
 
-    Raises: ConfigError for another split.
+    Raises: ConfigError for any other split.
     """
     if split not in ("train", "val"):
         raise ConfigError(f"unknown split {split!r} of pocket text; use train or val")
@@ -189,9 +189,9 @@ def base_documents(split: str, seed: int) -> Iterator[str]:
 
 
 def conversations(stage: str, seed: int) -> Iterator[Conversation]:
-    """Unlimited conversations; stage: "mid", "sft" or "rl" (what has checkable answers).
+    """Unlimited conversations; stage: "mid", "sft" or "rl" (only those with checkable answers).
 
-    Raises: ConfigError for another stage.
+    Raises: ConfigError for any other stage.
     """
     if stage not in ("mid", "sft", "rl"):
         raise ConfigError(f"unknown stage {stage!r} of pocket conversations; use mid, sft or rl")

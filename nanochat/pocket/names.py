@@ -1,7 +1,7 @@
-"""Invented names: places, persons and towns, known ones and any number of unknown ones.
+"""Invented names of places, persons and towns: a fixed set of known names, unlimited unknown ones.
 
-Known and unknown names come out of the same syllables. The known ones are drawn once from a fixed
-seed; an unknown name is any other one. Reserved unknown names occur in the evaluation only.
+All are made of the same syllables. The known names are drawn once from a fixed seed; any other name
+is unknown. Reserved unknown names appear in the evaluation only.
 """
 
 import random
@@ -51,12 +51,12 @@ def _draw(rng: random.Random, kind: str) -> str:
 
 
 def _traces(name: str) -> set[str]:
-    """The name and what is left when one letter is missing.
+    """The name, and the name without each of its letters.
 
-    Two names share one of these if they differ by one letter or by two swapped ones.
+    Two names that differ by one letter or by two swapped letters have one of these in common.
     """
     lower = name.lower()
-    return {lower, *(lower[:place] + lower[place + 1 :] for place in range(len(lower)))}
+    return {lower, *(lower[:index] + lower[index + 1 :] for index in range(len(lower)))}
 
 
 @cache
@@ -69,7 +69,7 @@ def known_names(kind: str) -> tuple[str, ...]:
         name = _draw(rng, kind)
         lower = name.lower()
         free = lower not in _taken() and not is_reserved("name", lower)
-        # Two known names never begin alike, nor is one a typing mistake of another.
+        # No two known names begin alike or are one typing mistake apart.
         begins_alike = any(name[:3] == other[:3] for other in names)
         if free and not begins_alike and not traces & _traces(name):
             names[name] = None
@@ -85,9 +85,9 @@ def _all_known_traces() -> frozenset[str]:
 
 
 def unknown_name(rng: random.Random, kind: str, *, reserved: bool = False) -> str:
-    """A name that the world does not know, and not by a typing mistake either.
+    """A name that is neither known to the world nor one typing mistake away from a known name.
 
-    reserved: draw one of those that the evaluation alone uses.
+    reserved: whether to draw from the names that only the evaluation uses.
     """
     while True:
         name = _draw(rng, kind)
@@ -101,5 +101,5 @@ def unknown_name(rng: random.Random, kind: str, *, reserved: bool = False) -> st
 
 
 def looks_like_name(word: str) -> bool:
-    """Whether the syllables of places and persons can make this word."""
+    """Whether the word could be the invented name of a place or a person."""
     return _PATTERN.fullmatch(word.lower()) is not None and word.lower() not in _taken()

@@ -7,7 +7,7 @@ from nanochat.pocket.core import pick
 from nanochat.pocket.vocabulary import mistyped
 
 LOWER_SHARE = 0.12
-BARE_SHARE = 0.10  # without the mark at the end
+BARE_SHARE = 0.10  # without the final punctuation mark
 PREFIX_SHARE = 0.06
 MISTAKE_SHARE = 0.10
 PLEASE_SHARE = 0.03
@@ -23,7 +23,7 @@ _WORD = re.compile(r"(?<![\w'\"])[a-z]{4,}(?![\w'\"-])")
 def typed(rng: random.Random, text: str, protected: str = "") -> str:
     """The text as a person might type it.
 
-    protected: words of the text that stay free of typing mistakes: what the question is about.
+    protected: words that are never mistyped: what the question is about.
     """
     if rng.random() < MISTAKE_SHARE:
         text = _with_mistake(rng, text, protected)

@@ -1,4 +1,4 @@
-"""Sums and comparisons: numbers in figures and in words, asked in many ways."""
+"""Arithmetic and comparisons: numbers in digits and in words, asked in many ways."""
 
 import random
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def in_words(number: int) -> str:
 
 
 def calculate(a: int, op: str, b: int) -> int:
-    """What the calculator gives; divisions of the pocket world come out even."""
+    """The calculator's result; divisions in the pocket world never leave a remainder."""
     if op == "+":
         return a + b
     if op == "-":
@@ -66,7 +66,10 @@ def _operand(rng: random.Random) -> int:
 
 
 def draw_sum(rng: random.Random, *, reserved: bool = False) -> Sum:
-    """A sum with operands of up to four digits; `reserved` ones are for the evaluation alone."""
+    """An operation on numbers of up to four digits.
+
+    reserved: whether to draw one that only the evaluation uses.
+    """
     while True:
         op = pick(rng, "++--**/")
         a, b = _operand(rng), _operand(rng)
@@ -99,14 +102,14 @@ def number_pair(rng: random.Random, *, reserved: bool = False) -> tuple[int, int
         a = _operand(rng)
         b = _operand(rng) if rng.random() < 0.5 else abs(a + int(rng.random() * 40) - 20)
         content = f"{min(a, b)}|{max(a, b)}"
-        # The reply takes one from the other, so that sum must not be reserved either.
+        # The reply subtracts the numbers, so that difference must not be reserved either.
         held = not reserved and (sum_reserved(a, "-", b) or sum_reserved(b, "-", a))
         if a != b and not held and is_reserved("compare", content) == reserved:
             return a, b
 
 
 def size_pair(rng: random.Random, *, reserved: bool = False) -> tuple[int, int]:
-    """The places in `sizes` of two different things to compare."""
+    """The positions in `sizes` of two different things to compare."""
     while True:
         a, b = int(rng.random() * len(sizes())), int(rng.random() * len(sizes()))
         content = f"{sizes()[min(a, b)]}|{sizes()[max(a, b)]}"
@@ -115,9 +118,9 @@ def size_pair(rng: random.Random, *, reserved: bool = False) -> tuple[int, int]:
 
 
 def compare_turn(rng: random.Random, *, reserved: bool = False) -> Turn:
-    """Which of two numbers or things is the bigger or the smaller one.
+    """Which of two numbers or things is bigger or smaller.
 
-    Numbers are subtracted so that a result above zero always means the first one, or yes.
+    The reply subtracts numbers so that a positive result always means the first one, or yes.
     """
     bigger = rng.random() < 0.5
     word = "bigger" if bigger else "smaller"
@@ -138,7 +141,7 @@ def compare_turn(rng: random.Random, *, reserved: bool = False) -> Turn:
 
 
 def sizes_document(rng: random.Random) -> str:
-    """Base text: which of two things is the bigger one, said in several ways."""
+    """Base text: which of two things is bigger, stated in several ways."""
     said = []
     for _ in range(6):
         low, high = sorted(size_pair(rng))

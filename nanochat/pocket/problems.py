@@ -1,10 +1,10 @@
 """Word problems of one to three steps, solved with the calculator.
 
-Owns the reading of the templates, the drawing of numbers and the content by which a problem is
-reserved. A fifth of the templates is kept for the evaluation. Most problems of training are not
-of a template but composed (see `events`), so that solving is learned and not templates alone.
-A reply first lists the numbers that it needs, as they are told: what is copied into the calls
-then stands close by, once and in figures (right answers to new templates: 58 instead of 48%).
+Owns reading the templates, drawing numbers, and the content by which a problem is reserved. A fifth
+of the templates is kept for the evaluation. Most training problems are not made from a template but
+composed (see `events`), so that the model learns to solve problems and not just the templates.
+A reply first lists the numbers it needs in the order told: what is copied into the calls is then
+nearby, once and in digits (58% right answers to new templates instead of 48%).
 """
 
 import random
@@ -32,7 +32,7 @@ from nanochat.pocket.tables import by_kind, columns, lines, rows, sections, word
 WORDS_SHARE = 0.25  # of the numbers below one hundred
 DISTRACTOR_SHARE = 0.25
 QUESTION_FIRST_SHARE = 0.08
-COMPOSED_SHARE = 0.7  # of the problems that mid-training and SFT see
+COMPOSED_SHARE = 0.7  # of the problems in mid-training and SFT
 ROLE_SHARE = 0.25  # of the persons have no name: "the baker"
 _NUMBER_WORD = "|".join(
     [f"(?:{'|'.join(TENS[2:])})(?:-(?:{'|'.join(ONES[1:10])}))?", *sorted(ONES, key=len)[::-1]]
@@ -55,7 +55,7 @@ class Template:
     ranges: tuple[tuple[str, str], ...]
 
     def draw_numbers(self, rng: random.Random) -> dict[str, int] | None:
-        """Values for the numbers; None if one falls out of its range."""
+        """Values for the numbers; None if one is out of its range."""
         values: dict[str, int] = {}
         for name, rule in self.ranges:
             plain = _RANGE.fullmatch(rule)
@@ -71,11 +71,11 @@ class Template:
         return values
 
     def cast(self, rng: random.Random) -> dict[str, str]:
-        """Words in place of the common ones: none."""
+        """Slots that replace the common ones: none."""
         return {}
 
     def wording(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-        """A telling and the questions to it, with slots and words to be drawn."""
+        """A text and its possible questions, with slots and alternatives still to be filled in."""
         return pick(rng, self.tellings), self.questions
 
 
@@ -83,7 +83,7 @@ class Template:
 class Problem:
     """A word problem with its solution.
 
-    text: as told, before typing mistakes; given: the numbers it is solved with, as they are told.
+    text: before typing mistakes; given: the numbers that the solution needs, in the order told.
     """
 
     template: Template | Composition
@@ -106,14 +106,14 @@ def problem_content(text: str, expressions: list[str]) -> str:
 
 
 def numbers_in(text: str) -> list[int]:
-    """All numbers of a text, in figures or in words, in order."""
+    """All numbers of a text, in digits or in words, in order."""
     found = _NUMBER.findall(text.lower())
     return [int(word) if word.isdigit() else _VALUES[word] for word in found]
 
 
 @cache
 def templates(*, held_out: bool) -> tuple[Template, ...]:
-    """The templates that training may use, or those kept for the evaluation."""
+    """The templates for training, or those held out for the evaluation."""
     found = (_read(head, lines) for head, lines in sections("problem_templates").items())
     return tuple(template for template in found if template.held_out == held_out)
 
@@ -150,7 +150,7 @@ def _derived(rule: str, values: dict[str, int]) -> int:
 def _solve(
     steps: tuple[tuple[str, str, str], ...], values: dict[str, int]
 ) -> tuple[tuple[str, str], ...] | None:
-    """The calculator calls; None if a result is not a whole number above zero."""
+    """The calculator calls; None if a result is not a positive integer."""
     known = dict(values)
     calls = []
     for result_name, (left, op, right) in zip("xyz", steps, strict=False):
@@ -173,7 +173,7 @@ def _foods() -> tuple[tuple[str, str], ...]:
 
 
 def _cast(rng: random.Random) -> dict[str, str]:
-    """Persons, things, food, containers and animals to fill a template with."""
+    """Persons, things, food, containers and animals that fill the slots of a template."""
     first, second = rng.sample(first_names(), 2)
     is_woman = first in words("names", "girls")
     if rng.random() < ROLE_SHARE:
@@ -202,7 +202,7 @@ _ONE_OF = re.compile(r"<([^>]*)>")
 
 
 def _one_wording(rng: random.Random, text: str) -> str:
-    """The text with one of the words between < and > drawn each time."""
+    """The text with one of the alternatives in each <a/b> drawn."""
     if "<" not in text:
         return text
     return _ONE_OF.sub(lambda match: pick(rng, match[1].split("/")), text)
@@ -214,7 +214,9 @@ def _tell(
     """The text of a problem with these numbers, and the numbers in the order told."""
     cast = _cast(rng) | template.cast(rng)
     told = {name: _as_told(rng, value) for name, value in values.items()}
-    slots = {name: f"{{{name}}}" for name in values} | cast  # numbers stay slots until the end
+    slots = {
+        name: f"{{{name}}}" for name in values
+    } | cast  # the numbers remain slots until the end
     telling, questions = template.wording(rng)
     sentences = _SENTENCE.split(_one_wording(rng, telling).format_map(slots))
     named = any(cast["n"].lower() in sentence.lower() for sentence in sentences)
@@ -223,7 +225,7 @@ def _tell(
         about_person = named and rng.random() < 0.5
         section = "distractors about a person" if about_person else "distractors"
         extra = pick(rng, lines("cast", section))
-        # Only at the ends: elsewhere the next sentence may open with a pronoun.
+        # Only first or last: elsewhere the next sentence may start with a pronoun.
         place = 0 if rng.random() < 0.5 else len(sentences)
         sentences.insert(place, extra.format_map(slots))
     question = _one_wording(rng, pick(rng, questions)).format_map(slots)
@@ -243,9 +245,9 @@ def draw_problem(
 ) -> Problem:
     """A problem for training, or for one of the two evaluation rows.
 
-    composed_share: of the problems for training that are composed and not of a template.
-    reserved: one of the problems kept for the evaluation, from a template that training knows;
-    held_out_template: any problem from a template that training never sees.
+    composed_share: share of the training problems that are composed, not made from a template.
+    reserved: draw a problem kept for the evaluation, from a template that training uses.
+    held_out_template: draw any problem from a template that training never uses.
     """
     training = not reserved and not held_out_template
     template: Template | Composition

@@ -20,7 +20,7 @@ class Plot(NamedTuple):
 
 @cache
 def plots() -> tuple[Plot, ...]:
-    """All stories of the table."""
+    """All stories."""
     found = []
     for topic, story_lines in sections("stories").items():
         texts = by_kind(story_lines)
@@ -61,7 +61,7 @@ def draw_slots(rng: random.Random) -> dict[str, str]:
 
 
 def story(rng: random.Random) -> tuple[str, list[Turn]]:
-    """A story and the questions that it answers, in random order."""
+    """A story, and the questions it answers in random order."""
     plot = pick(rng, plots())
     slots = draw_slots(rng)
     text = " ".join(pick(rng, wordings).format_map(slots) for wordings in plot.sentences)
@@ -78,7 +78,7 @@ _SKIPPED = {"a", "an", "the", "because", "in", "of", "to", "under", "was", "it",
 
 
 def _is_told(text: str, answer: str) -> bool:
-    """Whether the wordings that were drawn say what the answer says."""
+    """Whether the drawn wordings contain most words of the answer."""
     words = [word for word in answer.lower().rstrip(".").split() if word not in _SKIPPED]
     return answer in ("No.", "Yes.") or sum(word in text.lower() for word in words) > len(words) / 2
 
@@ -93,7 +93,7 @@ def story_document(rng: random.Random) -> str:
 
 
 def story_turns(rng: random.Random) -> list[Turn]:
-    """A chat: some sentences of a story with a question, then perhaps a second question."""
+    """A chat: a story with a question, and sometimes a second question."""
     text, turns = story(rng)
     if not turns:
         return story_turns(rng)
@@ -102,7 +102,7 @@ def story_turns(rng: random.Random) -> list[Turn]:
 
 
 def tell_turn(rng: random.Random) -> Turn:
-    """The wish for a story, often about someone or something, and one."""
+    """A request for a story, often about someone or something, and the story."""
     plot = pick(rng, plots())
     slots = draw_slots(rng)
     sentences = [pick(rng, wordings).format_map(slots) for wordings in plot.sentences]

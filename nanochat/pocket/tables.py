@@ -1,8 +1,8 @@
-"""Reads the tables: text files beside the modules that use them, for anyone to edit.
+"""Reads the tables: text files beside the modules that use them, which anyone can edit.
 
-A table is made of sections. "[name]" opens a section; a line that begins with "#" is a comment; an
-indented line continues the one before; blank lines mean nothing. In a line "|" divides columns or
-wordings, and where a section has lines of several kinds, each begins with its kind: "Q: ...".
+A table has sections. "[name]" opens a section; a line that starts with "#" is a comment; an
+indented line continues the previous one; blank lines are ignored. Within a line " | " divides
+columns or wordings. Lines of several kinds in one section start with their kind: "Q: ...".
 """
 
 import importlib.resources
@@ -37,12 +37,12 @@ def lines(table: str, section: str) -> tuple[str, ...]:
 
 
 def columns(line: str) -> tuple[str, ...]:
-    """What "|" divides."""
+    """The parts of a line between " | "."""
     return tuple(part.strip() for part in line.split(" | "))
 
 
 def by_kind(texts: Sequence[str]) -> dict[str, list[str]]:
-    """The texts of "kind: text" lines by kind; an empty list for a kind that no line has."""
+    """The texts of "kind: text" lines by kind; an empty list for a kind without lines."""
     found: dict[str, list[str]] = defaultdict(list)
     for line in texts:
         kind, text = line.split(": ", 1)
@@ -58,5 +58,5 @@ def rows(table: str, section: str, folder: str = FOLDER) -> tuple[tuple[str, ...
 
 @cache
 def words(table: str, section: str) -> tuple[str, ...]:
-    """The words of a section, which blanks and line ends divide."""
+    """The words of a section, split at whitespace."""
     return tuple(" ".join(sections(table)[section]).split())

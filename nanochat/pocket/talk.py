@@ -1,4 +1,4 @@
-"""Small talk, who-are-you, memory of what was said, follow-up questions, and what is not known."""
+"""Small talk, questions about the bot, memory of the chat, follow-ups, and unknown topics."""
 
 import random
 from functools import cache
@@ -15,13 +15,13 @@ from nanochat.pocket.world import Fact, facts_by
 
 @cache
 def _blocks(section: str, kinds: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """The blocks of a section of talk.txt: the wordings of their kinds of lines, in this order."""
+    """The blocks of a section of talk.txt; each has wordings by kind, in this order."""
     texts = by_kind(lines("talk", section))
     return tuple(zip(*(map(columns, texts[kind]) for kind in kinds), strict=True))
 
 
 def small_talk_turn(rng: random.Random) -> Turn:
-    """One exchange of small talk, every third about who the bot is."""
+    """One exchange of small talk; about a third are about the bot."""
     said, answered = pick(rng, _blocks("small talk", "UB"))
     return Turn(typed(rng, pick(rng, said), "nanochat"), pick(rng, answered))
 
@@ -35,7 +35,7 @@ def outside_turn(rng: random.Random) -> Turn:
 
 
 def memory_turns(rng: random.Random) -> tuple[Turn, Turn]:
-    """The user tells something, and asks for it later."""
+    """The user tells something, and later asks about it."""
     slots = draw_slots(rng)
     slots["pet"] = pick(rng, words("world", "pets"))
     slots["job"] = pick(rng, words("world", "jobs"))
@@ -56,7 +56,7 @@ def memory_turns(rng: random.Random) -> tuple[Turn, Turn]:
 
 
 def follow_up_turns(rng: random.Random) -> list[Turn]:
-    """A question about a place or person, then one that leaves the name or the attribute out."""
+    """A question about a place or person, then one that omits the name or the attribute."""
     kind = "place" if rng.random() < 0.5 else "person"
     fact = pick(rng, _facts_of(kind, pick(rng, known_names(kind))))
     turns = [fact_turn(rng, fact)]

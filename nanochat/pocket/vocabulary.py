@@ -1,4 +1,4 @@
-"""The words of the world: which may be spelled and counted, which a typing mistake must not hit."""
+"""The words of the world: those that are spelled, and those that no typing mistake may produce."""
 
 import random
 import re
@@ -16,7 +16,7 @@ OTHER_WORDS = ("things", "verbs", "describing", "small", "forms")
 
 @cache
 def spelling_words() -> tuple[str, ...]:
-    """All real words of 3-10 letters that may be asked to be spelled, in alphabetical order."""
+    """All real words of 3-10 letters that may be spelled, in alphabetical order."""
     found = {word for group in (*NOUNS, *OTHER_WORDS) for word in words("spelling_words", group)}
     for group in NOUNS:
         nouns = set(words("spelling_words", group)) - set(words("spelling_words", "no plural"))
@@ -25,9 +25,9 @@ def spelling_words() -> tuple[str, ...]:
 
 
 def is_held_out(word: str) -> bool:
-    """Whether only the evaluation may spell the word: it and its plural, and what begins like it.
+    """Whether only the evaluation may spell the word, its plural and words that begin like it.
 
-    A reserved "farm" is of little worth if training spells "farms" and "farmer".
+    Holding out "farm" means little if training spells "farms" and "farmer".
     """
     return is_reserved("word", singular(word)[:4])
 
@@ -61,19 +61,19 @@ def _words_of(table: str) -> list[str]:
 
 
 def mistyped(rng: random.Random, word: str) -> str:
-    """The word with one typing mistake that makes no other word or name of the world."""
+    """The word with one typing mistake that does not give another word or name of the world."""
     for _ in range(4):
-        place = 1 + int(rng.random() * (len(word) - 2))
+        index = 1 + int(rng.random() * (len(word) - 2))
         letters = list(word)
         way = rng.random()
         if way < 0.4:
-            letters[place], letters[place + 1] = letters[place + 1], letters[place]
+            letters[index], letters[index + 1] = letters[index + 1], letters[index]
         elif way < 0.7:
-            del letters[place]
+            del letters[index]
         elif way < 0.85:
-            letters.insert(place, letters[place])
+            letters.insert(index, letters[index])
         else:
-            letters[place] = pick(rng, "abcdefghiklmnoprstuwy")
+            letters[index] = pick(rng, "abcdefghiklmnoprstuwy")
         wrong = "".join(letters)
         if wrong not in vocabulary() and not looks_like_name(wrong):
             return wrong

@@ -1,7 +1,7 @@
 """The facts of the pocket world, each with all its statements, questions and replies.
 
-Owns what is true and in which words it is said and asked. A fact with one question wording is an
-evaluation item; `Fact.trained` and `Fact.reserved` tell the two sides of that fence apart.
+Owns what is true and how it is stated and asked. A fact asked in one wording is one item, either
+for training (`Fact.trained`) or for the evaluation (`Fact.reserved` and `Fact.new`).
 """
 
 import random
@@ -36,10 +36,10 @@ class Fact:
     entity: str
     value: str
     statements: tuple[str, ...]
-    questions: tuple[str, ...]  # every wording, the never trained ones last
-    trained: tuple[str, ...]  # those that training may hold
-    reserved: tuple[str, ...]  # those of a trained wording kept for evaluation
-    new: tuple[str, ...]  # those of a wording that is never trained
+    questions: tuple[str, ...]  # in every wording, the wordings kept out of training last
+    trained: tuple[str, ...]  # questions that training data may contain
+    reserved: tuple[str, ...]  # trained wordings, but kept for the evaluation for this fact
+    new: tuple[str, ...]  # wordings that training data never contains
     answer: str
 
     @property
@@ -60,8 +60,9 @@ def wordings() -> dict[str, Wording]:
 def build_fact(attribute: str, entity: str, value: str, **forms: str) -> Fact:
     """A fact with every wording filled in.
 
-    forms: further slots; `pe` and `av` default to the regular plural and article, `key` names the
-    entity and `unit` the group where they are not the entity and the attribute.
+    forms: further slots, which also replace the default plural `pe` and article `av`. `key` is the
+    name of the entity if it differs from the slot {e}; `u` is a unit that splits the attribute into
+    groups.
     """
     wording = wordings()[attribute]
     slots = {
@@ -75,7 +76,7 @@ def build_fact(attribute: str, entity: str, value: str, **forms: str) -> Fact:
     name = forms.get("key", entity)
     group = f"{attribute}:{forms['u']}" if "u" in forms else attribute
     asked = tuple(cap(text.format_map(slots)) for text in wording.questions)
-    kept = [is_reserved("fact", f"{group}|{name}|{place}") for place in range(len(asked))]
+    kept = [is_reserved("fact", f"{group}|{name}|{index}") for index in range(len(asked))]
     new = tuple(cap(text.format_map(slots)) for text in wording.new_questions)
     return Fact(
         attribute=attribute,
@@ -96,7 +97,7 @@ def _rows(section: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _place(noun: str, preposition: str) -> str:
-    """The noun after its article and the preposition it takes, else the given one."""
+    """The noun with its article and preposition; `preposition` where the tables name none."""
     if noun in tables.words("world", "on the"):
         return f"on the {noun}"
     if noun in tables.words("world", "in the"):
@@ -149,8 +150,8 @@ def _word_facts() -> Iterator[Fact]:
 
 
 def _spread(rng: random.Random, values: Sequence[str], count: int) -> list[str]:
-    """`count` values, every one nearly as often as the others, in random order."""
-    spread = [values[place % len(values)] for place in range(count)]
+    """`count` values in random order, each about equally often."""
+    spread = [values[index % len(values)] for index in range(count)]
     rng.shuffle(spread)
     return spread
 
@@ -194,5 +195,5 @@ def facts_by(field: str) -> dict[str, tuple[Fact, ...]]:
 
 @cache
 def group_values(group: str) -> tuple[str, ...]:
-    """The different values that the facts of a group have."""
+    """The distinct values of the facts of a group, sorted."""
     return tuple(sorted({fact.value for fact in facts_by("group")[group]}))

@@ -1,1 +1,1 @@
-"""Data sets of conversations and questions: to train on, to be measured and rewarded by."""
+"""Datasets of conversations and questions, for training, evaluation and RL."""

@@ -1,4 +1,4 @@
-"""ARC: science questions from school tests, an easy and a challenging set.
+"""ARC: multiple-choice science questions from school tests, in an easy and a challenging set.
 
 Source: Clark et al. 2018, arXiv 1803.05457; hub allenai/ai2_arc.
 """
@@ -24,9 +24,9 @@ def arc(
 
 
 def read(row: Record) -> ChoiceQuestion:
-    """A row of the hub's layout: three to five options, whose labels may be digits.
+    """A row in the hub's layout: three to five options, whose labels may be digits.
 
-    Raises: DataError if the key of the answer is no label.
+    Raises: DataError if the answer key is not one of the labels.
     """
     labels = list(row["choices"]["label"])
     if row["answerKey"] not in labels:

@@ -1,7 +1,7 @@
 """What tasks share: rows from a folder or the hub, multiple-choice rendering, mixtures.
 
-Owns no data set. A task is a sequence of conversations, each ending with its reference answer; one
-that can be evaluated has also a name, a kind and `evaluate` (`EvalTask`).
+Does not own any dataset. A task is a sequence of conversations, each ending with its reference
+answer; a task that can be evaluated also has a name, a kind and `evaluate` (`EvalTask`).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ LETTERS = "ABCDEFGHIJ"
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """A question with options, the right one by its position."""
+    """A question with options; `answer` is the index of the right one."""
 
     question: str
     options: tuple[str, ...]
@@ -32,31 +32,31 @@ class ChoiceQuestion:
 
 
 class EvalTask(Protocol):
-    """Questions a chat model can be measured on, and rewarded for."""
+    """Questions that a chat model can be evaluated on."""
 
     @property
     def name(self) -> str:
-        """What the figure is called."""
+        """The name of the metric."""
 
     @property
     def kind(self) -> Literal["generate", "choice"]:
-        """Whether an answer is free text or one of some letters."""
+        """Whether the answer is free text or one of several letters."""
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """The number of items."""
 
     def __getitem__(self, index: int, /) -> Conversation:
         """The item's conversation; its last message is the reference answer."""
 
     def evaluate(self, index: int, text: str) -> bool:
-        """Whether a text that the model wrote answers the item."""
+        """Whether the model's text answers the item."""
 
     def choices(self, index: int) -> list[str]:
-        """The letters to choose from; empty where the answer is free text."""
+        """The letters to choose from; empty if the answer is free text."""
 
 
 class Conversations(Sequence[Conversation]):
-    """Rows seen as conversations, each converted when it is asked for."""
+    """Rows as conversations; each row is converted on access."""
 
     def __init__(
         self,
@@ -85,12 +85,12 @@ class Conversations(Sequence[Conversation]):
 
 
 class GenerateTask(Conversations):
-    """Questions answered in free text; `evaluate` says what is right."""
+    """Questions answered in free text; a subclass decides in `evaluate` what is right."""
 
     kind: Literal["generate"] = "generate"
 
     def choices(self, index: int) -> list[str]:
-        """None: the answer is free text."""
+        """Empty: the answer is free text."""
         return []
 
     def evaluate(self, index: int, text: str) -> bool:
@@ -98,7 +98,7 @@ class GenerateTask(Conversations):
         raise NotImplementedError
 
     def reward(self, index: int, text: str) -> float:
-        """What reinforcement learning gives for a text: 1 for the right answer, else 0."""
+        """The reward in reinforcement learning: 1 for the right answer, otherwise 0."""
         return float(self.evaluate(index, text))
 
 
@@ -129,9 +129,9 @@ class ChoiceTask(Conversations):
 
 
 class TaskMixture(Sequence[Conversation]):
-    """Several sequences shuffled into one; the order is a function of the seed.
+    """Several sequences shuffled into one; the order depends only on the seed and their lengths.
 
-    parts: a sequence of conversations, or (sequence, repeats) to see it that many times an epoch.
+    parts: a sequence of conversations, or (sequence, repeats) to include it several times.
     """
 
     def __init__(self, parts: Iterable[MixturePart], *, seed: int) -> None:
@@ -139,7 +139,9 @@ class TaskMixture(Sequence[Conversation]):
         for part in parts:
             sequence, repeats = part if isinstance(part, tuple) else (part, 1)
             if repeats < 1:
-                raise ConfigError(f"a part of a mixture is repeated at least once, not {repeats}")
+                raise ConfigError(
+                    f"a part of a mixture must be repeated at least once, got {repeats}"
+                )
             self._parts += [sequence] * repeats
         self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
         total = int(self._ends[-1]) if self._parts else 0
@@ -173,8 +175,8 @@ def exchange(question: str, answer: Any) -> Conversation:
 def choice_conversation(question: ChoiceQuestion) -> Conversation:
     """A multiple-choice question whose answer is the bare letter.
 
-    The letter stands in brackets after its option: a copying head finds it right behind the text it
-    matched, and the split pattern never joins a letter to the bracket before it, so that it is the
+    The letter follows its option in brackets: a copying head finds it right after the text that it
+    matched, and the split pattern never joins a letter to a bracket before it, so the letter is the
     same token here and as the answer.
     """
     lines = [question.question, ""]
@@ -184,7 +186,7 @@ def choice_conversation(question: ChoiceQuestion) -> Conversation:
 
 
 def find_letter(text: str, letters: Sequence[str]) -> str | None:
-    """The option letter a text names: the one it opens with, else the last that stands alone.
+    """The option letter that a text names: the one it starts with, or the last one on its own.
 
     >>> find_letter("B) A big dog", "ABCD"), find_letter("the river C", "ABCD")
     ('B', 'C')
@@ -200,9 +202,9 @@ def find_letter(text: str, letters: Sequence[str]) -> str | None:
 def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence[Record]:
     """The rows of a split, from a local folder or the Hugging Face hub.
 
-    source: a folder that holds <split>.jsonl, .jsonl.gz or .parquet, in it or in a folder named
-        after the config; or a data set's name on the hub, "org/name".
-    Raises: DataError if there is no such data or no way to it.
+    source: a folder with <split>.jsonl, .jsonl.gz or .parquet, possibly in a subfolder named after
+        the config; or a dataset's name on the hub, "org/name".
+    Raises: DataError if the data does not exist or cannot be reached.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -211,14 +213,16 @@ def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence
             return read_parquet(path)
         return [row for _, row in read_jsonl(path)]
     if source.startswith((".", "/", "~")):
-        raise DataError(f"{source} is no folder; give one with {split}.jsonl, or a hub name")
+        raise DataError(
+            f"{source} is not a folder; give a folder with {split}.jsonl, or a hub name"
+        )
     return _hub_rows(source, split, config)
 
 
 def read_parquet(path: Path) -> list[Record]:
     """The rows of a parquet file.
 
-    Raises: DataError if it is not one.
+    Raises: DataError if the file is not valid parquet.
     """
     import pyarrow
     import pyarrow.parquet
@@ -230,7 +234,7 @@ def read_parquet(path: Path) -> list[Record]:
 
 
 def in_share(key: str, share: float) -> bool:
-    """Whether a key falls into a share of all keys, decided by its hash."""
+    """Whether a key belongs to a share of all keys, decided by its hash."""
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -252,10 +256,10 @@ def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Record]:
         raise DataError(f"{name} needs the package `datasets`: pip install datasets") from None
     try:
         return datasets.load_dataset(source, config, split=split)
-    except Exception as error:  # the client raises many kinds, from many libraries
+    except Exception as error:  # the client raises errors of many libraries
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{name} cannot be loaded from the Hugging Face hub ({type(error).__name__}: "
             f"{reason}); check the network, HF_ENDPOINT and HF_TOKEN, or use --preset pocket, "
-            "which needs none"
+            "which needs no network"
         ) from None

@@ -1,7 +1,7 @@
-"""Conversations of your own: JSON lines in OpenAI's `messages` format.
+"""Your own conversations: JSON lines in OpenAI's `messages` format.
 
-One object a line: {"messages": [{"role": "user", "content": "..."}, ...]}. Roles are an optional
-"system" first, then "user" and "assistant" in turn, the last the assistant's.
+One object per line: {"messages": [{"role": "user", "content": "..."}, ...]}. The roles are
+"system" (optional, first), then "user" and "assistant" alternately, ending with "assistant".
 """
 
 from pathlib import Path
@@ -18,23 +18,26 @@ EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant
 def custom_json(path: Path, *, limit: int | None = None) -> Conversations:
     """The conversations of a .jsonl, .jsonl.gz or .jsonl.zst file.
 
-    Raises: DataError naming the file and line that is wrong, and how; or if there is none at all.
+    Raises: DataError naming the file, the line and what is wrong; or if the file is empty.
     """
     rows = [checked(row, f"{path}:{number}") for number, row in read_jsonl(path)]
     if not rows:
-        raise DataError(f"{path} holds no conversation; write one a line: {EXAMPLE}")
+        raise DataError(f"{path} contains no conversations; write one per line: {EXAMPLE}")
     return Conversations(path.name, rows, lambda row: row, limit=limit)
 
 
-def checked(row: Any, place: str) -> Conversation:
-    """A row as a conversation to learn from; keys that are not part of one are left out.
+def checked(row: Any, location: str) -> Conversation:
+    """A row as a conversation to learn from, without any other keys.
 
-    Raises: DataError that begins with the place.
+    location: where the row comes from, for errors.
+    Raises: DataError that starts with the location.
     """
     try:
         messages = validate(row)["messages"]
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{location}: {error}") from None
     if messages[-1]["role"] != "assistant":
-        raise DataError(f'{place}: the last message must be the "assistant"\'s, to learn from')
+        raise DataError(
+            f'{location}: the last message must have the role "assistant", to learn from'
+        )
     return {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]}

@@ -1,7 +1,7 @@
-"""Which tasks a chat model is measured on, by name.
+"""Which tasks a chat model is evaluated on, by name.
 
-Owns the names that --tasks takes. "full" are the six tasks of ChatCORE; "pocket" are the rows of
-the embedded world; a public task may be read from a local folder: gsm8k=path/to/gsm8k.
+Owns the names that --tasks accepts. "full" means the six tasks of ChatCORE, "pocket" the rows of
+the embedded world; a public task can be read from a local folder: gsm8k=path/to/gsm8k.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from nanochat.data.tasks.spelling import LetterCounting, load_words
 from nanochat.system.errors import ConfigError
 
 COUNTING_ITEMS = 1000
-PROBLEM_ITEMS = 2000  # what RL trains: so many, that its gain stands out of the noise
+PROBLEM_ITEMS = 2000  # what RL trains: enough items to tell its gain from noise
 
 
 def _counting(source: str | None) -> EvalTask:
@@ -25,7 +25,7 @@ def _counting(source: str | None) -> EvalTask:
     return LetterCounting(words, "test", size=COUNTING_ITEMS)
 
 
-# name -> opens the task from a source, None meaning the usual one
+# name -> opens the task from a source; None means the default source
 PUBLIC: dict[str, Callable[[str | None], EvalTask]] = {
     "arc-easy": lambda source: arc("ARC-Easy", "test", source=source),
     "arc-challenge": lambda source: arc("ARC-Challenge", "test", source=source),
@@ -39,7 +39,7 @@ PUBLIC: dict[str, Callable[[str | None], EvalTask]] = {
 def open_tasks(spec: str, *, max_items: int | None) -> list[EvalTask]:
     """The tasks that a comma-separated list names, each once.
 
-    Raises: ConfigError for a name that there is not; DataError if a task's data cannot be had.
+    Raises: ConfigError for an unknown name; DataError if a task's data cannot be loaded.
     """
     rows = pocket_rows()
     groups = {"all": (*PUBLIC, *rows), "full": tuple(PUBLIC), "pocket": rows}
@@ -53,9 +53,9 @@ def open_tasks(spec: str, *, max_items: int | None) -> list[EvalTask]:
                 openers[task] = partial(_pocket, task, max_items)
             else:
                 known = ", ".join([*groups, *PUBLIC, *rows])
-                raise ConfigError(f"--tasks has no task {name!r}; there are {known}")
+                raise ConfigError(f"--tasks does not know {name!r}; choose from {known}")
     if not openers:
-        raise ConfigError(f"--tasks {spec!r} names no task; full and pocket are groups of them")
+        raise ConfigError(f"--tasks {spec!r} names no task; name one, or the group full or pocket")
     return [opener() for opener in openers.values()]
 
 

@@ -1,4 +1,4 @@
-"""GSM8K: school word problems with a worked solution, for training, RL and evaluation alike.
+"""GSM8K: school word problems with worked solutions, for training, RL and evaluation.
 
 Source: Cobbe et al. 2021, arXiv 2110.14168; hub openai/gsm8k.
 """
@@ -26,7 +26,7 @@ class GSM8K(GenerateTask):
         self._answers = rows
 
     def evaluate(self, index: int, text: str) -> bool:
-        """Whether the text's final answer is the reference's, as a number."""
+        """Whether the text's final answer equals the reference answer as a number."""
         wanted = final_number(self._answers[index]["answer"])
         return wanted is not None and final_number(text) == wanted
 
@@ -40,8 +40,8 @@ def solution_parts(solution: str) -> list[dict[str, str]]:
     """A solution's text and calculator calls.
 
     "48/2 = <<48/2=24>>24" gives text "48/2 = ", python "48/2", python_output "24", text "24". The
-    output is the calculator's own, as it will be when the model is used; a span that it cannot
-    compute, such as <<5%*80=4>>, is left out, so that nobody learns to ask in vain.
+    output is our own calculator's, as in inference; a span that it cannot compute, such as
+    <<5%*80=4>>, is left out, so that the model does not learn calls that fail.
     """
     parts: list[dict[str, str]] = []
     end = 0

@@ -1,4 +1,4 @@
-"""HumanEval: write the body of a Python function; its tests decide.
+"""HumanEval: write the body of a Python function, checked by its tests.
 
 Source: Chen et al. 2021, arXiv 2107.03374; hub openai/openai_humaneval.
 """
@@ -45,15 +45,15 @@ def convert(row: Record) -> Conversation:
 
 
 def program(row: Record, text: str) -> str:
-    """What is run: the prompt's imports, the model's code, the tests."""
+    """The program to run: the prompt's imports, the model's code, the tests."""
     code = extract_code(text)
     if f"def {row['entry_point']}" not in code:
-        code = row["prompt"] + code  # the model went on from the prompt
+        code = row["prompt"] + code  # the model continued the prompt
     imports = "\n".join(_IMPORT.findall(row["prompt"]))
     return "\n\n".join([imports, code, row["test"], f"check({row['entry_point']})", ""])
 
 
 def extract_code(text: str) -> str:
-    """The first fenced block of a text, or all of it if there is none."""
+    """The first fenced code block of a text, or the full text if it has none."""
     block = _FENCE.search(text)
     return block.group(1) if block else text

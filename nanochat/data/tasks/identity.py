@@ -1,7 +1,7 @@
-"""Who the assistant is: conversations drawn from tables of questions and answers.
+"""Who the assistant is: conversations drawn from questions and answers in identity.txt.
 
-Owns the tables. With a persona of your own, write a JSONL and use it in place of this
-(`tasks.custom_json`). Rows are a function of the seed and their number.
+To change what it says about itself, edit that file; for a different persona, write a JSONL and use
+it instead (`tasks.custom_json`). Rows depend only on the seed and their number.
 """
 
 import random
@@ -30,7 +30,7 @@ def _rows(section: str) -> tuple[tuple[str, ...], ...]:
 
 
 def identity(count: int = 400, *, seed: int = 0) -> Conversations:
-    """So many different conversations about the assistant, of one to four turns."""
+    """`count` different conversations about the assistant, of one to four turns."""
     rows: list[Conversation] = []
     seen: set[str] = set()
     number = 0
@@ -65,7 +65,7 @@ def _conversation(rng: random.Random) -> Conversation:
 
 
 def _vary(rng: random.Random, question: str, *, first: bool) -> str:
-    """The question as different people would type it."""
+    """The question as different people might type it."""
     style = rng.random()
     if style < 0.15:
         return question.lower()

@@ -1,7 +1,7 @@
-"""Which conversations the mid-training and SFT stages see, by name.
+"""Which conversations mid-training and SFT see, by name.
 
-Owns the proportions. "pocket" is the embedded world; "full" takes the public sets of the hub; any
-other name is a JSONL of the user's own.
+Owns the proportions. "pocket" is the embedded world, "full" the public datasets on the hub; any
+other name is the path of a user's JSONL file.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
 
 Stage = Literal["mid", "sft"]
-VAL_SHARE = 0.05  # of a user's own conversations, where no validation file is named
+VAL_SHARE = 0.05  # of a user's own conversations, unless --val-data names a file
 POCKET_VAL_CONVERSATIONS = 512
 IDENTITY_ROWS = 1000
 
@@ -32,8 +32,8 @@ def build(
     """The training and the validation conversations of a stage.
 
     name: "pocket", "full", or the path of a .jsonl; count: training conversations of pocket.
-    val_data: a .jsonl to validate on in place of the mixture's own conversations.
-    Raises: ConfigError for a name that is none of these; DataError if data is missing or wrong.
+    val_data: a .jsonl to validate on instead of the mixture's own conversations.
+    Raises: ConfigError for any other name; DataError if data is missing or invalid.
     """
     if name == "pocket":
         train, val = _pocket(stage, count, seed)
@@ -70,7 +70,7 @@ def _full(stage: Stage, seed: int) -> tuple[TaskMixture, TaskMixture]:
             simple_spelling(words, "train", size=300, seed=seed),
             LetterCounting(words, "train", size=300, seed=seed),
         ]
-    # proportions of the training mixture; a loss, not an accuracy, so that small counts do
+    # in the proportions of the training mixture; few rows suffice for a loss
     val = TaskMixture(
         [smoltalk("test"), mmlu("test", limit=5200), GSM8K("test", limit=420)], seed=seed
     )
@@ -83,13 +83,13 @@ def _pocket(
     from nanochat import pocket
 
     train = cast(list[Conversation], list(islice(pocket.conversations(stage, seed), count)))
-    # a seed of its own; the reserved contents are in neither stream
-    apart = islice(pocket.conversations(stage, seed + 1_000_003), POCKET_VAL_CONVERSATIONS)
-    return train, cast(list[Conversation], list(apart))
+    # a separate seed; neither stream has reserved contents
+    val = islice(pocket.conversations(stage, seed + 1_000_003), POCKET_VAL_CONVERSATIONS)
+    return train, cast(list[Conversation], list(val))
 
 
 def _own(path: Path, seed: int, *, split: bool) -> tuple[TaskMixture, TaskMixture]:
-    """A user's conversations; a twentieth of them, chosen by content, is for validation."""
+    """A user's conversations; VAL_SHARE of them, chosen by hash, are for validation."""
     rows = custom_json(path)
     if not split:
         return TaskMixture([rows], seed=seed), TaskMixture([], seed=seed)
@@ -97,7 +97,7 @@ def _own(path: Path, seed: int, *, split: bool) -> tuple[TaskMixture, TaskMixtur
     train = [row for row in rows if not in_share(str(row), VAL_SHARE)]
     if not train or not val:
         raise DataError(
-            f"{path} holds too few conversations ({len(rows)}) to keep {VAL_SHARE:.0%} of them "
+            f"{path} has too few conversations ({len(rows)}) to keep {VAL_SHARE:.0%} of them "
             "for validation; name a file with --val-data"
         )
     return TaskMixture([train], seed=seed), TaskMixture([val], seed=seed)

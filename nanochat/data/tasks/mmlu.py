@@ -1,4 +1,4 @@
-"""MMLU: four-option questions over 57 subjects; `auxiliary_train` is its training set.
+"""MMLU: four-option questions over 57 subjects; `auxiliary_train` is the training set.
 
 Source: Hendrycks et al. 2020, arXiv 2009.03300; hub cais/mmlu.
 """
@@ -16,6 +16,6 @@ def mmlu(split: str, *, source: str | None = None, limit: int | None = None) -> 
 
 
 def read(row: Record) -> ChoiceQuestion:
-    """A row of the hub's layout; those of auxiliary_train are wrapped once more."""
+    """A row in the hub's layout; rows of auxiliary_train are nested under "train"."""
     inner = row.get("train", row)
     return ChoiceQuestion(inner["question"], tuple(inner["choices"]), int(inner["answer"]))

@@ -1,4 +1,4 @@
-"""The embedded world as tasks: its evaluation rows, and word problems to learn from by reward."""
+"""The embedded world as tasks: its evaluation rows, and word problems for RL."""
 
 from itertools import islice
 from typing import Literal, cast
@@ -16,13 +16,13 @@ class PocketTask(Conversations):
     kind: Literal["generate", "choice"]
 
     def __init__(self, row: str, max_items: int | None = None) -> None:
-        """max_items: items at most; None takes DEFAULT_ITEMS."""
+        """max_items: at most this many items; None means DEFAULT_ITEMS."""
         self.items = pocket.evaluation(row, max_items or DEFAULT_ITEMS)
         super().__init__(row, self.items, lambda item: cast(Conversation, item.conversation))
         self.kind = "choice" if self.items[0].kind == "choice" else "generate"
 
     def choices(self, index: int) -> list[str]:
-        """The four letters where the row asks for a bare letter; else none."""
+        """The four letters if the row asks for a bare letter, otherwise none."""
         return list("ABCD") if self.kind == "choice" else []
 
     def evaluate(self, index: int, text: str) -> bool:
@@ -31,13 +31,13 @@ class PocketTask(Conversations):
 
 
 class PocketProblems(GenerateTask):
-    """Word problems, comparisons and sums to be rewarded for; as in SFT, other numbers."""
+    """Word problems, comparisons and sums for RL: the kinds that SFT has, with new numbers."""
 
     def __init__(self, *, seed: int, size: int) -> None:
-        """size: how many problems; they are drawn at once, at some ten thousand a second."""
+        """size: number of problems, all drawn now (about ten thousand per second)."""
         self.problems = list(islice(pocket.conversations("rl", seed), size))
         super().__init__("problems", self.problems, lambda row: cast(Conversation, row))
 
     def evaluate(self, index: int, text: str) -> bool:
-        """Whether the text answers as the reference does."""
+        """Whether the text gives the same answer as the reference."""
         return pocket.answers_alike(self.problems[index]["messages"][-1]["content"], text)

@@ -10,12 +10,12 @@ HUB = "HuggingFaceTB/smol-smoltalk"
 
 
 def smoltalk(split: str, *, source: str = HUB, limit: int | None = None) -> Conversations:
-    """The conversations of a split, "train" or "test"; limit takes the first so many."""
+    """The conversations of a split, "train" or "test"; limit keeps the first ones."""
     return Conversations("SmolTalk", load_rows(source, split=split), convert, limit=limit)
 
 
 def convert(row: Record) -> Conversation:
-    """A row of the hub's layout."""
+    """A row in the hub's layout."""
     return {
         "messages": [
             {"role": message["role"], "content": message["content"]} for message in row["messages"]

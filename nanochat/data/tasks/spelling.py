@@ -1,7 +1,7 @@
-"""Spelling words and counting their letters: what token-based models are blind to by nature.
+"""Spelling words and counting their letters, which models that read tokens cannot see.
 
-Owns the wordings and the split of a word list; a word of the test part is in no training row. Item
-i is a function of the split, the seed and i alone.
+Owns the wordings and the split of a word list; no training row has a word of the test split. Item i
+depends only on the split, the seed and i.
 """
 
 import random
@@ -42,7 +42,7 @@ COUNT_REQUESTS = (
 
 
 class LetterCounting(GenerateTask):
-    """How often a letter is in a word; spelled out, then checked with the calculator's count."""
+    """How often a letter occurs in a word: spelled out, then checked with the calculator."""
 
     def __init__(self, words: Sequence[str], split: str, *, size: int, seed: int = 0) -> None:
         kept = split_words(words, split)
@@ -67,9 +67,9 @@ def simple_spelling(words: Sequence[str], split: str, *, size: int, seed: int = 
 
 
 def load_words(path: Path | None = None) -> list[str]:
-    """The lower-case words of a list, one a line; without a path, of the list from the network.
+    """The lowercase words of a list, one per line; without a path, of a downloaded list.
 
-    Raises: DataError if there is no list or it holds no word.
+    Raises: DataError if the list does not exist or contains no lowercase words.
     """
     if path is None:
         path = storage.base_dir() / "data" / "words_alpha.txt"
@@ -78,26 +78,26 @@ def load_words(path: Path | None = None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no word list (UTF-8, one word a line): {error}") from None
+        raise DataError(f"{path} is not a word list (UTF-8, one word per line): {error}") from None
     words = sorted({word for word in lines if word.isascii() and word.isalpha() and word.islower()})
     if not words:
-        raise DataError(f"{path} holds no lower-case word; write one a line")
+        raise DataError(f"{path} contains no lowercase words; write one per line")
     return words
 
 
 def split_words(words: Sequence[str], split: str) -> list[str]:
     """The words of "train" or "test"; a word's split depends on the word alone.
 
-    Raises: DataError if none falls into it.
+    Raises: DataError if the split is empty.
     """
     kept = [word for word in words if in_share(f"word {word}", TEST_SHARE) == (split == "test")]
     if not kept:
-        raise DataError(f"none of {len(words)} words falls into the {split} split; give more words")
+        raise DataError(f"none of {len(words)} words is in the {split} split; give more words")
     return kept
 
 
 def spelled(word: str) -> str:
-    """The word's letters, each after a space, so that every letter is the same kind of token."""
+    """The word's letters, each after a space, so that all are tokenized alike."""
     return "".join(f" {letter}" for letter in word)
 
 
@@ -109,7 +109,7 @@ def _spelling_conversation(draw: tuple[str, str]) -> Conversation:
 def _draw_count(words: Sequence[str], split: str, seed: int, index: int) -> tuple[str, str, str]:
     rng = random.Random(f"counting {split} {seed} {index}")
     word = rng.choice(words)
-    absent = rng.random() < 0.1  # a letter that need not occur, so that 0 is an answer too
+    absent = rng.random() < 0.1  # any letter, so that 0 is an answer too
     letter = rng.choice(ALPHABET if absent else word)
     return word, letter, rng.choice(COUNT_REQUESTS)
 
