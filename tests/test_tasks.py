@@ -190,13 +190,9 @@ def test_code_is_taken_from_a_fence_or_the_full_text():
 
 
 def test_the_program_has_imports_code_and_tests_in_order():
-    complete = program(problem(), "def double(x):\n    return 2 * x")
-    assert (
-        complete.index("from typing")
-        < complete.index("def double")
-        < complete.index("check(double)")
-    )
-    assert complete.count("def double") == 1
+    source = program(problem(), "def double(x):\n    return 2 * x")
+    assert source.index("from typing") < source.index("def double") < source.index("check(double)")
+    assert source.count("def double") == 1
     assert program(problem(), "    return 2 * x").count('"""Twice x."""') == 1
 
 
@@ -404,8 +400,8 @@ def test_a_share_of_users_conversations_is_kept_for_validation(tmp_path):
     train, val = mixtures.build(str(path), stage="sft")
     assert len(train) + len(val) == 300 and 3 <= len(val) <= 30
     assert {texts(row)[0] for row in train}.isdisjoint(texts(row)[0] for row in val)
-    complete, named = mixtures.build(str(path), stage="sft", val_data=str(path))
-    assert (len(complete), len(named)) == (300, 300)
+    train, named = mixtures.build(str(path), stage="sft", val_data=str(path))
+    assert (len(train), len(named)) == (300, 300)
     write_jsonl(path, [common.exchange("q", "a")])
     with pytest.raises(DataError, match="too few conversations"):
         mixtures.build(str(path), stage="sft")
