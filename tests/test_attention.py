@@ -44,7 +44,7 @@ def attend(request, monkeypatch):
     """Attention by every way that runs on a CPU, in blocks of 8 so that short texts have many."""
     monkeypatch.setattr(block_attention, "BLOCK", 8)
     if request.param == "bounded":
-        return functools.partial(block_attention.block_attention, bound=30.0)
+        return functools.partial(block_attention.block_attention, score_bound=30.0)
     if request.param == "blocks":
         return block_attention.block_attention
     return functools.partial(attention.attend, backend=SDPA)

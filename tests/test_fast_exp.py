@@ -66,7 +66,7 @@ def test_compiled_bounded_attention_in_bfloat16_is_that_of_exact_weights():
 
     @compiled
     def attend(q, k, v):
-        return block_attention(q, k, v, window=12, scale=0.36, bound=0.36 * 16)
+        return block_attention(q, k, v, window=12, scale=0.36, score_bound=0.36 * 16)
 
     found = attend(q, k, v)
     wide = [x.detach().double().requires_grad_() for x in (q, k, v)]

@@ -19,16 +19,16 @@ def make_linear(inputs: int, outputs: int) -> Linear:
     return linear
 
 
-def test_quantised_values_use_the_whole_range_and_come_back_close():
+def test_quantized_values_use_the_whole_range_and_come_back_close():
     x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) * 1e-3
     for dtype, bound in ((torch.float8_e4m3fn, 0.04), (torch.float8_e5m2, 0.08)):
-        x8, factor = fp8.quantise(x, dtype)
+        x8, factor = fp8.quantize(x, dtype)
         assert float(x8.float().abs().max()) == torch.finfo(dtype).max
         assert relative_error(x8.float() * factor, x) < bound
 
 
 def test_a_tensor_of_zeros_stays_zero():
-    x8, factor = fp8.quantise(torch.zeros(16, 16), torch.float8_e4m3fn)
+    x8, factor = fp8.quantize(torch.zeros(16, 16), torch.float8_e4m3fn)
     assert torch.isfinite(factor)
     assert not x8.float().any()
 

@@ -103,7 +103,7 @@ def naive_muon(w, g, m, v, *, lr, beta, decay, recipe):
     if recipe.row_equilibration:
         u = torch.stack([row / row.norm() for row in u])
     u = naive_polar(u)
-    if recipe.renormalise:
+    if recipe.renormalize:
         u = u / u.norm() * min(rows, columns) ** 0.5
     if recipe.variance_beta is not None:
         before = u.norm()
@@ -307,7 +307,7 @@ def test_the_gradient_norm_is_that_of_all_gradients_over_all_micro_batches():
 def test_a_step_that_is_not_finite_changes_nothing(where, dtype, on_device):
     model = tiny_model(dtype)
     optimizer = build(model, OptimConfig())
-    optimizer.selects_on_device = on_device
+    optimizer.checks_finite_on_device = on_device
     train(model, optimizer, range(2))
     weights = copy.deepcopy(model.state_dict())
     state = optimizer.state_by_name()
@@ -329,7 +329,7 @@ def test_a_flag_on_the_device_leaves_finite_steps_as_they_are():
     models = [tiny_model(torch.float32) for _ in range(2)]
     for model, on_device in zip(models, (False, True), strict=True):
         optimizer = build(model, OptimConfig())
-        optimizer.selects_on_device = on_device
+        optimizer.checks_finite_on_device = on_device
         train(model, optimizer, range(3))
         assert optimizer.steps_done == 3
     for mine, theirs in zip(*(model.parameters() for model in models), strict=True):

@@ -150,9 +150,9 @@ def runs_of_two(run: Run, folder: Path) -> dict:
     }
     # A backend that has neither reduce_scatter nor all_gather into one tensor.
     plain = sharding.Transport(rank=run.rank, world_size=run.world_size)
-    original, optimizer.transport = optimizer.transport, lambda *_: plain
+    original, optimizer.choose_transport = optimizer.choose_transport, lambda *_: plain
     found["fallback"] = result(torch.float64, run, "muon", 5)
-    optimizer.transport = original
+    optimizer.choose_transport = original
     return found
 
 

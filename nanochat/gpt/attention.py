@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.gpt.block_attention import block_attention, pays
+from nanochat.gpt.block_attention import block_attention, faster_in_blocks
 from nanochat.system.errors import ConfigError
 
 BACKENDS = ("auto", "fa3", "varlen", "blocks", "sdpa")
@@ -69,7 +69,7 @@ def attend(
     window: int | None,
     scale: float,
     backend: Backend,
-    bound: float | None = None,
+    score_bound: float | None = None,
 ) -> Tensor:
     """Causal attention: query i sees keys max(0, i - window) .. i; None sees all before it.
 
@@ -81,8 +81,8 @@ def attend(
     if backend.name == "fa3":
         assert backend.kernel is not None
         return _fa3(backend.kernel, q, k, v, window=window, scale=scale)
-    if backend.name == "blocks" and pays(q):
-        return block_attention(q, k, v, window=window, scale=scale, bound=bound)
+    if backend.name == "blocks" and faster_in_blocks(q):
+        return block_attention(q, k, v, window=window, scale=scale, score_bound=score_bound)
     if window is None:
         return _causal(q, k, v, scale=scale)
     if backend.name == "varlen":

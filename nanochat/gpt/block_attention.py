@@ -25,7 +25,7 @@ MAX_BLOCKS = 16  # bounds the compile time of very long texts
 SAFE_BOUND = 40.0  # of scores: their exponentials, and any sum of them, fit into float32
 
 
-def pays(q: Tensor) -> bool:
+def faster_in_blocks(q: Tensor) -> bool:
     """Whether attention of queries (B, T, H, D) is faster in blocks than by torch's kernel.
 
     Not in float16: outputs before they are divided by the sum of weights may be out of its range.
@@ -43,7 +43,7 @@ def block_attention(
     *,
     window: int | None,
     scale: float,
-    bound: float | None = None,
+    score_bound: float | None = None,
 ) -> Tensor:
     """Causal attention: query i sees keys max(0, i - window) .. i; None sees all before it.
 
@@ -51,46 +51,46 @@ def block_attention(
     Keeps the weights of all pairs that are looked at for the backward pass, in q's dtype
     (`scores_made` says how many).
     """
-    if bound is not None and bound > SAFE_BOUND:
-        bound = None
+    if score_bound is not None and score_bound > SAFE_BOUND:
+        score_bound = None
     B, T, H, D = q.shape
     if k.shape[2] != H:
         k, v = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (k, v))
     q, k, v = (x.transpose(1, 2).reshape(B * H, T, D) for x in (q, k, v))
-    y: Tensor = _BlockAttention.apply(q, k, v, window, scale, bound)
+    y: Tensor = _BlockAttention.apply(q, k, v, window, scale, score_bound)
     return y.view(B, H, T, D).transpose(1, 2)
 
 
 def scores_made(length: int, window: int | None) -> int:
     """Weights of one row and head, hidden ones included, that are kept for the gradient."""
     pieces = _pieces(length, window)
-    return sum((piece.end - piece.begin) * (piece.back + piece.block) for piece in pieces)
+    return sum((piece.end - piece.start) * (piece.back + piece.block) for piece in pieces)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Queries begin..end in blocks of equal size, of which each sees `back` keys before itself."""
+    """Queries start..end in blocks of equal size, of which each sees `back` keys before itself."""
 
-    begin: int
+    start: int
     end: int
     block: int
     back: int
 
     def queries(self, x: Tensor) -> Tensor:
         """Of x (N, T, D) the blocks (N x blocks, block, D)."""
-        return x[:, self.begin : self.end].reshape(-1, self.block, x.shape[2])
+        return x[:, self.start : self.end].reshape(-1, self.block, x.shape[2])
 
     def keys(self, x: Tensor) -> Tensor:
         """Of x (N, T, D) what each block sees: (N x blocks, back + block, D)."""
-        seen = x[:, self.begin - self.back : self.end]
-        if self.end - self.begin > self.block:
+        seen = x[:, self.start - self.back : self.end]
+        if self.end - self.start > self.block:
             seen = seen.unfold(1, self.back + self.block, self.block).mT
         return seen.reshape(-1, self.back + self.block, x.shape[2])
 
     def sum_by_key(self, grads: Tensor, length: int) -> Tensor:
         """Sum up what `keys` gave away, (N x blocks, back + block, D), to (N, length, D)."""
-        count = (self.end - self.begin) // self.block
-        start = self.begin - self.back
+        count = (self.end - self.start) // self.block
+        start = self.start - self.back
         if count == 1:
             return F.pad(grads, (0, 0, start, length - self.end))
         # A sum of padded parts compiles to one loop; added to slices they would make nested ones.
@@ -105,7 +105,7 @@ class _Piece:
 class _BlockAttention(torch.autograd.Function):
     """q, k, v: (N, T, D) with N rows times heads.
 
-    Weights stay without their normalisers, by which the few numbers of a query are divided instead.
+    Weights stay without their normalizers, by which the few numbers of a query are divided instead.
     """
 
     @staticmethod
@@ -116,58 +116,60 @@ class _BlockAttention(torch.autograd.Function):
         v: Tensor,
         window: int | None,
         scale: float,
-        bound: float | None,
+        score_bound: float | None,
     ) -> Tensor:
-        outputs, normalisers, kept = [], [], []
+        outputs, normalizers, kept = [], [], []
         for piece in _pieces(q.shape[1], window):
-            weights, normaliser = _weights(piece, q, k, window=window, scale=scale, bound=bound)
+            weights, normalizer = _weights(
+                piece, q, k, window=window, scale=scale, score_bound=score_bound
+            )
             outputs.append((weights @ piece.keys(v)).view(q.shape[0], -1, q.shape[2]))
-            normalisers.append(normaliser.view(q.shape[0], -1, 1))
+            normalizers.append(normalizer.view(q.shape[0], -1, 1))
             kept.append(weights)
-        normaliser = torch.cat(normalisers, dim=1)
-        y = (torch.cat(outputs, dim=1) / normaliser).to(q.dtype)
-        ctx.save_for_backward(q, k, v, y, normaliser, *kept)
+        normalizer = torch.cat(normalizers, dim=1)
+        y = (torch.cat(outputs, dim=1) / normalizer).to(q.dtype)
+        ctx.save_for_backward(q, k, v, y, normalizer, *kept)
         ctx.window, ctx.scale = window, scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q, k, v, y, normaliser, *kept = ctx.saved_tensors
-        wide = normaliser.dtype
-        grad = grad.to(wide) / normaliser
+        q, k, v, y, normalizer, *kept = ctx.saved_tensors
+        sum_dtype = normalizer.dtype
+        grad = grad.to(sum_dtype) / normalizer
         # The part of the softmax's gradient that all keys of a query share.
-        shared = (grad * y).sum(-1, keepdim=True)
+        grad_dot_y = (grad * y).sum(-1, keepdim=True)
         grad = grad.to(q.dtype)
         grad_q = []
-        grad_k = grad_v = shared.new_zeros(())
+        grad_k = grad_v = grad_dot_y.new_zeros(())
         for piece, weights in zip(_pieces(q.shape[1], ctx.window), kept, strict=True):
             grad_y = piece.queries(grad)
-            slope = (grad_y @ piece.keys(v).mT).to(wide) - piece.queries(shared)
-            slope = (weights * slope * ctx.scale).to(q.dtype)
-            grad_q.append((slope @ piece.keys(k)).view(q.shape[0], -1, q.shape[2]))
-            from_scores = slope.mT @ piece.queries(q)
+            grad_scores = (grad_y @ piece.keys(v).mT).to(sum_dtype) - piece.queries(grad_dot_y)
+            grad_scores = (weights * grad_scores * ctx.scale).to(q.dtype)
+            grad_q.append((grad_scores @ piece.keys(k)).view(q.shape[0], -1, q.shape[2]))
+            from_scores = grad_scores.mT @ piece.queries(q)
             from_outputs = weights.mT @ grad_y
-            grad_k = grad_k + piece.sum_by_key(from_scores.to(wide), q.shape[1])
-            grad_v = grad_v + piece.sum_by_key(from_outputs.to(wide), q.shape[1])
+            grad_k = grad_k + piece.sum_by_key(from_scores.to(sum_dtype), q.shape[1])
+            grad_v = grad_v + piece.sum_by_key(from_outputs.to(sum_dtype), q.shape[1])
         grads = (torch.cat(grad_q, dim=1), grad_k.to(k.dtype), grad_v.to(v.dtype))
         return *grads, None, None, None
 
 
 def _pieces(length: int, window: int | None) -> list[_Piece]:
     """First the queries that may see all before them, block by block, then the others together."""
-    least = BLOCK if length <= SHORT_TEXT else LONG_BLOCK
-    size = max(least, -(-length // (MAX_BLOCKS * least)) * least)
+    smallest = BLOCK if length <= SHORT_TEXT else LONG_BLOCK
+    size = max(smallest, -(-length // (MAX_BLOCKS * smallest)) * smallest)
     back = length if window is None else min(length, -(-window // BLOCK) * BLOCK)
     pieces = []
-    for begin in range(0, back, size):
-        end = min(back, begin + size)
-        pieces.append(_Piece(begin, end, block=end - begin, back=begin))
-    whole = back + (length - back) // BLOCK * BLOCK
-    if whole > back:
-        pieces.append(_Piece(back, whole, block=BLOCK, back=back))
-    if length > whole:
-        pieces.append(_Piece(whole, length, block=length - whole, back=back))
+    for start in range(0, back, size):
+        end = min(back, start + size)
+        pieces.append(_Piece(start, end, block=end - start, back=start))
+    full_blocks_end = back + (length - back) // BLOCK * BLOCK
+    if full_blocks_end > back:
+        pieces.append(_Piece(back, full_blocks_end, block=BLOCK, back=back))
+    if length > full_blocks_end:
+        pieces.append(_Piece(full_blocks_end, length, block=length - full_blocks_end, back=back))
     return pieces
 
 
@@ -178,7 +180,7 @@ def _weights(
     *,
     window: int | None,
     scale: float,
-    bound: float | None,
+    score_bound: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Of a piece exp(score - shift) in q's dtype, and their sums (.., queries, 1).
 
@@ -187,14 +189,14 @@ def _weights(
     """
     scores = piece.queries(q) @ piece.keys(k).mT
     scores = scores.to(torch.promote_types(q.dtype, torch.float32)) * scale
-    number = torch.arange(piece.back + piece.block, dtype=torch.int32, device=q.device)
-    query, key = number[piece.back :, None], number
+    position = torch.arange(piece.back + piece.block, dtype=torch.int32, device=q.device)
+    query, key = position[piece.back :, None], position
     hidden = key > query
     if window is not None:
         hidden = hidden | (key < query - window)
-    if bound is None:
+    if score_bound is None:
         scores = scores.masked_fill(hidden, -torch.inf)
         weights = exp_for(q.dtype, scores - scores.amax(-1, keepdim=True), bound=None)
     else:
-        weights = exp_for(q.dtype, scores, bound=bound).masked_fill(hidden, 0.0)
+        weights = exp_for(q.dtype, scores, bound=score_bound).masked_fill(hidden, 0.0)
     return weights.to(q.dtype), weights.sum(-1, keepdim=True)

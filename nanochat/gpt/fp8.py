@@ -1,6 +1,6 @@
 """Matrix products in 8-bit floats for training on GPUs that have them (Hopper and newer).
 
-Owns: which linears take part, quantisation with one scale a tensor, and switching it off for
+Owns: which linears take part, quantization with one scale a tensor, and switching it off for
 evaluation. Weights stay as they are: a converted model has the same parameters and checkpoints.
 Source: FP8 Formats for Deep Learning, arXiv 2209.05433 (e4m3 forward, e5m2 for gradients).
 """
@@ -18,7 +18,7 @@ from nanochat.gpt.layers import Linear
 from nanochat.system.errors import ConfigError
 
 MULTIPLE = 16  # what the hardware's fp8 matrix product asks of every dimension
-MIN_DIM = 128  # smaller products lose more time in quantisation than they gain
+MIN_DIM = 128  # smaller products lose more time in quantization than they gain
 MIN_CAPABILITY = (8, 9)
 
 
@@ -95,8 +95,8 @@ class _Fp8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x8, x_scale = quantise(x, torch.float8_e4m3fn)
-        w8, w_scale = quantise(weight, torch.float8_e4m3fn)
+        x8, x_scale = quantize(x, torch.float8_e4m3fn)
+        w8, w_scale = quantize(weight, torch.float8_e4m3fn)
         ctx.save_for_backward(x8, x_scale, w8, w_scale)
         ctx.dtype = x.dtype
         return _product(x8, w8.T, x_scale, w_scale, dtype=x.dtype, fast=True)
@@ -105,7 +105,7 @@ class _Fp8Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x8, x_scale, w8, w_scale = ctx.saved_tensors
-        g8, g_scale = quantise(grad, torch.float8_e5m2)
+        g8, g_scale = quantize(grad, torch.float8_e5m2)
         grad_x = _product(g8, _column_major(w8), g_scale, w_scale, dtype=ctx.dtype, fast=False)
         grad_w = _product(
             g8.T.contiguous(), _column_major(x8), g_scale, x_scale, dtype=ctx.dtype, fast=False
@@ -113,7 +113,7 @@ class _Fp8Product(torch.autograd.Function):
         return grad_x, grad_w
 
 
-def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x in fp8, scaled so that its largest value is the format's, and the factor that undoes it."""
     largest = torch.finfo(dtype).max
     factor = x.abs().amax().float().clamp(min=1e-12) / largest  # () float32

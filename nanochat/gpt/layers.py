@@ -157,11 +157,11 @@ class Attention(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         """x: (B, T, C); value: (B, T, kv heads x D) value embedding or None. Returns (B, T, C)."""
-        split = (*x.shape[:2], -1, self.head_dim)
-        q, k, v = self.q(x).view(split), self.k(x).view(split), self.v(x).view(split)
+        by_head = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = self.q(x).view(by_head), self.k(x).view(by_head), self.v(x).view(by_head)
         if self.value_gate is not None and value is not None:
             gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.weight.shape[1]]))
-            v = v + gate.unsqueeze(-1) * value.view(split)
+            v = v + gate.unsqueeze(-1) * value.view(by_head)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
@@ -176,7 +176,7 @@ class Attention(nn.Module):
                 window=self.window,
                 scale=self.scale,
                 backend=backend,
-                bound=self.score_bound,
+                score_bound=self.score_bound,
             )
         return self.out(y.reshape(x.shape))
 

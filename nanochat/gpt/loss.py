@@ -20,29 +20,35 @@ MAX_CHUNKS = 64  # each chunk is unrolled into the compiled graph: bounds its co
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *, softcap: float | None
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    token_weights: Tensor,
+    *,
+    softcap: float | None,
 ) -> Tensor:
-    """Sum of weights x cross-entropies of softcap(hidden @ weight.T), with a gradient.
+    """Sum of token_weights x cross-entropies of softcap(hidden @ head_weight.T), with a gradient.
 
-    hidden: (N, C) in the compute dtype; weight: (V, C) in any float dtype; targets: (N,) int64,
-    IGNORED where there is none; weights: (N,) in at least float32. Returns 0-d in their dtype.
+    hidden: (N, C) in the compute dtype; head_weight: (V, C) in any float dtype; targets: (N,)
+    int64, IGNORED where there is none; token_weights: (N,) in at least float32. Returns 0-d in
+    their dtype.
     The gradient is made together with the loss, a chunk of tokens at a time: no more than one
     chunk of logits ever exists, and none is computed twice.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, weights, softcap)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, head_weight, targets, token_weights, softcap)
     return loss
 
 
 @torch.no_grad()
 def cross_entropies(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None
+    hidden: Tensor, head_weight: Tensor, targets: Tensor, *, softcap: float | None
 ) -> Tensor:
     """(N,) cross-entropies in at least float32, 0 where ignored; else as above, no gradient."""
-    cast = weight.to(hidden.dtype)
-    rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
+    head = head_weight.to(hidden.dtype)
+    rows = chunk_rows(hidden.shape[0], head_weight.shape[0], hidden.device.type)
     losses = []
     for x, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-        raw = x @ cast.T
+        raw = x @ head.T
         exps, shift = _exps(capped(raw, softcap), softcap, torch.float32)
         log_z = shift + exps.sum(dim=1, keepdim=True).log()
         loss = (log_z - _chosen(raw, target, softcap))[:, 0]
@@ -74,40 +80,40 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        head_weight: Tensor,
         targets: Tensor,
-        weights: Tensor,
+        token_weights: Tensor,
         softcap: float | None,
     ) -> Tensor:
-        cast = weight.to(hidden.dtype)
-        rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
-        columns = torch.arange(weight.shape[0], dtype=torch.int32, device=targets.device)
-        weights = torch.where(targets == IGNORED, 0.0, weights)
-        total = weights.new_zeros(())
-        grad_hidden, grad_weight = [], torch.zeros_like(weight)
-        chunks = (tensor.split(rows) for tensor in (hidden, targets, weights))
-        for x, target, scale in zip(*chunks, strict=True):
-            raw = x @ cast.T
+        head = head_weight.to(hidden.dtype)
+        rows = chunk_rows(hidden.shape[0], head_weight.shape[0], hidden.device.type)
+        columns = torch.arange(head_weight.shape[0], dtype=torch.int32, device=targets.device)
+        token_weights = torch.where(targets == IGNORED, 0.0, token_weights)
+        total = token_weights.new_zeros(())
+        grad_hidden, grad_head = [], torch.zeros_like(head_weight)
+        chunks = (tensor.split(rows) for tensor in (hidden, targets, token_weights))
+        for x, target, token_weight in zip(*chunks, strict=True):
+            raw = x @ head.T
             logits = capped(raw, softcap)
             exps, shift = _exps(logits, softcap, x.dtype)
             sums = exps.sum(dim=1, keepdim=True)
             log_z = shift + sums.log()
-            total = total + ((log_z - _chosen(raw, target, softcap))[:, 0] * scale).sum()
-            share = exps * (1 / sums)
-            slope = torch.where(columns == target.to(torch.int32)[:, None], share - 1, share)
+            total = total + ((log_z - _chosen(raw, target, softcap))[:, 0] * token_weight).sum()
+            probs = exps * (1 / sums)
+            grad_logits = torch.where(columns == target.to(torch.int32)[:, None], probs - 1, probs)
             if softcap is not None:
-                slope = slope * (1 - (logits * (1 / softcap)).square())
-            slope = (slope * scale[:, None]).to(x.dtype)
-            grad_hidden.append(slope @ cast)
-            grad_weight += slope.T @ x
-        ctx.save_for_backward(torch.cat(grad_hidden), grad_weight)
+                grad_logits = grad_logits * (1 - (logits * (1 / softcap)).square())
+            grad_logits = (grad_logits * token_weight[:, None]).to(x.dtype)
+            grad_hidden.append(grad_logits @ head)
+            grad_head += grad_logits.T @ x
+        ctx.save_for_backward(torch.cat(grad_hidden), grad_head)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return (grad_hidden * grad).to(grad_hidden.dtype), grad_weight * grad, None, None, None
+        grad_hidden, grad_head = ctx.saved_tensors
+        return (grad_hidden * grad).to(grad_hidden.dtype), grad_head * grad, None, None, None
 
 
 def _exps(

@@ -14,7 +14,7 @@ from nanochat.optim.muon import MuonRecipe, muon_update, variance_shape
 from nanochat.optim.schedules import StepSettings
 from nanochat.optim.sharding import Bucket
 
-# Takes a key and its shape; gives the whole tensor on this rank's device. Collective.
+# Takes a key and its shape; gives the full tensor on this rank's device. Collective.
 Fetch = Callable[[str, torch.Size], Tensor]
 
 
@@ -85,7 +85,7 @@ class MuonGroup:
         )
         torch._foreach_copy_(views, slots)
 
-    def forget_grads(self) -> None:
+    def clear_grads(self) -> None:
         """Free the gradients of the step."""
         self.grads = None
         for bucket in self.buckets:
@@ -96,9 +96,9 @@ class MuonGroup:
         for bucket in self.buckets:
             for key, stack in self._stacks().items():
                 own = stack[self._slots(bucket)]
-                whole, pending = bucket.gather(own, own.numel())
+                full, pending = bucket.gather(own, own.numel())
                 pending.wait()
-                matrices = whole.view(-1, *stack.shape[1:])
+                matrices = full.view(-1, *stack.shape[1:])
                 for name, matrix in zip(bucket.names, matrices, strict=False):  # padding is left
                     yield f"{name}.{key}", matrix
 
@@ -110,9 +110,9 @@ class MuonGroup:
             for key, stack in self._stacks().items():
                 slots = stack[self._slots(bucket)]
                 for i, name in enumerate(bucket.names):
-                    whole = fetch(f"{name}.{key}", stack.shape[1:])
+                    full = fetch(f"{name}.{key}", stack.shape[1:])
                     if first <= i < first + len(bucket.owned) // size:
-                        slots[i - first].copy_(whole)
+                        slots[i - first].copy_(full)
 
     def _stacks(self) -> dict[str, Tensor]:
         return {"momentum": self.momentum, "variance": self.variance}
@@ -179,7 +179,7 @@ class AdamWGroup:
             finite=finite,
         )
 
-    def forget_grads(self) -> None:
+    def clear_grads(self) -> None:
         """Free the gradients of the step."""
         for bucket in self.buckets:
             bucket.grad = None
@@ -188,9 +188,9 @@ class AdamWGroup:
         """Whole state tensors by name, one after another. Collective."""
         for i, bucket in enumerate(self.buckets):
             for key, moments in self._moments().items():
-                whole, pending = bucket.gather(moments[i], bucket.slice_size)
+                full, pending = bucket.gather(moments[i], bucket.slice_size)
                 pending.wait()
-                for name, tensor in zip(bucket.names, bucket.unpack(whole), strict=True):
+                for name, tensor in zip(bucket.names, bucket.unpack(full), strict=True):
                     yield f"{name}.{key}", tensor
 
     def load(self, fetch: Fetch) -> None:

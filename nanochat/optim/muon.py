@@ -29,8 +29,8 @@ TINY = 1e-15
 class MuonRecipe:
     """Which refinements of Muon are on; all off is the plain method of 2024.
 
-    row_equilibration: rows get equal norms before orthogonalisation (MuonEq).
-    renormalise: the orthogonalised update gets the norm of an exactly orthogonal one (Muon+).
+    row_equilibration: rows get equal norms before orthogonalization (MuonEq).
+    renormalize: the orthogonalized update gets the norm of an exactly orthogonal one (Muon+).
     variance_beta: decay of the neurons' second moments; None leaves them out (NorMuon,
         arXiv 2510.05491).
     cautious_decay: weights decay only where the update also shrinks them (arXiv 2510.12402).
@@ -38,13 +38,13 @@ class MuonRecipe:
 
     nesterov: bool = True
     row_equilibration: bool = True
-    renormalise: bool = True
+    renormalize: bool = True
     variance_beta: float | None = 0.9
     cautious_decay: bool = True
 
 
 PLAIN = MuonRecipe(
-    row_equilibration=False, renormalise=False, variance_beta=None, cautious_decay=False
+    row_equilibration=False, renormalize=False, variance_beta=None, cautious_decay=False
 )
 
 
@@ -110,7 +110,7 @@ def muon_update(
     if recipe.row_equilibration:
         update.div_(update.norm(dim=-1, keepdim=True).clamp_min_(TINY))
     update = polar_express(update, polar_dtype).to(weights.dtype)
-    # Renormalising and the variance reduction scale rows, columns and whole matrices only, so the
+    # Renormalizing and the variance reduction scale rows, columns and whole matrices only, so the
     # factors are multiplied up first: one pass over the matrices instead of four.
     scale = _update_scale(update, variance, recipe, finite)
     lr = lr * shape_lr_scale(rows, columns)
@@ -118,17 +118,17 @@ def muon_update(
     keep: float | Tensor = 1.0 if finite is None else finite
     if weight_decay is not None:
         if recipe.cautious_decay:
-            share = (update * weights).gt_(0)  # of each weight that decays, 0 or 1
+            decays = (update * weights).gt_(0)  # of each weight that decays, 0 or 1
         else:
-            share = torch.ones_like(scale)
-        weights.addcmul_(weights, share.mul_(keep * (lr * weight_decay)), value=-1)
+            decays = torch.ones_like(scale)
+        weights.addcmul_(weights, decays.mul_(keep * (lr * weight_decay)), value=-1)
     weights.addcmul_(update, scale * (keep * lr), value=-1)
 
 
 def _update_scale(
     update: Tensor, variance: Tensor, recipe: MuonRecipe, finite: Tensor | None
 ) -> Tensor:
-    """What the orthogonalised update is to be multiplied by; moves `variance` in place.
+    """What the orthogonalized update is to be multiplied by; moves `variance` in place.
 
     Returns (L, 1, 1), (L, R, 1) or (L, 1, C). The variance reduction keeps the matrix's norm.
     """
@@ -137,7 +137,7 @@ def _update_scale(
     sums = torch.linalg.vector_norm(update, dim=dim, keepdim=True).square_()  # (L, R, 1), (L, 1, C)
     norms = sums.sum(dim=(-2, -1), keepdim=True).sqrt_()  # (L, 1, 1)
     scale = torch.ones_like(norms)
-    if recipe.renormalise:
+    if recipe.renormalize:
         scale = min(rows, columns) ** 0.5 / norms.clamp_min(TINY)
     if recipe.variance_beta is None:
         return scale

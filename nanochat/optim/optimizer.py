@@ -28,9 +28,9 @@ from nanochat.optim.schedules import StepSettings
 from nanochat.optim.sharding import (
     Pending,
     Transport,
+    choose_transport,
     matrix_buckets,
     tensor_buckets,
-    transport,
 )
 from nanochat.system import device as devices
 from nanochat.system.config import option
@@ -46,7 +46,7 @@ ADAMW_EPS_TOKENS = 1e-10 * 2**19
 ADAMW_MATRIX_LR_FACTOR = 0.1
 # Buckets of new weights on their way at a time: enough to overlap with the next update, and not
 # another copy of the model.
-MOST_PUBLISHED = 4
+MAX_GATHERS_IN_FLIGHT = 4
 
 Group = MuonGroup | AdamWGroup
 
@@ -81,14 +81,14 @@ def build(model: GPT, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "M
     members: dict[str, dict[str, Parameter]] = {}
     for name, parameter in model.named_parameters():
         members.setdefault(kind_of(name).optimizer_group, {})[name] = parameter
-    split = transport(run.rank, run.world_size, run.device)
+    transport = choose_transport(run.rank, run.world_size, run.device)
     settings = adamw_settings(cfg, model.config, tokens_per_step)
     groups: list[Group] = []
     for group, named in members.items():
         if group == "matrix" and cfg.matrix_optimizer != "adamw":
-            groups += _muon_groups(named, cfg, run, split)
+            groups += _muon_groups(named, cfg, run, transport)
         else:
-            buckets = tensor_buckets(named, split)
+            buckets = tensor_buckets(named, transport)
             groups.append(AdamWGroup(buckets, settings[group], scheduled_decay=group == "matrix"))
     return MuonAdamW(groups, run)
 
@@ -121,7 +121,7 @@ def adamw_settings(
 
 
 def _muon_groups(
-    members: Mapping[str, Parameter], cfg: OptimConfig, run: Run, split: Transport
+    members: Mapping[str, Parameter], cfg: OptimConfig, run: Run, transport: Transport
 ) -> list[Group]:
     """One group per matrix shape, cut into buckets of consecutive matrices, last layer first."""
     recipe = muon.MuonRecipe() if cfg.matrix_optimizer == "muon" else muon.PLAIN
@@ -133,7 +133,7 @@ def _muon_groups(
         example = members[names[0]]
         groups.append(
             MuonGroup(
-                matrix_buckets(names, members, split),
+                matrix_buckets(names, members, transport),
                 lr=cfg.matrix_lr * cfg.lr_scale,
                 weight_decay=cfg.weight_decay,
                 recipe=recipe,
@@ -165,7 +165,7 @@ class MuonAdamW:
         self._device = self.groups[0].buckets[0].parameters[0].device
         self.steps_done = torch.zeros((), device=self._device)
         # Elsewhere the host has to wait for nothing, or AdamW's kernel cannot select.
-        self.selects_on_device = self._device.type == "cuda"
+        self.checks_finite_on_device = self._device.type == "cuda"
         self._owner = {id(b): group for group in self.groups for b in group.buckets}
         self._buckets = [b for group in self.groups for b in group.buckets]
         self._order: list[int] = list(range(len(self._buckets)))  # in which buckets are launched
@@ -206,7 +206,7 @@ class MuonAdamW:
             self._last = False
 
     @torch.no_grad()
-    def step(self, settings: StepSettings, share: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, settings: StepSettings, partial_sums: Tensor | None = None) -> dict[str, Tensor]:
         """Update every weight. Collective.
 
         share: (n,) figures of this rank, such as its part of the loss; they travel with the norm.
@@ -216,14 +216,14 @@ class MuonAdamW:
         """
         self._finish_reducing()
         grads = [grad for group in self.groups for grad in group.owned_grads()]
-        norm, sums = self._sums(grads, share)
+        norm, sums = self._sums(grads, partial_sums)
         finite = norm.isfinite() & sums.isfinite().all()
-        if self.selects_on_device:
+        if self.checks_finite_on_device:
             self._update(settings, finite)
         elif bool(finite):
             self._update(settings, None)
         for group in self.groups:
-            group.forget_grads()
+            group.clear_grads()
         self._learn_order()
         self._launched = 0
         self.begin_step()
@@ -231,15 +231,15 @@ class MuonAdamW:
 
     def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
         """Update and publish all groups; where `finite` is False nothing changes. Collective."""
-        publications: deque[Pending] = deque()
+        gathers: deque[Pending] = deque()
         for group in self.groups:
             group.update(settings, self.steps_done, finite)
             for bucket in group.buckets:
-                publications.append(bucket.publish())
-                if len(publications) > MOST_PUBLISHED:
-                    publications.popleft().wait()
-        for publication in publications:
-            publication.wait()
+                gathers.append(bucket.gather_weights())
+                if len(gathers) > MAX_GATHERS_IN_FLIGHT:
+                    gathers.popleft().wait()
+        for gather in gathers:
+            gather.wait()
         self.steps_done += 1 if finite is None else finite
 
     def zero_grad(self) -> None:
@@ -277,11 +277,11 @@ class MuonAdamW:
                     "for another model or another --matrix-optimizer"
                 )
             like = self._buckets[0].parameters[0].detach()
-            whole = like.new_empty(shape)
+            full = like.new_empty(shape)
             if self.run.is_main:
-                whole.copy_(state[key])
-            broadcast_tensors(self.run, [whole])
-            return whole
+                full.copy_(state[key])
+            broadcast_tensors(self.run, [full])
+            return full
 
         self.steps_done.copy_(fetch("steps_done", torch.Size()))
         for group in self.groups:
@@ -323,13 +323,13 @@ class MuonAdamW:
             bucket.pending.wait()
             bucket.pending = None
 
-    def _sums(self, grads: Sequence[Tensor], share: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _sums(self, grads: Sequence[Tensor], partial_sums: Tensor | None) -> tuple[Tensor, Tensor]:
         """The norm of the global gradient and the sums of the shares. Collective."""
         like = self._buckets[0].parameters[0].detach()
         norms = torch.stack([like.new_zeros(()), *torch._foreach_norm(list(grads))])
-        own = like.new_zeros(0) if share is None else share.to(like.dtype)
-        whole = all_reduce_sum(self.run, torch.cat([norms.square().sum().view(1), own]))
-        return whole[0].sqrt(), whole[1:]
+        own = like.new_zeros(0) if partial_sums is None else partial_sums.to(like.dtype)
+        full = all_reduce_sum(self.run, torch.cat([norms.square().sum().view(1), own]))
+        return full[0].sqrt(), full[1:]
 
     def _learn_order(self) -> None:
         """After the first step, launch buckets in the order in which rank 0 completed them."""

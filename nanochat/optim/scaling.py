@@ -47,10 +47,10 @@ def scaled_plan(
     parameters = flops.scaling_parameters(config)
     reference_tokens = ratio * flops.scaling_parameters(_reference(config))
     tokens = tokens or max(1, round(ratio * parameters))
-    share = tokens / reference_tokens
+    relative_tokens = tokens / reference_tokens
     if tokens_per_step is None:
-        tokens_per_step = best_tokens_per_step(share, config.sequence_length)
-    batch_share = tokens_per_step / REFERENCE_TOKENS_PER_STEP
+        tokens_per_step = best_tokens_per_step(relative_tokens, config.sequence_length)
+    relative_batch = tokens_per_step / REFERENCE_TOKENS_PER_STEP
     lr_scale = batch_lr_scale(tokens_per_step)
     return ScaledPlan(
         parameters=parameters,
@@ -58,7 +58,7 @@ def scaled_plan(
         tokens_per_step=tokens_per_step,
         lr_scale=lr_scale,
         # Keeps (rate x decay x steps) of the reference: how often training forgets its past.
-        weight_decay_scale=batch_share / share / lr_scale,
+        weight_decay_scale=relative_batch / relative_tokens / lr_scale,
     )
 
 
@@ -67,9 +67,12 @@ def batch_lr_scale(tokens_per_step: int) -> float:
     return max(MIN_LR_SCALE, math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP))
 
 
-def best_tokens_per_step(share: float, sequence_length: int) -> int:
-    """The best batch, a power of two, in whole rows, for `share` of the reference's tokens."""
-    best = REFERENCE_TOKENS_PER_STEP * share**BATCH_EXPONENT
+def best_tokens_per_step(relative_tokens: float, sequence_length: int) -> int:
+    """The best batch in tokens: a power of two, rounded to complete rows.
+
+    relative_tokens: training tokens divided by those of the reference model.
+    """
+    best = REFERENCE_TOKENS_PER_STEP * relative_tokens**BATCH_EXPONENT
     rows = 2 ** round(math.log2(best)) / sequence_length
     return max(1, round(rows)) * sequence_length
 

@@ -47,14 +47,14 @@ def warmup_decay(
     rise = min(MOMENTUM_STEPS, math.ceil(total_steps * 0.2))
 
     def settings(step: int) -> StepSettings:
-        left = _share(total_steps - step, warmdown)  # 1 before the warmdown, to 0 at the end
+        left = _fraction(total_steps - step, warmdown)  # 1 before the warmdown, to 0 at the end
         if step < warmup:
             lr_scale = (step + 1) / warmup
         else:
             lr_scale = final_lr_frac + (1 - final_lr_frac) * left
-        momentum = MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * _share(step, rise)
+        momentum = MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * _fraction(step, rise)
         momentum += (MOMENTUM_END - MOMENTUM_PEAK) * (1 - left)
-        decay = 0.5 * (1 + math.cos(math.pi * _share(step, total_steps)))
+        decay = 0.5 * (1 + math.cos(math.pi * _fraction(step, total_steps)))
         return StepSettings(lr_scale, momentum, decay)
 
     return settings
@@ -67,12 +67,12 @@ def linear_to_zero(total_steps: int, *, momentum: float = 0.95) -> Schedule:
     """
 
     def settings(step: int) -> StepSettings:
-        left = _share(total_steps - step, total_steps)
+        left = _fraction(total_steps - step, total_steps)
         return StepSettings(left, momentum, weight_decay_scale=0.0)
 
     return settings
 
 
-def _share(part: float, whole: float) -> float:
+def _fraction(part: float, total: float) -> float:
     """part / whole within [0, 1]; 1 where there is no whole."""
-    return min(max(part / whole, 0.0), 1.0) if whole else 1.0
+    return min(max(part / total, 0.0), 1.0) if total else 1.0

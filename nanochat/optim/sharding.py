@@ -1,7 +1,7 @@
 """Gradients and weights split over ranks: who owns what, and how it travels.
 
 Owns the collectives of the optimizer. Knows no update rule: `optim` says what a rank does with the
-slice it owns. With one rank a slice is the whole and nothing is sent.
+slice it owns. With one rank a slice is everything and nothing is sent.
 """
 
 import math
@@ -26,28 +26,28 @@ class Transport:
     can_scatter: bool = False
     can_gather: bool = False
 
-    def reduce_scatter(self, owned: Tensor, whole: Tensor) -> "Pending":
-        """Sum `whole` (world_size x n) over ranks and leave this rank's n of it in `owned`.
+    def reduce_scatter(self, owned: Tensor, full: Tensor) -> "Pending":
+        """Sum `full` (world_size x n) over ranks and leave this rank's n of it in `owned`.
 
         Starts only; see Pending.wait. Collective.
         """
         if self.can_scatter:
-            work = dist.reduce_scatter_tensor(owned, whole, async_op=True)
-            return Pending(work, keep=whole)
-        work = dist.all_reduce(whole, async_op=True)
-        own = whole.view(self.world_size, -1)[self.rank]
-        return Pending(work, keep=whole, copy=([owned], [own]))
+            work = dist.reduce_scatter_tensor(owned, full, async_op=True)
+            return Pending(work, keep=full)
+        work = dist.all_reduce(full, async_op=True)
+        own = full.view(self.world_size, -1)[self.rank]
+        return Pending(work, keep=full, copy=([owned], [own]))
 
     def all_reduce(self, tensor: Tensor) -> "Pending":
         """Sum over ranks, in place. Starts only. Collective."""
         return Pending(dist.all_reduce(tensor, async_op=True), keep=tensor)
 
-    def all_gather(self, whole: Tensor, owned: Tensor) -> "Pending":
-        """Every rank's n of `whole`, in rank order. Starts only. Collective."""
+    def all_gather(self, full: Tensor, owned: Tensor) -> "Pending":
+        """Every rank's n of `full`, in rank order. Starts only. Collective."""
         if self.can_gather:
-            work = dist.all_gather_into_tensor(whole, owned, async_op=True)
+            work = dist.all_gather_into_tensor(full, owned, async_op=True)
         else:
-            parts = list(whole.view(self.world_size, -1).unbind(0))
+            parts = list(full.view(self.world_size, -1).unbind(0))
             work = dist.all_gather(parts, owned, async_op=True)
         return Pending(work, keep=owned)
 
@@ -74,7 +74,7 @@ class Pending:
         self.work = self.keep = self.copy = None
 
 
-def transport(rank: int, world_size: int, device: torch.device) -> Transport:
+def choose_transport(rank: int, world_size: int, device: torch.device) -> Transport:
     """The collectives there are, tried out where the backend is known to lack some. Collective."""
     if world_size == 1:
         return Transport()
@@ -132,16 +132,16 @@ class Bucket:
         """
         alone = self.transport.world_size == 1
         direct = out if out is not None and alone else None
-        whole = self._pack([_grad(p) for p in self.parameters], direct)
+        full = self._pack([_grad(p) for p in self.parameters], direct)
         for p in self.parameters:
             p.grad = None
         if alone:
-            self.grad, self.pending = whole, Pending()
+            self.grad, self.pending = full, Pending()
         elif self.replicated:
-            self.grad, self.pending = whole, self.transport.all_reduce(whole)
+            self.grad, self.pending = full, self.transport.all_reduce(full)
         else:
-            self.grad = whole.new_empty(self.slice_size) if out is None else out
-            self.pending = self.transport.reduce_scatter(self.grad, whole)
+            self.grad = full.new_empty(self.slice_size) if out is None else out
+            self.pending = self.transport.reduce_scatter(self.grad, full)
 
     def owned_weights(self) -> list[Tensor]:
         """Flat views into the parameters: this rank's slice, in order."""
@@ -154,31 +154,31 @@ class Bucket:
             start += p.numel()
         return views
 
-    def publish(self) -> Pending:
+    def gather_weights(self) -> Pending:
         """Start sending this rank's updated weights to all others. Collective."""
         if self.replicated or self.transport.world_size == 1:
             return Pending()
         views = self.owned_weights()
         owned = torch.cat(views) if views else self._zeros(0)
-        whole, pending = self.gather(owned, self.slice_size)
-        pending.copy = ([p.detach() for p in self.parameters], self.unpack(whole))
+        full, pending = self.gather(owned, self.slice_size)
+        pending.copy = ([p.detach() for p in self.parameters], self.unpack(full))
         return pending
 
     def gather(self, owned: Tensor, slice_size: int) -> tuple[Tensor, Pending]:
         """Start putting every rank's slice together, each padded to `slice_size`. Collective.
 
-        owned: this rank's values, at most slice_size. Returns the flat whole, and what to wait for.
+        owned: this rank's values, at most slice_size. Returns the flat form, and what to wait for.
         """
         if self.replicated or self.transport.world_size == 1:
             return owned.reshape(-1), Pending()
         padded = torch.cat([owned.reshape(-1), self._zeros(slice_size - owned.numel())])
-        whole = padded.new_empty(slice_size * self.transport.world_size)
-        return whole, self.transport.all_gather(whole, padded)
+        full = padded.new_empty(slice_size * self.transport.world_size)
+        return full, self.transport.all_gather(full, padded)
 
-    def unpack(self, whole: Tensor) -> list[Tensor]:
+    def unpack(self, full: Tensor) -> list[Tensor]:
         """Views of the flat form, one a parameter, of the parameters' shapes."""
         sizes = [p.numel() for p in self.parameters]
-        parts = whole[: self.numel].split(sizes)
+        parts = full[: self.numel].split(sizes)
         return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
     def _zeros(self, size: int) -> Tensor:
@@ -202,29 +202,29 @@ def _grad(parameter: Parameter) -> Tensor:
 
 
 def matrix_buckets(
-    names: Sequence[str], members: Mapping[str, Parameter], split: Transport
+    names: Sequence[str], members: Mapping[str, Parameter], transport: Transport
 ) -> list[Bucket]:
-    """Matrices of one shape, so many a bucket that each rank owns whole ones; order is kept."""
+    """Matrices of one shape, so many a bucket that each rank owns complete ones; order is kept."""
     example = members[names[0]]
-    per_rank = math.ceil(BUCKET_BYTES / (example.numel() * example.itemsize * split.world_size))
-    count = len(names) if split.world_size == 1 else per_rank * split.world_size
+    per_rank = math.ceil(BUCKET_BYTES / (example.numel() * example.itemsize * transport.world_size))
+    count = len(names) if transport.world_size == 1 else per_rank * transport.world_size
     buckets = []
     for start in range(0, len(names), count):
         part = list(names[start : start + count])
-        slots = math.ceil(len(part) / split.world_size)
+        slots = math.ceil(len(part) / transport.world_size)
         buckets.append(
             Bucket(
                 names=part,
                 parameters=[members[name] for name in part],
                 slice_size=slots * example.numel(),
                 replicated=False,
-                transport=split,
+                transport=transport,
             )
         )
     return buckets
 
 
-def tensor_buckets(members: Mapping[str, Parameter], split: Transport) -> list[Bucket]:
+def tensor_buckets(members: Mapping[str, Parameter], transport: Transport) -> list[Bucket]:
     """Small tensors together, unsplit; each large one by itself, split."""
     small = [name for name, p in members.items() if p.numel() <= SMALL_NUMEL]
     parts = [[name] for name in members if name not in small] + ([small] if small else [])
@@ -237,9 +237,9 @@ def tensor_buckets(members: Mapping[str, Parameter], split: Transport) -> list[B
             Bucket(
                 names=names,
                 parameters=parameters,
-                slice_size=numel if replicated else math.ceil(numel / split.world_size),
+                slice_size=numel if replicated else math.ceil(numel / transport.world_size),
                 replicated=replicated,
-                transport=split,
+                transport=transport,
             )
         )
     return buckets
