@@ -41,7 +41,7 @@ def inputs(B, T, H, H_kv, D, dtype=torch.float64, device=CPU):
 
 @pytest.fixture(params=["sdpa", "blocks", "bounded"])
 def attend(request, monkeypatch):
-    """Attention by every way that runs on a CPU, in blocks of 8 so that short texts have many."""
+    """Every implementation that runs on a CPU, in blocks of 8 so that short texts have several."""
     monkeypatch.setattr(block_attention, "BLOCK", 8)
     if request.param == "bounded":
         return functools.partial(block_attention.block_attention, score_bound=30.0)
@@ -195,7 +195,7 @@ def test_a_kernel_is_tried_with_gradients_even_where_none_are_kept(monkeypatch):
 
 @pytest.mark.parametrize("name", attention.GPU_BACKENDS)
 def test_a_model_for_a_gpu_is_built_elsewhere_first(name):
-    """As a resumed run does it, which names the backend of before."""
+    """A resumed run does so, with the backend it used before."""
     config = GPTConfig(vocab_size=16, sequence_length=8, depth=1, width=8, heads=2)
     model = GPT(config, compute_dtype=torch.float32, attention_backend=name)
     assert model.attention.name == "blocks"

@@ -1,4 +1,4 @@
-"""The polynomial exponential, by itself and in the compiled kernels that use it."""
+"""The polynomial exponential, alone and in the compiled kernels that use it."""
 
 import pytest
 import torch

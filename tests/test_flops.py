@@ -1,4 +1,4 @@
-"""Counts of parameters and operations, checked by other ways of counting."""
+"""Counts of parameters and operations against independent counts."""
 
 import pytest
 import torch

@@ -19,7 +19,7 @@ def make_linear(inputs: int, outputs: int) -> Linear:
     return linear
 
 
-def test_quantized_values_use_the_whole_range_and_come_back_close():
+def test_quantized_values_use_the_full_range_and_stay_close():
     x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) * 1e-3
     for dtype, bound in ((torch.float8_e4m3fn, 0.04), (torch.float8_e5m2, 0.08)):
         x8, factor = fp8.quantize(x, dtype)
@@ -98,7 +98,7 @@ def test_a_converted_model_has_the_same_parameters_and_trains():
 
 def test_a_cpu_is_refused_with_the_remedy():
     model = torch.nn.Sequential(make_linear(128, 128))
-    with pytest.raises(ConfigError, match=r"needs an NVIDIA GPU, the device is cpu; leave --fp8"):
+    with pytest.raises(ConfigError, match=r"needs an NVIDIA GPU, but the device is cpu; leave --fp8"):
         fp8.convert(model)
 
 

@@ -1,4 +1,4 @@
-"""The model against a naive one written from the recipe; initial values, losses and switches."""
+"""The model against a naive implementation; initial values, losses and options."""
 
 import math
 
@@ -50,7 +50,7 @@ def small_config(**options) -> GPTConfig:
 
 
 def make_model(dtype=torch.float64, *, shake: float = 0.0, **options) -> GPT:
-    """A model with its initial weights; shake adds noise, so that nothing is zero or small."""
+    """A model with its initial weights; shake adds noise so that nothing is zero."""
     model = GPT(small_config(**options), compute_dtype=dtype)
     generator = torch.Generator().manual_seed(3)
     model.init_weights(generator)
@@ -72,7 +72,7 @@ def naive_norm(x, kind, weight):
 
 
 def naive_rotate(x, position, base):
-    """One head vector turned by its position: pairs (i, i + D / 2) as complex numbers."""
+    """One head vector rotated by its position: pairs (i, i + D / 2) as complex numbers."""
     half = len(x) // 2
     angle = position * base ** (-torch.arange(half, dtype=torch.float64) / half)
     turned = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angle), angle)
@@ -121,7 +121,7 @@ def naive_mlp(x, w, config, layer):
 
 
 def naive_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits (T, V) of one row of tokens, from the recipe and the weights alone."""
+    """Logits (T, V) of one row of tokens, computed from the weights alone."""
     config, w = model.config, {n: p.detach() for n, p in model.named_parameters()}
     x = w["embedding.weight"][tokens]
     if config.positions == "learned":
@@ -333,7 +333,7 @@ def compiled_and_plain(model: GPT, backend: str) -> None:
     [{}, {"kv_heads": 2, "norm": "rms_weight", "tied_head": True, "positions": "learned"}],
     ids=label,
 )
-def test_the_whole_loss_is_one_graph(options):
+def test_the_loss_is_a_single_graph(options):
     compiled_and_plain(make_model(torch.float32, shake=0.1, depth=2, **options), "aot_eager")
 
 
@@ -345,7 +345,7 @@ def test_the_compiled_loss_and_gradients_equal_the_plain_ones():
 
 
 def gradients(model: GPT, loss) -> dict[str, torch.Tensor]:
-    """Gradients of every parameter by name; none is left in the model."""
+    """Gradients of every parameter by name; the model keeps none."""
     tokens = some_tokens(3, 96)
     loss(tokens, tokens.roll(-1, 1), torch.ones(())).backward()
     found = {name: p.grad for name, p in model.named_parameters()}

@@ -24,7 +24,7 @@ def test_sizes_follow_from_the_depth_and_flags_override():
     assert GPTConfig(depth=2, heads=3).width % 6 == 0
 
 
-def test_short_windows_are_a_quarter_of_the_context_in_whole_tiles():
+def test_short_windows_are_a_quarter_of_the_context_in_complete_tiles():
     config = GPTConfig(depth=6, sequence_length=2048)
     assert config.windows == (512, 512, 512, None, 512, None)
     assert GPTConfig(depth=3, sequence_length=300).windows == (128, 128, None)
@@ -55,7 +55,7 @@ def test_a_config_survives_json_and_replacing_a_field():
         ({"width": 100, "heads": 3}, "--width 100 must be an even multiple of --heads 3"),
         ({"width": 9, "heads": 3}, "--width 9 must be an even multiple of --heads 3"),
         ({"heads": 4, "kv_heads": 3}, "--kv-heads 3 must divide --heads 4"),
-        ({"window_pattern": "SX"}, "--window-pattern takes the letters S and L, got 'SX'"),
+        ({"window_pattern": "SX"}, "--window-pattern must consist of S and L, got 'SX'"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(options, text):

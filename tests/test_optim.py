@@ -1,4 +1,4 @@
-"""The optimizer against references written for the purpose, and against torch's own."""
+"""The optimizer against simple references and against torch's own optimizers."""
 
 import copy
 import math
@@ -254,7 +254,7 @@ def test_cautious_decay_shrinks_only_weights_that_the_update_shrinks_too():
     torch.testing.assert_close(after[0.5], expected)
 
 
-# The whole optimizer
+# The complete optimizer
 
 
 ARCHITECTURES = [
@@ -347,7 +347,7 @@ def test_parameters_without_a_gradient_count_as_having_a_zero_one():
     assert all(p.isfinite().all() and p.grad is None for p in model.parameters())
 
 
-def test_training_goes_on_exactly_from_a_saved_state():
+def test_training_resumes_exactly_from_a_saved_state():
     model = tiny_model()
     optimizer = build(model, OptimConfig())
     train(model, optimizer, range(4))
@@ -361,7 +361,7 @@ def test_training_goes_on_exactly_from_a_saved_state():
         assert torch.equal(mine, theirs)
 
 
-def test_the_state_is_whole_and_by_parameter_name():
+def test_the_state_is_complete_and_by_parameter_name():
     model = tiny_model()
     state = build(model, OptimConfig()).state_by_name()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
@@ -379,7 +379,7 @@ def test_a_state_of_another_model_is_refused():
         other.load_state_by_name(state)
 
 
-def test_a_repeated_batch_is_learned_by_heart():
+def test_a_repeated_batch_is_memorized():
     final = {}
     for kind in ("muon", "adamw"):
         model = tiny_model(torch.float32)

@@ -1,4 +1,4 @@
-"""Several ranks with their share of the batch each equal one rank with all of it."""
+"""Several ranks, each with its share of the batch, equal one rank with all of it."""
 
 import os
 import socket
@@ -67,7 +67,7 @@ def train(
 
 
 def result(dtype: torch.dtype, run: Run, matrix_optimizer: str, steps: int) -> dict:
-    """What a run comes to: weights, losses, norms, and the state after the first step."""
+    """The result of a run: weights, losses, norms, and the state after the first step."""
     model = tiny_model(dtype)
     optimizer = build(model, run, matrix_optimizer)
     losses, norms = train(model, optimizer, run, range(1))
@@ -83,7 +83,7 @@ def result(dtype: torch.dtype, run: Run, matrix_optimizer: str, steps: int) -> d
 
 
 def continued(run: Run, state: dict[str, Tensor], weights: dict[str, Tensor]) -> dict:
-    """A float64 run that takes over another's state at SPLIT_STEP."""
+    """A float64 run that continues from another's state at SPLIT_STEP."""
     model = tiny_model(torch.float64)
     model.load_state_dict(weights)
     optimizer = build(model, run)
@@ -93,7 +93,7 @@ def continued(run: Run, state: dict[str, Tensor], weights: dict[str, Tensor]) ->
 
 
 def save_at_split(run: Run, folder: Path) -> None:
-    """Train to SPLIT_STEP and keep weights and state for runs on other numbers of ranks."""
+    """Train to SPLIT_STEP and save weights and state for runs on different numbers of ranks."""
     model = tiny_model(torch.float64)
     optimizer = build(model, run)
     train(model, optimizer, run, range(SPLIT_STEP))
@@ -107,10 +107,10 @@ def saved_by(world_size: int, folder: Path) -> dict:
 
 
 def worker(rank: int, ports: dict[int, int], folder: str) -> None:
-    """A process that is a rank of four first, then, as far as there are so many, of fewer."""
+    """A process that is a rank of four, then of three and of two if its rank is below those."""
     torch.set_num_threads(1)
     sharding.BUCKET_BYTES = 2**14  # several buckets of each shape
-    sharding.SMALL_NUMEL = 2**8  # embeddings of this little model are split as well
+    sharding.SMALL_NUMEL = 2**8  # embeddings of this small model are split as well
     for world_size, port in ports.items():
         if rank >= world_size:
             continue
@@ -164,7 +164,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict:
-    """Every run that the tests compare, made once."""
+    """All runs that the tests compare, computed once."""
     folder = tmp_path_factory.mktemp("ranks")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -232,14 +232,14 @@ def test_the_first_float32_step_has_the_same_loss_and_gradients(outcomes):
 @pytest.mark.parametrize(
     ("ranks", "before"), [("0of2", 1), ("1of2", 1), ("0of4", 1), ("3of4", 1), ("1of2", 4)]
 )
-def test_a_run_goes_on_equally_on_another_number_of_ranks(outcomes, ranks, before):
+def test_a_run_resumes_equally_on_a_different_number_of_ranks(outcomes, ranks, before):
     found = outcomes[ranks][f"from {before}"]
     assert furthest(outcomes["float64"]["weights"], found["weights"]) < 1e-8
     if ranks.startswith("0"):
         assert furthest(outcomes["float64"]["state"], found["state"]) < 1e-8
 
 
-def test_a_run_saved_by_four_ranks_goes_on_equally_on_one(outcomes):
+def test_a_run_saved_by_four_ranks_resumes_equally_on_one(outcomes):
     found = outcomes["from 4"]
     assert furthest(outcomes["float64"]["weights"], found["weights"]) < 1e-8
     assert furthest(outcomes["float64"]["state"], found["state"]) < 1e-8

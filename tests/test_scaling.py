@@ -44,6 +44,6 @@ def test_what_the_caller_gives_is_kept():
     assert scaled_plan(config, ratio=2.0).tokens == 2 * plan.parameters
 
 
-def test_the_batch_is_whole_rows_of_any_length():
+def test_the_batch_is_complete_rows_of_any_length():
     plan = scaled_plan(GPTConfig(depth=4, sequence_length=384))
     assert plan.tokens_per_step % 384 == 0

@@ -1,4 +1,4 @@
-"""The schedules as numbers."""
+"""Values of the schedules."""
 
 import itertools
 

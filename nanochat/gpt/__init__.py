@@ -1,4 +1,4 @@
-"""The model and nothing else: layers, attention, loss, and how large and costly it is."""
+"""The model: layers, attention, loss, and its size and cost."""
 
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.model import GPT

@@ -1,7 +1,7 @@
 """Causal attention with sliding windows, and the choice of the kernel that computes it.
 
-Owns: the backends, their detection and their one meaning: query i sees keys i - window .. i.
-Owns not: projections, rotary positions (gpt.py) or cached decoding (kv_cache.py).
+Owns: the backends, their detection and their shared definition: query i sees keys i - window .. i.
+Does not own: projections and rotary positions (layers.py), cached decoding (engine/kv_cache.py).
 No backend ever builds a T x T mask.
 """
 
@@ -22,15 +22,16 @@ from nanochat.gpt.block_attention import block_attention, faster_in_blocks
 from nanochat.system.errors import ConfigError
 
 BACKENDS = ("auto", "fa3", "varlen", "blocks", "sdpa")
-GPU_BACKENDS = ("fa3", "varlen")  # on NVIDIA GPUs only; the fastest first
+GPU_BACKENDS = ("fa3", "varlen")  # NVIDIA GPUs only, fastest first
 FA3_KERNEL = "varunneal/flash-attention-3"  # Hopper build on the Hugging Face kernel hub
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The attention kernel in use; `note` says what it is, and what a fall-back lost.
+    """The attention kernel in use; `note` describes it.
 
-    kernel: of "fa3", looked up beforehand, as compiled code cannot import it.
+    kernel: FlashAttention-3's function for "fa3", looked up in advance because compiled code
+    cannot import it.
     """
 
     name: str
@@ -39,9 +40,9 @@ class Backend:
 
 
 def choose(name: str, device: torch.device) -> Backend:
-    """The backend for a device; "auto" takes the fastest that passes its own probe.
+    """The backend for a device; "auto" picks the fastest that passes a small test.
 
-    name: one of BACKENDS. A GPU without windowed kernels falls back to "sdpa" and warns once.
+    name: one of BACKENDS. A GPU without a windowed kernel falls back to "sdpa" and warns once.
     Raises: ConfigError for an unknown name or a backend that does not work on this device.
     """
     if name not in BACKENDS:
@@ -71,10 +72,10 @@ def attend(
     backend: Backend,
     score_bound: float | None = None,
 ) -> Tensor:
-    """Causal attention: query i sees keys max(0, i - window) .. i; None sees all before it.
+    """Causal attention: query i sees keys max(0, i - window) .. i; without a window, all up to i.
 
-    q: (B, T, H, D); k, v: (B, T, H_kv, D) with H a multiple of H_kv. bound: no score q k scale is
-    larger than this or below its negative, as far as is known. Returns (B, T, H, D).
+    q: (B, T, H, D); k, v: (B, T, H_kv, D) with H a multiple of H_kv. score_bound: known upper bound
+    of |q k scale|, None if there is none. Returns (B, T, H, D).
     """
     if window is not None and window >= q.shape[1] - 1:
         window = None
@@ -105,7 +106,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
 def _banded(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Tensor:
     """Windowed attention in blocks of `window` queries that see their own and the previous block.
 
-    Costs T x 2 window scores instead of T x T, and one (window, 2 window) mask for all blocks.
+    Computes T x 2 window scores instead of T x T, with one (window, 2 window) mask for all blocks.
     """
     B, T, H, D = q.shape
     blocks = -(-T // window)
@@ -125,21 +126,21 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Te
 
 
 def _with_previous(x: Tensor, window: int) -> Tensor:
-    """Blocks 1.. of x, each behind the block before it: (B * (blocks - 1), 2 window, H, D)."""
+    """Blocks 1, 2, .. of x, each after its predecessor: (B * (blocks - 1), 2 window, H, D)."""
     B, T, H, D = x.shape
     blocks = x.view(B, T // window, window, H, D)
     return torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=2).flatten(0, 1)
 
 
 def _band_mask(window: int, device: torch.device) -> Tensor:
-    """(window, 2 window): query r of a block sees keys r .. r + window of the pair of blocks."""
+    """(window, 2 window): query r of a block sees keys r .. r + window of its two blocks."""
     row = torch.arange(window, device=device)[:, None]
     column = torch.arange(2 * window, device=device)[None, :]
     return (column >= row) & (column <= row + window)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Tensor:
-    """FlashAttention-2 windows through torch's variable-length entry, all rows of length T."""
+    """FlashAttention-2 windows by torch's variable-length function; all rows have length T."""
     from torch.nn.attention.varlen import varlen_attn
 
     B, T, H, D = q.shape
@@ -198,7 +199,7 @@ def _varlen_has_gqa() -> bool:
 
 
 _NOTES = {
-    "blocks": "matrix products in blocks in bfloat16, else scaled_dot_product_attention",
+    "blocks": "matrix products in blocks in bfloat16, otherwise scaled_dot_product_attention",
     "sdpa": "torch scaled_dot_product_attention; windows in blocks",
     "fa3": "FlashAttention-3 from the kernel hub; windows in the kernel",
     "varlen": "torch varlen_attn for windows, scaled_dot_product_attention for full layers",
@@ -211,7 +212,7 @@ def _backend(name: str) -> Backend:
 
 @functools.cache
 def _choose_for_gpu(device: torch.device) -> Backend:
-    """The first backend that works on this GPU; warns, once a device, where windows are lost."""
+    """The first backend that works on this GPU; warns once per device if none has windows."""
     reasons = {}
     for name in GPU_BACKENDS:
         reason = _why_not(name, device)
@@ -228,7 +229,7 @@ def _choose_for_gpu(device: torch.device) -> Backend:
 
 @functools.cache
 def _why_not(name: str, device: torch.device) -> str | None:
-    """None if the backend gives right outputs and gradients on this GPU, else the reason."""
+    """None if the backend gives correct outputs and gradients on this GPU, else the reason."""
     major, _ = torch.cuda.get_device_capability(device)
     if name == "fa3":
         if major != 9:
@@ -238,10 +239,10 @@ def _why_not(name: str, device: torch.device) -> str | None:
     elif major < 8:
         return "it needs an Ampere GPU or newer"
     try:
-        # The first to ask may be the engine, which keeps no gradients.
+        # The first caller may be the engine, which runs without gradients.
         with torch.inference_mode(False), torch.enable_grad():
             return _probe(name, device)
-    except Exception as error:  # a broken kernel may raise anything; each means "not here"
+    except Exception as error:  # a broken kernel may raise anything
         return f"{type(error).__name__}: {error}".split("\n")[0]
 
 

@@ -1,10 +1,12 @@
 """Causal attention as matrix products, block by block: the fast way on a CPU in bfloat16.
 
-Owns: forward and backward over blocks of queries. Owns not: when it is used (attention.py).
+Owns: forward and backward passes over blocks of queries. Does not own: the choice of the backend
+(attention.py).
 
 Measured on two cores with AVX-512 bf16, 16 rows of 256 tokens, 4 heads of 64, forward and
-backward: torch's CPU kernel 51 ms, this 19 ms compiled (50 ms uncompiled). In float32 torch wins at
-256 tokens (the model's pass 1.77 s against 1.86) and loses at 512 (2.17 s against 1.94).
+backward: torch's CPU kernel 51 ms, this 19 ms compiled (50 ms uncompiled). In float32 torch is
+faster at 256 tokens (a pass of the model takes 1.77 s, here 1.86) and slower at 512 (2.17 s, here
+1.94).
 """
 
 from dataclasses import dataclass
@@ -17,18 +19,18 @@ from torch.autograd.function import once_differentiable
 
 from nanochat.gpt.fast_exp import exp_for
 
-# Queries of a block. Where all keys are seen every block is unrolled into the compiled graph, and
-# of 512 tokens, blocks of 128 would compile twice as long; 64 were slower at 256 tokens.
+# Queries in a block. Without a window every block is unrolled into the compiled graph: blocks of
+# 128 would double the compile time at 512 tokens. Blocks of 64 were slower at 256 tokens.
 BLOCK, LONG_BLOCK = 128, 256
 SHORT_TEXT = 256
-MAX_BLOCKS = 16  # bounds the compile time of very long texts
-SAFE_BOUND = 40.0  # of scores: their exponentials, and any sum of them, fit into float32
+MAX_BLOCKS = 16  # limits the compile time of very long texts
+SAFE_BOUND = 40.0  # exponentials of scores up to this, and any sum of them, fit into float32
 
 
 def faster_in_blocks(q: Tensor) -> bool:
-    """Whether attention of queries (B, T, H, D) is faster in blocks than by torch's kernel.
+    """Whether attention for queries (B, T, H, D) is faster in blocks than in torch's kernel.
 
-    Not in float16: outputs before they are divided by the sum of weights may be out of its range.
+    Never in float16: outputs that are not yet divided by the sum of the weights may overflow.
     """
     if q.dtype == torch.bfloat16:
         return True
@@ -45,11 +47,11 @@ def block_attention(
     scale: float,
     score_bound: float | None = None,
 ) -> Tensor:
-    """Causal attention: query i sees keys max(0, i - window) .. i; None sees all before it.
+    """Causal attention: query i sees keys max(0, i - window) .. i; without a window, all up to i.
 
-    q: (B, T, H, D); k, v: (B, T, H_kv, D). bound: as in attention.attend. Returns (B, T, H, D).
-    Keeps the weights of all pairs that are looked at for the backward pass, in q's dtype
-    (`scores_made` says how many).
+    q: (B, T, H, D); k, v: (B, T, H_kv, D). score_bound: see attention.attend. Returns (B, T, H, D).
+    Keeps the weights of all computed pairs for the backward pass, in q's dtype (`scores_made`
+    counts them).
     """
     if score_bound is not None and score_bound > SAFE_BOUND:
         score_bound = None
@@ -62,14 +64,14 @@ def block_attention(
 
 
 def scores_made(length: int, window: int | None) -> int:
-    """Weights of one row and head, hidden ones included, that are kept for the gradient."""
+    """Weights kept for the backward pass per row and head, masked ones included."""
     pieces = _pieces(length, window)
     return sum((piece.end - piece.start) * (piece.back + piece.block) for piece in pieces)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Queries start..end in blocks of equal size, of which each sees `back` keys before itself."""
+    """Queries start..end in blocks of equal size; each block sees `back` keys before itself."""
 
     start: int
     end: int
@@ -77,23 +79,23 @@ class _Piece:
     back: int
 
     def queries(self, x: Tensor) -> Tensor:
-        """Of x (N, T, D) the blocks (N x blocks, block, D)."""
+        """The blocks of x (N, T, D) as (N x blocks, block, D)."""
         return x[:, self.start : self.end].reshape(-1, self.block, x.shape[2])
 
     def keys(self, x: Tensor) -> Tensor:
-        """Of x (N, T, D) what each block sees: (N x blocks, back + block, D)."""
+        """The part of x (N, T, D) that each block sees: (N x blocks, back + block, D)."""
         seen = x[:, self.start - self.back : self.end]
         if self.end - self.start > self.block:
             seen = seen.unfold(1, self.back + self.block, self.block).mT
         return seen.reshape(-1, self.back + self.block, x.shape[2])
 
     def sum_by_key(self, grads: Tensor, length: int) -> Tensor:
-        """Sum up what `keys` gave away, (N x blocks, back + block, D), to (N, length, D)."""
+        """The adjoint of `keys`: (N x blocks, back + block, D) summed by key to (N, length, D)."""
         count = (self.end - self.start) // self.block
         start = self.start - self.back
         if count == 1:
             return F.pad(grads, (0, 0, start, length - self.end))
-        # A sum of padded parts compiles to one loop; added to slices they would make nested ones.
+        # A sum of padded parts compiles to one loop; adding to slices would give nested loops.
         total = grads.new_zeros(())
         for part in grads.unflatten(0, (-1, count)).split(self.block, dim=2):
             end = start + count * self.block
@@ -103,9 +105,9 @@ class _Piece:
 
 
 class _BlockAttention(torch.autograd.Function):
-    """q, k, v: (N, T, D) with N rows times heads.
+    """q, k, v: (N, T, D) with N = rows x heads.
 
-    Weights stay without their normalizers, by which the few numbers of a query are divided instead.
+    The weights stay unnormalized; the much smaller outputs are divided instead.
     """
 
     @staticmethod
@@ -138,7 +140,7 @@ class _BlockAttention(torch.autograd.Function):
         q, k, v, y, normalizer, *kept = ctx.saved_tensors
         sum_dtype = normalizer.dtype
         grad = grad.to(sum_dtype) / normalizer
-        # The part of the softmax's gradient that all keys of a query share.
+        # The term of the softmax's gradient that is the same for all keys of a query.
         grad_dot_y = (grad * y).sum(-1, keepdim=True)
         grad = grad.to(q.dtype)
         grad_q = []
@@ -157,7 +159,7 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _pieces(length: int, window: int | None) -> list[_Piece]:
-    """First the queries that may see all before them, block by block, then the others together."""
+    """First the queries that see everything before them, block by block; then the rest together."""
     smallest = BLOCK if length <= SHORT_TEXT else LONG_BLOCK
     size = max(smallest, -(-length // (MAX_BLOCKS * smallest)) * smallest)
     back = length if window is None else min(length, -(-window // BLOCK) * BLOCK)
@@ -182,10 +184,10 @@ def _weights(
     scale: float,
     score_bound: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Of a piece exp(score - shift) in q's dtype, and their sums (.., queries, 1).
+    """The weights exp(score - shift) of a piece in q's dtype, and their sums (.., queries, 1).
 
-    The shift is a query's largest score, or 0 if scores are bounded. Keys that a query does not see
-    have weight 0.
+    The shift is the query's largest score, or 0 if scores are bounded. Keys that a query does not
+    see have weight 0.
     """
     scores = piece.queries(q) @ piece.keys(k).mT
     scores = scores.to(torch.promote_types(q.dtype, torch.float32)) * scale

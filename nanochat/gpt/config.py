@@ -1,6 +1,6 @@
 """The options of the model's architecture and the sizes that follow from them.
 
-Owns: GPTConfig. Owns not: the model itself (layers.py, gpt.py) or its training.
+Owns: GPTConfig. Does not own: the model itself (layers.py, model.py) or its training.
 """
 
 from dataclasses import dataclass
@@ -8,55 +8,67 @@ from dataclasses import dataclass
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
 
-WINDOW_MULTIPLE = 128  # short windows are rounded up to this: a tile of the GPU kernels
-ROPE_REACH = 8  # rotary tables cover this many training lengths, for longer texts at inference
+WINDOW_MULTIPLE = 128  # default windows are a multiple of this: a tile of the GPU kernels
+ROPE_REACH = 8  # training lengths covered by the rotary tables, for longer texts at inference
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """Architecture of the model; what is None on the way in is filled in from the depth."""
+    """Architecture of the model; sizes that are None are computed from the depth."""
 
     # The upper bounds are far beyond any use: they catch typing errors.
     vocab_size: int = option(
-        32768, "tokens in the vocabulary, special ones included", least=1, most=2**24
+        32768, "tokens in the vocabulary, including special tokens", least=1, most=2**24
     )
     sequence_length: int = option(
-        2048, "tokens of context the model is trained on", least=1, most=2**24
+        2048, "context length in training, in tokens", least=1, most=2**24
     )
-    depth: int = option(
-        20, "layers; the one dial from which the other sizes follow", least=1, most=1024
-    )
+    depth: int = option(20, "number of layers; the other sizes follow from it", least=1, most=1024)
     width: int = option(
-        None, "channels of the residual stream; by default 64 a layer", least=1, most=2**17
+        None, "channels of the residual stream; default: 64 per layer", least=1, most=2**17
     )
     heads: int = option(
-        None, "attention heads; by default width / 128, or / 64 below depth 8", least=1, most=4096
+        None,
+        "attention heads; default: width / 128, or width / 64 below depth 8",
+        least=1,
+        most=4096,
     )
     kv_heads: int = option(
-        None, "key and value heads, a divisor of heads; by default all", least=1, most=4096
+        None, "key and value heads, a divisor of --heads; default: --heads", least=1, most=4096
     )
     positions: str = option("rope", "position encoding", choices=("rope", "learned", "none"))
-    rope_base: float = option(100_000.0, "base of the rotary wavelengths", above=1)
-    activation: str = option("relu2", "of the MLP", choices=("relu2", "gelu", "swiglu"))
-    norm: str = option("rms", "rms has no weights", choices=("rms", "rms_weight", "layer"))
-    qk_norm: bool = option(True, "normalise queries and keys")
+    rope_base: float = option(
+        100_000.0, "base of the rotary wavelengths (with --positions rope)", above=1
+    )
+    activation: str = option("relu2", "activation of the MLP", choices=("relu2", "gelu", "swiglu"))
+    norm: str = option(
+        "rms", "norm layers; rms has no weights", choices=("rms", "rms_weight", "layer")
+    )
+    qk_norm: bool = option(True, "normalize queries and keys")
     window_pattern: str = option(
-        "SSSL", "attention by layer, repeated: S the window, L all the context; last layer L"
+        "SSSL",
+        "attention per layer, repeated: S sees --window tokens back, L everything; last layer: L",
     )
     window: int = option(
         None,
-        "tokens that an S layer looks back; by default a quarter of the context, by 128s",
+        "tokens that an S layer looks back; default: a quarter of the context, rounded up to 128",
         least=1,
         most=2**24,
     )
-    value_embeddings: bool = option(True, "gated token embeddings in the values of every 2nd layer")
-    smear: bool = option(True, "mix the previous token's embedding into each, by a gate")
-    backout: bool = option(True, "subtract a learned share of the middle layer before the head")
-    residual_scalars: bool = option(True, "learned scales of residual and embedding by layer")
-    embedding_norm: bool = option(True, "normalise the token embedding")
-    tied_head: bool = option(False, "use the embedding matrix as output head")
+    value_embeddings: bool = option(
+        True, "add gated token embeddings to the attention values of every 2nd layer"
+    )
+    smear: bool = option(True, "add the previous token's embedding to each token's, through a gate")
+    backout: bool = option(
+        True, "subtract a learned share of the middle layer's output before the head"
+    )
+    residual_scalars: bool = option(
+        True, "learned scales of residual stream and embedding in each layer"
+    )
+    embedding_norm: bool = option(True, "normalize the token embedding")
+    tied_head: bool = option(False, "use the embedding matrix as the output head")
     softcap: float | None = option(
-        15.0, "logits lie within +- this; none leaves them free", above=0
+        15.0, "limit logits to +- this, by tanh; none: no limit", above=0
     )
 
     def __post_init__(self) -> None:
@@ -81,7 +93,7 @@ class GPTConfig:
             raise ConfigError(f"--kv-heads {self.kv_heads} must divide --heads {self.heads}")
         if not self.window_pattern or set(self.window_pattern) - set("SL"):
             raise ConfigError(
-                f"--window-pattern takes the letters S and L, got {self.window_pattern!r}"
+                f"--window-pattern must consist of S and L, got {self.window_pattern!r}"
             )
 
     @property
@@ -91,16 +103,16 @@ class GPTConfig:
 
     @property
     def max_positions(self) -> int:
-        """Tokens after which the model has no positions left."""
+        """The longest text in tokens that the model has positions for."""
         return self.sequence_length * (1 if self.positions == "learned" else ROPE_REACH)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """By layer: how many tokens back it sees; None sees all."""
+        """For each layer how many tokens back it sees; None: all."""
         short = self.window
         pattern = (self.window_pattern * self.depth)[: self.depth - 1] + "L"
         return tuple(short if c == "S" and short < self.sequence_length else None for c in pattern)
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Whether a layer adds value embeddings: every second one, the last included."""
+        """Whether a layer has value embeddings: every second one does, including the last."""
         return self.value_embeddings and (self.depth - 1 - layer) % 2 == 0

@@ -1,7 +1,7 @@
-"""The exponential of numbers whose size is bounded, for results that bfloat16 rounds.
+"""The exponential of bounded numbers, for results that are rounded to bfloat16 anyway.
 
-Owns: a polynomial instead of the vector library's call, with which a CPU needs a fifth to a quarter
-less time for the loss beside its matrix products (benchmarks/RESULTS.md).
+Owns: a polynomial that replaces the vector library's exp. On a CPU it saves a fifth to a quarter of
+the time that the loss spends outside its matrix products (benchmarks/RESULTS.md).
 """
 
 import math
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)
-# exp(x) of |x| <= 1/4 is c0 + c1 x + .. + c4 x^4 to 5.1e-7 of itself: the minimax answer, found by
-# least squares with weights raised where the error was large.
+# exp(x) for |x| <= 1/4 is c0 + c1 x + .. + c4 x^4 with a relative error of 5.1e-7: the minimax
+# polynomial, found by least squares with weights raised where the error was large.
 MINIMAX = (
     0.9999998950344192,
     0.9999899652549964,
@@ -23,10 +23,10 @@ RANGE = 0.25
 
 
 def bounded_exp(x: Tensor, bound: float) -> Tensor:
-    """exp(x) of x in at least float32 with |x| <= bound; beyond it, still positive but not exp.
+    """exp(x) for |x| <= bound, x in at least float32; beyond the bound positive, but inaccurate.
 
-    By as many squarings of exp(x / 2^n) as `bound` asks for, each of which doubles the relative
-    error: 4e-5 up to a bound of 16.
+    Squares exp(x / 2^n) n times, with n from the bound. Each squaring doubles the relative error:
+    it is 4e-5 for a bound of 16.
     """
     halvings = max(0, math.ceil(math.log2(bound / RANGE)))
     y: float | Tensor = MINIMAX[-1] * 2.0 ** (-halvings * (len(MINIMAX) - 1))
@@ -39,10 +39,10 @@ def bounded_exp(x: Tensor, bound: float) -> Tensor:
 
 
 def exp_for(dtype: torch.dtype, x: Tensor, bound: float | None) -> Tensor:
-    """exp(x) as exact as results in `dtype` need; bound: of |x|, None if there is none.
+    """exp(x) as accurately as results in `dtype` need; bound: of |x|, None if unknown.
 
-    Elsewhere by powers of two: whatever has an exp in it and is needed twice, a compiler for CPUs
-    writes to memory.
+    Otherwise computed as a power of two: Inductor materializes any exp that is used twice on a CPU,
+    and exp2 avoids that.
     """
     compiled_on_cpu = torch.compiler.is_compiling() and x.device.type == "cpu"
     if bound is not None and dtype == torch.bfloat16 and compiled_on_cpu:

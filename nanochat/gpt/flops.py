@@ -1,7 +1,7 @@
-"""How large a model is and how many floating-point operations a token costs.
+"""The number of parameters of a model, and the floating-point operations per token.
 
-Owns: counts that follow from GPTConfig. Owns not: peak speeds of machines (device.py), or what
-sizes and lengths of training are wise (scaling.py).
+Owns: counts that follow from GPTConfig. Does not own: peak speeds of machines (system/device.py),
+or good model sizes and training lengths (optim/scaling.py).
 """
 
 import torch
@@ -14,9 +14,9 @@ MATRIX_GROUPS = ("matrices", "gates", "head")
 
 
 def parameter_counts(config: GPTConfig) -> dict[str, int]:
-    """Numbers of parameters by group; a tied head counts in "embedding" alone.
+    """Numbers of parameters by group; a tied head counts as "embedding" only.
 
-    matrices are those of attention and MLP; scalars include the weights of norms.
+    "matrices" are those of attention and MLP; "scalars" include the weights of norms.
     """
     counts = dict.fromkeys((kind.count_group for kind in KINDS), 0)
     with torch.device("meta"):
@@ -32,11 +32,11 @@ def scaling_parameters(config: GPTConfig) -> int:
 
 
 def flops_per_token(config: GPTConfig, length: int) -> float:
-    """Operations of forward and backward passes for one token, averaged over `length` positions.
+    """Operations of forward and backward pass for one token, averaged over `length` positions.
 
-    2 a weight forward and 4 backward for every matrix (embeddings are look-ups), and attention
+    2 per weight forward and 4 backward for every matrix (embeddings are lookups), and attention
     over exactly the keys a query sees: causal, and within the layer's window. Conventions that
-    count all `length` keys for every query give more, and so higher utilisation.
+    count all `length` keys for every query give more operations, and so a higher utilization.
     Source: PaLM, arXiv 2204.02311, appendix B, without its full T x T attention.
     """
     counts = parameter_counts(config)
@@ -48,7 +48,7 @@ def flops_per_token(config: GPTConfig, length: int) -> float:
 
 
 def visible_keys(length: int, window: int | None) -> float:
-    """Keys that a query sees, averaged over `length` positions of causal attention."""
+    """Keys that a query of causal attention sees, averaged over `length` positions."""
     span = length if window is None else min(length, window + 1)
     ramp = span * (span + 1) / 2  # the first queries see 1, 2, .. span keys
     return (ramp + (length - span) * span) / length

@@ -1,7 +1,8 @@
-"""Matrix products in 8-bit floats for training on GPUs that have them (Hopper and newer).
+"""Matrix products in 8-bit floats for training on GPUs that support them (Hopper and newer).
 
-Owns: which linears take part, quantization with one scale a tensor, and switching it off for
-evaluation. Weights stay as they are: a converted model has the same parameters and checkpoints.
+Owns: which linear layers are converted, quantization with one scale per tensor, and switching fp8
+off for evaluation. The weights stay as they are: a converted model has the same parameters and
+checkpoints.
 Source: FP8 Formats for Deep Learning, arXiv 2209.05433 (e4m3 forward, e5m2 for gradients).
 """
 
@@ -17,13 +18,13 @@ from torch.autograd.function import once_differentiable
 from nanochat.gpt.layers import Linear
 from nanochat.system.errors import ConfigError
 
-MULTIPLE = 16  # what the hardware's fp8 matrix product asks of every dimension
-MIN_DIM = 128  # smaller products lose more time in quantization than they gain
+MULTIPLE = 16  # the hardware's fp8 matrix product needs multiples of this in every dimension
+MIN_DIM = 128  # for smaller products quantization costs more time than fp8 saves
 MIN_CAPABILITY = (8, 9)
 
 
 class Fp8Linear(Linear):
-    """A linear whose three matrix products (output, both gradients) run in fp8 while `enabled`."""
+    """A linear layer whose three matrix products (output, two gradients) use fp8 if `enabled`."""
 
     def __init__(self, linear: Linear) -> None:
         nn.Module.__init__(self)
@@ -39,10 +40,10 @@ class Fp8Linear(Linear):
 
 
 def convert(model: nn.Module) -> int:
-    """Make every eligible linear inside a model an fp8 one; returns how many were converted.
+    """Replace every eligible linear layer of a model by an fp8 one; returns how many.
 
     Parameters are shared, not copied, and keep their names.
-    Raises: ConfigError where the device has no fp8 matrix product.
+    Raises: ConfigError if the device has no fp8 matrix product.
     """
     reason = why_not(next(model.parameters()).device)
     if reason is not None:
@@ -53,14 +54,14 @@ def convert(model: nn.Module) -> int:
 def why_not(device: torch.device) -> str | None:
     """None if the device has fast fp8 products, else the reason."""
     if device.type != "cuda":
-        return f"it needs an NVIDIA GPU, the device is {device}"
+        return f"it needs an NVIDIA GPU, but the device is {device}"
     if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
         return "it needs a Hopper or newer GPU"
     return None
 
 
 def swap(model: nn.Module) -> int:
-    """Replace the eligible linears whatever the device; `convert` without its check."""
+    """Like `convert`, but on any device."""
     targets = [
         (parent, name, child)
         for parent in model.modules()
@@ -73,13 +74,13 @@ def swap(model: nn.Module) -> int:
 
 
 def eligible(linear: Linear) -> bool:
-    """Whether a linear's sizes fit the hardware and are large enough to gain."""
+    """Whether a linear layer fits the hardware and is large enough for fp8 to be faster."""
     return all(size % MULTIPLE == 0 and size >= MIN_DIM for size in linear.weight.shape)
 
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within it the model computes in its compute dtype: evaluate what will be deployed."""
+    """Within it the model uses its compute dtype, so that evaluation sees the deployed model."""
     linears = [m for m in model.modules() if isinstance(m, Fp8Linear) and m.enabled]
     for linear in linears:
         linear.enabled = False
@@ -114,7 +115,7 @@ class _Fp8Product(torch.autograd.Function):
 
 
 def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x in fp8, scaled so that its largest value is the format's, and the factor that undoes it."""
+    """x in fp8, scaled so that its largest value is the format's largest, and the inverse scale."""
     largest = torch.finfo(dtype).max
     factor = x.abs().amax().float().clamp(min=1e-12) / largest  # () float32
     return (x.float() / factor).clamp(-largest, largest).to(dtype), factor
@@ -123,7 +124,7 @@ def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _product(
     a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, *, dtype: torch.dtype, fast: bool
 ) -> Tensor:
-    """a (row-major) times b (column-major). fast: less precise sums, not for gradients."""
+    """a (row-major) times b (column-major). fast: less precise accumulation, not for gradients."""
     return torch._scaled_mm(
         a, b, scale_a=a_scale, scale_b=b_scale, out_dtype=dtype, use_fast_accum=fast
     )

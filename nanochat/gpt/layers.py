@@ -1,6 +1,7 @@
-"""The layers the model is made of: linear, norm, rotary positions, attention, MLP, block.
+"""The layers of the model: linear, norm, rotary positions, attention, MLP, block.
 
-Owns: what happens inside a layer. Owns not: the stack (gpt.py), attention kernels (attention.py).
+Owns: the computation inside a layer. Does not own: the stack of layers (model.py), the attention
+kernels (attention.py).
 Shapes: B rows, T tokens, C width, H heads, D head dimension.
 """
 
@@ -16,21 +17,21 @@ from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 
 NORM_EPS = 1e-6
-QK_GAIN = 1.2  # q and k are each scaled by it after their norm: sharper attention than 1 / sqrt(D)
-VALUE_GATE_CHANNELS = 12  # channels of the input that set how much value embedding is added
+QK_GAIN = 1.2  # factor on q and on k after their norm: sharper attention than 1 / sqrt(D) gives
+VALUE_GATE_CHANNELS = 12  # input channels from which the gate of the value embedding is computed
 
 
 class Cache(Protocol):
-    """What the model asks of a cache view (kv_cache.CacheView) while decoding."""
+    """What the model needs from a cache view (engine.kv_cache.CacheView) while decoding."""
 
     positions: Tensor  # (B, T) int64, consecutive in each row
 
     def previous_tokens(self) -> Tensor:
-        """(B,) int64: the token before each row's first one; any id where there is none."""
+        """(B,) int64: the token before each row's first one; any id if there is none."""
         ...
 
     def store_tokens(self, tokens: Tensor) -> None:
-        """Remember the (B, T) tokens that are being processed."""
+        """Store the (B, T) tokens that are being processed."""
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -39,7 +40,7 @@ class Cache(Protocol):
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """x in float32, or in its own dtype where that is wider: float64 is never lowered."""
+    """x in float32, or unchanged if its dtype is wider: float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -63,7 +64,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """Matrix product without bias; the weight is cast to the input's dtype at use."""
+    """Matrix product without bias; the weight is cast to the input's dtype when used."""
 
     def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A vector for each id; rows come out in the weight's own dtype."""
+    """A vector for each id, in the weight's dtype."""
 
     def __init__(self, count: int, channels: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -88,10 +89,10 @@ class Embedding(nn.Module):
 
 
 class _Lookup(torch.autograd.Function):
-    """F.embedding whose gradient is summed up in the order of the ids, compiled or not.
+    """F.embedding with a gradient that is summed in the order of the ids, compiled or not.
 
-    Compiled CPU code would have its threads add to the same rows at once: the order, and with it
-    the last bits of the gradient, would be others in every run.
+    In compiled CPU code threads would add to the same rows at once: the order of the sums, and with
+    it the last bits of the gradient, would differ from run to run.
     """
 
     @staticmethod
@@ -106,15 +107,16 @@ class _Lookup(torch.autograd.Function):
         (ids,) = ctx.saved_tensors
         if torch.compiler.is_compiling():
             return None, _sum_by_id(grad, ids, ctx.count)
-        # The op would import the compiler: 150 MB and two seconds.
+        # The custom op would import the compiler: 150 MB and two seconds.
         return None, torch.ops.aten.embedding_dense_backward(grad, ids, ctx.count, -1, False)
 
 
 @library.custom_op("nanochat::sum_by_id", mutates_args=())
 def _sum_by_id(rows: Tensor, ids: Tensor, count: int) -> Tensor:
-    """(count, C): sums of the rows (..., C) of each id; an op, as the compiler takes those whole.
+    """(count, C): for each id the sum of its rows (..., C).
 
-    ATen's kernel gives each thread ids of its own, so that no sum depends on their number either.
+    A custom op, which the compiler treats as opaque. ATen's kernel assigns every id to one thread,
+    so the sums do not depend on the number of threads either.
     """
     return torch.ops.aten.embedding_dense_backward(rows, ids, count, -1, False)
 
@@ -141,7 +143,7 @@ class Attention(nn.Module):
         kind = config.norm if config.norm != "layer" else "rms_weight"
         self.q_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
         self.k_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
-        # Normed vectors are sqrt(D) long, which bounds their product.
+        # RMS-normed vectors have length sqrt(D), so their product is at most D.
         bounded = config.qk_norm and kind == "rms"
         self.score_bound = config.head_dim * self.scale if bounded else None
         self.value_gate = None
@@ -191,7 +193,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two matrices with an activation between them; three for SwiGLU, of the same total size."""
+    """Two matrices with an activation in between; SwiGLU has three, of the same total size."""
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype) -> None:
         super().__init__()
@@ -213,10 +215,10 @@ class MLP(nn.Module):
 
 
 class _SquaredRelu(torch.autograd.Function):
-    """relu(x) ** 2 that keeps only its result for the gradient: the product after it keeps it too.
+    """relu(x) ** 2 that keeps only its result for the backward pass.
 
-    Where there is a slope the input is the result's square root: an eighth of what training holds
-    at depth 4 is not kept.
+    The next matrix product keeps the result anyway, and where the slope is not zero the input is
+    the square root of it. At depth 4 this saves an eighth of the memory for training.
     """
 
     @staticmethod
@@ -240,7 +242,7 @@ def mlp_width(config: GPTConfig) -> int:
 
 
 class Block(nn.Module):
-    """One layer: attention, then MLP, each normed at its input and added to the residual."""
+    """One layer: attention, then MLP, each with a norm at its input and added to the residual."""
 
     def __init__(self, config: GPTConfig, layer: int, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Cross-entropy of a large vocabulary without ever holding all logits.
+"""Cross-entropy over a large vocabulary without ever holding all logits.
 
-Owns: linear head + softcap + cross-entropy in chunks of tokens, and its gradient.
+Owns: output head, softcap and cross-entropy in chunks of tokens, and their gradient.
 """
 
 import math
@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 from nanochat.gpt.fast_exp import exp_for
 from nanochat.gpt.layers import at_least_fp32
 
-IGNORED = -1  # target that has no loss
-SAFE_CAP = 60.0  # exp(60) times any vocabulary is far from float32's largest number
+IGNORED = -1  # target of tokens without a loss
+SAFE_CAP = 60.0  # exp(60) times any vocabulary size is far below float32's largest number
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}  # logits of one chunk: 32 MB / 512 MB in fp32
-MAX_CHUNKS = 64  # each chunk is unrolled into the compiled graph: bounds its compile time
+MAX_CHUNKS = 64  # each chunk is unrolled into the compiled graph: this limits its compile time
 
 
 def linear_cross_entropy(
@@ -27,13 +27,12 @@ def linear_cross_entropy(
     *,
     softcap: float | None,
 ) -> Tensor:
-    """Sum of token_weights x cross-entropies of softcap(hidden @ head_weight.T), with a gradient.
+    """Weighted sum of the cross-entropies of softcap(hidden @ head_weight.T), differentiable.
 
-    hidden: (N, C) in the compute dtype; head_weight: (V, C) in any float dtype; targets: (N,)
-    int64, IGNORED where there is none; token_weights: (N,) in at least float32. Returns 0-d in
-    their dtype.
-    The gradient is made together with the loss, a chunk of tokens at a time: no more than one
-    chunk of logits ever exists, and none is computed twice.
+    hidden: (N, C) in the compute dtype; head_weight: (V, C) in any float dtype; targets: (N,) int64
+    or IGNORED; token_weights: (N,) in at least float32. Returns a 0-d tensor of their dtype.
+    The gradient is computed together with the loss, one chunk of tokens at a time: only one chunk
+    of logits exists at any time, and none is computed twice.
     """
     loss: Tensor = _LinearCrossEntropy.apply(hidden, head_weight, targets, token_weights, softcap)
     return loss
@@ -43,7 +42,7 @@ def linear_cross_entropy(
 def cross_entropies(
     hidden: Tensor, head_weight: Tensor, targets: Tensor, *, softcap: float | None
 ) -> Tensor:
-    """(N,) cross-entropies in at least float32, 0 where ignored; else as above, no gradient."""
+    """(N,) cross-entropies in at least float32, 0 where ignored, without a gradient."""
     head = head_weight.to(hidden.dtype)
     rows = chunk_rows(hidden.shape[0], head_weight.shape[0], hidden.device.type)
     losses = []
@@ -57,10 +56,10 @@ def cross_entropies(
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """softcap x tanh(logits / softcap), if there is one; in at least float32.
+    """softcap x tanh(logits / softcap) in at least float32; unchanged if softcap is None.
 
-    By the exponential, which costs a CPU a third of tanh. In float32 it errs by up to 3e-7 of the
-    cap also where logits are small, which matters to no loss; GPT.logits takes tanh itself.
+    Computed with exp, which takes a third of tanh's time on a CPU. In float32 the error is up to
+    3e-7 of the cap even for small logits, which is negligible in a loss; GPT.logits uses tanh.
     """
     logits = at_least_fp32(logits)
     if softcap is None:
@@ -69,10 +68,10 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
 
 
 def chunk_rows(rows: int, vocab_size: int, device_type: str) -> int:
-    """Tokens of one chunk; their number is a power of two, so that chunks are of equal size."""
+    """Tokens in one chunk; the number of chunks is a power of two, so that sizes are equal."""
     budget = CHUNK_ELEMENTS.get(device_type, CHUNK_ELEMENTS["cpu"])
-    wanted = max(1, rows * vocab_size / budget)
-    return -(-rows // min(MAX_CHUNKS, 2 ** math.ceil(math.log2(wanted))))
+    chunks = max(1, rows * vocab_size / budget)
+    return -(-rows // min(MAX_CHUNKS, 2 ** math.ceil(math.log2(chunks))))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -119,9 +118,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _exps(
     logits: Tensor, softcap: float | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | float]:
-    """exp(logits - shift) of capped logits (N, V) as exact as `dtype` is, and the shift, (N, 1).
+    """exp(logits - shift) of capped logits (N, V), as accurate as `dtype`, and the shift (N, 1).
 
-    Logits need no shift, which is 0 then, if their cap is small.
+    With a small softcap no shift is needed (it is 0).
     """
     if softcap is not None and softcap <= SAFE_CAP:
         return exp_for(dtype, logits, bound=softcap), 0.0
@@ -130,5 +129,5 @@ def _exps(
 
 
 def _chosen(raw: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-    """(N, 1) capped logits of the targets; of some token where a target is IGNORED."""
+    """(N, 1) capped logits of the targets; of an arbitrary token where a target is IGNORED."""
     return capped(raw.gather(1, targets.clamp(min=0)[:, None]), softcap)

@@ -1,7 +1,8 @@
-"""The transformer and nothing else: parameters, initialisation, forward pass, token losses.
+"""The transformer: parameters, initialization, forward pass, token losses.
 
-Owns: GPT. Its options are in gpt_config.py, its layers in layers.py, its loss in token_loss.py.
-Owns not: the optimizer, the tokenizer, files, ranks; cached decoding lives in kv_cache.py.
+Owns: GPT. Its options are in config.py, its layers in layers.py, its loss in loss.py, the initial
+values of its parameters in parameters.py.
+Does not own: the optimizer, the tokenizer, files, ranks; cached decoding is in engine/kv_cache.py.
 Shapes: B rows, T tokens, C width, V vocabulary.
 """
 
@@ -20,16 +21,16 @@ from nanochat.gpt.loss import cross_entropies, linear_cross_entropy
 from nanochat.gpt.parameters import initial_value
 from nanochat.system.errors import ConfigError
 
-SMEAR_CHANNELS = 24  # channels of the embedding that set how much of the previous one is mixed in
+SMEAR_CHANNELS = 24  # embedding channels from which the gate of the smear is computed
 
 
 class GPT(nn.Module):
     """A decoder-only transformer; matrices multiply in compute_dtype, weights are float32.
 
-    attention_backend: one of attention.BACKENDS; what was chosen for the model's device is in
+    attention_backend: one of attention.BACKENDS; the one chosen for the model's device is in
     `.attention`. Parameters hold no values before `init_weights` or `load_state_dict`.
-    checkpoint_activations: set it to keep only what stands between the layers for the backward
-    pass, which then computes each layer again: less memory, a third more time.
+    checkpoint_activations: if set, only the layers' inputs are kept for the backward pass, which
+    computes each layer again: less memory, a third more time.
     """
 
     checkpoint_activations = False
@@ -68,8 +69,8 @@ class GPT(nn.Module):
         self._settle()
 
     def _add_scalars(self, dtype: torch.dtype) -> None:
-        def scalars(count: int, wanted: bool) -> nn.Parameter | None:
-            return nn.Parameter(torch.empty(count, dtype=dtype)) if wanted else None
+        def scalars(count: int, enabled: bool) -> nn.Parameter | None:
+            return nn.Parameter(torch.empty(count, dtype=dtype)) if enabled else None
 
         config = self.config
         self.residual_scales = scalars(config.depth, config.residual_scalars)
@@ -81,12 +82,12 @@ class GPT(nn.Module):
         self.backout_scale = scalars(1, config.backout)
 
     def _settle(self) -> None:
-        """Make what follows from the device: the rotary tables and the attention backend."""
+        """Set what depends on the device: the rotary tables and the attention backend."""
         device = self.embedding.weight.device
-        wanted = self.attention_backend
-        if wanted in attention.GPU_BACKENDS and device.type != "cuda":
-            wanted = "auto"  # not yet where it is to run: this is called again there
-        self.attention = attention.choose(wanted, device)
+        backend = self.attention_backend
+        if backend in attention.GPU_BACKENDS and device.type != "cuda":
+            backend = "auto"  # not on its final device yet; moving it there calls this again
+        self.attention = attention.choose(backend, device)
         self.rope: tuple[Tensor, Tensor] | None = None
         if self.config.positions == "rope":
             dtype = torch.promote_types(self.compute_dtype, torch.float32)
@@ -100,33 +101,33 @@ class GPT(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As in torch; with assign=True a model built on the meta device becomes a real one."""
+        """As in torch; assign=True turns a model on the meta device into a real one."""
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         self._settle()
         return result
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Give every parameter its initial value; the same for any device the model is on."""
+        """Give every parameter its initial value, which does not depend on the model's device."""
         for name, parameter in self.named_parameters():
             parameter.copy_(initial_value(name, parameter.shape, self.config, generator))
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) of the token after each of tokens (B, T)."""
+        """Logits (B, T, V) of the next token after each of tokens (B, T)."""
         return self.logits(self.hidden(tokens, cache))
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """The normed output (B, T, C) of the last layer for tokens (B, T), in the compute dtype.
 
-        cache: a view whose stored keys and values come before these tokens.
-        Raises: ConfigError for a text longer than the model has positions for.
+        cache: a view of the stored keys and values of the preceding tokens.
+        Raises: ConfigError for a text that is longer than the model has positions for.
         """
         x = self._embed(tokens, cache)
         x0, middle = x, x
         recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
         for layer in range(self.config.depth):
             if recompute:
-                # Nothing in a layer is drawn at random, so there is no generator to put back.
+                # Layers use no random numbers, so no generator has to be restored.
                 x = checkpoint(
                     self._layer, layer, x, x0, tokens, use_reentrant=False, preserve_rng_state=False
                 )
@@ -158,9 +159,9 @@ class GPT(nn.Module):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Sum of weights x cross-entropies in nats, 0-d, at least float32; to train with.
+        """The training loss: sum of weights x cross-entropies in nats, 0-d, at least float32.
 
-        tokens, targets: (B, T), no loss where a target is -1; weights: (B, T), or one for all.
+        tokens, targets: (B, T); targets of -1 have no loss. weights: (B, T), or 0-d for all tokens.
         """
         return linear_cross_entropy(
             self.hidden(tokens).flatten(0, 1),
@@ -182,7 +183,7 @@ class GPT(nn.Module):
         return losses.view(tokens.shape)
 
     def for_inference(self, dtype: torch.dtype) -> "GPT":
-        """A copy without gradients whose matrices are stored in dtype; shares no memory."""
+        """A copy without gradients, with matrices stored in dtype; shares no memory."""
         with torch.device("meta"):
             twin = GPT(self.config, compute_dtype=dtype, attention_backend=self.attention_backend)
         twin.load_state_dict(
@@ -196,12 +197,12 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The (V, C) matrix that makes logits."""
+        """The (V, C) matrix that computes the logits."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.embedding.weight.device
 
     def _embed(self, tokens: Tensor, cache: Cache | None) -> Tensor:
@@ -226,13 +227,13 @@ class GPT(nn.Module):
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def _embed_previous(self, cache: Cache) -> Tensor:
-        """(B, 1, C) embedding of the token before each row's first; 0 at the start of a text."""
+        """(B, 1, C): embedding of the token before each row's first; 0 at the start of a text."""
         start = cache.positions[:, :1]
         x = self._embed_tokens(cache.previous_tokens()[:, None], (start - 1).clamp(min=0))
         return x * (start > 0).unsqueeze(-1)
 
     def _rope(self, length: int, cache: Cache | None) -> tuple[Tensor, Tensor] | None:
-        """cos and sin, (B or 1, T, 1, D / 2), of the positions that are being processed."""
+        """cos and sin, (B or 1, T, 1, D / 2), of the current positions."""
         if self.rope is None:
             return None
         cos, sin = self.rope

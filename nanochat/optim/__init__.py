@@ -1,4 +1,4 @@
-"""Muon and AdamW, sharded over ranks; schedules, and how to scale rates and batches."""
+"""Muon and AdamW, sharded over ranks; schedules; scaling of learning rates and batches."""
 
 from nanochat.optim.optimizer import MuonAdamW, OptimConfig, build
 

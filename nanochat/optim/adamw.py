@@ -1,7 +1,6 @@
-"""AdamW: the update of embeddings, the head and everything small.
+"""AdamW: the update of embeddings, the head and all small parameters.
 
-Owns nothing but the call: bias correction and epsilon are torch.optim.AdamW's own, since it is its
-fused kernel that runs.
+Owns: the call of torch's fused kernel. Bias correction and epsilon are those of torch.optim.AdamW.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from torch.optim.adamw import adamw
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWSettings:
-    """What one group of parameters is updated with, before the schedule."""
+    """Hyperparameters of one group of parameters, before the schedule's factors."""
 
     lr: float
     beta1: float
@@ -38,12 +37,12 @@ def adamw_update(
 ) -> None:
     """One step of AdamW on each of several tensors, in place.
 
-    weights, grads, first, second: lists of tensors of equal shapes; first and second are the
-    moments, zero before the first step. steps_done: steps taken before this one, a number or 0-d
-    float32. finite: 0-d bool on the device, for the fused kernels of CPUs and CUDA only; where it
-    is False nothing changes.
+    weights, grads, first, second: lists of tensors of matching shapes; first and second are the
+    moments, zero before the first step. steps_done: steps before this one, a number or 0-d float32.
+    finite: 0-d bool on the device, only for the fused kernels (CPU and CUDA); if False, nothing
+    changes.
     """
-    # The kernel counts on from these; fp32 holds whole numbers exactly up to 2^24.
+    # The kernel increments these in place; fp32 represents integers exactly up to 2^24.
     done = torch.as_tensor(steps_done, dtype=torch.float32, device=weights[0].device)
     steps = [done.clone() for _ in weights]
     fused = weights[0].device.type in ("cpu", "cuda")

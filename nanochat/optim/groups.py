@@ -1,6 +1,7 @@
 """The two kinds of parameter groups: their state, their update, their state by parameter name.
 
-Owns what one rank keeps: moments of the slices that it owns. `optim` decides who is in which group.
+Owns: what one rank stores, the moments of the slices that it owns. Does not own: which parameter is
+in which group (optimizer.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +15,13 @@ from nanochat.optim.muon import MuonRecipe, muon_update, variance_shape
 from nanochat.optim.schedules import StepSettings
 from nanochat.optim.sharding import Bucket
 
-# Takes a key and its shape; gives the full tensor on this rank's device. Collective.
+# From a key and its shape to the full tensor on this rank's device. Collective.
 Fetch = Callable[[str, torch.Size], Tensor]
 
 
 @dataclass
 class MuonGroup:
-    """Matrices of one shape, updated as one stack of those that this rank owns."""
+    """Matrices of one shape; a rank updates those that it owns as one stack."""
 
     buckets: Sequence[Bucket]
     lr: float
@@ -45,14 +46,14 @@ class MuonGroup:
         bucket.reduce(out=self.grads[self._slots(bucket)].view(-1))
 
     def owned_grads(self) -> list[Tensor]:
-        """The summed gradients of what this rank owns; padding is zero."""
+        """The summed gradients of the matrices that this rank owns; padding is zero."""
         assert self.grads is not None
         return [self.grads]
 
     def update(self, settings: StepSettings, steps_done: Tensor, finite: Tensor | None) -> None:
-        """One step of Muon on the owned matrices; the schedule's momentum counts.
+        """One step of Muon on the owned matrices.
 
-        finite: 0-d bool on the device; where it is False nothing changes.
+        finite: 0-d bool on the device; if False, nothing changes.
         """
         assert self.grads is not None
         weights = torch.zeros_like(self.momentum)
@@ -71,7 +72,7 @@ class MuonGroup:
         }
         if self.weight_decay:
             schedule["weight_decay"] = self.weight_decay * settings.weight_decay_scale
-        if self.compiled is not None:  # for which every other number would be another program
+        if self.compiled is not None:  # as Python numbers, every new value would recompile
             schedule = {name: torch.tensor(value) for name, value in schedule.items()}
         (self.compiled or muon_update)(
             weights,
@@ -92,18 +93,18 @@ class MuonGroup:
             bucket.grad = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole state tensors by name, one after another. Collective."""
+        """Yield the full state tensors with their names. Collective."""
         for bucket in self.buckets:
             for key, stack in self._stacks().items():
                 own = stack[self._slots(bucket)]
                 full, pending = bucket.gather(own, own.numel())
                 pending.wait()
                 matrices = full.view(-1, *stack.shape[1:])
-                for name, matrix in zip(bucket.names, matrices, strict=False):  # padding is left
+                for name, matrix in zip(bucket.names, matrices, strict=False):  # without padding
                     yield f"{name}.{key}", matrix
 
     def load(self, fetch: Fetch) -> None:
-        """Keep this rank's part of every state tensor. Collective."""
+        """Load this rank's part of every state tensor. Collective."""
         for bucket in self.buckets:
             size = bucket.parameters[0].numel()
             first = bucket.owned.start // size
@@ -130,12 +131,12 @@ class MuonGroup:
 
 @dataclass
 class AdamWGroup:
-    """Tensors of any shape with the same AdamW settings; a rank updates its slice of each."""
+    """Tensors of any shape with the same AdamW settings; a rank updates its slices of them."""
 
     buckets: Sequence[Bucket]
     settings: AdamWSettings
-    scheduled_decay: bool = False  # whether the schedule's weight-decay factor counts
-    first: list[Tensor] = field(init=False)  # by bucket: (owned,)
+    scheduled_decay: bool = False  # whether the schedule's weight-decay factor applies
+    first: list[Tensor] = field(init=False)  # for each bucket: (owned,)
     second: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -148,14 +149,14 @@ class AdamWGroup:
         bucket.reduce()
 
     def owned_grads(self) -> list[Tensor]:
-        """The summed gradients of what this rank counts in the norm; padding is zero."""
+        """The summed gradients that this rank adds to the global norm; padding is zero."""
         counted = [b for b in self.buckets if not b.replicated or b.transport.rank == 0]
         return [b.grad for b in counted if b.grad is not None and b.grad.numel()]
 
     def update(self, settings: StepSettings, steps_done: Tensor, finite: Tensor | None) -> None:
         """One step of AdamW on the owned slices.
 
-        steps_done: 0-d, steps before this one. finite: as in MuonGroup.
+        steps_done: 0-d, steps before this one. finite: see MuonGroup.update.
         """
         pieces: list[list[Tensor]] = [[], [], [], []]
         for bucket, first, second in zip(self.buckets, self.first, self.second, strict=True):
@@ -185,7 +186,7 @@ class AdamWGroup:
             bucket.grad = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole state tensors by name, one after another. Collective."""
+        """Yield the full state tensors with their names. Collective."""
         for i, bucket in enumerate(self.buckets):
             for key, moments in self._moments().items():
                 full, pending = bucket.gather(moments[i], bucket.slice_size)
@@ -194,7 +195,7 @@ class AdamWGroup:
                     yield f"{name}.{key}", tensor
 
     def load(self, fetch: Fetch) -> None:
-        """Keep this rank's part of every state tensor. Collective."""
+        """Load this rank's part of every state tensor. Collective."""
         for i, bucket in enumerate(self.buckets):
             for key, moments in self._moments().items():
                 named = zip(bucket.names, bucket.parameters, strict=True)

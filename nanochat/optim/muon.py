@@ -1,7 +1,7 @@
-"""Muon: the update of weight matrices, for whole stacks of one shape at a time.
+"""Muon: the update of weight matrices, for stacks of matrices of one shape.
 
-Owns the mathematics of one step. Which matrices, their learning rates, and who holds them is
-`optim`'s business.
+Owns: the mathematics of one step. Does not own: which matrices are updated, by which rank and with
+which learning rates (optimizer.py).
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Five odd quintic polynomials x (a + b x^2 + c x^4), each the minimax answer to the error that its
-# predecessors leave; their composition brings singular values from 1e-3..1 to 0.85..1.14.
+# Five odd quintic polynomials x (a + b x^2 + c x^4), each the minimax solution for the interval
+# that its predecessors leave; their composition maps singular values of 1e-3..1 to 0.85..1.14.
 # Source: Polar Express, arXiv 2505.16932, algorithm 1, for 5 steps and a safety factor of 2%.
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -21,17 +21,17 @@ POLAR_EXPRESS = (
 )
 # bf16 rounding may push a norm above 1, where the first polynomial diverges.
 POLAR_SAFETY = 1.02
-# Far below any gradient that trains, far above the square root of fp32's smallest number.
+# Far below any useful gradient, and its square is still a normal fp32 number.
 TINY = 1e-15
 
 
 @dataclass(frozen=True, kw_only=True)
 class MuonRecipe:
-    """Which refinements of Muon are on; all off is the plain method of 2024.
+    """Which refinements of Muon are on; all off is the original method of 2024.
 
     row_equilibration: rows get equal norms before orthogonalization (MuonEq).
     renormalize: the orthogonalized update gets the norm of an exactly orthogonal one (Muon+).
-    variance_beta: decay of the neurons' second moments; None leaves them out (NorMuon,
+    variance_beta: decay of the second moment of each neuron; None: not used (NorMuon,
         arXiv 2510.05491).
     cautious_decay: weights decay only where the update also shrinks them (arXiv 2510.12402).
     """
@@ -49,7 +49,7 @@ PLAIN = MuonRecipe(
 
 
 def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
-    """Replace each matrix by (about) its nearest semi-orthogonal one: U V^T of its SVD.
+    """Approximate the nearest semi-orthogonal matrix of each matrix: U V^T of its SVD.
 
     stack: (L, R, C), any scale. Computes in `dtype` and returns that dtype. Zero stays zero.
     Source: arXiv 2505.16932.
@@ -58,7 +58,7 @@ def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
     x = torch.empty_like(stack, dtype=dtype)
     torch.div(stack, norms * POLAR_SAFETY + TINY, out=x)
     tall = x.size(-2) > x.size(-1)
-    if tall:  # the Gram matrix is then of the shorter side
+    if tall:  # so that the Gram matrix has the size of the shorter side
         x = x.mT.contiguous()
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
@@ -67,7 +67,7 @@ def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def variance_dim(rows: int, columns: int) -> int:
-    """The dimension that NorMuon averages over: the longer side's neurons keep a moment each."""
+    """The dimension that NorMuon averages over: the longer side keeps one moment per index."""
     return -1 if rows >= columns else -2
 
 
@@ -77,7 +77,7 @@ def variance_shape(rows: int, columns: int) -> tuple[int, int]:
 
 
 def shape_lr_scale(rows: int, columns: int) -> float:
-    """Factor on the learning rate, so that tall matrices change outputs as much as square ones."""
+    """Factor on the learning rate: tall matrices then change outputs as much as square ones."""
     return max(1.0, rows / columns) ** 0.5
 
 
@@ -95,30 +95,30 @@ def muon_update(
     polar_dtype: torch.dtype,
     finite: Tensor | None = None,
 ) -> None:
-    """One step of Muon on a stack of matrices; everything in place, `grads` is used up.
+    """One step of Muon on a stack of matrices, in place; `grads` is overwritten.
 
     weights, grads, momentum: (L, R, C). variance: (L, R, 1) or (L, 1, C), see `variance_shape`.
-    lr, momentum_beta, weight_decay: numbers, or 0-d tensors on the CPU, which a compiled call may
-    vary. finite: 0-d bool on the device; where it is False nothing changes.
-    A matrix whose gradients have all been zero does not change under cautious decay.
+    lr, momentum_beta, weight_decay: numbers, or 0-d tensors on the CPU, which can change between
+    compiled calls. finite: 0-d bool on the device; if False, nothing changes.
+    With cautious decay a matrix whose gradients have all been zero does not change.
     """
     rows, columns = weights.shape[-2:]
-    if finite is not None:  # a momentum that moves towards itself stays exactly what it is
+    if finite is not None:  # momentum interpolated towards itself stays exactly the same
         torch.where(finite, grads, momentum, out=grads)
     momentum.lerp_(grads, 1 - momentum_beta)
     update = grads.lerp_(momentum, momentum_beta) if recipe.nesterov else momentum.clone()
     if recipe.row_equilibration:
         update.div_(update.norm(dim=-1, keepdim=True).clamp_min_(TINY))
     update = polar_express(update, polar_dtype).to(weights.dtype)
-    # Renormalizing and the variance reduction scale rows, columns and whole matrices only, so the
-    # factors are multiplied up first: one pass over the matrices instead of four.
+    # Renormalization and variance reduction only scale rows, columns and matrices, so their factors
+    # are combined first: one pass over the matrices instead of four.
     scale = _update_scale(update, variance, recipe, finite)
     lr = lr * shape_lr_scale(rows, columns)
-    # As tensors: addcmul_ would refuse rates that float32 does not hold.
+    # Factors are tensors because addcmul_(value=...) refuses numbers that float32 cannot represent.
     keep: float | Tensor = 1.0 if finite is None else finite
     if weight_decay is not None:
         if recipe.cautious_decay:
-            decays = (update * weights).gt_(0)  # of each weight that decays, 0 or 1
+            decays = (update * weights).gt_(0)  # 1 for weights that decay, 0 for others
         else:
             decays = torch.ones_like(scale)
         weights.addcmul_(weights, decays.mul_(keep * (lr * weight_decay)), value=-1)
@@ -128,9 +128,9 @@ def muon_update(
 def _update_scale(
     update: Tensor, variance: Tensor, recipe: MuonRecipe, finite: Tensor | None
 ) -> Tensor:
-    """What the orthogonalized update is to be multiplied by; moves `variance` in place.
+    """The factor on the orthogonalized update, (L, 1, 1), (L, R, 1) or (L, 1, C).
 
-    Returns (L, 1, 1), (L, R, 1) or (L, 1, C). The variance reduction keeps the matrix's norm.
+    Updates `variance` in place. Variance reduction preserves the norm of each matrix.
     """
     rows, columns = update.shape[-2:]
     dim = variance_dim(rows, columns)

@@ -1,11 +1,11 @@
-"""MuonAdamW: one optimizer code for one rank and for many.
+"""MuonAdamW: the same optimizer code for one rank and for many.
 
 Owns: which parameter is updated how, the order of the communication, the global gradient norm, and
-the state by parameter name. The updates are in `muon` and `adamw`, what a rank keeps in
-`param_groups`, the splitting over ranks in `sharding`.
+the state by parameter name. Does not own: the updates (muon.py, adamw.py), the state that a rank
+stores (groups.py), the sharding over ranks (sharding.py).
 
-Each rank owns an equal slice of every bucket of parameters: it gets the summed gradients of its
-slice (launched while the backward pass still runs), updates it and sends the weights to all.
+Each rank owns an equal slice of every bucket of parameters: it receives the summed gradients of its
+slice (while the backward pass is still running), updates the slice and sends the weights to all.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ from nanochat.system.distributed import Run, all_reduce_sum, broadcast_object, b
 from nanochat.system.errors import CheckpointError
 
 # AdamW's epsilon times the tokens of a step, from nanochat's 1e-10 at 2^19 tokens. A rare token's
-# gradient is one token's share of the step's mean, so epsilon is a share as well. With 1e-10 at
-# small steps, rounding noise would become whole updates: float64 runs that differ in the order of
-# summation only were 1e-6 apart after 50 steps of 512 tokens, and are 2e-9 apart with this.
+# gradient is one token's share of the step's mean, so epsilon scales with 1 / tokens as well. With
+# 1e-10 at small steps rounding noise becomes full-size updates: float64 runs that differ only in
+# the order of summation were 1e-6 apart after 50 steps of 512 tokens, and are 2e-9 apart with this.
 ADAMW_EPS_TOKENS = 1e-10 * 2**19
-# AdamW wants smaller steps than Muon for the same matrices; only the ablation uses it.
+# AdamW needs smaller steps than Muon for the same matrices; only for --matrix-optimizer adamw.
 ADAMW_MATRIX_LR_FACTOR = 0.1
-# Buckets of new weights on their way at a time: enough to overlap with the next update, and not
-# another copy of the model.
+# Buckets whose new weights are in flight at a time: enough to overlap with the next update without
+# holding another copy of the model.
 MAX_GATHERS_IN_FLIGHT = 4
 
 Group = MuonGroup | AdamWGroup
@@ -58,16 +58,18 @@ class OptimConfig:
     lr_scale: float = option(1.0, "factor on every learning rate", least=0)
     matrix_lr: float = option(0.02, "learning rate of the layers' matrices (Muon)", least=0)
     embedding_lr: float = option(
-        0.3, "of the embeddings (AdamW), at width 768; ~ width^-1/2", least=0
+        0.3, "learning rate of the embeddings (AdamW) at width 768; scales with width^-1/2", least=0
     )
     head_lr: float = option(
-        0.008, "of the output head (AdamW), at width 768; ~ width^-1/2", least=0
+        0.008,
+        "learning rate of the output head (AdamW) at width 768; scales with width^-1/2",
+        least=0,
     )
-    scalar_lr: float = option(0.5, "of the learned scales (AdamW)", least=0)
-    weight_decay: float = option(0.28, "of the layers' matrices, decoupled", least=0)
+    scalar_lr: float = option(0.5, "learning rate of the learned scales (AdamW)", least=0)
+    weight_decay: float = option(0.28, "decoupled weight decay of the layers' matrices", least=0)
     matrix_optimizer: str = option(
         "muon",
-        "for the layers' matrices; muon has all refinements, the others are for comparison",
+        "optimizer of the layers' matrices; muon has all refinements, the rest is for comparison",
         choices=("muon", "plain-muon", "adamw"),
     )
 
@@ -75,8 +77,8 @@ class OptimConfig:
 def build(model: GPT, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "MuonAdamW":
     """The optimizer of a GPT. Collective.
 
-    tokens_per_step: of all ranks together; AdamW's epsilon follows from it.
-    Raises: AssertionError for a parameter that belongs to no group or to two.
+    tokens_per_step: over all ranks; determines AdamW's epsilon.
+    Raises: AssertionError for a parameter that is not in gpt/parameters.py.
     """
     members: dict[str, dict[str, Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -96,7 +98,7 @@ def build(model: GPT, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "M
 def adamw_settings(
     cfg: OptimConfig, model: GPTConfig, tokens_per_step: int
 ) -> dict[str, AdamWSettings]:
-    """AdamW's settings by group. Betas and decays are those of nanochat's d12 sweeps."""
+    """AdamW's settings for each group. Betas and decays are from nanochat's d12 sweeps."""
     wide = (REFERENCE_WIDTH / model.width) ** 0.5
     eps = ADAMW_EPS_TOKENS / tokens_per_step
 
@@ -109,10 +111,10 @@ def adamw_settings(
     return {
         "matrix": of(cfg.matrix_lr * ADAMW_MATRIX_LR_FACTOR, 0.9, 0.95, cfg.weight_decay),
         "head": head,
-        # A tied matrix makes logits, which bear no embedding's learning rate.
+        # A tied matrix computes the logits, for which the embedding's learning rate is too high.
         "embedding": head if model.tied_head else of(cfg.embedding_lr * wide, 0.8, 0.995, 0.001),
         "value_embedding": of(cfg.embedding_lr * 0.5 * wide, 0.8, 0.995, 0.01),
-        # These multiply the residual stream layer after layer, so they move a hundredth as fast.
+        # These multiply the residual stream in every layer, so they learn 100 times more slowly.
         "residual_scale": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.05),
         "x0_scale": of(cfg.scalar_lr, 0.96, 0.95, 0.0),
         "scale": of(cfg.scalar_lr * 0.4, 0.8, 0.95, 0.0),
@@ -123,7 +125,7 @@ def adamw_settings(
 def _muon_groups(
     members: Mapping[str, Parameter], cfg: OptimConfig, run: Run, transport: Transport
 ) -> list[Group]:
-    """One group per matrix shape, cut into buckets of consecutive matrices, last layer first."""
+    """One group per matrix shape, split into buckets of consecutive matrices, last layer first."""
     recipe = muon.MuonRecipe() if cfg.matrix_optimizer == "muon" else muon.PLAIN
     shapes: dict[torch.Size, list[str]] = {}
     for name in reversed(list(members)):
@@ -144,19 +146,19 @@ def _muon_groups(
 
 
 def _polar_dtype(weights: torch.dtype, compute: torch.dtype) -> torch.dtype:
-    """bf16 where the run multiplies in it; never below fp32 otherwise (fp16 lacks the range)."""
+    """bf16 if the run computes in bf16; otherwise at least fp32, as fp16 lacks the range."""
     if weights == torch.float64:
         return weights
     return torch.bfloat16 if compute == torch.bfloat16 else torch.float32
 
 
 class MuonAdamW:
-    """The optimizer: gradients in, weights updated on every rank.
+    """The optimizer: takes gradients and updates the weights on every rank.
 
-    A step: for every micro-batch `with accumulate(last=...): loss.backward()`, one backward each,
-    then `step(settings)`. Losses are already divided by the global token count, so gradients are
-    summed over ranks. `step` takes the gradients: `.grad` is None after it.
-    A parameter that got no gradient is treated as having a zero one.
+    A step: for every micro-batch `with accumulate(last=...): loss.backward()`, with one backward
+    pass each, then `step(settings)`. Losses must be divided by the global token count already, as
+    gradients are summed over ranks. `step` consumes the gradients: `.grad` is None afterwards.
+    A parameter without a gradient is treated as having a zero gradient.
     """
 
     def __init__(self, groups: Sequence[Group], run: Run) -> None:
@@ -164,11 +166,11 @@ class MuonAdamW:
         self.run = run
         self._device = self.groups[0].buckets[0].parameters[0].device
         self.steps_done = torch.zeros((), device=self._device)
-        # Elsewhere the host has to wait for nothing, or AdamW's kernel cannot select.
+        # A CPU has nothing to wait for; on MPS AdamW has no fused kernel, which takes the flag.
         self.checks_finite_on_device = self._device.type == "cuda"
         self._owner = {id(b): group for group in self.groups for b in group.buckets}
         self._buckets = [b for group in self.groups for b in group.buckets]
-        self._order: list[int] = list(range(len(self._buckets)))  # in which buckets are launched
+        self._order: list[int] = list(range(len(self._buckets)))  # in which buckets are reduced
         self._completed: list[int] = []
         self._order_learned = run.world_size == 1
         self._launched = 0
@@ -183,22 +185,22 @@ class MuonAdamW:
         self.begin_step()
 
     def compile(self) -> None:
-        """Compile what is computed element by element in Muon's updates, at the next step."""
+        """Compile Muon's updates; happens at the next step."""
         update = devices.compiled(muon.muon_update)
         for group in self.groups:
             if isinstance(group, MuonGroup):
                 group.compiled = update
 
     def begin_step(self) -> None:
-        """Forget the gradients of a step that was begun and not finished, if there is one."""
-        assert self._launched == 0, "a step was begun; its collectives must end with step()"
+        """Discard what an unfinished step has recorded."""
+        assert self._launched == 0, "collectives were launched; call step() to complete them"
         self._completed = []
         for bucket in self._buckets:
             bucket.waiting_for = set(bucket.names)
 
     @contextlib.contextmanager
     def accumulate(self, *, last: bool) -> Iterator[None]:
-        """Around a micro-batch's one backward; the last one launches the communication."""
+        """Wraps the one backward pass of a micro-batch; the last one starts the communication."""
         self._last = last
         try:
             yield
@@ -209,10 +211,10 @@ class MuonAdamW:
     def step(self, settings: StepSettings, partial_sums: Tensor | None = None) -> dict[str, Tensor]:
         """Update every weight. Collective.
 
-        share: (n,) figures of this rank, such as its part of the loss; they travel with the norm.
-        Returns "grad_norm", the norm of the global gradient, 0-d, and "sums" (n,) of the shares
-        over ranks. If any of them is not finite, neither weights nor state change; on a GPU that is
-        decided there, and the host waits for nothing.
+        partial_sums: (n,) numbers of this rank, such as its part of the loss, to be summed over
+        ranks; they are sent together with the norm. Returns "grad_norm", the 0-d norm of the global
+        gradient, and "sums" (n,). If any of them is not finite, neither weights nor state change;
+        on a GPU this is decided on the device, without a synchronization.
         """
         self._finish_reducing()
         grads = [grad for group in self.groups for grad in group.owned_grads()]
@@ -230,7 +232,7 @@ class MuonAdamW:
         return {"grad_norm": norm, "sums": sums}
 
     def _update(self, settings: StepSettings, finite: Tensor | None) -> None:
-        """Update and publish all groups; where `finite` is False nothing changes. Collective."""
+        """Update all groups and exchange their weights, unless `finite` is False. Collective."""
         gathers: deque[Pending] = deque()
         for group in self.groups:
             group.update(settings, self.steps_done, finite)
@@ -243,14 +245,14 @@ class MuonAdamW:
         self.steps_done += 1 if finite is None else finite
 
     def zero_grad(self) -> None:
-        """Drop gradients that no step has taken."""
+        """Discard gradients that no step has used."""
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 parameter.grad = None
 
     @torch.no_grad()
     def state_by_name(self) -> dict[str, Tensor]:
-        """Whole state tensors by parameter name, on the CPU; rank 0 gets them. Collective."""
+        """Full state tensors by parameter name on the CPU, on rank 0 only. Collective."""
         result: dict[str, Tensor] = {}
         for group in self.groups:
             for key, tensor in group.state():
@@ -262,10 +264,10 @@ class MuonAdamW:
 
     @torch.no_grad()
     def load_state_by_name(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the state that `state_by_name` gave, at any number of ranks. Collective.
+        """Load the result of `state_by_name`, from any number of ranks. Collective.
 
-        state: rank 0's counts; the others may pass an empty one.
-        Raises: CheckpointError for a tensor that is missing or of the wrong shape.
+        state: only rank 0's is used; other ranks may pass an empty one.
+        Raises: CheckpointError for a tensor that is missing or has the wrong shape.
         """
 
         def fetch(key: str, shape: torch.Size) -> Tensor:
@@ -273,8 +275,8 @@ class MuonAdamW:
             found = broadcast_object(self.run, found)
             if found != tuple(shape):
                 raise CheckpointError(
-                    f"optimizer state {key}: shape {found}, needed {tuple(shape)}; it was saved "
-                    "for another model or another --matrix-optimizer"
+                    f"optimizer state {key}: shape {found}, expected {tuple(shape)}; it was saved "
+                    "for a different model or --matrix-optimizer"
                 )
             like = self._buckets[0].parameters[0].detach()
             full = like.new_empty(shape)
@@ -288,7 +290,7 @@ class MuonAdamW:
             group.load(fetch)
 
     def _grad_ready(self, index: int, name: str, _: Tensor) -> None:
-        """Hook of a parameter whose gradient is accumulated."""
+        """Called when the gradient of a parameter is complete."""
         if not self._last:
             return
         waiting = self._buckets[index].waiting_for
@@ -300,7 +302,7 @@ class MuonAdamW:
             self._launch_ready()
 
     def _launch_ready(self) -> None:
-        """Launch what is complete, in the order that all ranks keep: collectives must match."""
+        """Reduce complete buckets in the order that all ranks use: collectives must match."""
         while self._launched < len(self._order):
             if self._buckets[self._order[self._launched]].waiting_for:
                 return
@@ -324,7 +326,7 @@ class MuonAdamW:
             bucket.pending = None
 
     def _sums(self, grads: Sequence[Tensor], partial_sums: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The norm of the global gradient and the sums of the shares. Collective."""
+        """The norm of the global gradient and the sums over ranks. Collective."""
         like = self._buckets[0].parameters[0].detach()
         norms = torch.stack([like.new_zeros(()), *torch._foreach_norm(list(grads))])
         own = like.new_zeros(0) if partial_sums is None else partial_sums.to(like.dtype)
@@ -332,7 +334,7 @@ class MuonAdamW:
         return full[0].sqrt(), full[1:]
 
     def _learn_order(self) -> None:
-        """After the first step, launch buckets in the order in which rank 0 completed them."""
+        """After the first step, reduce buckets in the order in which rank 0 completed them."""
         if self._order_learned:
             return
         rest = [i for i in self._order if i not in self._completed]

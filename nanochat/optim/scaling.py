@@ -1,8 +1,8 @@
-"""From the size of a model to how long, in what batches and how fast to train it.
+"""From the size of a model to its training tokens, batch size and learning-rate scale.
 
-Owns: the scaling laws around the reference model of depth 12. Owns not: the sizes themselves
-(gpt_config.py), the reference's learning rates and what width does to them (optim.py), or their
-course (schedules.py).
+Owns: the scaling laws around the reference model of depth 12. Does not own: the sizes themselves
+(gpt/config.py), the reference's learning rates and their dependence on the width (optimizer.py), or
+their schedules (schedules.py).
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from nanochat.gpt import GPTConfig, flops
 
 REFERENCE_DEPTH = 12  # where learning rates and weight decay were tuned
 REFERENCE_WIDTH = 768
-DEFAULT_RATIO = 10.5  # training tokens per scaling parameter that make the best use of compute
+DEFAULT_RATIO = 10.5  # training tokens per scaling parameter, compute-optimal
 REFERENCE_TOKENS_PER_STEP = 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens ** this. Source: Power Lines, arXiv 2505.13738
-# Below 2^17 tokens a step the square-root law would go on down, but measured at depth 4 with 4,096
-# tokens a step half of the reference rates learn well where the law gives 0.09.
+# Lower bound for batches below 2^17 tokens: at depth 4 with 4,096 tokens per step, where the
+# square-root law gives 0.09, half of the reference learning rates was measured to train well.
 MIN_LR_SCALE = 0.5
 
 
@@ -25,10 +25,10 @@ MIN_LR_SCALE = 0.5
 class ScaledPlan:
     """How to train a model of some size."""
 
-    parameters: int  # scaling parameters: matrices of the layers and head
-    tokens: int  # of the whole training
+    parameters: int  # scaling parameters: matrices of the layers and the head
+    tokens: int  # to train on
     tokens_per_step: int
-    lr_scale: float  # factor of all learning rates, from the batch size
+    lr_scale: float  # factor on all learning rates, from the batch size
     weight_decay_scale: float
 
 
@@ -39,10 +39,10 @@ def scaled_plan(
     tokens: int | None = None,
     tokens_per_step: int | None = None,
 ) -> ScaledPlan:
-    """The plan for a model; what the caller gives is kept and the rest follows from it.
+    """The plan for a model; given values are kept and the rest follows from them.
 
-    ratio: training tokens per scaling parameter, where `tokens` is None; the reference model is
-    taken to train at the same ratio.
+    ratio: training tokens per scaling parameter if `tokens` is None. The reference model is assumed
+    to be trained with the same ratio.
     """
     parameters = flops.scaling_parameters(config)
     reference_tokens = ratio * flops.scaling_parameters(_reference(config))
@@ -57,13 +57,13 @@ def scaled_plan(
         tokens=tokens,
         tokens_per_step=tokens_per_step,
         lr_scale=lr_scale,
-        # Keeps (rate x decay x steps) of the reference: how often training forgets its past.
+        # Keeps learning rate x decay x steps as in the reference: the total decay of a weight.
         weight_decay_scale=relative_batch / relative_tokens / lr_scale,
     )
 
 
 def batch_lr_scale(tokens_per_step: int) -> float:
-    """Factor of all learning rates: the root of the batch's ratio to the reference's, bounded."""
+    """Factor on all learning rates: square root of the batch relative to the reference, bounded."""
     return max(MIN_LR_SCALE, math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP))
 
 
@@ -78,7 +78,7 @@ def best_tokens_per_step(relative_tokens: float, sequence_length: int) -> int:
 
 
 def _reference(config: GPTConfig) -> GPTConfig:
-    """The reference model with this model's vocabulary and kind of layers."""
+    """The reference model, with this model's vocabulary and architecture."""
     return dataclasses.replace(
         config, depth=REFERENCE_DEPTH, width=REFERENCE_WIDTH, heads=6, kv_heads=6
     )

@@ -1,6 +1,6 @@
-"""How the learning rate, Muon's momentum and the weight decay move over a run.
+"""Schedules of the learning rate, Muon's momentum and the weight decay.
 
-A schedule is a pure function of the step, so resuming needs nothing but the step.
+A schedule is a pure function of the step, so a resumed run needs only the step.
 """
 
 import math
@@ -15,9 +15,9 @@ MOMENTUM_STEPS = 400
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the schedule sets in one step.
+    """The scheduled values of one step.
 
-    lr_scale: factor on every learning rate. momentum: Muon's. weight_decay_scale: factor on the
+    lr_scale: factor on every learning rate. momentum: of Muon. weight_decay_scale: factor on the
     matrices' weight decay.
     """
 
@@ -38,9 +38,9 @@ def warmup_decay(
 ) -> Schedule:
     """Linear warmup, constant, linear warmdown over the last `warmdown_frac` of the steps.
 
-    Muon's momentum rises over its first steps and falls in the warmdown; the weight decay follows
-    half a cosine to 0. Runs too short for the usual lengths shorten them: warmup takes a tenth of
-    the steps at most, the rise of the momentum a fifth. Steps count from 0.
+    Muon's momentum rises over the first steps and falls during the warmdown; the weight decay
+    follows half a cosine to 0. In short runs warmup takes at most a tenth of the steps and the rise
+    of the momentum at most a fifth. Steps count from 0.
     """
     warmup = min(warmup_steps, math.ceil(total_steps * 0.1))
     warmdown = min(round(total_steps * warmdown_frac), total_steps - warmup)
@@ -61,9 +61,9 @@ def warmup_decay(
 
 
 def linear_to_zero(total_steps: int, *, momentum: float = 0.95) -> Schedule:
-    """The learning rate falls linearly to 0, without weight decay, as RL wants it.
+    """Linear decay of the learning rate to 0, without weight decay; for RL.
 
-    A short stage on few kinds of text must not shrink what the earlier ones have learned.
+    A short stage on few kinds of text must not shrink what earlier stages have learned.
     """
 
     def settings(step: int) -> StepSettings:
@@ -74,5 +74,5 @@ def linear_to_zero(total_steps: int, *, momentum: float = 0.95) -> Schedule:
 
 
 def _fraction(part: float, total: float) -> float:
-    """part / whole within [0, 1]; 1 where there is no whole."""
+    """part / total, clamped to [0, 1]; 1 if total is 0."""
     return min(max(part / total, 0.0), 1.0) if total else 1.0

@@ -1,7 +1,7 @@
-"""Gradients and weights split over ranks: who owns what, and how it travels.
+"""Gradients and weights sharded over ranks: which rank owns what, and how it is communicated.
 
-Owns the collectives of the optimizer. Knows no update rule: `optim` says what a rank does with the
-slice it owns. With one rank a slice is everything and nothing is sent.
+Owns: the collectives of the optimizer. Does not own: the update of the slice that a rank owns
+(groups.py). With one rank the slice is everything and nothing is sent.
 """
 
 import math
@@ -13,13 +13,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-SMALL_NUMEL = 2**14  # tensors up to this size are not worth splitting over ranks
+SMALL_NUMEL = 2**14  # smaller tensors are not worth splitting over ranks
 BUCKET_BYTES = 8 * 2**20  # large enough for full bandwidth, small enough to start early
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transport:
-    """The collectives of a process group, by what its backend can do."""
+    """The collectives of a process group, with substitutes for those its backend lacks."""
 
     rank: int = 0
     world_size: int = 1
@@ -27,9 +27,9 @@ class Transport:
     can_gather: bool = False
 
     def reduce_scatter(self, owned: Tensor, full: Tensor) -> "Pending":
-        """Sum `full` (world_size x n) over ranks and leave this rank's n of it in `owned`.
+        """Sum `full` (world_size x n) over ranks and put this rank's n of it into `owned`.
 
-        Starts only; see Pending.wait. Collective.
+        Asynchronous; see Pending.wait. Collective.
         """
         if self.can_scatter:
             work = dist.reduce_scatter_tensor(owned, full, async_op=True)
@@ -39,11 +39,11 @@ class Transport:
         return Pending(work, keep=full, copy=([owned], [own]))
 
     def all_reduce(self, tensor: Tensor) -> "Pending":
-        """Sum over ranks, in place. Starts only. Collective."""
+        """Sum over ranks, in place. Asynchronous. Collective."""
         return Pending(dist.all_reduce(tensor, async_op=True), keep=tensor)
 
     def all_gather(self, full: Tensor, owned: Tensor) -> "Pending":
-        """Every rank's n of `full`, in rank order. Starts only. Collective."""
+        """Fill `full` with every rank's `owned`, in rank order. Asynchronous. Collective."""
         if self.can_gather:
             work = dist.all_gather_into_tensor(full, owned, async_op=True)
         else:
@@ -54,19 +54,21 @@ class Transport:
 
 @dataclass
 class Pending:
-    """A collective under way; its tensors live at least until it is waited for."""
+    """A running collective; keeps its tensors alive until `wait`."""
 
     work: object | None = None
     keep: Tensor | None = None
-    copy: tuple[list[Tensor], list[Tensor]] | None = None  # to and from, once it is there
+    copy: tuple[list[Tensor], list[Tensor]] | None = (
+        None  # destinations and sources, copied at the end
+    )
 
     def release_if_done(self) -> None:
-        """Let go of the tensors, if the result is there already."""
+        """Release the tensors if the collective has finished."""
         if self.work is not None and self.work.is_completed():  # type: ignore[attr-defined]
             self.wait()
 
     def wait(self) -> None:
-        """Let what follows see the result."""
+        """Wait for the result; on a GPU only the stream waits, not the host."""
         if self.work is not None:
             self.work.wait()  # type: ignore[attr-defined]
         if self.copy is not None:
@@ -75,7 +77,7 @@ class Pending:
 
 
 def choose_transport(rank: int, world_size: int, device: torch.device) -> Transport:
-    """The collectives there are, tried out where the backend is known to lack some. Collective."""
+    """The collectives that the backend supports, found by trying them. Collective."""
     if world_size == 1:
         return Transport()
     one, all_ = torch.zeros(1, device=device), torch.zeros(world_size, device=device)
@@ -88,7 +90,7 @@ def choose_transport(rank: int, world_size: int, device: torch.device) -> Transp
 
 
 def _works(collective: Callable[[], object]) -> bool:
-    """Whether the backend has it; those that lack it say so before they send anything."""
+    """Whether the backend has the collective; if not, it raises before sending anything."""
     try:
         collective()
     except (RuntimeError, NotImplementedError):
@@ -98,11 +100,10 @@ def _works(collective: Callable[[], object]) -> bool:
 
 @dataclass
 class Bucket:
-    """Parameters whose gradients travel together, cut into equal slices, one a rank.
+    """Parameters whose gradients are sent together, split into equal slices, one per rank.
 
-    The flat form is all parameters one after another, padded with zeros to world_size x
-    `slice_size`; rank r owns the r-th slice. `replicated`: too small to split; summed everywhere
-    and updated everywhere alike.
+    The flat form is all parameters concatenated and padded with zeros to world_size x `slice_size`;
+    rank r owns the r-th slice. `replicated`: too small to split; every rank sums and updates all.
     """
 
     names: list[str]
@@ -126,9 +127,9 @@ class Bucket:
         return range(min(start, self.numel), min(start + self.slice_size, self.numel))
 
     def reduce(self, out: Tensor | None = None) -> None:
-        """Take the gradients out of `.grad` and start summing them over ranks. Collective.
+        """Move the gradients out of `.grad` and start summing them over ranks. Collective.
 
-        out: (slice_size,) where this rank's slice shall go. A missing gradient counts as zero.
+        out: (slice_size,) for this rank's slice. A missing gradient counts as zero.
         """
         alone = self.transport.world_size == 1
         direct = out if out is not None and alone else None
@@ -144,7 +145,7 @@ class Bucket:
             self.pending = self.transport.reduce_scatter(self.grad, full)
 
     def owned_weights(self) -> list[Tensor]:
-        """Flat views into the parameters: this rank's slice, in order."""
+        """Flat views into the parameters that together are this rank's slice, in order."""
         views, start = [], 0
         for p in self.parameters:
             low = max(self.owned.start - start, 0)
@@ -155,7 +156,7 @@ class Bucket:
         return views
 
     def gather_weights(self) -> Pending:
-        """Start sending this rank's updated weights to all others. Collective."""
+        """Start exchanging updated weights: every rank sends its slice to all. Collective."""
         if self.replicated or self.transport.world_size == 1:
             return Pending()
         views = self.owned_weights()
@@ -165,9 +166,9 @@ class Bucket:
         return pending
 
     def gather(self, owned: Tensor, slice_size: int) -> tuple[Tensor, Pending]:
-        """Start putting every rank's slice together, each padded to `slice_size`. Collective.
+        """Start gathering every rank's slice, each padded to `slice_size`. Collective.
 
-        owned: this rank's values, at most slice_size. Returns the flat form, and what to wait for.
+        owned: this rank's values, at most slice_size. Returns the flat form, valid after `wait`.
         """
         if self.replicated or self.transport.world_size == 1:
             return owned.reshape(-1), Pending()
@@ -176,7 +177,7 @@ class Bucket:
         return full, self.transport.all_gather(full, padded)
 
     def unpack(self, full: Tensor) -> list[Tensor]:
-        """Views of the flat form, one a parameter, of the parameters' shapes."""
+        """Views of the flat form, one per parameter, in the parameters' shapes."""
         sizes = [p.numel() for p in self.parameters]
         parts = full[: self.numel].split(sizes)
         return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
@@ -185,7 +186,7 @@ class Bucket:
         return torch.zeros(size, dtype=self.parameters[0].dtype, device=self.parameters[0].device)
 
     def _pack(self, tensors: Sequence[Tensor], out: Tensor | None) -> Tensor:
-        """The flat form of the tensors; without a copy where it is one contiguous tensor."""
+        """The flat form of the tensors; no copy for one contiguous tensor without padding."""
         world_size = 1 if self.replicated else self.transport.world_size
         total = self.slice_size * world_size
         padding = total - self.numel
@@ -204,7 +205,7 @@ def _grad(parameter: Parameter) -> Tensor:
 def matrix_buckets(
     names: Sequence[str], members: Mapping[str, Parameter], transport: Transport
 ) -> list[Bucket]:
-    """Matrices of one shape, so many a bucket that each rank owns complete ones; order is kept."""
+    """Buckets of matrices of one shape, in order, in which each rank owns complete matrices."""
     example = members[names[0]]
     per_rank = math.ceil(BUCKET_BYTES / (example.numel() * example.itemsize * transport.world_size))
     count = len(names) if transport.world_size == 1 else per_rank * transport.world_size
@@ -225,7 +226,7 @@ def matrix_buckets(
 
 
 def tensor_buckets(members: Mapping[str, Parameter], transport: Transport) -> list[Bucket]:
-    """Small tensors together, unsplit; each large one by itself, split."""
+    """One replicated bucket for all small tensors, and a split one for each large tensor."""
     small = [name for name, p in members.items() if p.numel() <= SMALL_NUMEL]
     parts = [[name] for name in members if name not in small] + ([small] if small else [])
     buckets = []
