@@ -339,7 +339,7 @@ def test_a_bundle_that_is_wrong_is_named(tmp_path):
     path = bundle / "eval_data" / "some" / "schema.jsonl"
     path.write_text('{"context_options": [], "gold": 0}\n')
     (schema,) = (t for t in core_bundle.read_bundle(bundle) if t.name == "schema")
-    with pytest.raises(DataError, match=r"schema\.jsonl:1 has no 'continuation'"):
+    with pytest.raises(DataError, match=r"schema\.jsonl, line 1 has no 'continuation'"):
         core_bundle.read_items(schema)
     path.write_text("")
     with pytest.raises(DataError, match="holds no items"):

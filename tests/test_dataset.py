@@ -18,6 +18,7 @@ from nanochat.data import DataOptions, open_data
 from nanochat.data import shards as shard_files
 from nanochat.data.dataset import choose_val_frac, document_hash, split_documents
 from nanochat.data.text_files import find_files
+from nanochat.system import config
 from nanochat.system.errors import ConfigError, DataError
 
 CORPORA = Path(__file__).parents[2] / "shared" / "data" / "corpora"
@@ -272,16 +273,16 @@ def test_names_that_lead_nowhere_are_refused(tmp_path, monkeypatch, data, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": " "}, "--data is empty"),
-        ({"val_frac": 0.9}, r"--val-frac must be in \[0, 0.5\], got 0.9"),
-        ({"val_frac": 0.1, "val_data": "x.txt"}, "exclude each other"),
-        ({"shards": 0}, "--shards must be at least 1, got 0"),
-        ({"pocket_characters": 10}, "--pocket-characters must be at least 10000, got 10"),
+        (["--data", " "], "--data is empty"),
+        (["--val-frac", "0.9"], "--val-frac must be from 0 to 0.5 or none, got 0.9"),
+        (["--val-frac", "0.1", "--val-data", "x.txt"], "exclude each other"),
+        (["--shards", "0"], "--shards must be at least 1, got 0"),
+        (["--pocket-characters", "10"], "--pocket-characters must be at least 10,000, got 10"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        DataOptions(**options)
+        config.parse(DataOptions, options, stage="x")
 
 
 def test_sources_with_a_split_of_their_own_take_no_other(tmp_path):

@@ -283,8 +283,8 @@ def test_own_conversations_keep_roles_parts_and_system(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{oops", "is not JSON"),
-        ("[1]", "is not a JSON object but list"),
+        ("{oops", "not JSON"),
+        ("[1]", "list instead of an object"),
         ('{"text": "a"}', 'a list "messages"'),
         ('{"messages": [{"role": "user", "content": "a"}]}', 'must have the role "assistant"'),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', 'expected "user"'),
@@ -298,7 +298,7 @@ def test_a_line_that_is_wrong_is_named(tmp_path, line, message):
     path.write_text(f"{json.dumps(good)}\n\n{line}\n", encoding="utf-8")
     with pytest.raises(DataError) as caught:
         custom_json(path)
-    assert str(caught.value).startswith(f"{path}:3") and message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}, line 3") and message in str(caught.value)
 
 
 def test_an_empty_or_missing_file_of_conversations_is_an_error(tmp_path):

@@ -115,18 +115,15 @@ class ChatRows:
             row += rows
             empty = 0 if len(bucket.inputs) else empty + 1
             if empty >= self.buckets:
-                self._refuse()
+                raise DataError(
+                    f"none of the {len(self._conversations):,} conversations has an assistant's "
+                    f"answer within {self.T} tokens; give longer sequences or other conversations"
+                )
             if row >= len(bucket.inputs):
                 index, row = index + 1, 0
                 if index == self.buckets:
                     epoch, index = epoch + 1, 0
         return found, {"epoch": epoch, "bucket": index, "row": row}
-
-    def _refuse(self) -> None:
-        raise DataError(
-            f"none of the {len(self._conversations):,} conversations has an assistant's answer "
-            f"within {self.T} tokens; give longer sequences or other conversations"
-        )
 
     def _make(self, epoch: int, index: int) -> PackedBucket:
         rng = np.random.default_rng((self._seed, epoch))

@@ -203,11 +203,6 @@ def micro_batch_rows(batch_rows: int, device_rows: int, world_size: int) -> tupl
     return count, -(-per_rank // count)
 
 
-def rank_share(batch_rows: int, run: Run) -> int:
-    """Rows of a step that this rank takes: run.rank, run.rank + world_size, ..."""
-    return len(range(run.rank, batch_rows, run.world_size))
-
-
 class StreamBatches(_Prefetched):
     """Batches of the document stream; a BatchSource.
 
@@ -216,12 +211,11 @@ class StreamBatches(_Prefetched):
     """
 
     def __init__(self, stream: TokenStream, *, batch_rows: int, device_rows: int, run: Run) -> None:
-        self.stream = stream
         stream.require(batch_rows)
         self.stream = stream
         count, micro_rows = micro_batch_rows(batch_rows, device_rows, run.world_size)
         shape = count * micro_rows, stream.T
-        share = rank_share(batch_rows, run)
+        share = len(range(run.rank, batch_rows, run.world_size))
         pad = stream.pad_id
 
         def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

@@ -45,13 +45,16 @@ class DataOptions:
     )
     val_frac: float | None = option(
         None,
-        "share of the documents held out for validation, in [0, 0.5]; none holds out about a "
-        "million characters",
+        "share of the documents held out for validation; none holds out about a million characters",
+        least=0,
+        most=0.5,
     )
     shards: int = option(
-        8, "training shards of climbmix and fineweb-edu to use, of about 100 MB each"
+        8, "training shards of climbmix and fineweb-edu to use, of about 100 MB each", least=1
     )
-    pocket_characters: int = option(40_000_000, "characters of pocket text to train on")
+    pocket_characters: int = option(
+        40_000_000, "characters of pocket text to train on", least=10_000
+    )
     invalid_utf8: str = option(
         "error", "what to do with bytes that are not UTF-8", choices=("error", "replace")
     )
@@ -59,16 +62,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         if not self.data.strip():
             raise ConfigError("--data is empty; give pocket, climbmix, hf:ORG/NAME or files")
-        if self.val_frac is not None and not 0 <= self.val_frac <= 0.5:
-            raise ConfigError(f"--val-frac must be in [0, 0.5], got {self.val_frac}")
         if self.val_data is not None and self.val_frac is not None:
             raise ConfigError("--val-data and --val-frac exclude each other; give one of them")
-        if self.shards < 1:
-            raise ConfigError(f"--shards must be at least 1, got {self.shards}")
-        if self.pocket_characters < 10_000:
-            raise ConfigError(
-                f"--pocket-characters must be at least 10000, got {self.pocket_characters}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,22 +123,16 @@ def open_data(options: DataOptions, *, base: Path) -> Dataset:
     prepares the data and the others wait for it, so every rank of a run calls it.
     Raises: DataError or ConfigError for data that is missing, empty or damaged.
     """
-    if options.data == "pocket":
-        _refuse_split_options(options)
-        return _open_pocket(options, base)
-    if options.data in hub.HUB_SHARDS:
-        _refuse_split_options(options)
-        folder = base / "data" / options.data
-        found = hub.download_shards(options.data, options.shards, folder)
-        return Dataset(name=options.data, folder=folder, all_shards=tuple(found))
-    return _open_texts(options, base)
-
-
-def _refuse_split_options(options: DataOptions) -> None:
-    for name in ("val_data", "val_frac"):
-        if getattr(options, name) is not None:
-            flag = "--" + name.replace("_", "-")
+    if options.data not in ("pocket", *hub.HUB_SHARDS):
+        return _open_texts(options, base)
+    for flag, value in (("--val-data", options.val_data), ("--val-frac", options.val_frac)):
+        if value is not None:
             raise ConfigError(f"{flag} does not go with --data {options.data}: it has its own")
+    if options.data == "pocket":
+        return _open_pocket(options, base)
+    folder = base / "data" / options.data
+    found = hub.download_shards(options.data, options.shards, folder)
+    return Dataset(name=options.data, folder=folder, all_shards=tuple(found))
 
 
 def _open_pocket(options: DataOptions, base: Path) -> Dataset:
@@ -301,7 +290,7 @@ def _build(
     folder = base / "data" / name
     with storage.lock(base / "data" / f".{name}.lock"):
         found = shard_files.read_manifest(folder)
-        if found is None or not all(shard_files.is_whole(folder, shard) for shard in found):
+        if not found or not all(shard_files.is_whole(folder, shard) for shard in found):
             log.info("preparing data set %s", name)
             storage.remove_leftovers(base / "data", f"{name}.")
             with storage.atomic_folder(folder) as temporary:

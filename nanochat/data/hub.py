@@ -67,9 +67,13 @@ def download_shards(name: str, train_shards: int, folder: Path) -> list[Shard]:
     return [known[shard_files.shard_name(index)] for index in splits]
 
 
+def _listed_shards(folder: Path) -> dict[str, Shard]:
+    return {shard.file: shard for shard in shard_files.read_manifest(folder)}
+
+
 def _whole_shards(folder: Path) -> dict[str, Shard]:
-    found = shard_files.read_manifest(folder) or []
-    return {shard.file: shard for shard in found if shard_files.is_whole(folder, shard)}
+    listed = _listed_shards(folder).items()
+    return {file: shard for file, shard in listed if shard_files.is_whole(folder, shard)}
 
 
 def _download(
@@ -91,16 +95,15 @@ def _download(
 
 def _download_one(source: HubShards, index: int, split: str, folder: Path, meter: "_Meter") -> None:
     path = folder / shard_files.shard_name(index)
-    listed = {shard.file: shard for shard in shard_files.read_manifest(folder) or []}
-    if path.name in listed and not shard_files.is_whole(folder, listed[path.name]):
+    known = _listed_shards(folder).get(path.name)
+    if known is not None and not shard_files.is_whole(folder, known):
         path.unlink(missing_ok=True)
     downloads.fetch(
         source.url(index), path, token=storage.hub_token(), progress=meter.follow(index)
     )
     shard = _describe(path, split)
     with storage.lock(folder / ".manifest.lock"):
-        listed = {shard.file: shard for shard in shard_files.read_manifest(folder) or []}
-        listed[shard.file] = shard
+        listed = _listed_shards(folder) | {shard.file: shard}
         recipe = {"source": source.repository}
         shard_files.write_manifest(folder, [listed[file] for file in sorted(listed)], recipe)
     meter.finish()

@@ -87,22 +87,30 @@ def _pack(
     crop: bool,
 ) -> RowPlan:
     """Pack pieces into rows; crop: what a row leaves of a piece is not put into another."""
-    whole = lengths == row_tokens
-    pool = _Pool(starts[~whole], lengths[~whole], rng)
+    full = lengths == row_tokens
+    pool = _ByLength()
+    shorter_starts, shorter_lengths = starts[~full].tolist(), lengths[~full].tolist()
+    for piece in rng.permutation(len(shorter_starts)).tolist():
+        pool.put(shorter_starts[piece], shorter_lengths[piece])
     piece_starts, piece_lengths = [], []
-    row_ends = list(range(1, int(whole.sum()) + 1))
+    row_ends = list(range(1, int(full.sum()) + 1))
     base = len(row_ends)
     while pool.lengths:
         gap = row_tokens
         while gap and pool.lengths:
-            start, length = pool.take(gap, crop=crop)
+            fitting = bisect_right(pool.lengths, gap)
+            start, length = pool.pop(max(0, fitting - 1))
+            if length > gap:
+                if not crop:
+                    pool.put(start + gap, length - gap)
+                length = gap
             piece_starts.append(start)
             piece_lengths.append(length)
             gap -= length
         row_ends.append(base + len(piece_starts))
     return RowPlan(
-        np.concatenate([starts[whole], np.array(piece_starts, dtype=np.int64)]),
-        np.concatenate([lengths[whole], np.array(piece_lengths, dtype=np.int64)]),
+        np.concatenate([starts[full], np.array(piece_starts, dtype=np.int64)]),
+        np.concatenate([lengths[full], np.array(piece_lengths, dtype=np.int64)]),
         np.array(row_ends, dtype=np.int64),
     )
 
@@ -119,47 +127,27 @@ def _cut_long(offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndar
     return starts, np.minimum(row_tokens, offsets[document + 1] - starts)
 
 
-class _Pool:
-    """Pieces waiting for a row, by length."""
+class _ByLength:
+    """Numbers by a length; of those of one length, the last put in is the first taken."""
 
-    def __init__(self, starts: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> None:
-        order = rng.permutation(len(lengths))
-        order = order[np.argsort(lengths[order], kind="stable")]
-        kinds, firsts = np.unique(lengths[order], return_index=True)
-        self.lengths: list[int] = kinds.tolist()  # the distinct ones, ascending
-        groups = np.split(starts[order], firsts[1:]) if len(kinds) else []
-        self.starts = {
-            length: group.tolist() for length, group in zip(self.lengths, groups, strict=True)
-        }
+    def __init__(self) -> None:
+        self.lengths: list[int] = []  # the distinct ones, ascending
+        self._numbers: dict[int, list[int]] = {}
 
-    def take(self, gap: int, *, crop: bool) -> tuple[int, int]:
-        """Take the longest piece that fits a gap, else the front of the shortest that is longer.
-
-        crop: the rest of that one is dropped.
-        """
-        index = bisect_right(self.lengths, gap) - 1
-        if index >= 0:
-            length = self.lengths[index]
-            return self._pop(index), length
-        length = self.lengths[0]
-        start = self._pop(0)
-        if not crop:
-            self._put(start + gap, length - gap)
-        return start, gap
-
-    def _pop(self, index: int) -> int:
-        length = self.lengths[index]
-        group = self.starts[length]
-        start = group.pop()
-        if not group:
-            del self.starts[length], self.lengths[index]
-        return start
-
-    def _put(self, start: int, length: int) -> None:
-        if length not in self.starts:
+    def put(self, number: int, length: int) -> None:
+        if length not in self._numbers:
             insort(self.lengths, length)
-            self.starts[length] = []
-        self.starts[length].append(start)
+            self._numbers[length] = []
+        self._numbers[length].append(number)
+
+    def pop(self, index: int) -> tuple[int, int]:
+        """Take a number of length lengths[index]; returns both."""
+        length = self.lengths[index]
+        numbers = self._numbers[length]
+        number = numbers.pop()
+        if not numbers:
+            del self._numbers[length], self.lengths[index]
+        return number, length
 
 
 def pack_conversations(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[list[int]]:
@@ -171,25 +159,17 @@ def pack_conversations(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> 
     lengths = np.asarray(lengths, dtype=np.int64)
     assert not len(lengths) or (lengths.min() > 0 and lengths.max() <= row_tokens)
     rows: list[list[int]] = []
-    by_space: dict[int, list[int]] = {}  # free tokens -> rows
-    spaces: list[int] = []  # the distinct ones, ascending
+    open_rows = _ByLength()  # by their free tokens
     for item in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[item])
-        index = bisect_left(spaces, length)
-        if index == len(spaces):
+        index = bisect_left(open_rows.lengths, length)
+        if index == len(open_rows.lengths):
             row, space = len(rows), row_tokens
             rows.append([])
         else:
-            space = spaces[index]
-            row = by_space[space].pop()
-            if not by_space[space]:
-                del by_space[space], spaces[index]
+            row, space = open_rows.pop(index)
         rows[row].append(item)
-        left = space - length
-        if left not in by_space:
-            insort(spaces, left)
-            by_space[left] = []
-        by_space[left].append(row)
+        open_rows.put(row, space - length)
     return rows
 
 

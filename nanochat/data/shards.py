@@ -56,9 +56,7 @@ def read_columns(path: Path) -> Iterator[pa.StringArray]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["text"]):
                 texts = batch.column(0)
-                lengths = pc.binary_length(texts)
-                whole = texts.null_count == 0 and pc.all(pc.greater(lengths, 0)).as_py()
-                yield texts if whole else texts.filter(pc.greater(lengths, 0))
+                yield texts.filter(pc.greater(pc.binary_length(texts), 0))
     except FileNotFoundError:
         raise DataError(f"{path} is gone; run again to make it anew") from None
     except (pa.ArrowException, IndexError, OSError) as error:
@@ -159,15 +157,15 @@ def write_manifest(folder: Path, shards: list[Shard], recipe: dict[str, Any]) ->
     )
 
 
-def read_manifest(folder: Path) -> list[Shard] | None:
-    """The shards that a folder's manifest lists, or None if there is none that can be read."""
+def read_manifest(folder: Path) -> list[Shard]:
+    """The shards that a folder's manifest lists; none if there is no manifest that can be read."""
     try:
         manifest = storage.read_json(folder / "manifest.json", "manifest")
-        if manifest["format"] != FORMAT:
-            return None
-        return [Shard(**row) for row in manifest["shards"]]
+        if manifest["format"] == FORMAT:
+            return [Shard(**row) for row in manifest["shards"]]
     except (DataError, KeyError, TypeError):
-        return None
+        pass
+    return []
 
 
 def is_whole(folder: Path, shard: Shard) -> bool:

@@ -6,6 +6,7 @@ shard. Formats: .txt and .md (cut into documents at blank lines), .jsonl (one ob
 """
 
 import codecs
+import contextlib
 import glob
 import gzip
 import io
@@ -115,16 +116,33 @@ def read_documents(
     # thousands of articles whole ones.
     piece = min(32_768, max(1_024, estimate_characters(files) // 32))
     for path in files:
-        try:
+        with _naming_file(path):
             for text in _read(path, piece, replace_invalid, counts):
                 if text.strip():
                     yield text
                 else:
                     counts.empty += 1
-        except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
-            raise DataError(f"{path} is damaged or cut short ({error}); fetch it again") from None
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place (file and line) and the object of each line that is not blank; unpacks .gz, .zst.
+
+    Raises: DataError naming the file, and the line if it is no JSON object.
+    """
+    with _naming_file(path), open_stream(path) as stream:
+        yield from _read_json(stream, path, False, ReadCounts())
+
+
+@contextlib.contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged or cut short ({error}); fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _read(path: Path, piece: int, replace: bool, counts: ReadCounts) -> Iterator[str]:
@@ -136,7 +154,8 @@ def _read(path: Path, piece: int, replace: bool, counts: ReadCounts) -> Iterator
         if kind == "plain":
             yield from _read_plain(stream, path, piece, replace, counts)
         else:
-            yield from _read_json(stream, path, replace, counts)
+            for place, row in _read_json(stream, path, replace, counts):
+                yield _sound(_json_text(row, place), place, replace, counts)
 
 
 def open_stream(path: Path) -> IO[bytes]:
@@ -162,7 +181,8 @@ def _read_plain(
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             line = lines + error.object[: error.start].count(b"\n")
-            raise _not_utf8(path, f"line {line}", read_bytes - pending + error.start) from None
+            place, offset = f"{path}, line {line}", read_bytes - pending + error.start
+            raise _not_utf8(path, place, offset) from None
         if replace:
             counts.replaced += max(0, text.count("\ufffd") - chunk.count(b"\xef\xbf\xbd"))
         if not read_bytes:
@@ -190,33 +210,27 @@ def _cut(text: str, start: int, piece: int) -> int:
     return start + piece
 
 
-def _read_json(stream: IO[bytes], path: Path, replace: bool, counts: ReadCounts) -> Iterator[str]:
+def _read_json(
+    stream: IO[bytes], path: Path, replace: bool, counts: ReadCounts
+) -> Iterator[tuple[str, dict[str, Any]]]:
     offset = 0
-    for number, raw in enumerate(stream, start=1):
-        place = f"line {number}"
-        line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+    for number, line in enumerate(stream, start=1):
+        place = f"{path}, line {number}"
+        text = _decode(line.removeprefix(codecs.BOM_UTF8), path, place, offset, replace, counts)
+        offset += len(line)
+        if not text.strip():
+            continue
         try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if not replace:
-                raise _not_utf8(path, place, offset + error.start) from None
-            text = line.decode("utf-8", "replace")
-            counts.replaced += text.count("\ufffd")
-        offset += len(raw)
-        if text.strip():
-            yield _sound(_json_text(text, path, place), path, place, replace, counts)
+            row = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"{place}: not JSON ({error}); write one object a line") from None
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise DataError(f"{place}: {kind} instead of an object; write one object a line")
+        yield place, row
 
 
-def _json_text(line: str, path: Path, place: str) -> str:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}, {place}: not JSON ({error}); write one object a line") from None
-    if not isinstance(row, dict):
-        raise DataError(
-            f'{path}, {place}: {type(row).__name__} instead of an object; write one {{"text": '
-            '"..."} a line'
-        )
+def _json_text(row: dict[str, Any], place: str) -> str:
     for key in TEXT_KEYS:
         value = row.get(key)
         if isinstance(value, str):
@@ -224,9 +238,9 @@ def _json_text(line: str, path: Path, place: str) -> str:
         if value is None and key in row:
             return ""
     if "messages" in row:
-        raise DataError(f"{path}, {place}: a conversation, not text; it is data for chat_sft")
+        raise DataError(f"{place}: a conversation, not text; it is data for chat_sft")
     keys = ", ".join(map(repr, list(row)[:5])) or "none"
-    raise DataError(f"{path}, {place}: no text under the key 'text' or 'content'; keys: {keys}")
+    raise DataError(f"{place}: no text under the key 'text' or 'content'; keys: {keys}")
 
 
 def _read_parquet(path: Path, replace: bool, counts: ReadCounts) -> Iterator[str]:
@@ -243,28 +257,30 @@ def _read_parquet(path: Path, replace: bool, counts: ReadCounts) -> Iterator[str
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
             for value in batch.column(0).cast(pa.large_binary()).to_pylist():
                 number += 1
-                yield _decode_row(value or b"", path, number, replace, counts)
+                yield _decode(value or b"", path, f"{path}, row {number}", 0, replace, counts)
 
 
-def _decode_row(value: bytes, path: Path, row: int, replace: bool, counts: ReadCounts) -> str:
+def _decode(
+    data: bytes, path: Path, place: str, offset: int, replace: bool, counts: ReadCounts
+) -> str:
     try:
-        return value.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         if not replace:
-            raise _not_utf8(path, f"row {row}", error.start) from None
-        text = value.decode("utf-8", "replace")
+            raise _not_utf8(path, place, offset + error.start) from None
+        text = data.decode("utf-8", "replace")
         counts.replaced += text.count("\ufffd")
         return text
 
 
-def _sound(text: str, path: Path, place: str, replace: bool, counts: ReadCounts) -> str:
+def _sound(text: str, place: str, replace: bool, counts: ReadCounts) -> str:
     """JSON may spell half a surrogate pair, which is no character and cannot be stored."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         if not replace:
             raise DataError(
-                f"{path}, {place}: half a surrogate pair ({text[error.start]!a}); fix the line, "
+                f"{place}: half a surrogate pair ({text[error.start]!a}); fix the line, "
                 "or give --invalid-utf8 replace"
             ) from None
         counts.replaced += sum("\ud800" <= c <= "\udfff" for c in text)
@@ -277,6 +293,4 @@ def _not_utf8(path: Path, place: str, offset: int) -> DataError:
     with open_stream(path) as stream:
         if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             hint = "it looks like UTF-16: convert it (iconv -f utf-16 -t utf-8)"
-    return DataError(
-        f"{path}, {place}, byte {offset}: not UTF-8; {hint}, or give --invalid-utf8 replace"
-    )
+    return DataError(f"{place}, byte {offset}: not UTF-8; {hint}, or give --invalid-utf8 replace")

@@ -76,13 +76,6 @@ class TokenStream:
         with self._lock:
             return self._cropped / max(self._tokens, 1)
 
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Tokens of the whole split; the first call encodes whatever is not encoded yet."""
-        with self._lock:
-            self.rows_per_epoch  # noqa: B018  (counts every shard)
-            return self._tokens
-
     def require(self, rows: int, what: str = "batch") -> None:
         """Make sure that an epoch has at least so many rows.
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import tiktoken
@@ -48,17 +48,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # backtracking state for each. Texts from this length on go through the Rust encoder.
 LONG_TEXT_CHARACTERS = 100_000
 
+Texts: TypeAlias = "Sequence[str] | _rustbpe.ArrowColumn"
 EncodedBatch = tuple[np.ndarray, np.ndarray]
-
-
-class TextColumn(Protocol):
-    """What is used of a pyarrow.StringArray: texts that Rust reads where they lie."""
-
-    def __len__(self) -> int: ...
-
-    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[Any, Any]: ...
-
-    def to_pylist(self) -> list[str]: ...
 
 
 class Tokenizer(Protocol):
@@ -76,7 +67,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ordinary tokens of a text; what looks like a special token stays plain text."""
 
-    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> EncodedBatch:
+    def encode_batch(self, texts: Texts, *, bos: bool) -> EncodedBatch:
         """Tokens [N] (uint16, or uint32 where ids need it) and offsets [len(texts) + 1] int64.
 
         The tokens of texts[i] are tokens[offsets[i] : offsets[i + 1]]; bos puts `<|bos|>` first.
@@ -105,7 +96,9 @@ class BpeTokenizer:
         self.vocab_size = len(self.tokens) + len(SPECIAL_TOKENS)
         self.bos_id = self._special["<|bos|>"]
         self.token_bytes = _token_bytes(self.tokens)
-        self.sha256 = _digest(self._content())
+        ranks = [base64.b64encode(token).decode() for token in self.tokens]
+        self._json = _as_json("bpe", pattern=pattern, ranks=ranks)
+        self.sha256 = self._json["sha256"]
         self._tiktoken = tiktoken.Encoding(
             name=f"nanochat-{self.sha256[:16]}",
             pat_str=pattern,
@@ -123,7 +116,7 @@ class BpeTokenizer:
             return ids
         return self._tiktoken.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> EncodedBatch:
+    def encode_batch(self, texts: Texts, *, bos: bool) -> EncodedBatch:
         kind = _id_type(self.vocab_size)
         first = self.bos_id if bos else None
         try:
@@ -143,11 +136,7 @@ class BpeTokenizer:
         return self._tiktoken.decode_bytes(ids)
 
     def to_json(self) -> dict[str, Any]:
-        return {**self._content(), "sha256": self.sha256}
-
-    def _content(self) -> dict[str, Any]:
-        ranks = [base64.b64encode(token).decode() for token in self.tokens]
-        return _content("bpe", {"pattern": self.pattern, "ranks": ranks})
+        return dict(self._json)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return from_json, (self.to_json(),)
@@ -166,7 +155,8 @@ class CharTokenizer:
         self.bos_id = self._special["<|bos|>"]
         tokens = [character.encode() for character in characters]
         self.token_bytes = _token_bytes(tokens)
-        self.sha256 = _digest(self._content())
+        self._json = _as_json("char", characters=characters)
+        self.sha256 = self._json["sha256"]
         self._bytes = [*tokens, *(name.encode() for name in SPECIAL_TOKENS)]
         points = _code_points(characters)
         self._id_of = np.full(0x110000, characters.index(REPLACEMENT), dtype=np.uint32)
@@ -179,10 +169,13 @@ class CharTokenizer:
         ids: list[int] = self._id_of[_code_points(text)].tolist()
         return ids
 
-    def encode_batch(self, texts: Sequence[str] | TextColumn, *, bos: bool) -> EncodedBatch:
+    def encode_batch(self, texts: Texts, *, bos: bool) -> EncodedBatch:
         strings = texts if isinstance(texts, Sequence) else texts.to_pylist()
-        encoded = [self._id_of[_code_points(text)] for text in strings]
-        return _join(encoded, self.bos_id if bos else None, self.vocab_size)
+        first = np.array([self.bos_id] if bos else [], dtype=np.uint32)
+        encoded = [np.append(first, self._id_of[_code_points(text)]) for text in strings]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        tokens = np.concatenate([first[:0], *encoded])
+        return tokens.astype(_id_type(self.vocab_size)), offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.decode_bytes(ids).decode()
@@ -191,10 +184,7 @@ class CharTokenizer:
         return b"".join([self._bytes[token] for token in ids])
 
     def to_json(self) -> dict[str, Any]:
-        return {**self._content(), "sha256": self.sha256}
-
-    def _content(self) -> dict[str, Any]:
-        return _content("char", {"characters": self.characters})
+        return dict(self._json)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return from_json, (self.to_json(),)
@@ -215,7 +205,7 @@ class TrainingText:
 
 
 def train_bpe(
-    texts: Iterable[str | bytes | Path | TextColumn],
+    texts: "Iterable[str | bytes | Path | _rustbpe.ArrowColumn]",
     vocab_size: int,
     pattern: str = SPLIT_PATTERN,
     *,
@@ -344,8 +334,9 @@ def _check_distinct(items: Sequence[str] | Sequence[bytes], needed: Iterable[Any
         raise ValueError("a token that every vocabulary has is missing")
 
 
-def _content(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "kind": kind, **fields, "specials": list(SPECIAL_TOKENS)}
+def _as_json(kind: str, **fields: Any) -> dict[str, Any]:
+    content = {"format": FORMAT, "kind": kind, **fields, "specials": list(SPECIAL_TOKENS)}
+    return {**content, "sha256": _digest(content)}
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -360,16 +351,6 @@ def _special_ids(first: int) -> dict[str, int]:
 def _token_bytes(tokens: Sequence[bytes]) -> np.ndarray:
     lengths = [len(token) for token in tokens] + [0] * len(SPECIAL_TOKENS)
     return np.array(lengths, dtype=np.int32)
-
-
-def _join(encoded: Sequence[np.ndarray], bos: int | None, vocab_size: int) -> EncodedBatch:
-    """Put texts' tokens into one array, each with the BOS token first if there is one."""
-    lead = [] if bos is None else [np.array([bos])]
-    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-    np.cumsum([len(ids) + len(lead) for ids in encoded], out=offsets[1:])
-    parts = [part for ids in encoded for part in (*lead, ids)]
-    tokens = np.concatenate(parts) if parts else np.zeros(0)
-    return tokens.astype(_id_type(vocab_size)), offsets
 
 
 def _id_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:

@@ -77,11 +77,7 @@ def render(conversation: Conversation, tokenizer: Tokenizer) -> Rendered:
     Raises: DataError if the conversation is not valid.
     """
     system, turns = _turns(conversation["messages"])
-    rendered = Rendered([tokenizer.bos_id], [0])
-    for number, turn in enumerate(turns):
-        lead = _system_lead(system) if number == 0 else ""
-        _append_turn(rendered, turn, tokenizer, lead)
-    return rendered
+    return _render_turns(turns, tokenizer, _system_lead(system))
 
 
 def render_prompt(
@@ -97,13 +93,13 @@ def render_prompt(
     system, turns = _turns(messages, for_prompt=True)
     lead = _system_lead(system)
     end = [tokenizer.special_id("<|assistant_start|>")]
-    if max_tokens is None:
-        return [*_render_turns(turns, tokenizer, lead), *end]
-    room = max_tokens - len(end)
-    kept = _fitting_turns(turns, tokenizer, lead, room)
-    if kept:
-        return [*_render_turns(kept, tokenizer, lead), *end]
-    return [*_cut_turn(turns[-1], tokenizer, lead, room), *end]
+    kept: Sequence[_Turn] = turns
+    if max_tokens is not None:
+        room = max_tokens - len(end)
+        kept = _fitting_turns(turns, tokenizer, lead, room)
+        if not kept:
+            return [*_cut_turn(turns[-1], tokenizer, lead, room), *end]
+    return [*_render_turns(kept, tokenizer, lead).tokens, *end]
 
 
 class StreamDecoder:
@@ -132,11 +128,11 @@ def _system_lead(system: str) -> str:
     return f"{system}\n\n" if system else ""
 
 
-def _render_turns(turns: Sequence[_Turn], tokenizer: Tokenizer, lead: str) -> list[int]:
+def _render_turns(turns: Sequence[_Turn], tokenizer: Tokenizer, lead: str) -> Rendered:
     rendered = Rendered([tokenizer.bos_id], [0])
     for number, turn in enumerate(turns):
         _append_turn(rendered, turn, tokenizer, lead if number == 0 else "")
-    return rendered.tokens
+    return rendered
 
 
 def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, lead: str) -> None:
@@ -176,10 +172,11 @@ def _fitting_turns(
     if len(tokenizer.encode(lead)) > room:
         return fitting
     for first in reversed(range(len(turns))):
-        if later + len(_render_turns(turns[first : first + 1], tokenizer, lead)) > room:
+        turn = turns[first : first + 1]
+        if later + len(_render_turns(turn, tokenizer, lead).tokens) > room:
             break
         fitting = turns[first:]
-        later += len(_render_turns(turns[first : first + 1], tokenizer, "")) - 1  # without <|bos|>
+        later += len(_render_turns(turn, tokenizer, "").tokens) - 1  # without <|bos|>
     return fitting
 
 

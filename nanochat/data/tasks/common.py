@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
-from nanochat.data.jsonl import read_jsonl
+from nanochat.data.text_files import read_jsonl
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
 
