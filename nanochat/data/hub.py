@@ -245,7 +245,10 @@ def hub_documents(source: HubName, counts: ReadCounts) -> Iterator[str]:
 
 
 def _stream(source: HubName) -> Iterator[dict[str, Any]]:
-    import datasets
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"hf:{source.name}: {error}; pip install 'nanochat[hub]'") from None
 
     try:
         rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)

@@ -21,7 +21,7 @@ from nanochat.server.protocol import (
     model_card,
 )
 from nanochat.server.service import Busy, EngineService, NotReady, Ticket
-from nanochat.system.errors import UserError
+from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer.conversation import render_prompt
 
 if TYPE_CHECKING:
@@ -53,10 +53,13 @@ def create_app(
     model_name: as /v1/models names it. allowed_hosts: host names that requests may be addressed
     to, which keeps other web sites from reaching a server on this machine; None allows any.
     """
-    from fastapi import FastAPI
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.staticfiles import StaticFiles
-    from starlette.exceptions import HTTPException
+    try:
+        from fastapi import FastAPI
+        from fastapi.exceptions import RequestValidationError
+        from fastapi.staticfiles import StaticFiles
+        from starlette.exceptions import HTTPException
+    except ImportError as error:
+        raise ConfigError(f"the server: {error}; pip install 'nanochat[serve]'") from None
 
     app = FastAPI(
         title="nanochat",

@@ -78,7 +78,10 @@ def serve(cfg: ChatWebConfig, place: socket.socket, load: Callable[[], Engine]) 
 
     Raises: what loading the model raised.
     """
-    import uvicorn
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(f"chat_web: {error}; pip install 'nanochat[serve]'") from None
 
     port = place.getsockname()[1]
     shown = "127.0.0.1" if cfg.host in ("0.0.0.0", "::") else cfg.host

@@ -90,7 +90,10 @@ def _reopened(path: Path, kept: Sequence[dict[str, Any]]) -> TextIO:
 
 
 def _open_wandb(project: str, stage_dir: Path, config: dict[str, Any] | None) -> Any:
-    import wandb
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(f"--wandb: {error}; pip install 'nanochat[wandb]'") from None
 
     name = f"{stage_dir.parent.name}/{stage_dir.name}"
     try:

@@ -252,8 +252,8 @@ def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Record]:
     name = f"{source}:{config}:{split}" if config else f"{source}:{split}"
     try:
         import datasets
-    except ImportError:
-        raise DataError(f"{name} needs the package `datasets`: pip install datasets") from None
+    except ImportError as error:
+        raise DataError(f"{name}: {error}; pip install 'nanochat[hub]'") from None
     try:
         return datasets.load_dataset(source, config, split=split)
     except Exception as error:  # the client raises errors of many libraries
