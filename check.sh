@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types, Rust and Python tests, after setting everything up. Arguments go to pytest.
+# Sets everything up, then runs linters, the type checker and all tests. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
 case "${1:-}" in

@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# Text in, a chat model you can talk to out: every stage of one run, then the web chat.
+# From text to a chat model: runs every stage of one run, then serves the web chat.
 set -euo pipefail
-# What is given relative to the caller's folder stays so.
+# Relative paths are relative to the caller's folder.
 case "${NANOCHAT_BASE_DIR:-/}" in /* | "~"*) ;; *) export NANOCHAT_BASE_DIR="$PWD/$NANOCHAT_BASE_DIR" ;; esac
 case "${PRESET:-/}" in /* | "~"*) ;; *.toml) PRESET="$PWD/$PRESET" ;; esac
 cd "$(dirname "$0")"
-# Container images often set it; every stage would then compile the Python of torch anew, 5-7 s.
+# Container images often set it; every stage would then recompile the Python of torch, 5-7 s.
 unset PYTHONDONTWRITEBYTECODE
 
 usage() {
     cat <<'TEXT'
 bash speedrun.sh [--no-serve] [--setup-only]
 Sets everything up, trains a tokenizer, a base model and a chat model, evaluates them, writes
-report.md and report.html, and opens the web chat. Called again, it goes on where it stopped.
+report.md and report.html, and starts the web chat. Run again, it resumes where it stopped.
 
   --no-serve     do not start the web chat at the end
   --setup-only   stop once the environment is ready
 
-  PRESET=pocket    embedded data on a CPU, minutes, no network (taken where there is no GPU)
+  PRESET=pocket    built-in data on a CPU, minutes, no network (the default without a GPU)
   PRESET=gpu1      one GPU of 24-80 GB, hours
   PRESET=speedrun  8xH100, GPT-2 grade
-  PRESET=my.toml   settings of your own, in the form of those in nanochat/presets
-  RUN=name         name of the run (the preset's by default)
+  PRESET=my.toml   your own settings, in the format of nanochat/presets
+  RUN=name         name of the run (default: the name of the preset)
   PORT=8000        port of the web chat
   TORCH=cpu        install torch's small CPU build
-  NANOCHAT_BASE_DIR=~/.cache/nanochat   where everything is written
+  NANOCHAT_BASE_DIR=~/.cache/nanochat   the folder for all files
 
-On several machines, the same command on each (runs/README.md has recipes for Slurm and SkyPilot):
-  NODES=2  NODE_RANK=0  MASTER=host:29500   how many, which of them this is, and the address of the
-           first, whose next port is used as well; checkpoints are on the disk of the first
+On several machines, run the same command on each (recipes for Slurm and SkyPilot: runs/README.md):
+  NODES=2  NODE_RANK=0  MASTER=host:29500   the number of machines, the index of this one, and the
+           address of the first, whose next port is used too; checkpoints are on the first's disk
 TEXT
 }
 
@@ -39,14 +39,14 @@ for arg in "$@"; do
         --no-serve) serve=0 ;;
         --setup-only) setup_only=1 ;;
         -h | --help) usage; exit 0 ;;
-        *) echo "error: unknown argument $arg; bash speedrun.sh --help lists what there is" >&2; exit 2 ;;
+        *) echo "error: unknown argument $arg; bash speedrun.sh --help lists the options" >&2; exit 2 ;;
     esac
 done
 
 source scripts/bootstrap.sh
 setup_start=$SECONDS
 bootstrap
-log "== set-up took $((SECONDS - setup_start)) s"
+log "== setup took $((SECONDS - setup_start)) s"
 [ "$setup_only" = 1 ] && exit 0
 
 gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
@@ -58,7 +58,7 @@ run_dir=$("$PYTHON" -c 'import sys; from nanochat.system import storage; print(s
 nodes=${NODES:-1}
 node_rank=${NODE_RANK:-0}
 if [ "$nodes" -gt 1 ]; then
-    : "${MASTER:?is needed with NODES: the first node, as host:port}"
+    : "${MASTER:?is required with NODES: the address of the first node, as host:port}"
     agreement_address=${MASTER%:*}:$((${MASTER##*:} + 1))
 fi
 start=$SECONDS
@@ -68,11 +68,11 @@ log "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $node
 at="the start"
 stopped() {
     local status=$?
-    [ "$status" = 0 ] || log "== stopped in $at (status $status); the same command goes on from there"
+    [ "$status" = 0 ] || log "== stopped in $at (status $status); the same command resumes there"
 }
 trap stopped EXIT
 
-# The first node's word, on all nodes: the others do not have its disk.
+# Prints the first node's value on all nodes, as the others cannot read its disk.
 agree() {
     if [ "$nodes" = 1 ]; then echo "$2"; return; fi
     "$PYTHON" -c '
@@ -83,16 +83,17 @@ config.cli(lambda: print(node_agreement.agree(about, value, nodes=int(nodes), ra
 ' "$1" "$2" "$nodes" "$node_rank" "$agreement_address"
 }
 
-asked=0 # to end
-# Runs a command that hears of a signal once, whether this script alone or its group is sent it.
+stop_requested=0
+# Runs a command so that it gets a signal exactly once, whether the signal was sent to this script
+# only or to its process group.
 run() {
     local child status=0
-    set -m # a group of its own
+    set -m # the command gets its own process group
     "$@" &
     child=$!
     set +m
-    trap 'asked=1; kill -TERM "$child" 2>/dev/null || true' TERM
-    trap 'asked=1; kill -INT "$child" 2>/dev/null || true' INT
+    trap 'stop_requested=1; kill -TERM "$child" 2>/dev/null || true' TERM
+    trap 'stop_requested=1; kill -INT "$child" 2>/dev/null || true' INT
     wait "$child" || status=$?
     while kill -0 "$child" 2>/dev/null; do
         status=0
@@ -101,12 +102,12 @@ run() {
     trap - TERM INT
     return "$status"
 }
-# What torchrun gives its processes to save in after a signal; its own 30 s may not do.
+# Seconds that torchrun gives its processes to save after a signal; its default, 30, may be too short.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}
 
 state() { if [ -f "$run_dir/$1/result.json" ]; then echo complete; else echo "$2"; fi; }
 
-# A stage whose result.json is there is complete; an interrupted one resumes from its checkpoint.
+# A stage with a result.json is complete; an interrupted one resumes from its checkpoint.
 stage() {
     local name=$1 trains=$2 found processes=$((gpus > 0 ? gpus : 1))
     shift 2
@@ -119,7 +120,7 @@ stage() {
     at=$name
     local args=(--preset "$PRESET" --run "$RUN" "$@") launch=(--standalone)
     [ "$trains" = train ] && args+=(--resume)
-    # A fixed place for each node: the first has the checkpoints.
+    # Fixed node ranks, as the first node has the checkpoints.
     [ "$nodes" -gt 1 ] && launch=(--nnodes "$nodes" --node-rank "$node_rank"
         --rdzv-backend static --rdzv-endpoint "$MASTER" --rdzv-id "$RUN-$name")
     if [ "$trains" != single ] && [ $((nodes * processes)) -gt 1 ]; then
@@ -127,9 +128,9 @@ stage() {
     elif [ "$node_rank" = 0 ]; then
         run "$PYTHON" -m "scripts.$name" "${args[@]}"
     fi
-    # Asked to end by a signal, a stage saves and exits 0.
+    # After a signal a stage saves and exits with 0.
     found=$(agree "after $name" "$(state "$name" stopped)")
-    [ "$found" = complete ] && [ "$asked" = 0 ] || exit 130
+    [ "$found" = complete ] && [ "$stop_requested" = 0 ] || exit 130
 }
 
 stage tok_train single
@@ -150,4 +151,4 @@ if [ "$serve" = 1 ]; then
     exec "$PYTHON" -m scripts.chat_web --run "$RUN" --port "${PORT:-8000}"
 fi
 base=${NANOCHAT_BASE_DIR:+NANOCHAT_BASE_DIR=$NANOCHAT_BASE_DIR }
-log "talk to it:  $base$(dirname "$PYTHON")/nanochat chat_cli --run $RUN    (or chat_web, in the browser)"
+log "chat with it:  $base$(dirname "$PYTHON")/nanochat chat_cli --run $RUN    (or chat_web, in the browser)"

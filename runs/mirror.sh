@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Copies what a run needs to go on from one folder to another, such as a bucket, or back:
+# Copies what a run needs to resume to another folder, such as a bucket, or back:
 #   bash runs/mirror.sh FROM TO
-# Tokenizers, records and whole checkpoints; not the data, which every machine can make again. A
-# checkpoint's meta.json, with the hashes of its files, is copied last: a copy that was cut short
-# has none and counts for nothing.
+# It copies tokenizers, records and complete checkpoints, but no data, which every machine can
+# recreate. A checkpoint's meta.json, with the hashes of its files, is copied last: an interrupted
+# copy has none and is ignored.
 set -euo pipefail
 from=$1
 to=$2
@@ -13,7 +13,7 @@ from=$(cd "$from" && pwd)
 to=$(cd "$to" && pwd)
 cd "$from"
 
-# Files may be renamed or removed by training meanwhile; the next call brings what is missing.
+# Training may rename or remove files meanwhile; the next call copies what is missing.
 { find runs tokenizers -type d \( -name '.*' -o -name 'damaged_*' -o -name 'step_*' \) -prune \
     -o -type f ! -name '.*' -print 2>/dev/null || true; } | while read -r file; do
     cmp -s "$file" "$to/$file" && continue
@@ -28,7 +28,7 @@ for step in runs/*/*/step_*; do
     done
     cp "$step/meta.json" "$to/$step/meta.json" || true
 done
-# What training no longer keeps; a stage without any checkpoint here is not touched there.
+# Remove checkpoints that training has removed, unless the stage has no checkpoint here at all.
 for step in "$to"/runs/*/*/step_*; do
     name=${step#"$to"/}
     [ -e "$step" ] && [ ! -e "$name" ] && compgen -G "$(dirname "$name")/step_*/meta.json" >/dev/null && rm -r "$step"

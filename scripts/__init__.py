@@ -1,6 +1,6 @@
-"""The stages under the name that a checkout runs them by: `python -m scripts.base_train`.
+"""The stages, for running from a checkout: `python -m scripts.base_train`.
 
-They live in nanochat/stages, so that an installed package has one import name.
+The modules are in nanochat/stages, so that the installed package has a single import name.
 """
 
 from pathlib import Path

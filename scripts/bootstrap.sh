@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by speedrun.sh and check.sh: makes .venv from the lock and builds the Rust crate.
-# Defines `bootstrap`; after it, $PYTHON is the environment's Python.
-#   TORCH=cpu   take torch's small CPU build instead of the one from the ordinary index; an
-#               environment that has it keeps it
+# Sourced by speedrun.sh and check.sh. Defines `bootstrap`, which creates .venv from uv.lock, builds
+# the Rust crate and sets $PYTHON to the environment's Python.
+#   TORCH=cpu   install torch's small CPU build instead of the default one; an environment that has
+#               it keeps it
 #   UV_SYNC     extra arguments for `uv sync`, such as --no-dev
 
 log() { printf '%s\n' "$*" >&2; }
@@ -53,7 +53,7 @@ find_rust() {
     rust_is_new_enough && return
     local found
     found=$(rustc --version 2>/dev/null || echo none)
-    die "Rust 1.85 or later is needed (found: $found) and could not be installed; get it from https://rustup.rs or your distribution"
+    die "Rust 1.85 or later is required (found: $found) and could not be installed; get it from https://rustup.rs or your distribution"
 }
 
 bootstrap() {
@@ -62,12 +62,13 @@ bootstrap() {
     find_uv
     find_rust
     command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
-        || die "a C linker is needed to build the tokenizer; install gcc (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
+        || die "a C linker is required to build the tokenizer; install gcc (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
     log "== environment: uv sync from uv.lock"
     local args=(--project "$root" --locked)
+    local extra
     [ -n "${UV_SYNC:-}" ] && read -r -a extra <<<"$UV_SYNC" && args+=("${extra[@]}")
     if [ "${TORCH:-}" = cpu ] || compgen -G "$root/.venv/lib/python*/site-packages/torch-*+cpu.dist-info" >/dev/null; then
-        local package  # what the CUDA build of torch needs besides
+        local package  # the CUDA build of torch and what it depends on
         for package in torch triton $(sed -n 's/^name = "\(\(nvidia\|cuda\)-[^"]*\)"$/\1/p' "$root/uv.lock"); do
             args+=(--no-install-package "$package")
         done
@@ -78,5 +79,5 @@ bootstrap() {
         "${UV[@]}" sync "${args[@]}" --quiet
     fi
     PYTHON="$root/.venv/bin/python"
-    "$PYTHON" -c 'import nanochat.tokenizer._rustbpe, torch' || die "the environment is broken; remove .venv and run this again"
+    "$PYTHON" -c 'import nanochat.tokenizer._rustbpe, torch' || die "the environment is broken; remove .venv and run again"
 }

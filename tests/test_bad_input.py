@@ -105,8 +105,8 @@ def test_a_preset_that_cannot_be_read_is_named(tmp_path):
     for path, message in (
         (folder, "cannot be read"),
         (latin, "is not valid TOML"),
-        (loose, "'depth' stands outside of a"),
-        ("pockt", "no such preset; there are gpu1, pocket"),
+        (loose, "'depth' is outside any"),
+        ("pockt", "no such preset; use one of gpu1, pocket"),
     ):
         with pytest.raises(ConfigError, match=message):
             config.parse(base_train.BaseTrainConfig, ["--preset", str(path)], stage="base_train")
@@ -141,7 +141,9 @@ def test_the_machines_errors_say_what_helps():
     assert "no space left" in of(OSError(errno.ENOSPC, "No space left on device"))
     assert "/base" in of(OSError(errno.EDQUOT, "Disk quota exceeded"))
     assert "set NANOCHAT_BASE_DIR" in of(PermissionError(errno.EACCES, "Permission denied", "/x"))
-    assert "a file is where a folder" in of(NotADirectoryError(errno.ENOTDIR, "no", "/x/y"))
+    assert "a file is in the place of a folder" in of(
+        NotADirectoryError(errno.ENOTDIR, "no", "/x/y")
+    )
     assert "--device-batch-size" in of(torch.OutOfMemoryError("CUDA out of memory. Tried"))
     assert "--device-batch-size" in of(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     assert of(RuntimeError("shapes do not fit")) is None
@@ -174,7 +176,7 @@ def test_a_base_folder_that_is_a_file_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "file" / "base"))
     args = ["--data", str(tmp_path / "text.txt"), "--tokenizer", "char"]
     text = message_of(lambda: tok_train.main(args), capsys)
-    assert "a file is where a folder is needed" in text
+    assert "a file is in the place of a folder" in text
 
 
 def test_a_full_disk_at_the_final_save_leaves_nothing_half_written(base, monkeypatch, capsys):
@@ -219,7 +221,7 @@ def test_a_full_disk_while_training_costs_metrics_not_the_run(tmp_path, caplog):
         logger._file = Full()
         logger.log(1, {"loss": 1.0})
         logger.log(2, {"loss": 1.0})
-    assert [record.message.count("training goes on") for record in caplog.records] == [1]
+    assert [record.message.count("training continues") for record in caplog.records] == [1]
 
 
 def test_metrics_survive_a_resume_that_fails(tmp_path, monkeypatch):
@@ -299,7 +301,7 @@ def test_weights_that_are_not_finite_are_not_saved(base, monkeypatch):
 def test_a_checkpoint_with_a_rubbish_description_is_named(base, content):
     path = checkpoint_manager.latest(train(base))
     (path / "meta.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"step_000008.* to fall back on an older one"):
+    with pytest.raises(CheckpointError, match=r"step_000008.* to fall back to an older one"):
         checkpoint_manager.load(path, single_run())
 
 

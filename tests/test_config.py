@@ -65,7 +65,7 @@ def test_json_round_trip():
         (["--kind", "c"], "--kind must be one of a, b, got 'c'"),
         (["--no-such"], "unrecognized arguments: --no-such; nanochat thing --help"),
         (["--hidden", "2"], "unrecognized arguments"),
-        (["--preset", "nowhere"], "no such preset; there are"),
+        (["--preset", "nowhere"], "no such preset; use one of"),
         (["--run", "a/b"], "--run must be a plain name"),
     ],
 )

@@ -220,7 +220,7 @@ def test_data_that_one_machine_lacks_is_named_with_the_machine(endings):
 def test_machines_with_other_data_do_not_train_together(endings):
     for text in texts_of(endings["other data"]):
         assert text.startswith(
-            "DataError: rank 1 on HOST has other data than rank 0 on HOST: its data is "
+            "DataError: rank 1 on HOST has different data from rank 0 on HOST: its data is "
         )
 
 

@@ -1,4 +1,4 @@
-"""What this machine can do, and what to do about what it cannot.
+"""Checks what this machine can run, and how to fix what it cannot.
 
 nanochat doctor
 """
@@ -19,16 +19,16 @@ from nanochat.system.config import option
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """Checks Python, torch, GPU, compiler, speed, disk, memory and data; changes nothing."""
+    """Check Python, torch, GPU, compiler, speed, disk, memory and data; change nothing."""
 
     device: str | None = option(
-        None, "device to look at: cpu, cuda or mps; none: the best there is"
+        None, "device to check: cpu, cuda or mps; none picks the best one available"
     )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis; a remedy is there only if something is amiss."""
+    """One line of the diagnosis; the remedy is None if all is well."""
 
     name: str
     value: str
@@ -72,7 +72,7 @@ def _torch() -> Finding:
 
 def _rust() -> Finding:
     try:
-        import nanochat.tokenizer._rustbpe  # noqa: F401  (the one question is whether it is there)
+        import nanochat.tokenizer._rustbpe  # noqa: F401  (only tests whether it can be imported)
     except ImportError as error:
         return Finding(
             "Rust tokenizer", f"missing ({error})", "build it: uv sync, or pip install ."
@@ -90,7 +90,7 @@ def _device(device: torch.device) -> list[Finding]:
             found.append(Finding(f"GPU {index}", text, remedy))
     elif shutil.which("nvidia-smi"):
         remedy = "this torch cannot use it: install a CUDA build (pip install torch)"
-        found.append(Finding("GPU", "a driver is there", remedy))
+        found.append(Finding("GPU", "found a driver", remedy))
     return found
 
 
@@ -137,7 +137,7 @@ def _disk() -> Finding:
 
 def _data() -> Finding:
     found = [_folder_size(p) for p in _folders(storage.base_dir() / "data")]
-    text = ", ".join(found) if found else "none yet; stages make or download what they need"
+    text = ", ".join(found) if found else "none yet; stages create or download what they need"
     return Finding("data", text)
 
 

@@ -1,6 +1,6 @@
 """Typed options: one frozen dataclass per stage becomes flags, a TOML section and JSON.
 
-Owns the way from a dataclass to a command line and back. Knows no stage's options.
+Owns: conversion between such a dataclass and a command line. Does not own: any stage's options.
 """
 
 import argparse
@@ -23,24 +23,27 @@ from nanochat.system.options import FlatField, convert, flat_fields, group_of, n
 __all__ = ["convert", "flat_fields", "nested", "option"]
 
 T = TypeVar("T")
-MAX_NAME_BYTES = 100  # of a folder; file systems end at 255, and temporary names add to it
-MAX_THREADS = 1024  # of one process; far more than that and threads cannot be made
-REPORT_S = 2.0  # more than a process needs to say why it ends
+MAX_NAME_BYTES = 100  # of a folder; file systems allow 255, and temporary names are longer
+MAX_THREADS = 1024  # per process; far beyond that, the system refuses to create threads
+REPORT_S = 2.0  # more than a process needs to print why it failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a stage runs and writes; the same in every stage."""
 
-    run: str = option("default", "name of the run; its files are in $NANOCHAT_BASE_DIR/runs/NAME")
-    device: str | None = option(None, "cpu, cuda or mps; none picks the best there is")
+    run: str = option("default", "name of the run; its files go to $NANOCHAT_BASE_DIR/runs/NAME")
+    device: str | None = option(None, "cpu, cuda or mps; none picks the best one available")
     dtype: str | None = option(
         None,
-        "compute dtype of matrix products; none measures what is fastest here",
+        "compute dtype of matrix products; none measures which is faster here",
         choices=("float64", "float32", "bfloat16", "float16"),
     )
     threads: int | None = option(
-        None, "CPU threads per process; none shares the cores out", least=1, most=MAX_THREADS
+        None,
+        "CPU threads per process; none divides the cores among the processes",
+        least=1,
+        most=MAX_THREADS,
     )
     seed: int = option(1337, "seed of weights, data order and sampling", least=0)
     wandb: str | None = option(None, "Weights & Biases project to log to; none logs to files only")
@@ -50,7 +53,7 @@ class RunOptions:
 
 
 def check_name(flag: str, name: str) -> None:
-    """Make sure that a name can be a folder's.
+    """Check that a name can be used as a folder name.
 
     Raises: ConfigError if it cannot.
     """
@@ -62,7 +65,7 @@ def check_name(flag: str, name: str) -> None:
 
 @contextlib.contextmanager
 def _errors_of_one_process() -> Iterator[None]:
-    """Let one of torchrun's processes report a wrong flag: all were given the same."""
+    """Under torchrun, let one process report a wrong flag: all were given the same flags."""
     try:
         yield
     except ConfigError:
@@ -83,17 +86,17 @@ def parse(
     """Build a stage's options from its defaults, then the preset's section, then flags.
 
     argv: the arguments after the program's name; None takes them from the command line.
-    sections: for a tool that looks at other stages: their sections of the preset, of which it takes
-        the options that it has.
+    sections: for a tool that examines other stages, the preset sections of those stages; options
+        that the tool does not have are ignored.
     positional: the option that may also be given without its flag.
-    Raises: ConfigError for a value that does not fit, a preset or a key that does not exist.
+    Raises: ConfigError for an invalid value, or a preset or key that does not exist.
     """
     fields = flat_fields(cls)
     parser = _parser(cls, fields, stage)
     if positional is not None:
         parser.add_argument(positional, nargs="?", help=f"the same as --{positional}")
     args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] == ["--"]:  # torchrun needs it between its own flags and the stage's
+    if args[:1] == ["--"]:  # separates torchrun's flags from the stage's
         args = args[1:]
     given = vars(parser.parse_args(args))
     preset = given.pop("preset", None)
@@ -108,7 +111,7 @@ def parse(
 
 
 def load_preset(preset: str, section: str) -> dict[str, Any]:
-    """The options of a preset's section: a stage's, or [common] for all stages that have them.
+    """The options in one section of a preset: a stage, or [common] for all stages.
 
     preset: a name in nanochat/presets, or the path of a TOML file.
     """
@@ -122,11 +125,11 @@ def load_preset(preset: str, section: str) -> dict[str, Any]:
         names = ", ".join(sorted(p.name.removesuffix(".toml") for p in folder.iterdir()))
         reason = f"cannot be read ({error})" if path.exists() else "no such preset"
         raise ConfigError(
-            f"--preset {preset}: {reason}; there are {names}, or give the path of a .toml file"
+            f"--preset {preset}: {reason}; use one of {names}, or give the path of a .toml file"
         ) from None
     loose = [key for key, value in sections.items() if not isinstance(value, dict)]
     if loose:
-        raise ConfigError(f"--preset {preset}: {loose[0]!r} stands outside of a [section]")
+        raise ConfigError(f"--preset {preset}: {loose[0]!r} is outside any [section]")
     return {key.replace("-", "_"): value for key, value in sections.get(section, {}).items()}
 
 
@@ -144,9 +147,9 @@ def to_dict(options: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """Options from what `to_dict` gave.
+    """Options from the output of `to_dict`.
 
-    Raises: ConfigError for a key that the class does not have, or a value of the wrong type.
+    Raises: ConfigError for an unknown key or a value of the wrong type.
     """
     fields = flat_fields(cls)
     unknown = sorted(set(values) - set(fields))
@@ -156,7 +159,7 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def as_args(options: Any, names: Iterable[str]) -> list[str]:
-    """Those of some options that are not as they are by default, as command-line arguments."""
+    """The named options that differ from their defaults, as command-line arguments."""
     values, fields, args = to_dict(options), flat_fields(type(options)), list[str]()
     for name in names:
         if name not in fields or values[name] == fields[name].default:
@@ -170,19 +173,19 @@ def as_args(options: Any, names: Iterable[str]) -> list[str]:
 
 
 def cli(main: Callable[[], None]) -> NoReturn:
-    """Run a script's main and turn a user's mistake into one line and exit status 2."""
+    """Run a script's main; a user's mistake becomes one line and exit status 2."""
     try:
         main()
         sys.stdout.flush()
     except Stopped:
         pass
     except ReportedElsewhere:
-        time.sleep(REPORT_S)  # torchrun ends all as soon as one has ended: who speaks goes first
+        time.sleep(REPORT_S)  # torchrun kills all when one exits: let the reporting one exit first
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-    except BrokenPipeError:  # what reads our output has ended, such as `| head`
+    except BrokenPipeError:  # the reader of our output has exited, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
@@ -206,7 +209,7 @@ def _build(cls: type[T], values: dict[str, Any]) -> T:
         elif field.name in values:
             arguments[field.name] = values[field.name]
         elif field.default is dataclasses.MISSING:
-            raise ConfigError(f"--{field.name.replace('_', '-')} is needed; --help explains it")
+            raise ConfigError(f"--{field.name.replace('_', '-')} is required (see --help)")
     return cls(**arguments)
 
 
@@ -235,14 +238,14 @@ def _parser(cls: type, fields: dict[str, FlatField], stage: str) -> argparse.Arg
 
 
 def _examples(cls: type) -> str:
-    """The command lines in the docstring of the module that the options stand in."""
+    """The example commands in the docstring of the module that defines the options."""
     lines = (sys.modules[cls.__module__].__doc__ or "").splitlines()
     found = [line.strip() for line in lines if line.startswith(("nanochat ", "torchrun "))]
     return "\n".join(["Examples:", *(f"  {line}" for line in found)]) if found else ""
 
 
 def _add_flag(group: Any, field: FlatField) -> None:
-    default = "needed" if field.default is dataclasses.MISSING else _show(field.default)
+    default = "required" if field.default is dataclasses.MISSING else _show(field.default)
     bounds = f"; {field.bounds}" if field.bounds else ""
     text = f"{field.help} [{default}{bounds}]".replace("%", "%%")
     if field.kind is bool:
@@ -262,7 +265,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         _, _, unknown = message.partition("unrecognized arguments: ")
         if any(Path(arg).exists() for arg in unknown.split()):
-            raise ConfigError(f"{message}; a pattern of files needs quotes: --data '*.parquet'")
+            raise ConfigError(f"{message}; put a file pattern in quotes: --data '*.parquet'")
         flags = [flag for action in self._actions for flag in action.option_strings]
         near = [n for arg in unknown.split() for n in difflib.get_close_matches(arg, flags, 1)]
         hint = f"did you mean {near[0]}? " if near else ""

@@ -1,6 +1,6 @@
-"""What the machine offers: device, compute dtype, peak speed, compiler.
+"""Properties of the machine: device, compute dtype, peak speed, compiler, memory in use.
 
-Measures and names; keeps no state. The choice is made once (see distributed.session) and handed on.
+Keeps no state: distributed.session chooses once and passes the choice on.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ import torch._functorch.config as functorch
 
 from nanochat.system.errors import ConfigError
 
-# Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets. What counts is the
-# first name that is part of the GPU's.
+# Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets. The first key that
+# is part of the GPU's name applies.
 PEAK_TFLOPS_BF16 = {
     "B200": 2250.0,
     "H200": 989.0,
@@ -48,9 +48,9 @@ _KEPT_BYTES = 1 << 30  # larger tensors are mappings of their own
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device asked for, or the best there is: CUDA, then MPS, then CPU.
+    """The requested device, or the best one available: CUDA, then MPS, then CPU.
 
-    Raises: ConfigError if the device asked for is not there.
+    Raises: ConfigError if the requested device is not available.
     """
     if name is None:
         if torch.cuda.is_available():
@@ -60,7 +60,7 @@ def choose_device(name: str | None) -> torch.device:
     if kind not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"--device must be cpu, cuda or mps, got {name!r}")
     if kind != "cpu" and not getattr(torch, kind).is_available():
-        raise ConfigError(f"--device {name}: this machine has none; leave the flag out or use cpu")
+        raise ConfigError(f"--device {name}: not available here; leave the flag out or use cpu")
     try:
         return torch.device(name)
     except RuntimeError:
@@ -68,14 +68,14 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def keep_memory() -> None:
-    """Let a CPU process keep and reuse what it frees, in huge pages, where the C library is glibc.
+    """Make glibc keep freed memory for reuse, in huge pages. Does nothing with other C libraries.
 
-    Without it every large activation is a new mapping, whose pages are faulted in and zeroed one
+    By default every large activation is a new mapping, whose pages are faulted in and zeroed one
     by one: a step of the pocket model then takes a sixth longer (see benchmarks/RESULTS.md).
-    The heap is stretched at once, and only as addresses, so that all of it can be asked to be of
-    huge pages. Torch has a switch for those (THP_MEM_ALLOC_ENABLE), but it lays every tensor at the
-    start of a page, and then what is freed is a little too short for the next of its size.
-    To be called before the first large tensor is made.
+    The heap is extended once, as address space only, so that huge pages can be requested for all
+    of it. Torch has a switch for them (THP_MEM_ALLOC_ENABLE), but it aligns every tensor to a page,
+    and a freed block is then slightly too short for the next tensor of the same size.
+    Call it before the first large tensor is created.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -86,7 +86,7 @@ def keep_memory() -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     size = os.sysconf("SC_PHYS_PAGES") * page // 4
     block = library.malloc(ctypes.c_size_t(size))
-    if block is not None:  # else addresses are limited, and pages stay small
+    if block is not None:  # None where address space is limited: pages stay small
         start = -(-block // page) * page
         library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size - page), _MADV_HUGEPAGE)
         library.free(ctypes.c_void_p(block))
@@ -97,8 +97,8 @@ def keep_memory() -> None:
 def measure_dtype(device: torch.device) -> torch.dtype:
     """The faster of bfloat16 and float32 in a matrix product; float32 on GPUs without bfloat16.
 
-    bfloat16 must win by a fifth, as it rounds more coarsely. float16 is never chosen: gradients
-    would need to be scaled to fit it.
+    bfloat16 must be faster by a fifth, because it is less precise. float16 is never chosen: its
+    narrow range would require loss scaling.
     """
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -109,7 +109,7 @@ def measure_dtype(device: torch.device) -> torch.dtype:
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.05) -> float:
-    """Speed of a matrix product of a small model's shape, in TFLOP/s; the best of several tries."""
+    """Speed of a matrix product of a small model's shape, in TFLOP/s; the best of several runs."""
     rows, inner, columns = 4096, 256, 1024
     a = torch.ones(rows, inner, dtype=dtype, device=device)
     b = torch.ones(columns, inner, dtype=dtype, device=device)
@@ -128,9 +128,9 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, *, budget_s: float =
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s that MFU is measured against; None where it is not known.
+    """Peak FLOP/s, the denominator of MFU; None if unknown.
 
-    GPUs: the data sheet's dense bf16 figure. CPUs: the best matrix product measured here.
+    GPUs: the data sheet's dense bf16 figure. CPUs: the fastest matrix product measured here.
     """
     if device.type == "cpu":
         return matmul_tflops(device, dtype) * 1e12
@@ -148,32 +148,32 @@ def has_compiler() -> bool:
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function compiled for the shapes that it gets, at its first call with each."""
-    # The compiler's cache leaves out graphs with autograd functions, which may depend on what it
-    # does not see; ours are traced whole. A second start is four seconds shorter for it.
+    """A function that is compiled at its first call with each set of shapes."""
+    # By default the compiler does not cache graphs with custom autograd functions, as these may
+    # depend on state outside the graph; ours do not. It makes a second start four seconds shorter.
     functorch.autograd_cache_allow_custom_autograd_functions = True
-    # A multiplication and the addition after it are one instruction, which rounds once.
+    # Fused multiply-add: one instruction, one rounding.
     options: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
     result: Callable[_P, _R] = torch.compile(function, dynamic=False, options=options)
     return result
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe(device: torch.device) -> str:
-    """The device's name as a person would say it."""
+    """The device's name for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()}, {cores()} cores"
 
 
 def cpu_name() -> str:
-    """The processor's model name, where the system tells it."""
+    """The processor's model name, or its architecture where the system does not give one."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             for line in file:
@@ -192,20 +192,20 @@ def memory_used(device: torch.device) -> int:
 
 
 def process_bytes(field: str) -> int:
-    """A figure of this process's memory in /proc/self/status; without that file, the peak."""
+    """One memory figure of this process from /proc/self/status; the peak on systems without it."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split(f"{field}:")[1].split()[0]) * 1024
     except (OSError, IndexError):
         import resource
 
-        # On Linux this would count what the process that started this one had.
+        # Not used on Linux, where it includes the peak of the parent process before exec.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read after it tells the truth."""
+    """Wait for queued work to finish, so that a clock read next includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

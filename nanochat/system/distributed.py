@@ -1,6 +1,6 @@
 """The run context and the collectives that stages use.
 
-Owns the process group. Every function marked "collective" is called by all ranks.
+Owns: the process group. All ranks must call every function marked "collective".
 """
 
 import contextlib
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Of any wait for another rank: one may have to download and encode data that the others have.
+# For any wait for another rank, which may have to download and encode data first.
 TIMEOUT = timedelta(minutes=30)
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Who this process is and what it computes on."""
+    """This process's rank, device and compute dtype."""
 
     rank: int
     world_size: int
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes files and speaks to the console."""
+        """Whether this rank writes files and prints to the console."""
         return self.rank == 0
 
 
@@ -70,11 +70,11 @@ def single_run(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
 
 @dataclass(frozen=True, kw_only=True)
 class StartedWith:
-    """What a stage that goes on was begun with; None where that is not known, or it is new.
+    """Settings a resumed stage originally started with; None if unknown or new.
 
-    Other choices than these would give other last bits, and after some steps another model.
-    threads: of each of world_size processes. attention: the backend. compiled: the training step.
-    device_rows: of one forward pass.
+    Different settings would change the last bits of sums, and after some steps the model.
+    threads: per process, of world_size processes. attention: the backend. compiled: whether the
+    training step is. device_rows: rows of one forward pass.
     """
 
     dtype: str | None = None
@@ -87,21 +87,21 @@ class StartedWith:
 
 @contextlib.contextmanager
 def session(options: RunOptions, started: StartedWith | None = None) -> Iterator[Run]:
-    """Start what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
+    """Set up what a stage needs: threads, seeds, device, dtype and, under torchrun, the group.
 
-    started: taken where the options name nothing; without it the cores are shared out, and rank 0
-    measures the dtype. Rank 0's choice is everyone's. An error in one process reaches all, and
-    every machine prints it once. Collective.
+    started: used where the options are None; without it the cores are divided among the processes
+    and rank 0 measures the dtype. All ranks use rank 0's choice. An error in one process ends all,
+    and every machine prints it once. Collective.
     """
     rank, world_size, local_rank = _place()
-    # What libraries log is shown once a machine: progress of its downloads, its fall-backs.
+    # Log records (download progress, fallbacks) are shown by one process per machine.
     logging.basicConfig(
         level=logging.INFO if local_rank == 0 else logging.ERROR, format="%(message)s"
     )
     with contextlib.ExitStack() as stack:
         store = None
         if world_size > 1:
-            stack.callback(_leave_group)  # after the store has the reason for it
+            stack.callback(_leave_group)  # after the store has the reason of a failure
             store = stack.enter_context(_store(rank, world_size))
         device = devices.choose_device(options.device)
         if device.type == "cuda" and device.index is None:
@@ -119,7 +119,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
             device=device,
             compute_dtype=torch.float32,
         )
-        # rank 0's: the others may lack the record it is from
+        # from rank 0, as the others may not have the file it was read from
         started = broadcast_object(run, started or StartedWith())
         _set_threads(options.threads, started, run)
         name = options.dtype or started.dtype
@@ -131,7 +131,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
 
 @contextlib.contextmanager
 def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
-    """The store of the run that torchrun names; failures go through it. Collective."""
+    """The run's store, hosted by torchrun; failures are reported through it. Collective."""
     store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
     me = failures.Process(rank=rank, world_size=world_size)
     try:
@@ -146,7 +146,7 @@ def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
 
 
 def _join_group(store: dist.Store, rank: int, world_size: int, device: torch.device) -> None:
-    """Start the process group once every process is there. Collective."""
+    """Start the process group once every process has connected. Collective."""
     failures.wait_for_all(store, failures.Process(rank=rank, world_size=world_size))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -164,7 +164,7 @@ def _leave_group() -> None:
 
 
 def main_only(run: Run, work: Callable[[], T]) -> T | None:
-    """Do something on rank 0 and give the others None; its error is raised on all. Collective."""
+    """Call `work` on rank 0; the others get None. Its error is raised on all. Collective."""
     found, error = _attempt(work) if run.is_main else (None, None)
     sent = broadcast_object(run, error and _portable(error))
     if error := error or sent:
@@ -173,16 +173,16 @@ def main_only(run: Run, work: Callable[[], T]) -> T | None:
 
 
 def from_main(run: Run, work: Callable[[], T]) -> T:
-    """What rank 0 makes or reads, on every rank; its error likewise. Collective.
+    """The result of `work` on rank 0, on every rank; its error likewise. Collective.
 
-    What a run has on disk is only sure to be on rank 0's: machines may share no file system.
+    Machines need not share a file system: only rank 0 is sure to have the run's files.
     """
     found: T = broadcast_object(run, main_only(run, work))
     return found
 
 
 def on_all(run: Run, work: Callable[[], T]) -> T:
-    """Do something on every rank; an error on some is raised on all. Collective."""
+    """Call `work` on every rank; an error on any rank is raised on all. Collective."""
     found, error = _attempt(work)
     failure = error and (socket.gethostname(), failures.describe_error(error))
     failed = {rank: each for rank, each in enumerate(gather_objects(run, failure)) if each}
@@ -194,7 +194,7 @@ def on_all(run: Run, work: Callable[[], T]) -> T:
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """What `work` gives, or what it raises."""
+    """The result of `work` and None, or None and what it raises."""
     try:
         return work(), None
     except Exception as error:
@@ -202,10 +202,10 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def check_same_data(run: Run, value: Mapping[str, Any]) -> None:
-    """Make sure that all ranks are about to train on the same rows. Collective.
+    """Check that all ranks will train on the same rows. Collective.
 
     value: what the rows depend on, JSON types by name.
-    Raises: DataError naming the first rank that differs from rank 0, its machine, and in what.
+    Raises: DataError naming the first rank that differs from rank 0, its machine and the value.
     """
     found = gather_objects(run, (socket.gethostname(), dict(value)))
     host, expected = found[0]
@@ -213,14 +213,14 @@ def check_same_data(run: Run, value: Mapping[str, Any]) -> None:
         for name, item in expected.items():
             if other.get(name) != item:
                 raise DataError(
-                    f"rank {rank} on {other_host} has other data than rank 0 on {host}: "
+                    f"rank {rank} on {other_host} has different data from rank 0 on {host}: "
                     f"its {name} is {other.get(name)}, not {item}; give both the same files and "
-                    "versions of this program"
+                    "the same version of this program"
                 )
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that can be sent: itself, or its words where it cannot."""
+    """The error itself if it can be pickled, else a RuntimeError with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -255,9 +255,9 @@ def gather_objects(run: Run, value: Any) -> list[Any]:
 
 
 def gather_work(run: Run, work: Callable[[], T]) -> list[T]:
-    """What `work` gives on every rank, in rank order, on every rank. Collective.
+    """The results of `work` from every rank, in rank order, on every rank. Collective.
 
-    work: uses no collective, so that it may fail on one rank while the others go on.
+    work: uses no collective, so that it can fail on one rank without blocking the others.
     Raises: OutOfMemory on all ranks if any of them ran out of memory.
     """
     result, failure = None, None
@@ -268,7 +268,7 @@ def gather_work(run: Run, work: Callable[[], T]) -> list[T]:
         if failure is None:
             raise
     if failure is not None and run.device.type == "cuda":
-        torch.cuda.empty_cache()  # now that the error no longer holds what was computed
+        torch.cuda.empty_cache()  # now that the error no longer keeps the tensors alive
     gathered = gather_objects(run, (result, failure))
     for rank, (_, failure) in enumerate(gathered):
         if failure is not None:
@@ -277,7 +277,7 @@ def gather_work(run: Run, work: Callable[[], T]) -> list[T]:
 
 
 def broadcast_tensors(run: Run, tensors: Iterable[Tensor]) -> None:
-    """Put rank 0's values into every rank's tensors, one after another, in place. Collective."""
+    """Copy rank 0's values into every rank's tensors, in place. Collective."""
     if run.world_size > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
@@ -290,12 +290,12 @@ def barrier(run: Run) -> None:
 
 
 def local_world_size() -> int:
-    """Processes of this run on this machine, among which its cores and memory are shared out."""
+    """Processes of this run on this machine, which share its cores and memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _place() -> tuple[int, int, int]:
-    """Rank, world size and local rank as torchrun tells them, else a world of one."""
+    """Rank, world size and local rank from torchrun's variables, else a world of one."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     values = [os.environ.get(name) for name in names]
     if all(value is None for value in values):
@@ -311,9 +311,9 @@ def _place() -> tuple[int, int, int]:
 
 
 def _set_threads(threads: int | None, started: StartedWith, run: Run) -> None:
-    """Share the cores out between the processes of this machine, or take as many as before.
+    """Divide the cores among the processes of this machine, or use as many as before.
 
-    torchrun sets OMP_NUM_THREADS=1, which would leave cores idle when ranks are few.
+    torchrun sets OMP_NUM_THREADS=1, which would leave cores idle with few ranks.
     """
     if threads is None:
         threads = max(1, devices.cores() // local_world_size())
@@ -327,6 +327,6 @@ def _set_threads(threads: int | None, started: StartedWith, run: Run) -> None:
                 threads,
             )
         elif before < threads:
-            log.info("%d threads, as before; --threads %d takes all cores", before, threads)
+            log.info("%d threads, as before; --threads %d uses all cores", before, threads)
             threads = before
     torch.set_num_threads(threads)

@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
-ATTEMPTS = 6  # in a row that bring not one byte
+ATTEMPTS = 6  # in a row without a single new byte
 LONGEST_WAIT_S = 60.0
 NETWORK_ERRORS = (URLError, HTTPException, SSLError, TimeoutError, ConnectionError)
 
-# Called with the bytes that are on disk by now and the full length, or None if it is not known.
+# Called with the bytes on disk so far and the full length, or None if that is unknown.
 DownloadProgress = Callable[[int, int | None], None]
 
 
 class _Retry(Exception):
-    """This attempt failed; another may not.
+    """This attempt failed; another may succeed.
 
-    damaged: all bytes came and they are the wrong ones.
+    damaged: all bytes arrived, but they are wrong.
     """
 
     def __init__(self, reason: str, *, wait_s: float | None = None, damaged: bool = False) -> None:
@@ -55,14 +55,14 @@ def fetch(
     progress: DownloadProgress | None = None,
     wait_s: float = 1.0,
 ) -> None:
-    """Download a file unless it is there already.
+    """Download a file unless it already exists.
 
-    sha256, size: what the file must be; where the server states them (the hub's X-Linked-ETag and
-    X-Linked-Size, Content-Length), these are checked too. token: sent to the host of the URL
-    only. wait_s: the wait before the second attempt, doubled from attempt to attempt.
-    What has arrived stays in a hidden .part file and is not asked for again. Processes that want
-    the same file at once wait for one another.
-    Raises: DataError if the file cannot be had or is not what it must be.
+    sha256, size: the expected values; those that the server states (the hub's X-Linked-ETag and
+    X-Linked-Size, Content-Length) are checked too. token: sent to the host of the URL only.
+    wait_s: the wait before the second attempt, doubled for each further one.
+    Bytes that have arrived are kept in a hidden .part file and not requested again. Processes that
+    want the same file at once wait for each other.
+    Raises: DataError if the file cannot be downloaded or is not the expected one.
     """
     part = path.with_name(f".{path.name}.part")
     download = _Download(
@@ -105,7 +105,7 @@ def _try_until_complete(download: "_Download", wait_s: float) -> None:
         if failures >= ATTEMPTS:
             raise DataError(
                 f"cannot download {download.url}: {reason}; check the network (HTTPS_PROXY, "
-                "HF_ENDPOINT) and run again, what has arrived is kept"
+                "HF_ENDPOINT) and run again; what has arrived is kept"
             ) from None
         wait = reason.wait_s or min(LONGEST_WAIT_S, wait_s * 2 ** max(0, failures - 1))
         log.warning("%s: %s; trying again in %.0f s", download.url, reason, wait)
@@ -114,9 +114,9 @@ def _try_until_complete(download: "_Download", wait_s: float) -> None:
 
 @dataclass(kw_only=True, eq=False)
 class _Download(BaseHandler):
-    """A file on its way. As a handler it sees every request and response, redirects included.
+    """A download in progress. As a handler it sees each request and response, also of redirects.
 
-    stated_sha256, stated_size: what the hub says of the file.
+    stated_sha256, stated_size: from the hub's response headers.
     """
 
     url: str
@@ -130,12 +130,12 @@ class _Download(BaseHandler):
 
     @property
     def have(self) -> int:
-        """Bytes that have arrived."""
+        """Bytes that have arrived so far."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
     @property
     def tag_file(self) -> Path:
-        """Keeps the ETag of what has arrived."""
+        """The file that keeps the ETag of what has arrived."""
         return self.part.with_name(self.part.name + ".etag")
 
     def discard(self) -> None:
@@ -144,7 +144,7 @@ class _Download(BaseHandler):
         self.tag_file.unlink(missing_ok=True)
 
     def attempt(self) -> None:
-        """Get what is missing of the part file and check all of it.
+        """Download what is missing from the part file, then check all of it.
 
         Raises: _Retry, DataError, or what the network raises.
         """
@@ -164,15 +164,15 @@ class _Download(BaseHandler):
         self._check_hash(self.sha256)
 
     def http_request(self, request: Request) -> Request:
-        """Add the token where a request goes to the host that it is for."""
+        """Add the token to requests to the URL's host, and to no other host after a redirect."""
         if self.token and urlsplit(request.full_url).netloc == urlsplit(self.url).netloc:
             request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         return request
 
     def http_response(self, request: Request, response: Any) -> Any:
-        """Keep what the hub states of the file."""
+        """Keep the sha256 and size from the hub's headers."""
         tag = response.headers.get("X-Linked-ETag", "").strip('"').lower()
-        # Files outside of large-file storage have a git hash there, which is none of the content.
+        # For files outside large-file storage it is a git hash, not a hash of the content.
         if re.fullmatch("[0-9a-f]{64}", tag):
             self.stated_sha256 = tag
         size = response.headers.get("X-Linked-Size", "")
@@ -188,15 +188,17 @@ class _Download(BaseHandler):
             headers["Range"] = f"bytes={have}-"
             tag = self.tag_file.read_text(encoding="utf-8") if self.tag_file.is_file() else ""
             if tag and not tag.startswith("W/"):
-                headers["If-Range"] = tag.strip()  # all of it comes instead if it has changed
+                headers["If-Range"] = (
+                    tag.strip()
+                )  # if the file has changed, the server sends all of it
         return build_opener(self).open(Request(self.url, headers=headers), timeout=TIMEOUT_S)
 
     def _receive(self, response: Any, start: int) -> None:
-        """Write a response's body to the part file, from `start` on."""
+        """Write a response's body to the part file at offset `start`."""
         headers = response.headers
         if start and not headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             self.discard()
-            raise _Retry("the server resumed at another place than asked for")
+            raise _Retry("the server resumed at the wrong offset")
         stated = headers.get("Content-Length", "")
         length = start + int(stated) if stated.isdigit() else None
         if not start:
@@ -211,7 +213,7 @@ class _Download(BaseHandler):
         self._check_size(length)
 
     def _refusal(self, error: HTTPError) -> Exception:
-        """What to raise: _Retry for an error that may pass, DataError for one that will not."""
+        """The error to raise: _Retry for a temporary one, DataError for a permanent one."""
         reason = f"HTTP {error.code} {error.reason}"
         if error.code == 416:
             self.discard()
@@ -223,7 +225,7 @@ class _Download(BaseHandler):
             )
         remedy = "check the address"
         if error.code in (401, 403):
-            remedy = "set HF_TOKEN to a token that may read it, and accept its terms on the hub"
+            remedy = "set HF_TOKEN to a token with access, and accept the terms on the hub"
         return DataError(f"cannot download {self.url}: {reason}; {remedy}")
 
     def _check_size(self, size: int | None) -> None:
@@ -232,7 +234,7 @@ class _Download(BaseHandler):
             return
         if have > size:
             self.discard()
-            raise _Retry(f"{have:,} bytes came where {size:,} were expected", damaged=True)
+            raise _Retry(f"got {have:,} bytes, expected {size:,}", damaged=True)
         raise _Retry(f"the connection ended after {have:,} of {size:,} bytes")
 
     def _check_hash(self, sha256: str | None) -> None:
@@ -241,5 +243,5 @@ class _Download(BaseHandler):
         found = sha256_of(self.part)
         if found != sha256.lower():
             self.discard()
-            reason = f"its sha256 is {found[:12]}..., {sha256[:12]}... was expected"
+            reason = f"its sha256 is {found[:12]}..., expected {sha256[:12]}..."
             raise _Retry(reason, damaged=True)

@@ -1,4 +1,4 @@
-"""Errors that are the user's to fix; a script prints such an error as one line and exits 2."""
+"""Errors that the user can fix; a script prints such an error as one line and exits with 2."""
 
 import errno
 from pathlib import Path
@@ -7,53 +7,53 @@ OUT_OF_MEMORY = ("alloc_failed", "out of memory", "can't allocate memory", "not 
 
 
 class UserError(Exception):
-    """What is wrong, the value that is wrong, and the remedy, in one line."""
+    """One line: what is wrong, the value, and the remedy."""
 
 
 class ConfigError(UserError):
-    """A flag, preset or environment setting that cannot work."""
+    """An invalid flag, preset or environment setting."""
 
 
 class DataError(UserError):
-    """Training or evaluation data that is missing, empty, torn or of the wrong shape."""
+    """Training or evaluation data that is missing, empty, damaged or malformed."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, torn, or does not fit what is asked of it."""
+    """A checkpoint that is missing, damaged, or does not match the requested settings."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that is torn or was altered: an older one may stand in for it."""
+    """A checkpoint that is incomplete or was altered; an older one may be used instead."""
 
     def __init__(self, what: str, path: Path) -> None:
-        super().__init__(f"{what}; remove {path} to fall back on an older one")
+        super().__init__(f"{what}; remove {path} to fall back to an older one")
         self.what = what
         self.path = path
 
     def __reduce__(self) -> tuple[type, tuple[str, Path]]:
-        return type(self), (self.what, self.path)  # it travels from rank to rank
+        return type(self), (self.what, self.path)  # it is pickled to be sent between ranks
 
 
 class RankError(UserError):
-    """Another process of the run has ended; the message is which, and why."""
+    """Another process of the run has failed; the message names it and the reason."""
 
 
 class ReportedElsewhere(Exception):
-    """This process ends for a reason that another process on its machine prints."""
+    """Exit quietly: another process on this machine reports the error."""
 
 
 class OutOfMemory(UserError):
-    """A part of the work that memory did not suffice for, on any rank; all ranks raise it."""
+    """Some rank ran out of memory; all ranks raise this."""
 
 
 class Stopped(Exception):
-    """Work that was asked to end, and has saved where it stands; a script then exits 0."""
+    """The run was asked to stop and has saved its state; a script then exits with 0."""
 
 
 def explain(error: Exception, *, base: str) -> str | None:
-    """What an error means to the user and what helps; None for one that is our own bug.
+    """What an error means to the user and how to fix it; None for a bug of our own.
 
-    base: the base folder, for errors of the disk that do not say where they happened.
+    base: the base folder, named in disk errors that carry no path.
     """
     if isinstance(error, UserError):
         return str(error)
@@ -63,30 +63,30 @@ def explain(error: Exception, *, base: str) -> str | None:
 
 
 def explain_memory(error: Exception) -> str | None:
-    """What helps against an error that is about memory; None for another one."""
+    """How to fix an out-of-memory error; None for any other error."""
     known = isinstance(error, RuntimeError) and any(t in str(error).lower() for t in OUT_OF_MEMORY)
     if not (known or isinstance(error, MemoryError)):
         return None
     return (
-        "out of memory; a smaller --device-batch-size (or auto), --checkpoint-activations, a "
-        "smaller --slots, --sequence-length or --depth needs less "
-        f"({str(error)[:120] or 'the system gave no more'})"
+        "out of memory; reduce it with a smaller --device-batch-size (or auto), "
+        "--checkpoint-activations, or a smaller --slots, --sequence-length or --depth "
+        f"({str(error)[:120] or 'the system refused an allocation'})"
     )
 
 
 def _explain_disk(error: OSError, place: str) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk while writing {place}; free some, then run it again"
+        return f"no space left on the disk while writing {place}; free some space and run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
-            f"{place}: {error.strerror}; set NANOCHAT_BASE_DIR to a folder that you can write, or "
-            "change the rights"
+            f"{place}: {error.strerror}; set NANOCHAT_BASE_DIR to a folder that you can write to, "
+            "or change its permissions"
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return (
-            f"{place}: a file is where a folder is needed; move it away, or set NANOCHAT_BASE_DIR "
+            f"{place}: a file is in the place of a folder; move it, or set NANOCHAT_BASE_DIR "
             "to another folder"
         )
     if error.errno == errno.ENAMETOOLONG:
-        return f"{place[:60]}...: the name is too long; give a shorter one"
+        return f"{place[:60]}...: the name is too long; use a shorter one"
     return None

@@ -1,7 +1,7 @@
-"""Why a run ends, said once: what its processes tell each other when one of them fails.
+"""Reports why a run failed: its processes share the reason, and each machine prints it once.
 
-Owns the keys of the run's store. A process that fails leaves its reason there before it closes its
-connections; those that then lose theirs find it. Each machine prints a reason once.
+Owns: the keys of the run's store. A failing process writes its reason there before it closes its
+connections; processes whose connections drop read the reason there.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from nanochat.system import storage
 from nanochat.system.errors import ConfigError, RankError, ReportedElsewhere, explain
 
 JOIN_S = 600.0  # imports from a slow network disk take minutes
-ANSWER_S = 10.0  # of a store that may have ended with its process
+ANSWER_S = 10.0  # limit for a store that may have ended with its process
 POLL_S = 0.05
 REASON, HERE = "nanochat/reason", "nanochat/here"
-# What gloo, NCCL and the store say when a process at the other end is gone.
+# Errors of gloo, NCCL and the store when the process at the other end is gone.
 LOST = (
     "connection closed by peer",
     "connection reset by peer",
@@ -39,7 +39,7 @@ LOST = (
 
 @dataclass(frozen=True)
 class Process:
-    """Who speaks: a process of a run, on a machine."""
+    """One process of a run."""
 
     rank: int
     world_size: int
@@ -51,14 +51,14 @@ class Process:
 
     @property
     def node(self) -> str:
-        """What tells machines, or launchers, apart: torchrun's number of the node."""
+        """The node number from torchrun, else the host: tells machines or launchers apart."""
         return os.environ.get("GROUP_RANK", self.host)
 
 
 def wait_for_all(store: dist.Store, me: Process) -> None:
-    """Wait until every process of the run has come to the store. Collective.
+    """Wait until every process of the run has connected to the store. Collective.
 
-    Raises: RankError if one of them has failed meanwhile; ConfigError if some do not come.
+    Raises: RankError if one of them fails meanwhile; ConfigError if some do not connect.
     """
     store.add(HERE, 1)
     begin_s = time.monotonic()
@@ -68,17 +68,17 @@ def wait_for_all(store: dist.Store, me: Process) -> None:
             raise RankError(_others_reason(found))
         if time.monotonic() - begin_s > JOIN_S:
             raise ConfigError(
-                f"{here} of {me.world_size} processes have come together within "
-                f"{JOIN_S / 60:.0f} minutes; see what the other machines say, and that they "
-                "reach this one"
+                f"only {here} of {me.world_size} processes connected within "
+                f"{JOIN_S / 60:.0f} minutes; check the logs of the other machines, and that they "
+                "can reach this one"
             )
         time.sleep(POLL_S)
 
 
 def reported_error(error: Exception, store: dist.Store, me: Process) -> Exception:
-    """What a failing process raises: its error, another's if that was the cause, or silence.
+    """What a failing process raises: its own error, another's that caused it, or ReportedElsewhere.
 
-    The first process to fail leaves its reason for the others.
+    The first process to fail records its reason for the others.
     """
     mine = describe_error(error)
     try:
@@ -89,7 +89,7 @@ def reported_error(error: Exception, store: dist.Store, me: Process) -> Exceptio
         text = found["text"] if found else ""
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         first = store.add(f"nanochat/reported/{me.node}/{digest}", 1) == 1
-    except (RuntimeError, ValueError):  # the store has ended with the process that held it
+    except (RuntimeError, ValueError):  # the store ended with the process that hosted it
         return RankError(_others_reason(None)) if _is_lost_connection(error) else error
     if not first:
         return ReportedElsewhere()
@@ -103,7 +103,7 @@ def describe_error(error: Exception) -> str:
 
 
 def _record(store: dist.Store, me: Process, text: str) -> dict[str, Any]:
-    """The reason on record: this process's unless another was faster."""
+    """Record the reason unless another process already has; returns the recorded one."""
     reason = json.dumps({"rank": me.rank, "host": me.host, "text": text})
     found: dict[str, Any] = json.loads(store.compare_set(REASON, "", reason))
     return found
@@ -114,10 +114,10 @@ def _read(store: dist.Store) -> dict[str, Any] | None:
 
 
 def _others_reason(found: dict[str, Any] | None) -> str:
-    """Another process's reason as a line of this one."""
+    """Another process's reason, as the message of this process."""
     if found is None:
         return (
-            "the connection to another process of this run is lost and it left no reason: it was "
+            "lost the connection to another process of this run, which gave no reason: it was "
             "killed, its machine ran out of memory, or the network failed; start the run again "
             "with --resume"
         )

@@ -1,6 +1,6 @@
-"""How much memory this process takes, and how much more it may take before something ends it.
+"""How much memory this process uses, and how much more it can use before it would be killed.
 
-Reads what the system tells; keeps no state. What a step needs is the business of memory_plan.
+Keeps no state. Does not own: estimates of what a training step needs (memory_plan).
 """
 
 import os
@@ -10,14 +10,14 @@ from nanochat.system import device as devices
 
 
 def resident_bytes() -> int:
-    """Memory that this process takes now; where the system does not tell, what it took at most."""
+    """Bytes of memory that this process uses now; its peak on systems without /proc."""
     return devices.process_bytes("VmRSS")
 
 
 def memory_left(root: Path = Path("/")) -> int:
-    """Bytes that processes here may still take before the system or a container's limit ends them.
+    """Bytes that processes here can still use before the system or a container limit is reached.
 
-    root: where /proc and /sys are. Without them, all of the machine's memory.
+    root: the parent folder of /proc and /sys. Without /proc: all of the machine's memory.
     """
     try:
         lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -28,7 +28,7 @@ def memory_left(root: Path = Path("/")) -> int:
 
 
 def _left_in_groups(root: Path) -> list[int]:
-    """What is left in each control group with a limit that holds this process, and around it."""
+    """Bytes left in each control group with a limit that contains this process, and its parents."""
     mounts = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -45,7 +45,7 @@ def _left_in_groups(root: Path) -> list[int]:
         else:
             continue
         folder = mount / path.lstrip("/")
-        # In a container the path may be the host's: then its own group is at the mount itself.
+        # In a container the path may be the host's; the container's group is then the mount itself.
         for place in (folder, *folder.parents):
             left += _left_in_group(place, *names)
             if place == mount:
@@ -54,7 +54,7 @@ def _left_in_groups(root: Path) -> list[int]:
 
 
 def _left_in_group(folder: Path, limit: str, usage: str, cache: str) -> list[int]:
-    """Limit less usage, without the files' pages that the system gives up; [] without a limit."""
+    """Limit minus usage, not counting reclaimable file pages; [] without a limit."""
     try:
         most, used = ((folder / name).read_text(encoding="utf-8") for name in (limit, usage))
         stat = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()

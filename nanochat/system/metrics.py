@@ -1,6 +1,6 @@
-"""Where a stage's figures go: metrics.jsonl always, Weights & Biases if asked.
+"""Logs a stage's metrics: to metrics.jsonl always, to Weights & Biases on request.
 
-One row is one dict with a "step". The console line is the trainer's.
+One row is one dict with a "step". Does not own: the console line (trainer).
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from nanochat.system.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Figures of the machine in a row: they differ between two runs that are otherwise the same.
+# Figures that depend on the machine: they differ between two otherwise identical runs.
 MEASURED = frozenset(
     "elapsed_s tokens_per_s step_s_p50 step_s_p99 data_wait_share mfu memory_bytes".split()
 )
@@ -37,7 +37,7 @@ class MetricsLogger:
         """Open the file; a resumed run drops the rows written after its checkpoint.
 
         resume_step: the checkpoint's step; None starts an empty file. Evaluations at that step are
-        dropped as well: the run makes them again, as some may not have been written.
+        dropped as well, as some may be missing: the run repeats them.
         """
         self._file: TextIO | None = None
         self._write_failed = False
@@ -53,21 +53,21 @@ class MetricsLogger:
             self._wandb = _open_wandb(wandb_project, stage_dir, config)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Write one row; it is in the file when this returns, unless the disk is full."""
+        """Write one row and flush it; a full disk is logged once and does not raise."""
         if self._file is None:
             return
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()  # what a full disk refuses stays in the buffer for the next time
+            self._file.flush()  # on a full disk the rows stay in the buffer until the next call
         except OSError as error:
             if not self._write_failed:
-                log.warning("metrics.jsonl cannot be written (%s); training goes on", error)
+                log.warning("metrics.jsonl cannot be written (%s); training continues", error)
             self._write_failed = True
         if self._wandb is not None:
             self._wandb.log({"step": step, **values})
 
     def rewind(self, step: int) -> None:
-        """Drop the rows after a step: training goes on from there."""
+        """Drop the rows after a step, from which training continues."""
         if self._file is not None:
             self._file.close()
             self._file = _reopened(self._path, rows_until(self._path, step))
@@ -77,14 +77,14 @@ class MetricsLogger:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # the checkpoint's error is the one to show
+            with contextlib.suppress(OSError):  # must not hide the error that ended training
                 self._file.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
 
 def _reopened(path: Path, kept: Sequence[dict[str, Any]]) -> TextIO:
-    """A metrics file with just these rows, open for more."""
+    """A metrics file rewritten with these rows only, open for appending."""
     storage.write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
     return path.open("a", encoding="utf-8")
 
@@ -98,7 +98,7 @@ def _open_wandb(project: str, stage_dir: Path, config: dict[str, Any] | None) ->
     name = f"{stage_dir.parent.name}/{stage_dir.name}"
     try:
         run = wandb.init(project=project, name=name, config=config)
-        # Its own count of steps could not go back when training does.
+        # wandb's own step counter cannot go back, as training does when it rewinds.
         run.define_metric("*", step_metric="step")
         return run
     except wandb.Error as error:
@@ -108,17 +108,17 @@ def _open_wandb(project: str, stage_dir: Path, config: dict[str, Any] | None) ->
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The whole rows of a metrics file up to and including a step; a torn last row is left out."""
+    """The rows of a metrics file up to and including a step; an incomplete last row is dropped."""
     return [row for row in read_rows(path) if row.get("step", 0) <= step]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics file; a missing file has none."""
+    """The complete rows of a metrics file; none if it is missing."""
     rows = []
     if path.exists():
         for line in path.read_bytes().splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                break  # the row being written when the process was killed
+                break  # the process was killed while writing this row
     return rows

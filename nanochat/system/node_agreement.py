@@ -1,7 +1,7 @@
-"""One word from the first machine of a run to the others, between its stages.
+"""One agreed value: between stages, the first machine of a run sends it to all others.
 
-Owns the agreement that speedrun.sh needs where only the first machine knows which stages are done:
-plain sockets, so that it starts at once. Within a stage, torch's process group does this.
+speedrun.sh needs it because only the first machine knows which stages are complete. It uses plain
+sockets, which start quickly. Does not own: communication within a stage (torch's process group).
 """
 
 import contextlib
@@ -10,19 +10,19 @@ import time
 
 from nanochat.system.errors import ConfigError
 
-PATIENCE_S = 12 * 3600.0  # the others wait while the first machine trains the tokenizer
+PATIENCE_S = 12 * 3600.0  # the other machines wait while the first trains the tokenizer
 POLL_S = 0.5
-READ_S = 5.0  # of a stranger that connects and says nothing
-MAX_LINE_BYTES = 200  # bytes of a line
+READ_S = 5.0  # limit for a connection that sends nothing
+MAX_LINE_BYTES = 200
 
 
 def agree(
     about: str, value: str, *, nodes: int, rank: int, address: str, patience_s: float = PATIENCE_S
 ) -> str:
-    """The first machine's word, on every machine; each calls this once with the same `about`.
+    """The first machine's value, on every machine; each calls this once with the same `about`.
 
-    about: what the word is about, one line. address: HOST:PORT of the first machine, rank 0.
-    Raises: ConfigError if the machines do not come together in time.
+    about: the question, one line. address: HOST:PORT of the first machine, rank 0.
+    Raises: ConfigError if a machine does not connect in time.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -38,7 +38,7 @@ def _answer(about: str, value: str, ranks: range, port: int, deadline_s: float) 
     with socket.create_server(("", port)) as server:
         server.settimeout(POLL_S)
         while waiting:
-            _check_time(deadline_s, about, f"nodes {sorted(waiting)} did not come")
+            _check_time(deadline_s, about, f"nodes {sorted(waiting)} did not connect")
             with contextlib.suppress(OSError):
                 connection, _ = server.accept()
                 with connection:
@@ -51,7 +51,7 @@ def _answer(about: str, value: str, ranks: range, port: int, deadline_s: float) 
 
 
 def _ask(about: str, rank: int, host: str, port: int, deadline_s: float) -> str:
-    """Ask the first machine until it is there and at the same point."""
+    """Ask the first machine until it is up and has reached the same question."""
     while True:
         with (
             contextlib.suppress(OSError),
@@ -65,7 +65,7 @@ def _ask(about: str, rank: int, host: str, port: int, deadline_s: float) -> str:
 
 
 def _line(connection: socket.socket) -> str:
-    """One whole line, or nothing."""
+    """One complete line without its newline, or ""."""
     connection.settimeout(READ_S)
     with connection.makefile("rb") as file:
         found = file.readline(MAX_LINE_BYTES)
@@ -74,4 +74,4 @@ def _line(connection: socket.socket) -> str:
 
 def _check_time(deadline_s: float, about: str, what: str) -> None:
     if time.monotonic() > deadline_s:
-        raise ConfigError(f"{about}: {what}; see why in its log, and check MASTER and the firewall")
+        raise ConfigError(f"{about}: {what}; see its log, and check MASTER and the firewall")

@@ -1,6 +1,6 @@
-"""Options as fields of a dataclass: how they are declared, and how a value becomes one of theirs.
+"""Options as dataclass fields: how they are declared, and how a value is converted and checked.
 
-Knows no command line, file or stage: those are `config`'s business.
+Owns: `option`, `nested`, bounds and `convert`. Does not own: command lines and files (`config`).
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from nanochat.system.errors import ConfigError
 
-MAX_INT = 2**53  # beyond it neither JSON's numbers nor torch's sizes hold
+MAX_INT = 2**53  # larger integers are not exact as JSON numbers
 _NOUNS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that an option takes: at least, at most, and above (itself not allowed)."""
+    """The allowed range of a number: at least, at most, and above (exclusive)."""
 
     least: float | None = None
     most: float | None = None
@@ -51,7 +51,7 @@ def option(
     """One option: a dataclass field that is also a flag.
 
     help: what it does, its unit, and what leaving it out means. least, most, above: bounds of a
-    number, checked when a flag, a preset or JSON sets it.
+    number, checked whenever a flag, a preset or JSON sets it.
     """
     bounded = (least, most, above) != (None, None, None)
     metadata = {
@@ -63,9 +63,9 @@ def option(
 
 
 def nested(cls: type, *, without: Sequence[str] = ()) -> Any:
-    """A group of options that several stages share; its fields become flags of the stage.
+    """A group of options shared by several stages; its fields become flags of the stage.
 
-    without: fields that are no flags of this stage and keep their defaults.
+    without: fields that are not flags of this stage and keep their defaults.
     """
     metadata = {"nested": cls, "without": frozenset(without)}
     return dataclasses.field(default_factory=cls, metadata=metadata)
@@ -73,9 +73,9 @@ def nested(cls: type, *, without: Sequence[str] = ()) -> Any:
 
 @dataclass(frozen=True)
 class FlatField:
-    """One option of a stage, wherever in its nested groups it stands.
+    """One option of a stage, from the stage itself or a nested group.
 
-    special: the values that are not of its kind, by the word that is written for them.
+    special: values outside `kind`, such as None, by the word that stands for them, such as "none".
     """
 
     name: str
@@ -89,12 +89,12 @@ class FlatField:
 
     @property
     def flag(self) -> str:
-        """How it is written on a command line."""
+        """Its name on a command line."""
         return "--" + self.name.replace("_", "-")
 
 
 def flat_fields(cls: type) -> dict[str, FlatField]:
-    """Every option of a stage by name, nested groups included."""
+    """All options of a stage by name, including those of nested groups."""
     result: dict[str, FlatField] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -105,7 +105,7 @@ def flat_fields(cls: type) -> dict[str, FlatField]:
         else:
             found = {field.name: _flat_field(cls, field, hints[field.name])}
         clash = set(found) & set(result)
-        assert not clash, f"{cls.__name__}: option {clash} stands in two groups"
+        assert not clash, f"{cls.__name__}: option {clash} is in two groups"
         result.update(found)
     return result
 
@@ -130,9 +130,9 @@ def group_of(cls: type) -> str:
 
 
 def convert(field: FlatField, value: Any) -> Any:
-    """A value from a flag, TOML or JSON as the field's type.
+    """A value from a flag, TOML or JSON, converted to the field's type.
 
-    Raises: ConfigError naming the flag, the value and what would fit.
+    Raises: ConfigError naming the flag, the value and what is allowed.
     """
     kind, special = field.kind, field.special
     if value is None and "none" not in special:
@@ -171,12 +171,12 @@ def _cast(kind: Any, value: Any) -> Any:
     if kind is str:
         if not isinstance(value, str) or "\0" in value:
             raise ValueError
-        value.encode()  # bytes of the command line that are not UTF-8 are an error as well
+        value.encode()  # raises for bytes of the command line that are not UTF-8
     return value
 
 
 def _unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
-    """The type T inside `T | Literal["word"] | None`, and what stands beside it, by its word."""
+    """The type T inside `T | Literal["word"] | None`, and the other values by their words."""
     if not (isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union):
         return kind, {}
     inner: list[Any] = []
@@ -188,5 +188,5 @@ def _unwrap(kind: Any) -> tuple[Any, dict[str, Any]]:
             special.update({word: word for word in typing.get_args(arg)})
         else:
             inner.append(arg)
-    assert len(inner) == 1, f"options take one type, with words or None beside it, not {kind}"
+    assert len(inner) == 1, f"an option has one type, optionally with literals or None, not {kind}"
     return inner[0], special

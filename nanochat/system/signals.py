@@ -1,7 +1,7 @@
-"""Asking a run to end: SIGTERM or SIGINT becomes a flag that the training loop reads.
+"""Stop requests: SIGTERM or SIGINT sets a flag that the training loop reads.
 
-Owns the two signals' handlers while training lasts. A second Ctrl-C does what it always did; a
-second SIGTERM does nothing more: a scheduler and torchrun may both send one.
+Owns: the handlers of both signals during training. A second Ctrl-C has its usual effect; a second
+SIGTERM has none, because a scheduler and torchrun may each send one.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether a signal has come since.
+    """Yield a function that returns whether a signal has arrived.
 
-    announce: say on stderr that it has, as the step may take a while.
+    announce: report the signal on stderr at once, as the current step may take a while.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set  # only the main thread may set handlers
+        yield asked.is_set  # only the main thread can set handlers
         return
 
     def restore(*numbers: signal.Signals) -> None:
@@ -36,10 +36,10 @@ def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
             restore(signal.SIGINT)
         if announce:
             name = signal.Signals(number).name
-            # print may not be called while it is at work below
+            # not print: the signal may have interrupted a print
             os.write(sys.stderr.fileno(), f"{name}: saving after this step\n".encode())
 
-    # A program started in the background has its SIGINT ignored, and means it.
+    # A shell starts background programs with SIGINT ignored; keep it ignored.
     before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, note)

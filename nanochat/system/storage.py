@@ -1,6 +1,6 @@
-"""Where things lie on disk, and writes that are whole or absent.
+"""Where files are kept, and writes that succeed completely or not at all.
 
-Owns the base folder, atomic files and folders, and locks between processes. Knows no format.
+Owns: the base folder, atomic files and folders, locks between processes. Does not own: any format.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ TEMPORARY = r"\..+\.[a-z0-9_]{8}"
 
 
 def base_dir() -> Path:
-    """The folder everything is kept in: $NANOCHAT_BASE_DIR, else ~/.cache/nanochat."""
+    """The folder for all files: $NANOCHAT_BASE_DIR, or ~/.cache/nanochat."""
     return Path(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat").expanduser()
 
 
 def hub_endpoint() -> str:
-    """The address of the Hugging Face hub: $HF_ENDPOINT, else its own."""
+    """The address of the Hugging Face hub: $HF_ENDPOINT, or https://huggingface.co."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def hub_token() -> str | None:
-    """The access token for the hub, $HF_TOKEN, if there is one."""
+    """The access token for the hub, $HF_TOKEN; None if it is not set."""
     return os.environ.get("HF_TOKEN") or None
 
 
 def run_dir(run: str) -> Path:
-    """The folder of one run, over all of its stages."""
+    """The folder of one run, which holds all of its stages."""
     return base_dir() / "runs" / run
 
 
@@ -53,9 +53,9 @@ def stage_dir(run: str, stage: str) -> Path:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file so that a reader, or a crash, sees the old content or all of the new.
+    """Write a file atomically: after a crash it has either the old content or all of the new.
 
-    Yields a temporary file open for writing; it becomes `path` when the block ends without error.
+    Yields a temporary file open for writing, renamed to `path` if the block raises nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -87,7 +87,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file.
 
-    what: what the file holds, for the message.
+    what: what the file contains, for the error message.
     Raises: DataError if it is missing or not JSON.
     """
     try:
@@ -100,10 +100,10 @@ def read_json(path: Path, what: str) -> Any:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder that becomes `path` when the block ends without an error.
+    """Fill a temporary folder that is renamed to `path` if the block raises nothing.
 
     Every file and the folder are fsynced, the folder is renamed, its parent fsynced: the rename
-    is the commit. On an error the temporary folder is removed and `path` stays as it was.
+    is the commit. On an error the temporary folder is removed and `path` is left unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -124,15 +124,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _name_place(error: BaseException, path: Path) -> None:
-    """Say where it happened; "no space left" from a write does not."""
+    """Add the path to an error that has none, such as "no space left" from a write."""
     if isinstance(error, OSError) and error.filename is None:
         error.filename = str(path)
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file's or a folder's content is on the disk."""
+    """Wait until the content of a file or folder is on disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open folders; its renames are journalled
+        return  # Windows cannot open folders; its renames are journaled
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -143,7 +143,7 @@ def fsync(path: Path) -> None:
 def remove_leftovers(folder: Path, start: str) -> None:
     """Remove the temporary files and folders that a killed process left in a folder.
 
-    start: of the names they were to become. The caller holds the lock under which they are made.
+    start: prefix of their final names. The caller holds the lock under which they are written.
     """
     for path in folder.glob(f".{glob.escape(start)}*"):
         if re.fullmatch(TEMPORARY, path.name):
@@ -155,13 +155,13 @@ def remove_leftovers(folder: Path, start: str) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
-    """Hold a lock between processes; it ends with the process that holds it.
+    """Hold a lock between processes; it is released when the process ends, however it ends.
 
-    path: the lock file, which stays on disk. busy: what to say instead of waiting for another.
+    path: the lock file, which stays on disk. busy: the error message; None waits for the lock.
     Raises: ConfigError(busy) if another process holds it; or if the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A soft lock, its fall-back for file systems without locks, would outlive a killed process.
+    # No fallback to a soft lock: that would outlive a killed process.
     file_lock = FileLock(path, poll_interval=0.1, fallback_to_soft=False, preserve_lock_file=True)
     try:
         file_lock.acquire(timeout=WAIT_LOGGED_S if busy is None else 0)
@@ -175,7 +175,7 @@ def lock(path: Path, *, busy: str | None = None) -> Iterator[None]:
             raise
         raise ConfigError(
             f"{path} cannot be locked ({error.strerror}); set NANOCHAT_BASE_DIR to a folder on a "
-            "disk of this machine"
+            "local disk"
         ) from None
     try:
         yield

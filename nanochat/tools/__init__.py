@@ -1,1 +1,1 @@
-"""What a model may call: the calculator, and Python in a sandbox."""
+"""Tools a model can call: a calculator, and Python in a sandbox."""

@@ -1,7 +1,8 @@
 """The calculator tool: exact arithmetic and letter counts on an expression a model wrote.
 
-Owns parsing, limits and how a result is printed. Knows nothing of tokens or chats. An expression is
-parsed to a syntax tree and only the node kinds listed here are computed: nothing is ever executed.
+Owns: parsing, limits and the format of results. Does not own: tokens or conversations. An
+expression is parsed to a syntax tree, of which only the node types listed here are computed:
+nothing is executed.
 """
 
 import ast
@@ -20,23 +21,23 @@ Value = Fraction | str
 V = TypeVar("V", Fraction, str)
 
 _STRING = re.compile(r"\"[^\"]*\"|'[^']*'")
-# What may stand outside string literals: numbers, operators, brackets, and the few names below.
+# Allowed outside string literals: numbers, operators, parentheses and the names below.
 _SKELETON = re.compile(r"(?:[\d\s.,+\-*/%()]|(?<=\d)[eE](?=[+-]?\d)|\bcount\b|\blower\b|\blen\b)*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TYPOGRAPHIC = str.maketrans({"×": "*", "÷": "/", "−": "-", "·": "*"})
 
 
 class _Refused(Exception):
-    """The expression is not one the calculator computes."""
+    """An expression that the calculator does not compute."""
 
 
 def evaluate(expression: str) -> str | None:
     """Return the value of an arithmetic or string-count expression as text, None if refused.
 
-    Numbers are exact fractions, so 0.1 + 0.2 is "0.3" and 10 / 3 * 3 is "10". A whole result has no
-    decimal point; another is rounded to six decimals (six significant digits below 1e-6). Strings
-    know `.count("x")`, `.lower()` and `len("word")`. Anything else, anything too long or too large,
-    and a division by zero give None.
+    Numbers are exact fractions, so 0.1 + 0.2 is "0.3" and 10 / 3 * 3 is "10". An integer result has
+    no decimal point; others are rounded to six decimals (six significant digits below 1e-6).
+    Strings support `.count("x")`, `.lower()` and `len("word")`. Anything else, anything too long or
+    too large, and a division by zero return None.
 
     >>> evaluate("12 * (3 + 4)"), evaluate("7 / 2"), evaluate("'strawberry'.count('r')")
     ('84', '3.5', '3')
@@ -82,7 +83,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
         return Fraction(base**exponent.numerator)
     if base < 0 or (base == 0 and exponent < 0):
         raise _Refused
-    # A root: as good as a float is; 15 digits make 2 of 1.4142135623730951 ** 2.
+    # A root has float precision; 15 digits round 1.4142135623730951 ** 2 to 2.
     return Fraction(format(float(base) ** float(exponent), ".15g"))
 
 
@@ -133,6 +134,6 @@ def _printed(number: Fraction) -> str:
     if abs(number) < Fraction(1, 10**DECIMAL_PLACES):
         return format(float(number), ".6g")
     scaled = round(abs(number) * 10**DECIMAL_PLACES)
-    whole, decimals = divmod(scaled, 10**DECIMAL_PLACES)
-    text = f"{whole}.{decimals:0{DECIMAL_PLACES}d}".rstrip("0").rstrip(".")
+    integer, decimals = divmod(scaled, 10**DECIMAL_PLACES)
+    text = f"{integer}.{decimals:0{DECIMAL_PLACES}d}".rstrip("0").rstrip(".")
     return f"-{text}" if number < 0 else text

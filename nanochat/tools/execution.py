@@ -1,7 +1,7 @@
-"""Running Python that a model wrote, in a child process with as few rights as Linux can give.
+"""Runs Python that a model wrote, in a child process with as few rights as Linux allows.
 
-Owns the child's start, limits, clock and end; what the child gives up is in `sandbox`. Where a
-part of the sandbox is missing nothing is run: there is no weaker mode.
+Owns: the child's start, limits, timeout and end. Does not own: how the child drops its rights
+(`sandbox`). Where any part of the sandbox is missing, nothing is run: there is no weaker mode.
 """
 
 import functools
@@ -21,15 +21,15 @@ from nanochat.tools import sandbox
 
 TIMEOUT_S = 5.0
 MEMORY_BYTES = 1 << 30
-FILE_BYTES = 1 << 20  # of any file it writes, its output included
-OUTPUT_CHARS = 10_000  # kept of stdout and of stderr
+FILE_BYTES = 1 << 20  # of any file it writes, including its output
+OUTPUT_CHARS = 10_000  # kept of each of stdout and stderr
 
 LEVEL = "own process and folder, resource limits, no capabilities, Landlock, seccomp"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a program ended; `ok` means that it reached its last line, not only that it exited."""
+    """How a program ended; `ok` means that it ran to its last line, not only that it exited."""
 
     ok: bool
     stdout: str
@@ -43,8 +43,8 @@ def run_python(
 ) -> Execution:
     """Run a program with the standard library only, without network or access to other files.
 
-    timeout_s: seconds of wall clock, after which the child and its group are killed.
-    Raises: ConfigError where the platform cannot confine it.
+    timeout_s: wall-clock seconds, after which the child and its process group are killed.
+    Raises: ConfigError if the platform cannot confine it.
     """
     if os.name != "posix":
         raise ConfigError(
@@ -81,9 +81,9 @@ def run_python(
 
 @functools.cache
 def isolation() -> str:
-    """Say how programs are confined here, in words for a report.
+    """How programs are confined here, as text for a report.
 
-    Raises: ConfigError where they cannot be.
+    Raises: ConfigError if they cannot be.
     """
     if not run_python("pass", timeout_s=30).ok:
         raise ConfigError("the sandbox for model-written code does not start; leave HumanEval out")
@@ -93,7 +93,7 @@ def isolation() -> str:
 def _run(
     folder: str, request: BinaryIO, files: tuple[BinaryIO, BinaryIO, BinaryIO], timeout_s: float
 ) -> tuple[int, bool]:
-    """Start the child and wait, no longer than the limit: (exit code, timed out)."""
+    """Start the child and wait for at most the limit. Returns (exit code, timed out)."""
     stdout, stderr, report = files
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     child = subprocess.Popen(
@@ -112,16 +112,16 @@ def _run(
     except subprocess.TimeoutExpired:
         timed_out = True
     finally:
-        if child.poll() is None:  # it may not fork, so a child that has ended leaves no group
+        if child.poll() is None:  # it cannot fork, so once it has ended its group is empty
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     return child.returncode, timed_out
 
 
 def _read_report(report: BinaryIO) -> str | None:
-    """The child's word that it finished, None if it gave none.
+    """The nonce with which the child reports that it finished; None without one.
 
-    Raises: ConfigError if it says that a part of the sandbox is missing.
+    Raises: ConfigError if it reports that a part of the sandbox is missing.
     """
     report.seek(0)
     try:

@@ -1,8 +1,8 @@
 """The inside of the sandbox: this file is the program that a child process of `execution` runs.
 
-It takes a request as JSON on stdin, gives up every right it can, then executes the code. Standard
-library only: the child starts without site-packages. Linux on x86-64 and arm64; elsewhere, and
-where the kernel refuses a part, it reports so and runs nothing.
+It reads a request as JSON from stdin, gives up every right it can, then executes the code. Standard
+library only: the child starts without site-packages. It needs Linux on x86-64 or arm64; elsewhere,
+or if the kernel refuses a part, it reports that and runs nothing.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # Landlock, the same on every machine
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # Landlock, the same on every architecture
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3  # Landlock access rights
 MAKE_CHAR, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 10, 1 << 11
 
 # System calls that reach other processes, the network or the kernel's configuration, as numbers
-# of (x86-64, arm64); None where the machine does not have the call.
+# on (x86-64, arm64); None where the architecture does not have the call.
 DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -86,11 +86,11 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Refused(Exception):
-    """A part of the sandbox cannot be put in place here."""
+    """A part of the sandbox is not available here."""
 
 
 def main() -> None:
-    """Read the request, enter the sandbox, run the code, report that it ran to its end."""
+    """Read the request, enter the sandbox, run the code, report that it finished."""
     report = int(sys.argv[1])
     request = json.loads(sys.stdin.buffer.read())
     try:
@@ -106,14 +106,14 @@ def main() -> None:
 def enter(request: dict[str, Any]) -> None:
     """Give up rights, from the widest to the narrowest.
 
-    Raises: Refused naming the part that is missing.
+    Raises: Refused naming the missing part.
     """
     if _libc is None:
-        raise Refused(f"Landlock and seccomp are Linux's, this is {sys.platform}")
+        raise Refused(f"Landlock and seccomp exist on Linux only, this is {sys.platform}")
     if platform.machine() not in MACHINES:
         raise Refused(f"no system call table for {platform.machine()}")
     limit_resources(request["limits"])
-    _prctl(PR_SET_PDEATHSIG, 9)  # die with the process that asked for this
+    _prctl(PR_SET_PDEATHSIG, 9)  # die with the parent process
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     drop_capabilities()
     restrict_files(request["folder"])
@@ -121,7 +121,7 @@ def enter(request: dict[str, Any]) -> None:
 
 
 def limit_resources(limits: dict[str, int]) -> None:
-    """Set hard limits: {"CPU": seconds, "AS": bytes, ...} by the names of the resource module."""
+    """Set hard limits: {"CPU": seconds, "AS": bytes, ...} named as in the resource module."""
     import resource
 
     for name, value in limits.items():
@@ -129,13 +129,13 @@ def limit_resources(limits: dict[str, int]) -> None:
 
 
 def drop_capabilities() -> None:
-    """Empty the capability sets, which makes root an ordinary owner of its files."""
+    """Empty the capability sets: root then has only the rights of an ordinary user."""
     header = struct.pack("Ii", 0x20080522, 0)
     _syscall("capset", MACHINES[platform.machine()][4], header, bytes(24))
 
 
 def restrict_files(folder: str) -> None:
-    """Landlock: read Python's own files, write below `folder`, see nothing else.
+    """Landlock: allow reading Python's own files and writing in `folder`, nothing else.
 
     Source: kernel documentation, userspace-api/landlock.
     """
@@ -157,7 +157,7 @@ def restrict_files(folder: str) -> None:
 
 
 def _readable() -> list[str]:
-    """What importing the standard library needs."""
+    """Paths that importing the standard library needs."""
     libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"]
     others = ["/usr/share/zoneinfo", "/dev/urandom"]
     return [path for path in [*sys.path, *libraries, *others] if path and Path(path).exists()]
@@ -172,7 +172,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
 
 
 def filter_system_calls() -> None:
-    """seccomp: threads yes; processes, sockets, signals to others and the rest of DENIED no.
+    """seccomp: allow threads; deny processes, sockets, signals and the rest of DENIED.
 
     Source: kernel documentation, userspace-api/seccomp_filter; classic BPF.
     """
@@ -180,13 +180,18 @@ def filter_system_calls() -> None:
     denied = [numbers[column] for numbers in DENIED.values()]
     load, jump_equal, jump_at_least, jump_set, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     program = [
-        (load, 0, 0, 4),  # the architecture; another one has other numbers
+        (load, 0, 0, 4),  # the architecture; call numbers depend on it
         (jump_equal, 1, 0, architecture),
         (ret, 0, 0, KILL),
         (load, 0, 0, 0),  # the number of the call
         (jump_at_least, 0, 1, 0x40000000),  # the x32 variants of the x86-64 calls
         (ret, 0, 0, ERRNO | EPERM),
-        (jump_equal, 0, 1, clone3),  # its flags lie in memory; without it libc takes clone
+        (
+            jump_equal,
+            0,
+            1,
+            clone3,
+        ),  # its flags are in memory, out of reach; libc then falls back to clone
         (ret, 0, 0, ERRNO | ENOSYS),
     ]
     for number in denied:
@@ -194,7 +199,7 @@ def filter_system_calls() -> None:
             program += [(jump_equal, 0, 1, number), (ret, 0, 0, ERRNO | EPERM)]
     program += [
         (jump_equal, 0, 3, clone),
-        (load, 0, 0, 16),  # the low half of its first argument, the flags
+        (load, 0, 0, 16),  # the low half of its first argument: the flags
         (jump_set, 1, 0, CLONE_THREAD),
         (ret, 0, 0, ERRNO | EPERM),
         (ret, 0, 0, ALLOW),
