@@ -1,4 +1,4 @@
-"""What a newcomer does wrong, and what a machine does: one line that says so, and nothing torn."""
+"""User mistakes and machine errors end in a one-line message and leave no damaged files."""
 
 import errno
 import io
@@ -35,7 +35,7 @@ def train(base, *args):
 
 
 def message_of(main, capsys):
-    """The one line with which a script ends on an error."""
+    """The one-line message with which a script ends on an error."""
     with pytest.raises(SystemExit) as end:
         config.cli(main)
     assert end.value.code == 2
@@ -77,18 +77,18 @@ def message_of(main, capsys):
         (["--dept", "4"], "did you mean --depth"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_before_anything_starts(args, message):
+def test_an_invalid_value_is_refused_before_anything_starts(args, message):
     with pytest.raises(ConfigError, match=message):
         config.parse(base_train.BaseTrainConfig, args, stage="base_train")
 
 
-def test_a_device_that_cannot_be_is_refused():
+def test_an_invalid_device_is_refused():
     for name in ("cpu:x", "tpu", ":", ""):
         with pytest.raises(ConfigError, match="--device must be"):
             device.choose_device(name)
 
 
-def test_an_empty_base_folder_is_the_usual_one(monkeypatch):
+def test_an_empty_base_folder_variable_means_the_default(monkeypatch):
     monkeypatch.delenv("NANOCHAT_BASE_DIR", raising=False)
     usual = storage.base_dir()
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "")
@@ -126,7 +126,7 @@ def test_a_report_of_a_run_whose_name_is_a_path_is_refused():
         report.main(["--run", "../elsewhere"])
 
 
-def test_sizes_without_an_end_are_refused():
+def test_sizes_have_an_upper_limit():
     with pytest.raises(ConfigError, match=r"--vocab-size must be from 1 to 16,777,216"):
         config.from_dict(GPTConfig, {"vocab_size": 2**40})
 
@@ -134,7 +134,7 @@ def test_sizes_without_an_end_are_refused():
 # --- the machine's errors
 
 
-def test_the_machines_errors_say_what_helps():
+def test_machine_errors_name_a_remedy():
     def of(error):
         return explain(error, base="/base")
 
@@ -158,7 +158,7 @@ def test_our_own_bugs_keep_their_traceback():
         config.cli(main)
 
 
-def test_a_reader_that_ends_early_is_no_error(monkeypatch):
+def test_a_closed_output_pipe_is_not_an_error(monkeypatch):
     def main() -> None:
         raise BrokenPipeError
 
@@ -237,12 +237,12 @@ def test_metrics_survive_a_resume_that_fails(tmp_path, monkeypatch):
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
 
 
-def test_metrics_after_torn_bytes_are_left_out(tmp_path):
+def test_metrics_after_damaged_bytes_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xbf\x00\xff\n{"step": 2}\n')
     assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}]
 
 
-# --- processes that are killed, or two at once
+# --- killed and concurrent processes
 
 
 def test_two_processes_cannot_train_the_same_stage(base):
@@ -298,7 +298,7 @@ def test_weights_that_are_not_finite_are_not_saved(base, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": 1}'])
-def test_a_checkpoint_with_a_rubbish_description_is_named(base, content):
+def test_a_checkpoint_with_an_invalid_description_is_named(base, content):
     path = checkpoint_manager.latest(train(base))
     (path / "meta.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"step_000008.* to fall back to an older one"):
@@ -320,14 +320,14 @@ def test_a_checkpoint_with_a_rubbish_description_is_named(base, content):
         ("image.png", b"\x89PNG", "cannot tell the format"),
     ],
 )
-def test_data_that_is_no_text_is_named(base, name, content, message):
+def test_data_that_is_not_text_is_named(base, name, content, message):
     (base / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         tok_train.main(["--data", str(base / name), "--tokenizer", "char"])
     assert [p for p in (base / "base" / "data").glob("*") if p.suffix != ".lock"] == []
 
 
-def test_a_name_for_a_folder_is_plain():
+def test_a_run_name_must_be_a_plain_folder_name():
     for name in ("a/b", "a\\b", "", ".hidden", "a:b", "a\tb"):
         with pytest.raises(ConfigError, match="plain name"):
             RunOptions(run=name)

@@ -1,4 +1,4 @@
-"""Options become flags, TOML and JSON, and wrong values a clear error."""
+"""Options convert to and from flags, TOML and JSON; wrong values raise a clear error."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the machine offers: memory that is freed and used again."""
+"""Device properties: freed memory is kept for reuse."""
 
 import platform
 import subprocess
@@ -26,14 +26,14 @@ print(in_heap / 1e6, huge_pages)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's heap")
 def test_freed_memory_is_kept_in_huge_pages():
     kept_mb, huge_pages = heap_left_by_a_tensor(keep=True)
-    given_back_mb, _ = heap_left_by_a_tensor(keep=False)
-    assert kept_mb > given_back_mb + 400  # of the tensor's 419
+    default_mb, _ = heap_left_by_a_tensor(keep=False)
+    assert kept_mb > default_mb + 400  # of the tensor's 419
     if Path("/sys/kernel/mm/transparent_hugepage").exists():
         assert huge_pages == "True"
 
 
 def heap_left_by_a_tensor(*, keep: bool) -> tuple[float, str]:
-    """MB of a process's heap after a large tensor was freed, and if huge pages are asked for."""
+    """MB of a process's heap after a large tensor was freed, and whether it has huge pages."""
     program = PROGRAM.replace("KEEP", str(keep))
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Downloads over a network that fails in every way, from a server on this machine."""
+"""Downloads survive every kind of network failure; the server is local."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ DATA = bytes(range(256)) * 9000  # more than two chunks
 
 
 class Server:
-    """Serves files with the failures that are planned for each, one plan a request."""
+    """Serves files with planned failures, one plan per request."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -149,7 +149,7 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(server, tmp_path):
     assert get(server, tmp_path / "file") == DATA
 
 
-def test_a_part_that_is_already_whole_is_accepted(server, tmp_path):
+def test_a_part_that_is_already_complete_is_accepted(server, tmp_path):
     (tmp_path / ".file.part").write_bytes(DATA)
     assert get(server, tmp_path / "file", sha256=hashlib.sha256(DATA).hexdigest()) == DATA
 
@@ -159,7 +159,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):
     assert get(server, tmp_path / "file") == DATA
 
 
-def test_a_range_from_another_place_is_not_used(server, tmp_path):
+def test_a_range_at_the_wrong_offset_is_not_used(server, tmp_path):
     server.plans["/file"] = [{"stop_after": 1000}, {"range_shift": 5}]
     assert get(server, tmp_path / "file") == DATA
 
@@ -205,7 +205,7 @@ def test_a_git_hash_is_not_taken_for_a_sha256(server, tmp_path):
     assert get(server, tmp_path / "file") == DATA
 
 
-def test_errors_that_pass_are_tried_again(server, tmp_path):
+def test_temporary_errors_are_retried(server, tmp_path):
     busy = [{"status": code} for code in (500, 503, 502)]
     server.plans["/file"] = [*busy, {"status": 429, "headers": {"Retry-After": "0"}}]
     assert get(server, tmp_path / "file") == DATA
@@ -214,7 +214,7 @@ def test_errors_that_pass_are_tried_again(server, tmp_path):
 @pytest.mark.parametrize(
     ("status", "remedy"), [(404, "check the address"), (401, "HF_TOKEN"), (403, "HF_TOKEN")]
 )
-def test_errors_that_stay_are_told_at_once(server, tmp_path, status, remedy):
+def test_permanent_errors_are_raised_at_once(server, tmp_path, status, remedy):
     server.always["/file"] = {"status": status}
     with pytest.raises(DataError, match=f"HTTP {status} .*{remedy}"):
         get(server, tmp_path / "file")
@@ -228,7 +228,7 @@ def test_a_dead_network_is_an_error_in_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_the_hash_on_a_redirect_counts_and_the_token_stays_home(server, tmp_path):
+def test_the_hash_on_a_redirect_is_checked_and_the_token_is_not_forwarded(server, tmp_path):
     other = Server()
     try:
         other.files["/cdn"] = DATA
@@ -301,7 +301,7 @@ def open_climbmix(tmp_path, count=2):
     return open_data(DataOptions(data="climbmix", shards=count), base=tmp_path)
 
 
-def test_the_last_shard_is_validation_and_only_what_is_asked_for_is_fetched(shards, tmp_path):
+def test_the_last_shard_is_validation_and_only_requested_shards_are_fetched(shards, tmp_path):
     dataset = open_climbmix(tmp_path)
     assert [s.file for s in dataset.shards("train")] == [f"shard_{i:05d}.parquet" for i in (0, 1)]
     assert [s.file for s in dataset.shards("val")] == ["shard_00004.parquet"]
@@ -355,14 +355,14 @@ def test_a_shard_that_lost_its_end_on_disk_is_fetched_again(shards, tmp_path):
     ("data", "message"),
     [(b"<html>busy</html>", "is no parquet file"), (parquet(["a"], "body"), "no column 'text'")],
 )
-def test_a_shard_that_is_none_is_an_error(shards, tmp_path, data, message):
+def test_an_invalid_shard_is_an_error(shards, tmp_path, data, message):
     shards.files[shard_path(0)] = data
     shards.always[shard_path(0)] = {}
     with pytest.raises(DataError, match=message):
         open_climbmix(tmp_path)
 
 
-def test_more_shards_than_there_are_is_an_error(tmp_path):
+def test_more_shards_than_exist_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="--shards 6543: climbmix has 6542 training shards"):
         open_climbmix(tmp_path, 6543)
 

@@ -1,4 +1,4 @@
-"""Model-written programs run to their end, are judged by it, and reach nothing outside."""
+"""Model-written programs pass if they run to their end, and cannot reach anything outside."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_only_reaching_the_last_line_counts_as_passing(program, error):
 
 
 def test_an_endless_program_is_ended_at_the_limit():
-    result = execution.run_python("print('begun', flush=True)\nwhile True: pass", timeout_s=0.7)
+    result = execution.run_python("print('started', flush=True)\nwhile True: pass", timeout_s=0.7)
     assert result.timed_out
     assert not result.ok
-    assert result.stdout == "begun\n"
+    assert result.stdout == "started\n"
 
 
 def test_output_is_cut_and_cannot_fill_the_disk():
@@ -147,6 +147,6 @@ def test_an_unknown_platform_is_refused(monkeypatch):
         execution.run_python("pass")
 
 
-def test_the_level_reached_is_told(confinement):
+def test_the_isolation_level_is_reported(confinement):
     assert "seccomp" in confinement
     assert "Landlock" in confinement

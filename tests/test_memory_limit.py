@@ -1,4 +1,4 @@
-"""What is left of the memory, read from systems that are made up."""
+"""Available memory, read from simulated systems."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def put(root: Path, name: str, text: str) -> None:
 
 
 def group(root: Path, folder: str, names: tuple[str, str, str], *figures: object) -> None:
-    """A control group with a limit, a usage, and pages of files that can be given up."""
+    """A control group with a limit, a usage and reclaimable file pages."""
     limit, usage, files = figures
     put(root, f"{folder}/{names[0]}", f"{limit}\n")
     put(root, f"{folder}/{names[1]}", f"{usage}\n")

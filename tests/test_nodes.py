@@ -61,7 +61,7 @@ def on_both(nodes: list[Node], *args: str) -> list[tuple[int, str]]:
 
 @pytest.fixture
 def nodes(tmp_path):
-    """Two machines in networks of their own, or with ports of their own where that is refused."""
+    """Two machines in separate networks, or on separate ports where namespaces are refused."""
     with contextlib.ExitStack() as stack:
         try:
             found = stack.enter_context(two_networks(tmp_path))
@@ -74,9 +74,7 @@ def nodes(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_machines_train_are_killed_resume_and_hand_on_as_one_process_would(
-    nodes, tmp_path, monkeypatch
-):
+def test_two_machines_train_are_killed_and_resume_like_one_process(nodes, tmp_path, monkeypatch):
     for node in nodes:
         texts = write_texts(node.folder)
         write_chats(node.folder / "chats.jsonl")
@@ -91,8 +89,8 @@ def test_two_machines_train_are_killed_resume_and_hand_on_as_one_process_would(
     folder = nodes[0].base / "runs/tiny/base_train"
     assert not (folder / "result.json").exists()
 
-    for status, said in on_both(nodes, *args, "--resume"):
-        assert status == 0, said[-3000:]
+    for status, output in on_both(nodes, *args, "--resume"):
+        assert status == 0, output[-3000:]
     assert (folder / "result.json").exists()
     assert {path.name for path in nodes[1].base.iterdir()} == {"data", "tokens"}
 
@@ -107,21 +105,21 @@ def test_two_machines_train_are_killed_resume_and_hand_on_as_one_process_would(
     # weights are kept in float32, so sums over ranks differ from sums within one in the last bits
     assert losses(folder) == pytest.approx(expected, rel=1e-5)
 
-    for status, said in on_both(nodes, "-m", "scripts.mid_train", "--", *CHAT):
-        assert status == 0, said[-3000:]
+    for status, output in on_both(nodes, "-m", "scripts.mid_train", "--", *CHAT):
+        assert status == 0, output[-3000:]
     assert checkpoint_manager.latest(nodes[0].base / "runs/tiny/mid_train") is not None
     assert not (nodes[1].base / "runs").exists()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage on two ranks, each on a machine of its own, and what becomes of it there."""
+    """A stage on two ranks, by default each on its own machine."""
 
     port: int
     args: list[str]
     one_machine: bool = False  # both ranks are processes of one launcher
-    swapped: bool = False  # the machines change places
-    fails_at: int | None = None  # the step whose rows rank 1 cannot make
+    swapped: bool = False  # the machines swap ranks
+    fails_at: int | None = None  # the step whose rows rank 1 fails to make
 
 
 def outcome(case: Case, rank: int, folder: Path) -> str:
@@ -179,7 +177,7 @@ def endings(tmp_path_factory) -> dict[str, list[str]]:
     stores = [dist.TCPStore("127.0.0.1", 0, is_master=True) for _ in range(7)]
     args = {
         "no tokenizer": {"args": ["--tokenizer", "missing"]},
-        "said once": {"args": ["--tokenizer", "missing"], "one_machine": True},
+        "reported once": {"args": ["--tokenizer", "missing"], "one_machine": True},
         "data here only": {"args": ["--data", "here/texts.jsonl"]},
         "other data": {"args": ["--data", "other/texts.jsonl"]},
         "torn": {"args": ["--save-every", "2"], "fails_at": 5},
@@ -205,10 +203,10 @@ def test_what_the_first_machine_lacks_is_the_same_error_on_all(endings):
     assert second == first
 
 
-def test_processes_of_one_machine_say_it_once(endings):
-    said = texts_of(endings["said once"])
-    assert said.count("ReportedElsewhere: ") == 1
-    assert sum(text.startswith("ConfigError: no tokenizer 'missing'") for text in said) == 1
+def test_processes_of_one_machine_report_an_error_once(endings):
+    texts = texts_of(endings["reported once"])
+    assert texts.count("ReportedElsewhere: ") == 1
+    assert sum(text.startswith("ConfigError: no tokenizer 'missing'") for text in texts) == 1
 
 
 def test_data_that_one_machine_lacks_is_named_with_the_machine(endings):
@@ -217,7 +215,7 @@ def test_data_that_one_machine_lacks_is_named_with_the_machine(endings):
         assert "here/texts.jsonl" in text
 
 
-def test_machines_with_other_data_do_not_train_together(endings):
+def test_machines_with_different_data_do_not_train_together(endings):
     for text in texts_of(endings["other data"]):
         assert text.startswith(
             "DataError: rank 1 on HOST has different data from rank 0 on HOST: its data is "
@@ -271,10 +269,10 @@ def test_processes_of_one_machine_download_and_encode_each_shard_once(tmp_path):
         )
         for i in range(2)
     ]
-    said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
-    assert said[0][-1] == said[1][-1]
-    assert said[0][-1].startswith("rows ")
-    encoded = sorted(line for lines in said for line in lines if line.startswith("encoding "))
+    output = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    assert output[0][-1] == output[1][-1]
+    assert output[0][-1].startswith("rows ")
+    encoded = sorted(line for lines in output for line in lines if line.startswith("encoding "))
     assert encoded == [f"encoding shard_{index:05d}.parquet" for index in range(3)]
     assert sorted(path for path, _, _ in server.seen) == sorted(server.files)
     server.http.shutdown()

@@ -24,7 +24,7 @@ STAGES = (
 )
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses setsid")
 
-# Stands in for the environment's Python: notes its arguments and writes what a stage would.
+# Stands in for the environment's Python: logs its arguments and writes what a stage would.
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec {python} "$@"; fi
 echo "$*" >>"$NANOCHAT_BASE_DIR.log"
@@ -41,7 +41,7 @@ BOOTSTRAP = """
 log() {{ printf '%s\\n' "$*" >&2; }}
 bootstrap() {{ PYTHON={folder}/python; }}
 """
-# Two nodes are two process groups with a disk each; only the options that it takes are dropped.
+# Stands in for srun: two nodes are two process groups, each with its own base folder.
 SRUN = """#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do shift; done
 base=$NANOCHAT_BASE_DIR
@@ -66,7 +66,7 @@ echo "scontrol $*" >>"$NANOCHAT_BASE_DIR/slurm.log"
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A copy of the scripts, with an environment and a Slurm that only note what they are asked."""
+    """A copy of the scripts, with a Python and a Slurm that only log their arguments."""
     folder = tmp_path / "repository"
     (folder / "scripts").mkdir(parents=True)
     (tmp_path / "base").mkdir()
@@ -86,7 +86,7 @@ def cluster(tmp_path):
 
 
 def submit(cluster: Path, **variables: str) -> subprocess.Popen[str]:
-    """What sbatch would run, from a copy of the script that lies elsewhere."""
+    """Run the script as sbatch does: from a copy in a different folder."""
     copied = cluster.parent / "slurm_script"
     shutil.copy(cluster / "runs" / "slurm.sh", copied)
     (cluster.parent / "base" / "groups").write_text("")
@@ -119,7 +119,7 @@ def stages_of(lines: list[str]) -> list[str]:
     return [line.split("-m scripts.")[1].split()[0] for line in lines if "--nnodes" in line]
 
 
-def test_a_slurm_job_saves_before_its_end_is_queued_again_and_goes_on(cluster):
+def test_a_slurm_job_saves_before_its_time_limit_is_requeued_and_resumes(cluster):
     job = submit(cluster, SLOW="base_train")
     logs = [cluster.parent / "base" / f"node{node}.log" for node in range(2)]
     while not all(log.exists() and "scripts.base_train" in log.read_text() for log in logs):
@@ -163,7 +163,7 @@ def check_args(line: str) -> None:
     assert options.loop.resume
 
 
-def test_a_mirror_holds_whole_checkpoints_and_what_belongs_to_them(tmp_path):
+def test_a_mirror_has_complete_checkpoints_and_their_records(tmp_path):
     here, there, back = (tmp_path / name for name in ("here", "there", "back"))
     stage = here / "runs" / "tiny" / "base_train"
     for step in (1, 2, 3):
@@ -215,17 +215,17 @@ def test_every_recipe_is_a_script_that_bash_reads():
             subprocess.run(["shellcheck", str(path)], check=True)
 
 
-def test_nodes_get_the_word_of_the_first_and_wait_for_each_other():
+def test_nodes_get_the_value_of_the_first_and_wait_for_each_other():
     address = f"127.0.0.1:{free_port()}"
-    heard: dict[int, list[str]] = {rank: [] for rank in range(3)}
+    received: dict[int, list[str]] = {rank: [] for rank in range(3)}
 
     def node(rank: int) -> None:
         for step in range(3):
-            word = f"word {step}" if rank == 0 else "mine"
+            value = f"value {step}" if rank == 0 else "mine"
             found = node_agreement.agree(
-                f"step {step}", word, nodes=3, rank=rank, address=address, patience_s=30
+                f"step {step}", value, nodes=3, rank=rank, address=address, patience_s=30
             )
-            heard[rank].append(found)
+            received[rank].append(found)
 
     threads = [threading.Thread(target=node, args=(rank,)) for rank in (1, 2, 0)]
     for thread in threads:
@@ -235,10 +235,10 @@ def test_nodes_get_the_word_of_the_first_and_wait_for_each_other():
         stranger.sendall(b"GET / HTTP/1.1\n")
     for thread in threads:
         thread.join(60)
-    assert heard == {rank: ["word 0", "word 1", "word 2"] for rank in range(3)}
+    assert received == {rank: ["value 0", "value 1", "value 2"] for rank in range(3)}
 
 
-def test_a_first_node_that_does_not_come_is_named():
+def test_a_first_node_that_does_not_answer_is_named():
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"node 0 at {address} did not answer"):
         node_agreement.agree("a stage", "", nodes=2, rank=1, address=address, patience_s=0.1)
@@ -246,7 +246,7 @@ def test_a_first_node_that_does_not_come_is_named():
         node_agreement.agree("a stage", "", nodes=2, rank=1, address="host")
 
 
-def test_of_a_launchers_processes_one_tells_of_a_wrong_flag(monkeypatch):
+def test_one_of_the_launchers_processes_reports_a_wrong_flag(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(ConfigError, match="--dept"):
         config.parse(BaseTrainConfig, ["--dept", "2"], stage="base_train")

@@ -1,4 +1,4 @@
-"""Writes are whole or absent; locks hold between processes."""
+"""Writes succeed completely or not at all; locks hold between processes."""
 
 import errno
 import multiprocessing
@@ -36,20 +36,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["b"]
 
 
-def test_an_atomic_folder_appears_whole_or_not_at_all(tmp_path):
+def test_an_atomic_folder_appears_complete_or_not_at_all(tmp_path):
     target = tmp_path / "step"
     with pytest.raises(RuntimeError), storage.atomic_folder(target) as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
     assert os.listdir(tmp_path) == []
     with storage.atomic_folder(target) as folder:
-        (folder / "whole").write_text("x")
+        (folder / "complete").write_text("x")
         assert not target.exists()
     assert os.listdir(tmp_path) == ["step"]
-    assert os.listdir(target) == ["whole"]
+    assert os.listdir(target) == ["complete"]
 
 
-def test_json_that_is_missing_or_torn_names_the_file(tmp_path):
+def test_json_that_is_missing_or_damaged_names_the_file(tmp_path):
     with pytest.raises(DataError, match="no such manifest"):
         storage.read_json(tmp_path / "m.json", "manifest")
     (tmp_path / "m.json").write_text("{")
