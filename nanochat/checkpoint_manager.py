@@ -1,8 +1,8 @@
-"""Checkpoints on disk: whole or absent, self-contained, never pickled.
+"""Checkpoints on disk: complete or absent, self-contained, never pickled.
 
 A checkpoint is a folder `step_000500/` with safetensors weights, optimizer state by parameter name,
-the tokenizer and `meta.json` (format, step, model, loop and loader state, a sha256 of every file).
-Nothing in it depends on the number of processes that wrote it.
+the tokenizer and `meta.json` (format, step, model, state of the loop and the data, a sha256 of
+every file). Nothing in it depends on the number of processes that wrote it.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from nanochat.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 META_KEYS = {"format", "step", "model", "tokenizer_sha256", "state", "files"}
-DAMAGED = "damaged_"  # put before the name of a checkpoint that is set aside
+DAMAGED = "damaged_"  # prefix of the name of a checkpoint that is set aside
 CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
 WEIGHTS, OPTIMIZER, TOKENIZER, META = (
@@ -44,21 +44,21 @@ WEIGHTS, OPTIMIZER, TOKENIZER, META = (
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Which checkpoint is used."""
+    """Which checkpoint to use."""
 
     stage: str | None = option(
         None,
-        "stage of the run to take; none: the last one to chat with, the first to continue text",
+        "stage of the run; none: the latest chat stage to chat, the base model to continue text",
         choices=MODEL_STAGES,
     )
     checkpoint: str | None = option(
-        None, "path of a checkpoint or stage folder, in place of --run and --stage"
+        None, "path of a checkpoint or stage folder, instead of --run and --stage"
     )
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model read from a checkpoint, with what belongs to it."""
+    """A model from a checkpoint, with its tokenizer and description."""
 
     model: GPT
     tokenizer: Tokenizer
@@ -68,7 +68,7 @@ class Loaded:
 
 @torch.no_grad()
 def copy_of_weights(model: GPT) -> dict[str, Tensor]:
-    """The weights by name, on the CPU, in memory of their own."""
+    """Copies of the weights by name, on the CPU."""
     return {
         name: parameter.detach().to("cpu", copy=True).contiguous()
         for name, parameter in model.named_parameters()
@@ -85,10 +85,10 @@ def save(
     optimizer_state: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> Path:
-    """Write `step_<step>` and return its path; when this returns it survives a power cut.
+    """Write `step_<step>` and return its path; once this returns, it survives a power failure.
 
     weights, optimizer_state: contiguous, on the CPU. state: plain JSON values to resume from.
-    Raises: OSError(ENOSPC) on a full disk; nothing half-written is left behind.
+    Raises: OSError(ENOSPC) on a full disk; no partial checkpoint is left behind.
     """
     path = stage_dir / f"step_{step:06d}"
     with storage.atomic_folder(path) as folder:
@@ -103,20 +103,20 @@ def save(
             "state": dict(state),
             "files": {f.name: _sha256(f) for f in sorted(folder.iterdir())},
         }
-        meta = json.loads(json.dumps(meta))  # as it will be read: keys are strings
+        meta = json.loads(json.dumps(meta))  # as it will be read back: keys are strings
         storage.write_json(folder / META, {**meta, "sha256": _digest(meta)})
     return path
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, whole or not at all as far as a reader can tell."""
-    # Killed while it removes files, it must not leave a checkpoint that looks whole.
+    """Remove a checkpoint; to a reader it is either complete or gone."""
+    # If killed while removing files, it must not leave a checkpoint that looks complete.
     hidden = path.rename(path.with_name(f".{path.name}.removed_"))
     shutil.rmtree(hidden)
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's folder is named after."""
+    """The step in a checkpoint folder's name."""
     return int(path.name.removeprefix("step_"))
 
 
@@ -126,7 +126,7 @@ def steps(stage_dir: Path) -> list[Path]:
 
 
 def _folders(stage_dir: Path) -> list[Path]:
-    """What is named like a checkpoint, whole or not, oldest first."""
+    """Folders named like a checkpoint, complete or not, oldest first."""
     found = stage_dir.iterdir() if stage_dir.is_dir() else ()
     return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
 
@@ -140,10 +140,10 @@ def latest(stage_dir: Path) -> Path | None:
 def newest_valid(
     stage_dir: Path, accept: Callable[[int], bool] = lambda step: True
 ) -> tuple[Path | None, list[DamagedCheckpointError]]:
-    """The newest checkpoint of a stage that is whole, and what is wrong with those after it.
+    """The newest valid checkpoint of a stage, and the errors of the newer ones.
 
-    accept: of which steps it may be.
-    Raises: CheckpointError if there are checkpoints, but none that is whole.
+    accept: whether a checkpoint of this step may be used.
+    Raises: CheckpointError if there are checkpoints but none is valid.
     """
     damages: list[DamagedCheckpointError] = []
     for path in reversed(_folders(stage_dir)):
@@ -157,16 +157,16 @@ def newest_valid(
             return path, damages
     if damages:
         raise CheckpointError(
-            f"no checkpoint in {stage_dir} is whole ({damages[0].what}); remove the folder to "
+            f"no checkpoint in {stage_dir} is valid ({damages[0].what}); remove the folder to "
             "train the stage again"
         )
     return None, []
 
 
 def set_aside_after(path: Path) -> None:
-    """Rename the checkpoints of a stage that are newer than `path`, so that none is taken again.
+    """Rename the checkpoints of a stage that are newer than `path`, so that none is used again.
 
-    Those that were set aside before are removed.
+    Checkpoints set aside earlier are removed.
     """
     remove_damaged(path.parent)
     for newer in _folders(path.parent):
@@ -175,14 +175,14 @@ def set_aside_after(path: Path) -> None:
 
 
 def remove_after(path: Path) -> None:
-    """Remove the checkpoints of a stage after `path`, to which training has gone back."""
+    """Remove the checkpoints of a stage after `path`, the one that training went back to."""
     for newer in _folders(path.parent):
         if step_of(newer) > step_of(path):
             remove(newer)
 
 
 def remove_damaged(stage_dir: Path) -> int:
-    """Remove the checkpoints that were set aside; how many they were."""
+    """Remove the checkpoints that were set aside; returns their number."""
     found = list(stage_dir.glob(f"{DAMAGED}step_*"))
     for path in found:
         shutil.rmtree(path)
@@ -192,7 +192,7 @@ def remove_damaged(stage_dir: Path) -> int:
 def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
     """The newest checkpoint of the first of `stages` that has one.
 
-    Raises: CheckpointError naming the command that makes one.
+    Raises: CheckpointError naming the command that creates one.
     """
     for stage in stages:
         path = latest(storage.stage_dir(run_name, stage))
@@ -208,21 +208,21 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
 def locate(source: SourceOptions, common: RunOptions, *, chat: bool) -> Path:
     """Find the checkpoint that the options name.
 
-    chat: without --stage, take only a model that was taught to chat; else rather one that was not.
-    Raises: CheckpointError naming the command that makes one.
+    chat: without --stage, accept only chat models; otherwise prefer a base model.
+    Raises: CheckpointError naming the command that creates one.
     """
     if source.checkpoint is not None:
         path = Path(source.checkpoint).expanduser()
         if not path.is_dir():
-            raise CheckpointError(f"--checkpoint {path}: there is no such folder")
+            raise CheckpointError(f"--checkpoint {path}: no such folder")
         return path
-    plain = ("base_train", *MODEL_STAGES)  # one that chats continues no other text well
+    plain = ("base_train", *MODEL_STAGES)  # chat models continue plain text poorly
     stages = (source.stage,) if source.stage else CHAT_STAGES if chat else plain
     return find(common.run, stages)
 
 
 def describe(loaded: Loaded) -> str:
-    """The checkpoint in a few words: run, stage, step."""
+    """A checkpoint's run, stage and step as text."""
     folder = loaded.path.resolve()
     return f"{folder.parent.parent.name}/{folder.parent.name} step {loaded.meta['step']}"
 
@@ -234,12 +234,12 @@ def load(
     model_options: Mapping[str, Any] | None = None,
     attention_backend: str = "auto",
 ) -> Loaded:
-    """Read the model and tokenizer of a checkpoint, every file checked against its hash.
+    """Read the model and tokenizer of a checkpoint; every file is checked against its hash.
 
-    path: a checkpoint folder, or a stage folder (its newest checkpoint is taken); rank 0 reads it
-    and sends it to the others, tensor by tensor. Collective.
+    path: a checkpoint folder, or a stage folder (for its newest checkpoint); rank 0 reads it and
+    sends it to the other ranks tensor by tensor. Collective.
     model_options: fields of GPTConfig to change, such as sequence_length.
-    Raises: CheckpointError if it is missing, torn, altered or of a later format.
+    Raises: CheckpointError if it is missing, incomplete, altered or of a later format.
     """
     path, meta, config, encoder = from_main(run, lambda: _read(path, model_options or {}))
     model = GPT(config, compute_dtype=run.compute_dtype, attention_backend=attention_backend)
@@ -251,12 +251,12 @@ def load(
 def _read(
     path: Path, model_options: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any], GPTConfig, Tokenizer]:
-    """All of a checkpoint but its tensors, from its folder or its stage's."""
+    """A checkpoint's path, meta.json, config and tokenizer; path: its folder or its stage's."""
     if not (path / META).is_file():
         newest = latest(path)
         if newest is None:
             raise CheckpointError(
-                f"{path} is no checkpoint: it has no {META}; give a step_... folder, or the "
+                f"{path} is not a checkpoint: it has no {META}; give a step_... folder, or the "
                 "folder of a stage that has one"
             )
         path = newest
@@ -272,7 +272,7 @@ def _read(
 
 
 def load_weights(path: Path, model: GPT, run: Run) -> None:
-    """Put a checkpoint's weights, which rank 0 has, into a model of their shapes. Collective."""
+    """Load a checkpoint's weights into a model; only rank 0 reads the files. Collective."""
     main_only(run, lambda: _copy_weights(model, _load_tensors(path / WEIGHTS), path))
     broadcast_tensors(run, (parameter.detach() for parameter in model.parameters()))
 
@@ -283,7 +283,7 @@ def load_optimizer_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """A checkpoint's meta.json, after checking the hash of every file beside it.
+    """A checkpoint's meta.json, after checking the hash of every file in its folder.
 
     Raises: DamagedCheckpointError naming the file that is missing or altered; CheckpointError for
     another format.
@@ -293,10 +293,10 @@ def read_meta(path: Path) -> dict[str, Any]:
     except (DataError, OSError) as error:
         raise DamagedCheckpointError(str(error), path) from None
     if not isinstance(meta, dict):
-        raise DamagedCheckpointError(f"{path / META} describes no checkpoint", path)
+        raise DamagedCheckpointError(f"{path / META} does not describe a checkpoint", path)
     digest = meta.pop("sha256", None)
     if digest != _digest(meta) and (digest is not None or set(meta) != META_KEYS):
-        # The first checkpoints had no digest, and just these keys.
+        # The first version wrote no digest, and exactly these keys.
         raise DamagedCheckpointError(f"{path / META} is altered", path)
     if meta.get("format") != FORMAT_VERSION:
         raise CheckpointError(
@@ -319,7 +319,7 @@ def _copy_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None
     parameters = dict(model.named_parameters())
     if set(parameters) != set(weights):
         odd = sorted(set(parameters) ^ set(weights))[0]
-        raise CheckpointError(f"{path}: its weights do not fit its model (see {odd})")
+        raise CheckpointError(f"{path}: its weights do not match its model (see {odd})")
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != weights[name].shape:
@@ -330,9 +330,9 @@ def _copy_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-        path.chmod(0o644)  # like the files beside it
+        path.chmod(0o644)  # like the other files of the folder
     except SafetensorError as error:
-        # safetensors wraps the system's error in text; a full disk must stay recognisable
+        # safetensors turns the system's error into text; callers must recognize a full disk
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
@@ -347,7 +347,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
-    """The sha256 of a description, whatever the order and layout of its JSON."""
+    """The sha256 of a description, independent of the order and layout of its JSON."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 

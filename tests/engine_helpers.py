@@ -1,4 +1,4 @@
-"""Small models for the tests of the engine and of what stands on it."""
+"""Small models for the tests of the engine and of its users."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def special(name: str) -> int:
 
 
 def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any) -> GPT:
-    """A model whose every parameter is random, so that each part of it moves the output."""
+    """A model in which every parameter is random, so that each part changes the output."""
     model = GPT(GPTConfig(**{**TINY, **options}), compute_dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
     model.init_weights(generator)
@@ -41,7 +41,7 @@ def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **options: A
 
 
 def naive_greedy(model: GPT, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
-    """Greedy tokens by running the whole text again for each, and the margins of the choices."""
+    """Greedy tokens from an uncached forward for each, and the margins of the choices."""
     tokens, margins = list(prompt), []
     with torch.no_grad():
         for _ in range(count):
@@ -86,7 +86,7 @@ class ScriptedModel(torch.nn.Module):
 
 
 def answering(answers: dict[str, list[int]]) -> Callable[[list[int]], int]:
-    """A script that says answers[prompt] token by token, then <|assistant_end|>."""
+    """A script that gives answers[prompt] token by token, then <|assistant_end|>."""
 
     def script(text: list[int]) -> int:
         for prompt, answer in answers.items():
@@ -102,7 +102,7 @@ def answering(answers: dict[str, list[int]]) -> Callable[[list[int]], int]:
 
 
 def marked(text: str) -> list[int]:
-    """Tokens of a text in which special tokens stand as [python_start] and the like."""
+    """Tokens of a text in which special tokens are written as [python_start] and the like."""
     tokens: list[int] = []
     for piece in text.replace("]", "[").split("["):
         known = piece in ("python_start", "python_end", "output_start", "output_end", "bos")

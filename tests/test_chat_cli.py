@@ -216,8 +216,8 @@ def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
         (sample.main, ["--run", "none"], CheckpointError, "nanochat base_train --run none"),
         (chat_cli.main, ["--run", "none"], CheckpointError, "has no chat_rl or chat_sft or mid"),
         (chat_web.main, ["--run", "none"], CheckpointError, "in {base}/runs/none; train one with"),
-        (sample.main, ["--checkpoint", "/no/where"], CheckpointError, "there is no such folder"),
-        (sample.main, ["--checkpoint", "{base}"], CheckpointError, "is no checkpoint"),
+        (sample.main, ["--checkpoint", "/no/where"], CheckpointError, "no such folder"),
+        (sample.main, ["--checkpoint", "{base}"], CheckpointError, "is not a checkpoint"),
         (
             sample.main,
             ["--run", "demo", "--top-p", "2"],

@@ -154,7 +154,7 @@ def test_a_task_without_letters_cannot_be_asked_for_them(tokenizer):
         chat.preferred_letters(FakeEngine(tokenizer, str), Doubling(), [0])
 
 
-def test_a_real_engine_answers_a_whole_task(tokenizer):
+def test_a_real_engine_answers_a_complete_task(tokenizer):
     found = chat.evaluate(
         tiny_engine(tokenizer), choice_task(), run=distributed.single_run(), max_new_tokens=4
     )
@@ -194,7 +194,7 @@ def test_no_difference_is_no_gain():
     assert (gain.value, gain.stderr, gain.significant) == (0, 0, False)
 
 
-def test_chat_core_is_the_mean_centred_accuracy_of_its_six_tasks_only():
+def test_chat_core_is_the_mean_centered_accuracy_of_its_six_tasks_only():
     values = dict(zip(chat.CHAT_CORE_TASKS, (0.4, 0.3, 0.35, 0.1, 0.05, 0.9), strict=True))
     found = [
         Accuracy(name, value, 0.01, 100, 0.25 if name[:3] in ("ARC", "MML") else 0.0)
@@ -211,15 +211,15 @@ def test_chat_core_is_the_mean_centred_accuracy_of_its_six_tasks_only():
 
 def test_dialogues_remember_what_was_said_and_end_with_their_scripts(tokenizer):
     engine = FakeEngine(tokenizer, lambda prompt: str(prompt.count("|user_start|")))
-    talks = chat.hold_dialogues(engine, [["hi", "and", "bye"], ["one"]])
-    assert [turn["text"] for turn in talks[0]["turns"]] == ["hi", "1", "and", "2", "bye", "3"]
-    assert talks[1]["turns"] == [
+    dialogues = chat.hold_dialogues(engine, [["hi", "and", "bye"], ["one"]])
+    assert [turn["text"] for turn in dialogues[0]["turns"]] == ["hi", "1", "and", "2", "bye", "3"]
+    assert dialogues[1]["turns"] == [
         {"role": "user", "text": "one"},
         {"role": "assistant", "text": "1"},
     ]
     silent = FakeEngine(tokenizer, lambda prompt: "")
-    (talk,) = chat.hold_dialogues(silent, [["hi", "bye"]])
-    assert [turn["text"] for turn in talk["turns"]] == ["hi", "", "bye", ""]
+    (dialogue,) = chat.hold_dialogues(silent, [["hi", "bye"]])
+    assert [turn["text"] for turn in dialogue["turns"]] == ["hi", "", "bye", ""]
 
 
 def test_prompts_are_answered_in_order(tokenizer):
@@ -233,8 +233,8 @@ def test_the_stage_compares_the_stages_of_a_run_item_by_item(tmp_path, monkeypat
     words = tmp_path / "words.txt"
     words.write_text("\n".join(a + b + c for a in "bcdfgh" for b in "aeiou" for c in "lmnprst"))
     spec = f"letter-counting={words},choice_letter"
-    words = ["--max-items", "6", "--max-new-tokens", "4", "--slots", "4", "--write-choices"]
-    chat_eval_script.main([*FLAGS, "--tasks", spec, *words])
+    args = ["--max-items", "6", "--max-new-tokens", "4", "--slots", "4", "--write-choices"]
+    chat_eval_script.main([*FLAGS, "--tasks", spec, *args])
     found = result(run, "chat_eval")["results"]
     accuracies = [row for row in found if row["unit"] == "accuracy"]
     assert [(row["stage"], row["name"]) for row in accuracies] == [
@@ -257,7 +257,7 @@ def test_the_stage_compares_the_stages_of_a_run_item_by_item(tmp_path, monkeypat
 
 def test_the_stage_names_what_it_cannot_evaluate(tmp_path, monkeypatch):
     make_run(tmp_path, monkeypatch, ("chat_sft",))
-    with pytest.raises(ConfigError, match="--stages takes all or some of mid_train, chat_sft"):
+    with pytest.raises(ConfigError, match="--stages must be all or some of mid_train, chat_sft"):
         chat_eval_script.main([*FLAGS, "--stages", "base_train"])
     with pytest.raises(CheckpointError, match="has no chat_rl checkpoint"):
         chat_eval_script.main([*FLAGS, "--stages", "chat_rl"])

@@ -1,4 +1,4 @@
-"""CORE scoring against a naive reading: one option, one forward pass at a time."""
+"""CORE scoring against a naive reference: one option, one forward pass at a time."""
 
 import json
 import random
@@ -162,14 +162,14 @@ def test_schema_prompts_share_the_ending_and_language_prompts_the_beginning():
 
 
 def test_the_scored_part_is_what_differs_what_is_shared_or_the_continuation():
-    words = WordTokenizer()
-    found = core_bundle.answer_options(task(), ["q a b", "q c"], words, 99)
+    tokenizer = WordTokenizer()
+    found = core_bundle.answer_options(task(), ["q a b", "q c"], tokenizer, 99)
     assert [(len(option.tokens), option.start) for option in found] == [(4, 2), (3, 2)]
     found = core_bundle.answer_options(
-        task("schema"), ["the cat ran off", "dogs ran off"], words, 99
+        task("schema"), ["the cat ran off", "dogs ran off"], tokenizer, 99
     )
     assert [(len(option.tokens), option.start) for option in found] == [(5, 3), (4, 2)]
-    found = core_bundle.answer_options(task("language_modeling"), ["x y", "x y z w"], words, 99)
+    found = core_bundle.answer_options(task("language_modeling"), ["x y", "x y z w"], tokenizer, 99)
     assert [(len(option.tokens), option.start) for option in found] == [(5, 3)]
 
 
@@ -191,7 +191,7 @@ def test_examples_are_a_fixed_draw_of_the_other_items():
         assert [item["n"] for item in core_bundle.fewshot(items, index, 5)] == reference
 
 
-def test_a_pool_smaller_than_the_number_of_examples_is_used_whole():
+def test_a_pool_smaller_than_the_number_of_examples_is_used_completely():
     items = [{"n": n} for n in range(4)]
     assert sorted(item["n"] for item in core_bundle.fewshot(items, 1, 10)) == [0, 2, 3]
     assert core_bundle.fewshot(items[:1], 0, 10) == []
@@ -235,8 +235,8 @@ def test_bare_letters_share_one_row_of_the_batch():
     assert [rows for rows, _ in model.shapes] == [8]
 
 
-def test_a_model_that_knows_the_answer_is_right_and_centred_accuracy_is_one(tmp_path):
-    """The table says: after a colon comes exactly '7'."""
+def test_a_model_that_knows_the_answer_is_right_and_centered_accuracy_is_one(tmp_path):
+    """After a colon its table predicts exactly '7'."""
 
     class Knowing(TinyModel):
         def hidden(self, tokens):
@@ -272,7 +272,7 @@ def test_item_cap_keeps_the_prompts_of_the_items_that_stay(tmp_path):
 def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatch):
     bundle = small_bundle(tmp_path)
     one = distributed.single_run()
-    whole = core.evaluate(reader(), bundle, run=one)
+    expected = core.evaluate(reader(), bundle, run=one)
     shares = {rank: [] for rank in range(3)}
 
     def run(rank):
@@ -303,7 +303,7 @@ def test_ranks_score_each_item_once_and_agree_on_the_result(tmp_path, monkeypatc
         return [full[rank][turn] for rank in range(3)]
 
     monkeypatch.setattr(distributed, "gather_objects", all_parts)
-    assert core.evaluate(reader(), bundle, run=run(0)) == whole
+    assert core.evaluate(reader(), bundle, run=run(0)) == expected
 
 
 def result(name, accuracy, n, baseline):
@@ -311,7 +311,7 @@ def result(name, accuracy, n, baseline):
     return Accuracy(name, accuracy, stderr, n, baseline)
 
 
-def test_centred_mean_and_its_standard_error():
+def test_centered_mean_and_its_standard_error():
     results = [result("a", 0.5, 100, 0.0), result("b", 0.75, 400, 0.5)]
     mean, stderr = mean_centered(results)
     assert mean == pytest.approx((0.5 + 0.5) / 2)
@@ -322,11 +322,12 @@ def test_centred_mean_and_its_standard_error():
 def test_only_all_tasks_of_core_are_called_core():
     names = sorted(core.CORE_TASKS)
     assert len(names) == 22
-    whole = [result(name, 0.5, 10, 0.0) for name in names]
-    assert core.label(whole, max_items=None) == "CORE"
-    assert core.label(whole, max_items=50) == "CORE, at most 50 items each"
+    complete = [result(name, 0.5, 10, 0.0) for name in names]
+    assert core.label(complete, max_items=None) == "CORE"
+    assert core.label(complete, max_items=50) == "CORE, at most 50 items each"
     assert (
-        core.label(whole[:18], max_items=None) == "mean centred accuracy over 18 of 22 CORE tasks"
+        core.label(complete[:18], max_items=None)
+        == "mean centred accuracy over 18 of 22 CORE tasks"
     )
     other = [result("pocket_facts", 0.5, 10, 0.0)]
     assert "not CORE" in core.label(other, max_items=None)
@@ -342,13 +343,13 @@ def test_a_bundle_that_is_wrong_is_named(tmp_path):
     with pytest.raises(DataError, match=r"schema\.jsonl, line 1 has no 'continuation'"):
         core_bundle.read_items(schema)
     path.write_text("")
-    with pytest.raises(DataError, match="holds no items"):
+    with pytest.raises(DataError, match="has no items"):
         core_bundle.read_items(schema)
     path.unlink()
     with pytest.raises(DataError, match=r"schema\.jsonl: no such file"):
         core_bundle.read_bundle(bundle)
     (bundle / "core.yaml").write_text("icl_tasks: 3\n")
-    with pytest.raises(DataError, match="not laid out as a CORE bundle"):
+    with pytest.raises(DataError, match="does not have the layout of a CORE bundle"):
         core_bundle.read_bundle(bundle)
 
 
@@ -369,7 +370,7 @@ def test_the_real_bundle_is_read_and_scored_in_all_its_tasks():
     assert tasks["jeopardy"].shots == 10
 
 
-def test_the_stage_records_centred_accuracies_and_never_says_core(tmp_path, monkeypatch):
+def test_the_stage_records_centered_accuracies_and_does_not_call_them_core(tmp_path, monkeypatch):
     run = make_run(tmp_path, monkeypatch)
     bundle = small_bundle(tmp_path / "bundle")
     base_eval.main([*FLAGS, "--bundle", str(bundle), "--max-items", "4"])
@@ -380,15 +381,15 @@ def test_the_stage_records_centred_accuracies_and_never_says_core(tmp_path, monk
     assert [row["name"] for row in found[1:]] == ["choice", "letters", "schema", "language"]
     for row in found[1:]:
         assert row["unit"] == "centred accuracy" and row["n"] == 4
-        centred = (row["accuracy"] - row["baseline"]) / (1 - row["baseline"])
-        assert row["value"] == pytest.approx(centred)
+        centered = (row["accuracy"] - row["baseline"]) / (1 - row["baseline"])
+        assert row["value"] == pytest.approx(centered)
     assert found[0]["value"] == pytest.approx(np.mean([row["value"] for row in found[1:]]))
     assert len((run / "base_eval" / "items.jsonl").read_text().splitlines()) == 16
-    with pytest.raises(ConfigError, match="'nowhere' is none"):
+    with pytest.raises(ConfigError, match="got 'nowhere'"):
         base_eval.main([*FLAGS, "--bundle", "nowhere"])
 
 
-def test_the_public_bundle_is_unpacked_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_public_bundle_is_unpacked_completely_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     small_bundle(tmp_path / "eval_bundle")
 

@@ -1,4 +1,4 @@
-"""The engine says what the model says, whatever the batch, and handles tools, stops and ends."""
+"""The engine generates what the model would alone, in any batch, and handles tools and stops."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ask(engine: Engine, prompt: str, params: SamplingParams | None = None, **opt
 
 
 def without_end(model: GPT) -> GPT:
-    """Make the tokens that end a text impossible, so that texts reach their full length."""
+    """Make the tokens that end a sequence impossible, so that sequences reach full length."""
     with torch.no_grad():
         for name in ("bos", "assistant_end", "python_start", "python_end"):
             model.head_weight[special(name)] = 0
@@ -62,7 +62,7 @@ def without_end(model: GPT) -> GPT:
         {"smear": False, "value_embeddings": False, "backout": False, "norm": "layer"},
     ],
 )
-def test_greedy_equals_running_the_whole_text_again_at_every_prompt_length(options):
+def test_greedy_equals_an_uncached_forward_for_each_token_at_every_prompt_length(options):
     model = without_end(random_model(1, **options))
     engine = Engine(model, TOKENIZER, slots=5)
     rng = random.Random(0)
@@ -81,7 +81,7 @@ def test_greedy_equals_running_the_whole_text_again_at_every_prompt_length(optio
         assert completion.mask == [1] * len(expected)
 
 
-def test_bf16_greedy_equals_the_whole_text_wherever_the_choice_is_clear():
+def test_bf16_greedy_equals_the_uncached_forward_wherever_the_choice_is_clear():
     model = without_end(random_model(2, dtype=torch.bfloat16))
     engine = Engine(model, TOKENIZER, slots=8)
     reference = model.for_inference(torch.bfloat16)
@@ -91,7 +91,7 @@ def test_bf16_greedy_equals_the_whole_text_wherever_the_choice_is_clear():
     compared = 0
     for prompt, completion in zip(prompts, engine.generate(requests), strict=True):
         for place, token in enumerate(completion.tokens):
-            # each token against the reference on the engine's own text before it
+            # each token against the reference on the tokens that the engine generated before it
             text = prompt + completion.tokens[:place]
             with torch.no_grad():
                 logits = reference(torch.tensor([text]))[0, -1]
@@ -146,7 +146,7 @@ def test_long_prompts_are_read_in_chunks_while_others_decode():
     assert text == "xxxx"
 
 
-def test_a_prompt_of_several_rows_is_read_once_and_answered_as_if_alone(monkeypatch):
+def test_a_prompt_of_several_requests_is_prefilled_once_and_answered_as_if_alone(monkeypatch):
     model = without_end(random_model(4, window_pattern="S", sequence_length=600))
     rng = random.Random(3)
     prompts = [[rng.randrange(256) for _ in range(n)] for n in (1, 2, 40, 590)]
@@ -170,7 +170,7 @@ def test_a_prompt_of_several_rows_is_read_once_and_answered_as_if_alone(monkeypa
     assert chunks_read == 4  # the longest prompt needs two
 
 
-def test_rows_that_wait_for_a_prompt_go_on_when_its_reader_is_aborted():
+def test_requests_that_share_a_prefill_continue_when_the_first_is_aborted():
     model = without_end(random_model(5, sequence_length=600))
     prompt = [random.Random(4).randrange(256) for _ in range(PREFILL_CHUNK + 20)]
     engine = Engine(model, TOKENIZER)
@@ -186,7 +186,7 @@ def test_rows_that_wait_for_a_prompt_go_on_when_its_reader_is_aborted():
 
 
 @pytest.mark.parametrize("slots", [40, 3])
-def test_rows_of_one_text_are_computed_once_until_they_take_different_tokens(slots, monkeypatch):
+def test_equal_sequences_are_computed_once_until_they_sample_different_tokens(slots, monkeypatch):
     model = without_end(random_model(4))
     engine = Engine(model, TOKENIZER, slots=slots)
     computed = 0
@@ -217,7 +217,7 @@ def test_rows_of_one_text_are_computed_once_until_they_take_different_tokens(slo
     assert sorted(engine._free_slots) == list(range(slots))
 
 
-def test_rows_leave_a_shared_text_one_by_one_and_the_others_go_on():
+def test_sequences_leave_a_shared_slot_one_by_one_and_the_others_continue():
     engine, model = scripted({"q": "abcdefgh"}, slots=2)
     prompt = TOKENIZER.encode("q")
     rows = [engine.submit(Request(prompt=prompt, params=greedy(n))) for n in (3, 50, 5, 50)]
@@ -234,7 +234,7 @@ def test_rows_leave_a_shared_text_one_by_one_and_the_others_go_on():
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_rows_of_one_text_part_at_a_tool_that_not_all_of_them_use(deterministic):
+def test_equal_sequences_separate_at_a_tool_that_not_all_of_them_use(deterministic):
     called, output = "[python_start]6*7[python_end]", "[output_start]42[output_end]"
     engine, _ = scripted({"q": called + output + "yes"}, slots=2, deterministic=deterministic)
     prompt = TOKENIZER.encode("q")
@@ -267,7 +267,7 @@ def test_the_calculator_is_called_and_its_output_read_in_one_step():
     assert len(model.calls) == sum(completion.mask)
 
 
-def test_tools_in_threads_give_the_same_and_other_rows_go_on():
+def test_tools_in_threads_give_the_same_answers_while_other_sequences_continue():
     answers = {
         f"q{i}": f"[python_start]{i}*7[python_end][output_start]{i * 7}[output_end]ok"
         for i in range(9)
@@ -351,7 +351,7 @@ def test_stop_strings_are_not_looked_for_in_tool_calls():
     assert ask(engine, "q", greedy(50, stop=("2 is",))).text == "1+"
 
 
-def test_streaming_shows_whole_characters_only_and_adds_up_to_the_completion():
+def test_streaming_shows_complete_characters_only_and_adds_up_to_the_completion():
     answer = "naïve 😀 ünï — 漢字"
     engine, _ = scripted({"q": answer})
     events = list(engine.stream(Request(prompt=TOKENIZER.encode("q"), params=greedy(100))))
@@ -473,7 +473,7 @@ def golden_requests() -> list[Request]:
 
 
 def test_golden_generations_of_a_fixed_checkpoint_have_not_changed():
-    """A change here means that trained models would say something else than they did.
+    """A change here means that trained models would generate different text than before.
 
     tests/golden/engine.safetensors holds `random_model(11)` in float16; engine.json what the first
     version of this engine made of it.

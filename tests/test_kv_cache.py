@@ -1,4 +1,4 @@
-"""The cache gives what the model gives without one, whatever is in which slot."""
+"""The model gives the same output with the cache as without, for any use of the slots."""
 
 import random
 
@@ -87,7 +87,7 @@ def test_every_prompt_length_then_decoding_equals_the_uncached_forward(options, 
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(o) or "default")
-def test_texts_cut_in_any_pieces_in_any_slots_equal_the_uncached_forward(options):
+def test_sequences_cut_into_any_pieces_in_any_slots_equal_the_uncached_forward(options):
     model = make_model(torch.float64, **options)
     rng = random.Random(7)
     slots = 7
@@ -109,7 +109,7 @@ def test_texts_cut_in_any_pieces_in_any_slots_equal_the_uncached_forward(options
             assert cache.lengths[i] == done[i]
 
 
-def test_a_slot_that_is_used_again_knows_nothing_of_its_first_text():
+def test_a_reused_slot_knows_nothing_of_its_first_sequence():
     model = make_model(torch.float64)
     cache = make_cache(model, slots=2)
     run(model, cache, [(0, 0, some_tokens(150, 1)), (1, 0, some_tokens(90, 2))])
@@ -122,7 +122,7 @@ def test_a_slot_that_is_used_again_knows_nothing_of_its_first_text():
     assert_close(torch.cat([first, second, third]), model(text[None])[0], 1e-10)
 
 
-def test_a_text_can_be_rewound_to_a_shared_prefix():
+def test_a_slot_can_be_rewound_to_a_shared_prefix():
     model = make_model(torch.float64)
     cache = make_cache(model, slots=1)
     text, other = some_tokens(60, 1), some_tokens(60, 2)
@@ -133,7 +133,7 @@ def test_a_text_can_be_rewound_to_a_shared_prefix():
     assert_close(got, expected[25:], 1e-10)
 
 
-def test_padding_at_the_end_of_a_full_cache_does_no_harm():
+def test_padding_at_the_end_of_a_full_slot_changes_nothing():
     model = make_model(torch.float64, window_pattern="L")
     cache = make_cache(model, slots=2, max_len=40)
     text = some_tokens(40, 1)
@@ -144,7 +144,7 @@ def test_padding_at_the_end_of_a_full_cache_does_no_harm():
     assert_close(got[1], expected[5:], 1e-10)
 
 
-def test_half_precision_is_stored_wide_on_a_cpu_and_stays_close():
+def test_half_precision_is_stored_as_float32_on_a_cpu_and_stays_close():
     model = make_model(torch.float32).for_inference(torch.bfloat16)
     cache = make_cache(model, slots=1)
     assert cache.k.dtype == torch.float32
@@ -161,7 +161,7 @@ def test_a_cache_longer_than_the_models_positions_is_refused():
         make_cache(model, slots=1, max_len=161)
 
 
-def test_memory_is_as_stated():
+def test_memory_of_keys_values_and_tokens():
     cache = make_cache(make_model(torch.float32), slots=2, max_len=9)
     keys_and_values = 2 * 3 * 2 * 10 * 64 * 4
     stored = (cache.k, cache.v, cache.tokens)

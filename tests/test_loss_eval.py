@@ -1,4 +1,4 @@
-"""Bits per byte against a naive reading of its definition, token by token."""
+"""Bits per byte against a naive computation, token by token."""
 
 import dataclasses
 import math
@@ -132,7 +132,7 @@ def test_two_ranks_together_measure_each_document_once(monkeypatch):
     def measure(run):
         return bits_per_byte.document_bpb(model, tokenizer, texts(), sequence_length=16, run=run)
 
-    whole = measure(one)
+    total = measure(one)
     parts = []
     monkeypatch.setattr(
         distributed, "gather_objects", lambda run, value: parts.append(value) or [value]
@@ -141,8 +141,8 @@ def test_two_ranks_together_measure_each_document_once(monkeypatch):
         measure(dataclasses.replace(one, rank=rank, world_size=2))
     monkeypatch.setattr(distributed, "gather_objects", lambda run, value: parts)
     both = measure(dataclasses.replace(one, rank=0, world_size=2))
-    assert dataclasses.astuple(both)[1:] == dataclasses.astuple(whole)[1:]
-    assert both.bpb == pytest.approx(whole.bpb, rel=1e-6)
+    assert dataclasses.astuple(both)[1:] == dataclasses.astuple(total)[1:]
+    assert both.bpb == pytest.approx(total.bpb, rel=1e-6)
 
 
 def test_the_stage_measures_the_text_the_model_was_trained_on(tmp_path, monkeypatch):
@@ -162,24 +162,24 @@ def test_the_stage_measures_every_byte_of_named_files(tmp_path, monkeypatch):
     base_loss.main([*FLAGS, "--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"])
     (figure,) = result(run, "base_loss")["results"]
     assert figure["unit"] == "bits per byte" and figure["n"] == 1
-    words = ["--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"]
+    args = ["--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"]
     values = []
     for window in (1, 2, 512):
-        base_loss.main([*FLAGS, *words, "--window", str(window)])
+        base_loss.main([*FLAGS, *args, "--window", str(window)])
         values.append(result(run, "base_loss")["results"][0]["value"])
     assert len(set(values)) == 3  # what is read together is predicted from more
     with pytest.raises(ConfigError, match="--window must be at most 512, got 513"):
-        base_loss.main([*FLAGS, *words, "--window", "513"])
+        base_loss.main([*FLAGS, *args, "--window", "513"])
     with pytest.raises(DataError, match="no such file"):
         base_loss.main([*FLAGS, "--documents", str(tmp_path / "missing.txt")])
 
 
-def test_the_stage_says_what_is_missing(tmp_path, monkeypatch):
+def test_the_stage_names_what_is_missing(tmp_path, monkeypatch):
     run = make_run(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="--rows must be at least 1, got 0"):
         base_loss.main([*FLAGS, "--rows", "0"])
     (run / "base_train" / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="does not say what text"):
+    with pytest.raises(ConfigError, match="does not record its training text"):
         base_loss.main(FLAGS)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match="has no base_train checkpoint"):

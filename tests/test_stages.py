@@ -90,10 +90,10 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
         "damaged_step_000008",
     }
     flip_a_bit(folder / "step_000008" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*model\.safet"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is valid \(.*model\.safet"):
         train(base, "--dtype", "float32", "--resume")
     (folder / "step_000008" / "meta.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*meta\.json"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is valid \(.*meta\.json"):
         train(base, "--dtype", "float32", "--resume")
 
 

@@ -335,7 +335,7 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
     trainer = make_trainer(model, Rows(), tmp_path, steps=1)
     trainer.fit()
     path = save(trainer, model, tmp_path)
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         checkpoint_manager.load(tmp_path / "nowhere", single_run())
     weights = path / "model.safetensors"
     data = weights.read_bytes()

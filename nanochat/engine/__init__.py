@@ -1,4 +1,4 @@
-"""Generation: batched, with a KV cache, sampling on the device and tools."""
+"""Batched text generation with a KV cache, sampling on the device, and tools."""
 
 from nanochat.engine.requests import Completion, Event, Request
 from nanochat.engine.sampling import SamplingParams

@@ -1,9 +1,9 @@
-"""Keys and values of texts in progress, in fixed slots, so that each token is computed once.
+"""Keys and values of sequences in progress, in fixed slots, so that each token is computed once.
 
-Owns: the memory of the slots, and attention over what a slot holds. Owns not: which text is in
-which slot (engine.py), or the model that makes keys and values (gpt.py).
-Shapes: B rows of this call, T tokens each, S stored positions that are looked at, H heads, D head
-dimension.
+Owns the memory of the slots, and attention over it. Does not own which sequence is in which slot
+(scheduler) or the model that computes keys and values (gpt).
+Shapes: B rows of a call, T tokens per row, S stored positions attended to, H query heads, H_kv key
+heads, D head dimension.
 """
 
 import functools
@@ -16,16 +16,16 @@ from torch import Tensor
 from nanochat.gpt import GPTConfig, attention
 from nanochat.system.errors import ConfigError
 
-BUCKET = 32  # stored positions are looked at in multiples of this: few shapes, short texts cheap
+BUCKET = 32  # S is a multiple of this: few shapes, and short sequences stay cheap
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class KVCache:
-    """Static memory for `slots` texts of up to `max_len` tokens each.
+    """Static memory for `slots` sequences of up to `max_len` tokens each.
 
-    dtype: the model's compute dtype. On a CPU half precision is stored as float32, since attention
-    of single queries there is several times faster in float32 than in bfloat16.
-    Raises: ConfigError if the model has no positions for texts of max_len tokens.
+    dtype: the model's compute dtype. On a CPU half precision is stored as float32, because
+    attention of single queries is several times faster there in float32 than in bfloat16.
+    Raises: ConfigError if the model has fewer than max_len positions.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class KVCache:
         self.device = device
         self.lengths = [0] * slots
         stored = torch.float32 if device.type == "cpu" and dtype in HALF_DTYPES else dtype
-        # One position more than max_len: padding is written there and never read.
+        # One extra position: padding is written there and never read.
         shape = (config.depth, slots, max_len + 1, config.kv_heads, config.head_dim)
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
         self.tokens = torch.zeros(slots, max_len + 1, dtype=torch.int64, device=device)
 
     def reset(self, slot: int, length: int = 0) -> None:
-        """Forget what a slot holds beyond its first `length` tokens."""
+        """Drop everything in a slot after its first `length` tokens."""
         assert 0 <= length <= self.lengths[slot]
         self.lengths[slot] = length
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
-        """Put the first `length` tokens of one slot into others, whose text they become."""
+        """Replace the content of other slots by the first `length` tokens of one slot."""
         assert source not in targets and length <= self.lengths[source]
         for memory in (self.k, self.v, self.tokens[None]):
             memory[:, list(targets), :length] = memory[:, source : source + 1, :length]
@@ -72,20 +72,20 @@ class KVCache:
     ) -> "CacheView":
         """What the model needs to process the next tokens of some slots.
 
-        Row b of the (B, max(counts)) tokens is for slot_ids[b]: its first counts[b] tokens stand
-        at positions starts[b].. of that slot's text, what follows in the row is padding. A start
-        before the slot's length overwrites from there.
+        Row b of the [B, max(counts)] tokens belongs to slot_ids[b]: its first counts[b] tokens are
+        at positions starts[b], starts[b] + 1, ... of that slot; the rest of the row is padding. A
+        start before the slot's length overwrites the slot from there.
         """
         assert len(set(slot_ids)) == len(slot_ids) == len(starts) == len(counts) > 0
         for slot, start, count in zip(slot_ids, starts, counts, strict=True):
-            assert 0 <= start <= self.lengths[slot] and count > 0, "a gap in the slot's text"
+            assert 0 <= start <= self.lengths[slot] and count > 0, "gap in the slot's sequence"
             assert start + count <= self.max_len, f"slot {slot} is full"
             self.lengths[slot] = start + count
         return CacheView(self, list(slot_ids), list(starts), list(counts))
 
 
 class CacheView:
-    """Some slots of a cache as one batch; made by KVCache.view, used for one forward pass."""
+    """Some slots of a cache as one batch; created by KVCache.view for one forward pass."""
 
     def __init__(
         self, cache: KVCache, slot_ids: list[int], starts: list[int], counts: list[int]
@@ -100,27 +100,27 @@ class CacheView:
         low, high = min(slot_ids), max(slot_ids) + 1
         self.slot_range = slice(low, high)
         self.in_order = slot_ids == list(range(low, high))
-        # A few idle slots in between cost less than a copy of all keys and values.
+        # Attending to a few idle slots in between costs less than copying all keys and values.
         self.spread = self.width == 1 and high - low <= 2 * len(slot_ids)
         host = torch.tensor([slot_ids, starts, ends], dtype=torch.int64)
         self._slots, self._starts, stops = host.to(cache.device, non_blocking=True).unbind()
         positions = self._starts[:, None] + torch.arange(self.width, device=cache.device)
-        # Padding repeats its row's last position, so that it has something to see.
+        # Padding repeats its row's last position: it needs a valid one, and a key to see.
         self.positions = torch.minimum(positions, stops[:, None] - 1)
         self._written = positions
         if len(set(counts)) > 1:
             self._written = torch.where(positions < stops[:, None], positions, cache.max_len)
 
     def previous_tokens(self) -> Tensor:
-        """(B,) the token before each row's first one; any token where the text begins."""
+        """The token before each row's first one, [B]; an arbitrary token at position 0."""
         return self.cache.tokens[self._slots, (self._starts - 1).clamp(min=0)]
 
     def store_tokens(self, tokens: Tensor) -> None:
-        """Remember the (B, T) tokens; the next call's first token needs the one before it."""
+        """Store the tokens [B, T]; the next call's first token needs the one before it."""
         self.cache.tokens[self._slots[:, None], self._written] = tokens
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-        """Store (B, T, H_kv, D) keys and values and return what (B, T, H, D) queries see."""
+        """Store keys and values [B, T, H_kv, D]; return attention of the queries [B, T, H, D]."""
         cache = self.cache
         keys, values = cache.k[layer], cache.v[layer]
         self._write(keys, k)
@@ -148,7 +148,7 @@ class CacheView:
             memory[self._slots[:, None], self._written] = x.to(memory.dtype)
 
     def _rows(self, memory: Tensor, span: slice) -> Tensor:
-        """(B, S, H_kv, D) of this view's slots; a copy unless they lie in order."""
+        """This view's slots, [B, S, H_kv, D]; a copy unless they are adjacent and in order."""
         if self.in_order:
             return memory[self.slot_range, span]
         return memory[:, span].index_select(0, self._slots)
@@ -156,7 +156,7 @@ class CacheView:
     def _attend_one(
         self, q: Tensor, keys: Tensor, values: Tensor, *, span: slice, mask: Tensor, scale: float
     ) -> Tensor:
-        """One query a row; the heads that share keys become the queries of one head."""
+        """One query per row; the heads that share a key head become queries of one head."""
         if not self.in_order and self.spread:
             keys, values = keys[self.slot_range, span], values[self.slot_range, span]
             place = self._slots - self.slot_range.start
@@ -173,15 +173,15 @@ class CacheView:
 
     @functools.cached_property
     def _mask_positions(self) -> Tensor:
-        """(B, T) positions of the queries; of every slot in the range where rows are spread."""
+        """Positions of the queries, [B, T]; of every slot in the range if rows are spread."""
         if self.in_order or not self.spread:
             return self.positions
         count = self.slot_range.stop - self.slot_range.start
-        positions = self.positions.new_zeros(count, 1)  # an idle slot looks at its first key
+        positions = self.positions.new_zeros(count, 1)  # an idle slot attends to its first key
         return positions.index_copy_(0, self._slots - self.slot_range.start, self.positions)
 
     def _mask(self, window: int | None, begin: int) -> Tensor:
-        """(B, 1, T, S) to add to the scores: 0 where a query sees a key, else -inf; kept."""
+        """What to add to the scores, [B, 1, T, S]: 0 where a query sees a key, else -inf; kept."""
         if window not in self._masks:
             query = self._mask_positions[:, None, :, None]
             key = torch.arange(begin, self.end, device=query.device)
@@ -194,7 +194,7 @@ class CacheView:
 
 
 def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Several queries a row that continue stored texts."""
+    """Several queries per row that continue stored sequences."""
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),

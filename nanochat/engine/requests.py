@@ -1,6 +1,6 @@
-"""What goes into the engine and what comes out: requests, completions, events, and their text.
+"""The engine's input and output: requests, completions, events, and the text of their tokens.
 
-Owns the reading of tool tokens and the holding back of half characters and half stop strings.
+Owns the meaning of tool tokens, and holds back incomplete characters and possible stop strings.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ FinishReason = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt and how to go on from it.
+    """A prompt and how to continue it.
 
-    chat: ends at <|assistant_end|> as well as at <|bos|> and may use tools; without it the prompt
-    is plain text to continue. tools: compute what stands between <|python_start|> and
-    <|python_end|> and let the model read the result.
+    chat: the answer ends at <|assistant_end|> as well as at <|bos|> and may use tools; without it
+    the prompt is plain text to continue. tools: evaluate the expression between <|python_start|>
+    and <|python_end|> and let the model read the result.
     """
 
     prompt: list[int]
@@ -33,11 +33,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """All that a request produced.
+    """Everything a request produced.
 
-    tokens: sampled and forced ones, the special token that ended it included. mask: 1 where
-    sampled, 0 where forced (a tool's output). text: what the assistant says, without tool calls
-    and their output. parts: text and tool activity in order, as an assistant message's content.
+    tokens: sampled and forced tokens, including the special token that ended the answer. mask: 1
+    for sampled tokens, 0 for forced ones (a tool's output). text: the assistant's text, without
+    tool calls and their output. parts: text and tool activity in order, as the content of an
+    assistant message.
     """
 
     tokens: list[int]
@@ -49,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Event:
-    """A piece of a request's answer; the last one carries the completion, and held-back text."""
+    """A piece of a request's answer; the last one holds the completion and any held-back text."""
 
     request_id: int
     kind: PartType = "text"
@@ -64,10 +65,10 @@ class Event:
 
 
 class Transcript:
-    """The answer so far, token by token.
+    """The text of an answer, built up token by token.
 
-    Special tokens never show: those of tools change the kind of what follows. Stop strings are
-    looked for in text only; the text ends before the first of them.
+    Special tokens are never shown; those of tools change the kind of the text after them. Stop
+    strings are searched for in text only, not in tool calls; the text ends before the first one.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -80,18 +81,18 @@ class Transcript:
         self._special = {tokenizer.special_id(name) for name in SPECIAL_TOKENS}
         self._decoder = StreamDecoder(tokenizer)
         self._stop = tuple(stop)
-        self._held = ""  # the end of the text, while it may be the start of a stop string
+        self._held = ""  # end of the text that may turn out to start a stop string
         self.kind: PartType = "text"
         self.stopped = False
         self.parts: list[Part] = []
 
     @property
     def text(self) -> str:
-        """What the assistant says, without tool calls and their output."""
+        """The assistant's text, without tool calls and their output."""
         return "".join(part["text"] for part in self.parts if part["type"] == "text")
 
     def push(self, token: int) -> tuple[PartType, str]:
-        """Take the next token; return the text that has become certain, with its kind."""
+        """Add the next token; return the text that is now certain, with its kind."""
         if token not in self._special:
             return self._show(self._decoder.push(token), final=False)
         shown = self._show(self._decoder.flush(), final=True)
@@ -99,7 +100,7 @@ class Transcript:
         return shown
 
     def flush(self) -> tuple[PartType, str]:
-        """Return what was held back; no token follows."""
+        """Return the text that was held back, because no token follows."""
         return self._show(self._decoder.flush(), final=True)
 
     def _show(self, text: str, *, final: bool) -> tuple[PartType, str]:
@@ -115,7 +116,7 @@ class Transcript:
         return self.kind, text
 
     def _cut(self, text: str, *, final: bool) -> str:
-        """Return the part of the text that stays; hold back what may yet become a stop string."""
+        """Return the text that is certain; hold back what may still become a stop string."""
         found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
             self.stopped = True

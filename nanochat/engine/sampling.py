@@ -1,9 +1,9 @@
-"""Choosing the next token of many rows at once, each with its own settings, on the device.
+"""Sampling the next token of many rows at once, each with its own settings, on the device.
 
 Owns the sampling settings, the truncation rules and the random numbers. Knows no model, no cache.
 
-Noise is a hash of (row's seed, row's position, token id) and not a generator's next draw: a seeded
-request therefore gets the same tokens alone, in a batch of sixty-four, or after being restarted.
+The noise is a hash of (row's seed, row's position, token id), not the next draw of a generator: a
+request with a seed gets the same tokens alone, in a batch of 64, or after a restart.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ _MIX_2 = -7723592293110705685
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How one request's tokens are chosen; temperature 0 is greedy.
+    """How one request's tokens are sampled; temperature 0 is greedy.
 
-    top_k None or 0 keeps every token; top_p 1 likewise. top_p counts within what top_k kept.
-    max_new_tokens counts forced tool output too. seed None draws a fresh one per request.
+    top_k: None or 0 keeps every token. top_p: None or 1 keeps every token; it applies to the tokens
+    that top_k kept. max_new_tokens: includes forced tool output. seed: None draws a new one for
+    each request. stop: strings that end the answer.
+    Raises: ConfigError for a value out of range.
     """
 
     temperature: float = 1.0
@@ -52,20 +54,26 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How words are chosen."""
+    """How tokens are sampled."""
 
     temperature: float = option(
-        0.6, "0 always takes the likeliest token; 1 samples as trained", least=0, most=100
+        0.6,
+        "randomness: 0 always takes the likeliest token, 1 samples the model's probabilities",
+        least=0,
+        most=100,
     )
     top_k: int | None = option(
-        50, "sample from this many likeliest tokens; none or 0: from all", least=0
+        50, "sample from this many likeliest tokens; none or 0: all tokens", least=0
     )
     top_p: float | None = option(
-        None, "sample from the likeliest with this total probability", above=0, most=1
+        None,
+        "sample from the likeliest tokens that reach this probability; none: all tokens",
+        above=0,
+        most=1,
     )
 
     def params(self, *, max_new_tokens: int, seed: int | None = None) -> SamplingParams:
-        """The settings of one request."""
+        """The settings of one request; seed None draws a new one."""
         return SamplingParams(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -77,15 +85,15 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class SamplingBatch:
-    """The settings of B rows as tensors on the device, made once and used for many steps."""
+    """The settings of B rows as tensors on the device, built once and used for many steps."""
 
-    temperature: Tensor  # [B, 1] fp32; 1 for greedy rows, which keep one candidate
+    temperature: Tensor  # [B, 1] fp32; 1 for greedy rows, which keep only one candidate
     top_k: Tensor  # [B, 1] int64; candidates kept
     top_p: Tensor  # [B, 1] fp32
     seed: Tensor  # [B] int64
     candidates: int  # the largest top_k
     greedy: bool  # every row is greedy
-    ranked: bool  # some row drops a token, so scores have to be put in order
+    ranked: bool  # some row drops tokens, so scores must be sorted
 
     @classmethod
     def build(
@@ -96,7 +104,7 @@ class SamplingBatch:
         vocab_size: int,
         device: torch.device,
     ) -> SamplingBatch:
-        """Gather the rows' settings; `seeds` replaces each row's `seed`."""
+        """Collect the rows' settings; `seeds` replaces each row's `seed`."""
         kept = [1 if p.temperature == 0 else min(p.top_k or vocab_size, vocab_size) for p in params]
 
         def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -114,10 +122,10 @@ class SamplingBatch:
 
 
 def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
-    """Choose one token per row.
+    """Sample one token per row.
 
-    logits: (B, V) float; positions: (B,) int64, the place in its sequence of the token to choose.
-    Returns (B,) int64. Never waits for the device.
+    logits: [B, V] float. positions: [B] int64, position of the new token in its sequence.
+    Returns [B] int64. Never waits for the device.
     Source: the exponential race (the Gumbel-max trick): argmax of p_i / E_i with E_i ~ Exp(1).
     """
     if batch.greedy:
@@ -136,28 +144,28 @@ def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
 
 
 def _kept(scores: Tensor, batch: SamplingBatch) -> Tensor:
-    """Mark the candidates that stay; scores (B, K) are in falling order."""
+    """Which candidates to keep, bool [B, K]; scores [B, K] are in descending order."""
     rank = torch.arange(scores.shape[1], device=scores.device)[None]
     in_top_k = rank < batch.top_k
     probs = scores.masked_fill(~in_top_k, float("-inf")).softmax(dim=-1)
     mass_before = probs.cumsum(dim=-1) - probs
-    in_top_p = (mass_before < batch.top_p) | (batch.top_p >= 1)  # rounding must drop nothing at 1
+    in_top_p = (mass_before < batch.top_p) | (batch.top_p >= 1)  # at 1, rounding must not drop any
     return in_top_k & (in_top_p | (rank == 0))
 
 
 def _log_exponential(seed: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
-    """Return log of Exp(1) noise, (B, K) fp32, that depends on (seed, position, token id) only."""
+    """Log of Exp(1) noise, [B, K] fp32, that depends only on (seed, position, token id)."""
     key = _mix(_mix(seed) + positions * _GOLDEN)
     bits = _mix(key[:, None] + ids * _GOLDEN) & 0x7FFFFFFF
-    # Small draws decide the race; as a float of 31 bits they keep their relative precision. For
-    # them -log(1 - u) is a short series, as log1p costs six times all the rest on a CPU.
+    # Small draws decide the race; as floats of 31 bits they keep their relative precision. A short
+    # series gives their -log(1 - u): log1p costs six times as much as everything else on a CPU.
     u = ((bits.float() + 0.5) * 2.0**-31).clamp_(max=1 - 2.0**-24)
     small = u * (1 + u * (0.5 + u / 3))
     return torch.where(u < 2.0**-6, small, -torch.log(1 - u)).log_()
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Finalise splitmix64 on int64; torch's shift drags the sign along, so it is masked off."""
+    """The splitmix64 finalizer on int64; masks undo the sign extension of torch's shift."""
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
     return x ^ ((x >> 31) & 0x1FFFFFFFF)

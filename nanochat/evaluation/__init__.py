@@ -1,1 +1,1 @@
-"""How good a model is: bits per byte, CORE, and accuracies of chat models."""
+"""Measures of a model: bits per byte, CORE, and accuracies of chat models."""

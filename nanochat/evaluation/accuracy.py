@@ -1,6 +1,6 @@
-"""Accuracies with their standard errors, and how they are averaged and compared.
+"""Accuracies with standard errors, and how they are averaged and compared.
 
-Owns the statistics of right and wrong answers. Knows no model and no task.
+Owns the statistics of correct and wrong answers. Knows no model and no task.
 """
 
 import math
@@ -12,7 +12,7 @@ from nanochat.system.errors import ConfigError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The share of right answers, its standard error and the number of items.
+    """The share of correct answers, its standard error and the number of items.
 
     baseline: the accuracy of guessing, in [0, 1).
     """
@@ -25,7 +25,7 @@ class Accuracy:
 
     @property
     def centered(self) -> float:
-        """0 for guessing, 1 for all right."""
+        """0 for guessing, 1 if all answers are correct."""
         return (self.value - self.baseline) / (1 - self.baseline)
 
     @property
@@ -36,7 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much one model's accuracy exceeds another's on the same items."""
+    """How much one model's accuracy exceeds another's on the same items."""
 
     value: float
     stderr: float
@@ -49,7 +49,7 @@ class Gain:
 
 
 def accuracy(name: str, correct: Sequence[bool], baseline: float = 0.0) -> Accuracy:
-    """The share of right answers, with its binomial standard error."""
+    """The share of correct answers, with its binomial standard error."""
     n = len(correct)
     value = sum(correct) / n if n else math.nan
     stderr = math.sqrt(value * (1 - value) / n) if n else math.nan
@@ -57,16 +57,16 @@ def accuracy(name: str, correct: Sequence[bool], baseline: float = 0.0) -> Accur
 
 
 def mean_centered(accuracies: Sequence[Accuracy]) -> tuple[float, float]:
-    """The mean centred accuracy over tasks, and its standard error."""
+    """The mean centered accuracy over tasks, and its standard error."""
     mean = sum(found.centered for found in accuracies) / len(accuracies)
     variance = sum(found.centered_stderr**2 for found in accuracies)
     return mean, math.sqrt(variance) / len(accuracies)
 
 
 def paired_gain(before: Sequence[bool], after: Sequence[bool]) -> Gain:
-    """The gain in accuracy and its standard error, item by item.
+    """The gain in accuracy and its standard error, from differences item by item.
 
-    Pairs leave out what makes items easy or hard for both, so that small gains show.
+    Pairing removes the variance of items that are easy or hard for both, so small gains show.
     """
     if len(before) != len(after) or len(before) < 2:
         raise ConfigError(

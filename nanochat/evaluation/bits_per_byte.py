@@ -1,6 +1,6 @@
 """Bits per byte: how well a model compresses text, whatever its vocabulary.
 
-Owns the two measures: over fixed validation rows, and over whole documents. Does not load data.
+Owns the two measures: over fixed validation rows, and over complete documents. Does not load data.
 """
 
 import itertools
@@ -18,11 +18,11 @@ from nanochat.system import distributed
 from nanochat.system.distributed import Run
 from nanochat.tokenizer import Tokenizer
 
-DOCUMENTS_AT_ONCE = 512  # documents encoded and sorted by length together; bounds the memory
+DOCUMENTS_AT_ONCE = 512  # documents encoded and sorted by length together; bounds memory
 
 
 class TokenLosses(Protocol):
-    """The one thing a model must do to be measured."""
+    """The one method a model needs to be measured."""
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Loss in nats of each target; [B, T], 0 where the target is -1."""
@@ -30,7 +30,7 @@ class TokenLosses(Protocol):
 
 @dataclass(frozen=True)
 class DocumentLoss:
-    """What `document_bpb` found."""
+    """Result of `document_bpb`: bits per byte, and what was measured."""
 
     bpb: float
     bytes: int
@@ -42,11 +42,11 @@ class DocumentLoss:
 def bits_per_byte(
     model: TokenLosses, rows: np.ndarray, *, token_bytes: np.ndarray, run: Run, batch_rows: int = 16
 ) -> float:
-    """Bits per byte over rows of tokens: the global mean over all ranks. Collective.
+    """Bits per byte over rows of tokens, a global mean over all ranks. Collective.
 
     rows: [N, T+1] token ids, the same on every rank; rank r of w measures rows r, r+w, ...
-    token_bytes: [V] length of each token in raw bytes; tokens of 0 bytes (specials) do not count.
-    Returns infinity if no target has a byte.
+    token_bytes: [V] length of each token in bytes; tokens of 0 bytes (special tokens) are not
+    counted. Returns infinity if no target has any bytes.
     """
     mine = rows[run.rank :: run.world_size].astype(np.int64)
 
@@ -76,9 +76,9 @@ def document_bpb(
 ) -> DocumentLoss:
     """Bits per byte over every byte of every document. Collective.
 
-    A document starts with its own BOS and is read in windows of `sequence_length` without overlap:
-    each token is predicted once, from what precedes it in its window. Rank r of w measures the
-    documents r, r+w, ...
+    Each document starts with BOS and is read in windows of `sequence_length` without overlap: every
+    token is predicted once, from the tokens before it in its window. Rank r of w measures documents
+    r, r+w, ...
     """
     mine = itertools.islice(documents, run.rank, None, run.world_size)
 
@@ -109,7 +109,7 @@ def document_bpb(
 def _batches(
     windows: list[list[int]], length: int, batch_tokens: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and targets of windows of similar length side by side, padded on the right."""
+    """Inputs and targets of windows of similar length, padded on the right."""
 
     def width(window: list[int]) -> int:
         return min(length, up_to_multiple(len(window) - 1, WIDTH_STEP))
@@ -129,7 +129,7 @@ def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
 def _sum_losses(
     model: TokenLosses, inputs: np.ndarray, targets: np.ndarray, device: torch.device
 ) -> float:
-    """Summed loss in nats of one batch; summed in float64 on the CPU (MPS has none)."""
+    """Summed loss of one batch in nats; summed in float64 on the CPU (MPS has no float64)."""
     losses = model.token_losses(
         torch.from_numpy(np.ascontiguousarray(inputs)).to(device),
         torch.from_numpy(np.ascontiguousarray(targets)).to(device),
@@ -138,7 +138,7 @@ def _sum_losses(
 
 
 def _over_ranks(run: Run, measure: Callable[[], tuple[float, ...]]) -> list[float]:
-    """Each measured value summed over all ranks. Collective; raises what `gather_work` does."""
+    """Each measured value, summed over all ranks. Collective; raises like `gather_work`."""
     gathered = distributed.gather_work(run, measure)
     return [sum(column) for column in zip(*gathered, strict=True)]
 

@@ -1,7 +1,6 @@
-"""Accuracies of a chat model: answers it writes, or letters it prefers.
+"""Accuracies of a chat model: from answers it writes, or from the letters it prefers.
 
-Owns the two ways to ask, and ChatCORE. What the questions are and when an answer is right is the
-task's.
+Owns these two modes, and ChatCORE. Does not own the questions or their grading (data.tasks).
 """
 
 import random
@@ -22,7 +21,7 @@ from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import Message, Part, render_prompt
 
-CHOICE_BASELINE = 0.25  # four options; the few questions with three or five change it little
+CHOICE_BASELINE = 0.25  # four options; the few questions with three or five hardly change it
 CHAT_CORE_TASKS = ("ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "HumanEval", "LetterCounting")
 LETTER_BATCH_TOKENS = 16384
 
@@ -31,9 +30,9 @@ Mode = Literal["write", "letters"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A task's accuracy and, by item, what the model said: {"task", "item", "correct", "text"}.
+    """A task's accuracy and the answer to each item: {"task", "item", "correct", "text"}.
 
-    The text is the whole answer as `shown`, its calculator calls included.
+    The text is the complete answer as `shown`, including calculator calls.
     """
 
     accuracy: Accuracy
@@ -51,10 +50,11 @@ def evaluate(
 ) -> Outcome:
     """Ask a model a task's questions. Collective.
 
-    mode: "write" lets it answer greedily, with tools; "letters" compares the likelihoods of the
-    option letters as the answer's first token, in one forward pass. A choice task's written
-    figure is named so, as it is the harder one.
-    max_items: a fixed draw of so many items, the same for every model. Rank r of w asks every w-th.
+    mode: "write" generates an answer greedily, with tools; "letters" compares the likelihoods of
+    the option letters as the answer's first token, in one forward pass. The written accuracy of a
+    choice task is named "..., written", as it is harder to get right.
+    max_items: evaluate a fixed draw of this many items, the same for every model.
+    Rank r of w asks items r, r+w, ... of them.
     Raises: ConfigError for letters of a task that has none; OutOfMemory.
     """
     indices = draw_items(len(task), max_items)
@@ -82,9 +82,9 @@ def evaluate(
 
 
 def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
-    """The mean centred accuracy over the six chat tasks and its standard error.
+    """The mean centered accuracy over the six chat tasks and its standard error.
 
-    None unless all six are there: a mean over fewer is not comparable.
+    None unless all six are given: a mean over fewer is not comparable.
     """
     by_name = {found.name: found for found in accuracies}
     if not all(name in by_name for name in CHAT_CORE_TASKS):
@@ -93,7 +93,7 @@ def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
 
 
 def draw_items(count: int, max_items: int | None) -> list[int]:
-    """All items, or a fixed draw of them: rows often stand sorted by subject."""
+    """All items, or a fixed random draw: data sets are often sorted by subject."""
     if max_items is None or max_items >= count:
         return list(range(count))
     return sorted(random.Random(0).sample(range(count), max_items))
@@ -101,12 +101,12 @@ def draw_items(count: int, max_items: int | None) -> list[int]:
 
 @torch.no_grad()
 def preferred_letters(engine: Engine, task: EvalTask, indices: Sequence[int]) -> list[str]:
-    """The likeliest of each item's letters as the first token of the answer.
+    """Each item's likeliest option letter as the first token of the answer.
 
-    Raises: ConfigError if the task has no letters, or two that begin with the same token.
+    Raises: ConfigError if the task has no letters, or two that start with the same token.
     """
     if task.kind != "choice":
-        raise ConfigError(f"{task.name} is answered in free text; it has no letters to choose from")
+        raise ConfigError(f"{task.name} is answered in free text; it has no option letters")
     prompts = {
         i: render_prompt(task[i]["messages"][:-1], engine.tokenizer, engine.max_len)
         for i in indices
@@ -157,7 +157,7 @@ def answer_prompts(
 def hold_dialogues(
     engine: Engine, scripts: Sequence[Sequence[str]], *, max_new_tokens: int = 128
 ) -> list[dict[str, Any]]:
-    """Conversations whose user turns are given and whose answers are the model's, as samples."""
+    """Conversations with scripted user turns, answered by the model, as samples."""
     dialogues: list[list[Message]] = [[] for _ in scripts]
     turns: list[list[dict[str, str]]] = [[] for _ in scripts]
     for number in range(max(map(len, scripts), default=0)):
@@ -173,7 +173,7 @@ def hold_dialogues(
 
 
 def shown(parts: Sequence[Part]) -> str:
-    """An answer as a person reads it: calculator calls stand in brackets with their results.
+    """An answer as text, with calculator calls and their results in brackets.
 
     >>> shown([{"type": "python", "text": "2*3"}, {"type": "python_output", "text": "6"}])
     '[2*3 = 6]'

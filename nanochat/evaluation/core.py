@@ -1,7 +1,7 @@
 """CORE: in-context learning tasks for base models, scored by likelihood.
 
-Owns the scoring and the figures. An item becomes one token sequence per option (core_bundle); the
-model's own losses decide. Nothing is generated.
+Owns the scoring and the results. An item becomes one token sequence per answer option
+(core_bundle); the option with the lowest loss is the model's answer. Nothing is generated.
 
 Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5.
 """
@@ -26,7 +26,7 @@ from nanochat.system.distributed import Run
 from nanochat.tokenizer import Tokenizer
 
 ITEMS_AT_ONCE = 256  # items tokenized and sorted by length together; bounds memory
-LOGITS_AT_ONCE = 2048  # positions whose logits exist at the same time; bounds memory
+LOGITS_AT_ONCE = 2048  # positions whose logits are computed together; bounds memory
 CORE_TASKS = frozenset(
     {
         "hellaswag_zeroshot",
@@ -56,7 +56,7 @@ CORE_TASKS = frozenset(
 
 
 class BaseModel(Protocol):
-    """What a model must do to be evaluated."""
+    """The methods a model needs to be evaluated."""
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The last layer's output; [B, T] -> [B, T, C]."""
@@ -67,10 +67,10 @@ class BaseModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A model and how it is read.
+    """A model, and how prompts are given to it.
 
-    context: tokens it reads at most; longer prompts lose their beginning, but not the BOS.
-    batch_tokens: tokens of one forward pass, padding included.
+    context: most tokens of a prompt; longer prompts lose their beginning, but not the BOS.
+    batch_tokens: tokens of one forward pass, including padding.
     """
 
     model: BaseModel
@@ -91,7 +91,7 @@ def evaluate(
 ) -> list[Accuracy]:
     """Score a model on every task of a bundle. Collective.
 
-    max_items: items a task, the first after shuffling; few-shot examples come from all items.
+    max_items: items per task, the first after shuffling; few-shot examples come from all items.
     items_path: file for one JSON row per item, written by rank 0.
     Rank r of w scores items r, r+w, ...
     Raises: DataError for a bundle that is missing, incomplete or of another layout; OutOfMemory.
@@ -108,7 +108,7 @@ def evaluate(
         result = accuracy(task.name, [row["correct"] for row in item_rows], task.baseline)
         print_line(
             f"{task.name}: {result.value:.3f} +- {result.stderr:.3f} of {result.n:,} items, "
-            f"centred {result.centered:.3f}"
+            f"centered {result.centered:.3f}"
         )
         results.append(result)
         rows += item_rows
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def label(results: Sequence[Accuracy], *, max_items: int | None) -> str:
-    """What the mean over these tasks may be called: "CORE" only for all of CORE's tasks."""
+    """Name of the mean over these tasks: "CORE" only for all of CORE's tasks."""
     names = {result.name for result in results}
     if names == CORE_TASKS:
         name = "CORE"
@@ -133,7 +133,7 @@ def label(results: Sequence[Accuracy], *, max_items: int | None) -> str:
 def score_items(
     reader: Reader, task: CoreTask, items: Sequence[dict[str, Any]], chosen: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """One row for each chosen item: what the model preferred, and whether that is right."""
+    """One row for each chosen item: the model's answer, and whether it is correct."""
     rows = []
     for start in range(0, len(chosen), ITEMS_AT_ONCE):
         by_item: dict[int, list[AnswerOption]] = {}
@@ -150,7 +150,7 @@ def score_items(
 
 @dataclass(frozen=True)
 class _Score:
-    """Of one option: the mean loss in nats, and whether greedy decoding would give it."""
+    """Mean loss of an option in nats, and whether greedy decoding would produce it."""
 
     loss: float
     greedy: bool
@@ -159,7 +159,7 @@ class _Score:
 def _row(
     task: CoreTask, index: int, item: dict[str, Any], scores: Sequence[_Score]
 ) -> dict[str, Any]:
-    """What is logged of an item."""
+    """The logged row of an item."""
     row: dict[str, Any] = {"task": task.name, "item": index}
     if task.kind == "language_modeling":
         return {**row, "correct": scores[0].greedy}
@@ -178,7 +178,7 @@ def _row(
 def _score(reader: Reader, options: Sequence[AnswerOption]) -> list[_Score]:
     """Score options in batches of similar length.
 
-    Options that differ in their last token only, such as bare letters, share one row.
+    Options that differ only in their last token, such as bare letters, share one row.
     """
     rows: dict[tuple[int, ...], list[int]] = {}
     for number, option in enumerate(options):
@@ -186,7 +186,7 @@ def _score(reader: Reader, options: Sequence[AnswerOption]) -> list[_Score]:
     scores: dict[int, _Score] = {}
     for batch in batches(sorted(rows, key=len, reverse=True), reader.batch_tokens, len):
         width = min(reader.context, up_to_multiple(len(batch[0]), WIDTH_STEP))
-        # Padding on the right: what follows a token cannot change its loss.
+        # Padding on the right: the model is causal, so it cannot change any loss.
         tokens = torch.from_numpy(pad_rows(batch, (len(batch), width), 0))
         hidden = reader.model.hidden(tokens.to(reader.device))  # [B, T, C]
         numbers = [(place, number) for place, row in enumerate(batch) for number in rows[row]]
@@ -204,7 +204,7 @@ def _score(reader: Reader, options: Sequence[AnswerOption]) -> list[_Score]:
 
 
 def _losses(reader: Reader, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses in nats, and whether the target is the likeliest token, each [N], on the CPU."""
+    """Losses in nats, and whether the target is the likeliest token; each [N], on the CPU."""
     losses, hits = [], []
     for start in range(0, len(targets), LOGITS_AT_ONCE):
         wanted = targets[start : start + LOGITS_AT_ONCE].to(reader.device)

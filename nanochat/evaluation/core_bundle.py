@@ -1,8 +1,8 @@
-"""The layout of a CORE bundle: its tasks, their items, and the prompts an item becomes.
+"""The layout of a CORE bundle: its tasks, their items, and the prompts made from an item.
 
 Owns core.yaml, eval_meta_data.csv, eval_data/**.jsonl, few-shot draws and prompt texts. Knows no
-model. Prompts, shuffling and few-shot draws are those of the published figures, so that those can
-be compared with.
+model. Prompts, shuffling and few-shot draws are the same as for the published results, so that
+results can be compared with them.
 
 Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5 and appendix G.
 """
@@ -19,7 +19,7 @@ from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer
 
 Kind = Literal["multiple_choice", "schema", "language_modeling"]
-SHUFFLE_SEED, FEWSHOT_SEED = 1337, 1234  # those of the published figures
+SHUFFLE_SEED, FEWSHOT_SEED = 1337, 1234  # as for the published results
 _KEYS: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("query", "choices", "gold"),
     "schema": ("context_options", "continuation", "gold"),
@@ -48,7 +48,7 @@ class AnswerOption:
 
 
 def read_bundle(bundle: Path) -> list[CoreTask]:
-    """The tasks that a bundle's core.yaml lists, with the baselines of its CSV.
+    """The tasks listed in a bundle's core.yaml, with the baselines from its CSV.
 
     Raises: DataError naming what is missing.
     """
@@ -62,14 +62,14 @@ def read_bundle(bundle: Path) -> list[CoreTask]:
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; --bundle takes a CORE bundle") from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{bundle} is not laid out as a CORE bundle: {error!r}") from None
+        raise DataError(f"{bundle} does not have the layout of a CORE bundle: {error!r}") from None
     if not tasks:
         raise DataError(f"{bundle}/core.yaml lists no tasks")
     return tasks
 
 
 def read_items(task: CoreTask) -> list[dict[str, Any]]:
-    """A task's items, shuffled by the fixed seed.
+    """A task's items, shuffled with a fixed seed.
 
     Raises: DataError naming file and line of an item that lacks a key.
     """
@@ -80,21 +80,22 @@ def read_items(task: CoreTask) -> list[dict[str, Any]]:
             raise DataError(f"{place} has no {missing[0]!r}; {task.kind} needs it")
         items.append(row)
     if not items:
-        raise DataError(f"{task.path} holds no items; fetch the bundle again")
+        raise DataError(f"{task.path} has no items; download the bundle again")
     random.Random(SHUFFLE_SEED).shuffle(items)
     return items
 
 
 def fewshot(items: Sequence[dict[str, Any]], index: int, shots: int) -> list[dict[str, Any]]:
-    """The examples shown before an item: a fixed draw from the others, all of them if too few."""
+    """The examples shown before an item: a fixed draw from the other items, or all if too few."""
     others = len(items) - 1
     drawn = random.Random(FEWSHOT_SEED + index).sample(range(others), min(shots, others))
     return [items[i if i < index else i + 1] for i in drawn]
 
 
 def prompts(task: CoreTask, item: dict[str, Any], examples: Sequence[dict[str, Any]]) -> list[str]:
-    """The texts an item is scored on: one per option; for language modelling, without and with
-    the continuation.
+    """The texts to score an item on, one per option.
+
+    For language modeling: the text without and with the continuation.
     """
     delimiter = task.delimiter
     before = "".join(_solved(task, example) + "\n\n" for example in examples)
@@ -104,17 +105,17 @@ def prompts(task: CoreTask, item: dict[str, Any], examples: Sequence[dict[str, A
         ending = delimiter + item["continuation"]
         return [before + context + ending for context in item["context_options"]]
     question = before + item["context"].strip() + delimiter
-    # the space before the answer belongs to the answer's first token
+    # The space before the answer is part of the answer's first token.
     return [question.strip(), question + item["continuation"]]
 
 
 def answer_options(
     task: CoreTask, texts: Sequence[str], tokenizer: Tokenizer, context: int
 ) -> list[AnswerOption]:
-    """The token sequences to score, and where in each the scored part starts.
+    """The token sequences to score, and where the scored part of each starts.
 
-    That is where choices begin to differ; where the same ending begins (schema); where the
-    continuation begins (language modelling).
+    It starts where the choices begin to differ, where the common ending begins (schema), or where
+    the continuation begins (language modeling).
     """
     sequences = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
     if task.kind == "schema":
@@ -128,7 +129,7 @@ def answer_options(
 
 
 def _solved(task: CoreTask, item: dict[str, Any]) -> str:
-    """An item with its right answer, as an example."""
+    """An item with its correct answer, as an example."""
     if task.kind == "multiple_choice":
         return item["query"] + task.delimiter + item["choices"][item["gold"]]
     if task.kind == "schema":
@@ -137,7 +138,7 @@ def _solved(task: CoreTask, item: dict[str, Any]) -> str:
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens all sequences have in common at their beginning."""
+    """The number of leading tokens that all sequences have in common."""
     shortest = min(len(sequence) for sequence in sequences)
     for place in range(shortest):
         if len({sequence[place] for sequence in sequences}) > 1:
@@ -146,7 +147,7 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def _cropped(option: AnswerOption, context: int) -> AnswerOption:
-    """The option as the model can read it: all but the last token are its inputs.
+    """The option cut to the model's context; all tokens but the last are inputs.
 
     At least the last token is scored, and never the BOS.
     """
@@ -166,7 +167,7 @@ def _task(bundle: Path, entry: dict[str, Any], baselines: dict[str, str]) -> Cor
         raise DataError(f"{bundle}/eval_meta_data.csv has no row for task {name}")
     path = bundle / "eval_data" / entry["dataset_uri"]
     if not path.is_file():
-        raise DataError(f"{path}: no such file; core.yaml lists it, fetch the bundle again")
+        raise DataError(f"{path}: no such file, but core.yaml lists it; download the bundle again")
     return CoreTask(
         name=name,
         path=path,

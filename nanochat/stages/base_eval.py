@@ -1,4 +1,4 @@
-"""In-context tasks for a base model: CORE, or the small bundle of the embedded world.
+"""Evaluate a base model on in-context tasks: CORE, or the small built-in bundle.
 
 nanochat base_eval --preset pocket
 nanochat base_eval --bundle core
@@ -26,13 +26,15 @@ CORE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 
 @dataclass(frozen=True, kw_only=True)
 class BaseEvalConfig:
-    """Accuracy of a base model on tasks explained by examples in the prompt."""
+    """Accuracy of a base model on tasks given by examples in the prompt."""
 
     common: RunOptions = nested(RunOptions)
-    source: str | None = option(None, "checkpoint or stage folder; none: this run's base model")
-    bundle: str = option("pocket", "pocket, core (downloads 162 MB), or a folder laid out like it")
-    max_items: int | None = option(None, "items of each task; none takes all", least=1)
-    batch_tokens: int = option(16384, "tokens of one forward pass; fewer need less memory", least=1)
+    source: str | None = option(None, "checkpoint or stage folder; none: the base model of --run")
+    bundle: str = option(
+        "pocket", "pocket, core (downloads 162 MB), or a folder of the same layout"
+    )
+    max_items: int | None = option(None, "most items per task; none: all", least=1)
+    batch_tokens: int = option(16384, "tokens per forward pass; fewer need less memory", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -62,14 +64,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def open_bundle(name: str, run: Run) -> Path:
-    """The bundle's folder, made or fetched if need be, once a machine.
+    """The bundle's folder, created or downloaded if missing, once per machine.
 
-    Raises: DataError if it cannot be had; ConfigError for a name that is no folder.
+    Raises: DataError if it cannot be downloaded; ConfigError if the name is not a folder.
     """
     data = storage.base_dir() / "data"
     if name == "pocket":
         folder = data / "pocket-bundle"
-        if run.local_rank == 0:  # every call gives the same files, each written at once
+        if run.local_rank == 0:  # every call writes the same files, each atomically
             pocket.write_core_bundle(folder)
         return folder
     if name == "core":
@@ -80,27 +82,29 @@ def open_bundle(name: str, run: Run) -> Path:
         return folder
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"--bundle must be pocket, core or a folder; {name!r} is none")
+        raise ConfigError(f"--bundle must be pocket, core or a folder, got {name!r}")
     return folder
 
 
 def fetch_core(folder: Path) -> None:
-    """Download CORE's bundle and unpack it, whole or not at all."""
+    """Download CORE's bundle and unpack it, atomically."""
     archive = folder.with_suffix(".zip")
     downloads.fetch(CORE_URL, archive)
     try:
         with storage.atomic_folder(folder) as unpacked, zipfile.ZipFile(archive) as file:
             file.extractall(unpacked)
-            inner = unpacked / "eval_bundle"  # the archive holds one folder of this name
+            inner = unpacked / "eval_bundle"  # the archive contains one folder of this name
             for path in list(inner.iterdir()) if inner.is_dir() else ():
                 path.rename(unpacked / path.name)
     except zipfile.BadZipFile as error:
         archive.unlink()
-        raise DataError(f"{archive} was damaged ({error}) and is removed; run this again") from None
+        raise DataError(
+            f"{archive} was damaged ({error}) and has been removed; run again"
+        ) from None
 
 
 def record(stage: EvalStage, accuracies: list[Accuracy], max_items: int | None) -> None:
-    """Put the figures on record and say the mean."""
+    """Record the accuracies and print their mean."""
     mean, stderr = mean_centered(accuracies)
     name = core.label(accuracies, max_items=max_items)
     stage.result(name, mean, stderr=stderr)

@@ -1,4 +1,4 @@
-"""Bits per byte and samples of a base model.
+"""Measure a base model's bits per byte, and sample from it.
 
 nanochat base_loss --preset pocket
 nanochat base_loss --documents book.txt
@@ -20,24 +20,24 @@ from nanochat.system.config import RunOptions, flat_fields, nested, option
 from nanochat.system.errors import ConfigError
 
 NAME = "base_loss"
-PROMPTS, PROMPT_WORDS = 6, 6  # samples go on from the first words of so many documents
+PROMPTS, PROMPT_WORDS = 6, 6  # samples continue the first words of this many documents
 BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseLossConfig:
-    """How well a base model predicts text: bits per byte, and samples of what it writes."""
+    """How well a base model predicts text, in bits per byte, and samples from it."""
 
     common: RunOptions = nested(RunOptions)
-    source: str | None = option(None, "checkpoint or stage folder; none: this run's base model")
+    source: str | None = option(None, "checkpoint or stage folder; none: the base model of --run")
     documents: str | None = option(
-        None, "files of text to measure every byte of; none: rows of the text it was trained on"
+        None, "text files to measure completely; none: rows of the data set it was trained on"
     )
     window: int | None = option(
-        None, "tokens of --documents that are read together; none: the model's context", least=1
+        None, "tokens of --documents per window; none: the model's sequence length", least=1
     )
-    rows: int = option(512, "rows of training and of validation text that are measured", least=1)
-    sample_tokens: int = option(48, "tokens of each sample; 0 writes none", least=0)
+    rows: int = option(512, "rows to measure of the training and of the validation text", least=1)
+    sample_tokens: int = option(48, "tokens per sample; 0: no samples", least=0)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,16 +63,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def training_data(loaded: Loaded) -> DataOptions:
-    """The data set that the model's stage was trained on, as its config.json names it.
+    """The data set that the model was trained on, from its stage's config.json.
 
-    Raises: DataError or ConfigError if there is no such record.
+    Raises: DataError or ConfigError if it is not recorded.
     """
     described = storage.read_json(loaded.path.parent / "config.json", "description of a stage")
     known = flat_fields(DataOptions)
     options = {k: v for k, v in described.get("options", {}).items() if k in known}
     if "data" not in options:
         raise ConfigError(
-            f"{loaded.path.parent} does not say what text it was trained on; name some: --documents"
+            f"{loaded.path.parent} does not record its training text; give files with --documents"
         )
     return config.from_dict(DataOptions, options)
 
@@ -100,8 +100,8 @@ def measure_documents(
 ) -> None:
     """Bits per byte over every byte of some files. Collective.
 
-    window: tokens that are read together; None: as many as the model was trained on.
-    Raises: ConfigError if the model has not so many positions, or if there is no text.
+    window: tokens per window; None: the model's sequence length.
+    Raises: ConfigError if the model has fewer positions, or if there is no text.
     """
     sizes = loaded.model.config
     if window is not None and window > sizes.max_positions:
@@ -114,7 +114,7 @@ def measure_documents(
         run=stage.run,
     )
     if not found.bytes:
-        raise ConfigError(f"--documents {spec!r} holds no text")
+        raise ConfigError(f"--documents {spec!r} has no text")
     stage.result(spec, found.bpb, "bits per byte", n=found.documents)
     stage.say(
         f"{spec}: {found.bpb:.4f} bits per byte over {found.bytes:,} bytes, {found.tokens:,} "
@@ -123,7 +123,7 @@ def measure_documents(
 
 
 def documents(spec: str) -> Iterator[str]:
-    """The documents of the files that --documents names."""
+    """The documents of the files given by --documents."""
     files = find_files(spec, flag="--documents")
     return read_documents(files, replace_invalid=False, counts=ReadCounts())
 
@@ -131,7 +131,7 @@ def documents(spec: str) -> Iterator[str]:
 def samples(
     loaded: Loaded, beginnings: Sequence[str], tokens: int, seed: int
 ) -> list[dict[str, str]]:
-    """A likeliest continuation of each prompt, and some free texts."""
+    """A greedy continuation of each prompt, and one sampled text without a prompt."""
     engine = Engine(loaded.model, loaded.tokenizer, slots=8)
     bos, encode = loaded.tokenizer.bos_id, loaded.tokenizer.encode
     greedy = SamplingParams(temperature=0.0, max_new_tokens=tokens)

@@ -1,4 +1,4 @@
-"""Accuracies of a run's chat models, stage by stage, and what they answer.
+"""Evaluate a run's chat models, stage by stage: accuracies and sample answers.
 
 nanochat chat_eval --preset pocket
 nanochat chat_eval --tasks gsm8k=path/to/gsm8k,mmlu --stages chat_sft --max-items 200
@@ -33,17 +33,20 @@ class ChatEvalConfig:
     """Accuracies of chat models, with standard errors and paired gains between stages."""
 
     common: RunOptions = nested(RunOptions)
-    source: str | None = option(None, "checkpoint or stage folder; none: the run's --stages")
-    stages: str = option("all", "stages to evaluate, by comma, or all that the run has")
+    source: str | None = option(None, "checkpoint or stage folder; none: --stages of --run")
+    stages: str = option(
+        "all", "chat stages to evaluate, separated by commas; all: those that --run has"
+    )
     tasks: str = option(
-        "pocket", "tasks by comma: pocket, full (ChatCORE's six), names, or NAME=FOLDER"
+        "pocket",
+        "tasks, separated by commas: pocket, full (ChatCORE's six), a name, or NAME=FOLDER",
     )
-    max_items: int | None = option(None, "items of each task; none takes its usual number", least=1)
+    max_items: int | None = option(None, "most items per task; none: the task's default", least=1)
     write_choices: bool = option(
-        False, "let the model also write its choices, not only compare the letters' likelihoods"
+        False, "also let the model write its answers to choice tasks, not only compare letters"
     )
-    max_new_tokens: int = option(256, "tokens of an answer at most", least=1)
-    slots: int = option(32, "answers written at the same time; fewer need less memory", least=1)
+    max_new_tokens: int = option(256, "most tokens per answer", least=1)
+    slots: int = option(32, "answers generated at the same time; fewer need less memory", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 def find_models(cfg: ChatEvalConfig) -> dict[str, Path]:
     """The checkpoints to evaluate, by stage, in the order of training.
 
-    Raises: CheckpointError if there is none; ConfigError for a stage that is no chat stage.
+    Raises: CheckpointError if there is none; ConfigError for a stage that is not a chat stage.
     """
     if cfg.source is not None:
         path = Path(cfg.source).expanduser()
@@ -82,7 +85,7 @@ def find_models(cfg: ChatEvalConfig) -> dict[str, Path]:
         unknown = [name for name in names if name not in CHAT_STAGES]
         if unknown:
             known = ", ".join(CHAT_STAGES)
-            raise ConfigError(f"--stages takes all or some of {known}, got {unknown[0]!r}")
+            raise ConfigError(f"--stages must be all or some of {known}, got {unknown[0]!r}")
         return {name: checkpoint_manager.find(cfg.common.run, (name,)) for name in names}
     found = {
         name: newest
@@ -95,7 +98,7 @@ def find_models(cfg: ChatEvalConfig) -> dict[str, Path]:
 def evaluate(
     stage: EvalStage, engine: Engine, tasks: Sequence[EvalTask], model: str, cfg: ChatEvalConfig
 ) -> dict[str, list[dict[str, Any]]]:
-    """Ask one model all tasks; return each figure's items. Collective."""
+    """Evaluate one model on all tasks; return the items by result name. Collective."""
     outcomes: list[Outcome] = []
     for task in tasks:
         modes: tuple[chat.Mode, ...] = ("write",)
@@ -120,13 +123,13 @@ def evaluate(
 
 
 def record(stage: EvalStage, found: Accuracy, model: str) -> None:
-    """Put an accuracy on record and say it."""
+    """Record an accuracy and print it."""
     stage.result(found.name, found.value, ACCURACY, stderr=found.stderr, n=found.n, stage=model)
     stage.say(f"{model} | {found.name}: {found.value:.1%} +- {found.stderr:.1%} of {found.n:,}")
 
 
 def compare(stage: EvalStage, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-    """Record what each stage gained over the one before, item by item."""
+    """Record how much each stage gained over the previous one, paired by item."""
     for before, after in pairwise(rows):
         for name in rows[after]:
             pair = [[row["correct"] for row in rows[m].get(name, [])] for m in (before, after)]
@@ -143,7 +146,7 @@ def compare(stage: EvalStage, rows: dict[str, dict[str, list[dict[str, Any]]]]) 
 
 
 def write_items(folder: Path, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-    """What each model said to each item, one JSON row an item."""
+    """Write each model's answers, one JSON row per item."""
     for model, tasks in rows.items():
         lines = [
             json.dumps({**row, "figure": name}, ensure_ascii=False)
