@@ -166,7 +166,7 @@ def write_core_bundle(folder: Path) -> None:
             f"  continuation_delimiter: {json.dumps(delimiter)}",
         ]
         meta.writerow([label, "pocket", kind, shots, len(items), baseline, "yes", described])
-        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-        write_atomic(folder / "eval_data" / "pocket" / f"{label}.jsonl", lines.encode())
+        jsonl = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        write_atomic(folder / "eval_data" / "pocket" / f"{label}.jsonl", jsonl.encode())
     write_atomic(folder / "eval_meta_data.csv", table.getvalue().encode())
     write_atomic(folder / "core.yaml", ("\n".join(listed) + "\n").encode())

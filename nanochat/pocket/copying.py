@@ -32,19 +32,18 @@ def _short_words() -> tuple[str, ...]:
 
 def some_values(rng: random.Random, count: int) -> list[str]:
     """Different entries for a list: words, names, values of one attribute, or numbers."""
-    way = rng.random()
-    if way < 0.4:
+    draw = rng.random()
+    if draw < 0.4:
         return sample(rng, _short_words(), count)
-    if way < 0.5:
-        return sample(
-            rng, words("spelling_words", pick(rng, ("creatures", "food", "people"))), count
-        )
-    if way < 0.6:
+    if draw < 0.5:
+        section = pick(rng, ("creatures", "food", "people"))
+        return sample(rng, words("spelling_words", section), count)
+    if draw < 0.6:
         return sample(rng, first_names(), count)
-    if way < 0.8:
+    if draw < 0.8:
         groups = ("capital", "crop", "emblem", "job", "music", "home", "opposite", "worker")
         return sample(rng, group_values(pick(rng, groups)), count)
-    if way < 0.9:
+    if draw < 0.9:
         numbers: dict[str, None] = {}
         while len(numbers) < count:
             numbers[str(1 + int(rng.random() * 10 ** (1 + int(rng.random() * 4))))] = None
@@ -79,9 +78,9 @@ def looked_up(rng: random.Random) -> str:
     """Keys with values, then some of the keys asked for."""
     count = 4 + int(rng.random() * 3)
     keys, values = some_values(rng, count), some_values(rng, count)
-    told = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
+    statements = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
     asked = sample(rng, range(count), 3)
-    return f"{told}.\n" + "\n".join(f"{keys[index]}? {values[index]}." for index in asked)
+    return f"{statements}.\n" + "\n".join(f"{keys[index]}? {values[index]}." for index in asked)
 
 
 def list_questions(rng: random.Random) -> str:
@@ -104,31 +103,31 @@ def who_has_what(rng: random.Random) -> str:
     names = sample(rng, first_names(), 3)
     things = sample(rng, _nouns(), 3)
     colors = sample(rng, (*words("world", "flag colors"), "grey", "golden"), 3)
-    told, asked = [], []
+    statements, asked = [], []
     for name, thing, color in zip(names, things, colors, strict=True):
-        told.append(f"{name} has {with_article(color)} {thing}.")
+        statements.append(f"{name} has {with_article(color)} {thing}.")
         asked.append((f"What does {name} have?", f"{with_article(color)} {thing}"))
         asked.append((f"Who has the {thing}?", name))
         asked.append((f"What colour is the {thing}?", color))
-    return _with_questions(rng, told, asked)
+    return _with_questions(rng, statements, asked)
 
 
 def where_is_what(rng: random.Random) -> str:
     """Things in places, and questions that the text answers."""
     things, rooms = sample(rng, _nouns(), 3), sample(rng, _ROOMS, 3)
-    told, asked = [], []
+    statements, asked = [], []
     for thing, room in zip(things, rooms, strict=True):
-        told.append(f"The {thing} is in the {room}.")
+        statements.append(f"The {thing} is in the {room}.")
         asked.append((f"Where is the {thing}?", f"in the {room}"))
         asked.append((f"What is in the {room}?", f"the {thing}"))
-    return _with_questions(rng, told, asked)
+    return _with_questions(rng, statements, asked)
 
 
 def told_of_strangers(rng: random.Random) -> str:
     """Facts about unknown names, told first and then asked for."""
     is_place = rng.random() < 0.5
     attributes = PLACE_ATTRIBUTES if is_place else PERSON_ATTRIBUTES
-    told, asked = [], []
+    statements, asked = [], []
     for _ in range(2):
         name = unknown_name(rng, "place" if is_place else "person")
         for attribute in sample(rng, attributes, 2):
@@ -136,18 +135,18 @@ def told_of_strangers(rng: random.Random) -> str:
             value = unknown_name(rng, "town") if is_town else pick(rng, group_values(attribute))
             slots = {"e": name, "v": value, "av": with_article(value)}
             wording = wordings()[attribute]
-            told.append(cap(pick(rng, wording.statements).format_map(slots)))
+            statements.append(cap(pick(rng, wording.statements).format_map(slots)))
             asked.append((cap(pick(rng, wording.questions).format_map(slots)), value))
-    return _with_questions(rng, told, asked)
+    return _with_questions(rng, statements, asked)
 
 
 def _with_questions(
-    rng: random.Random, told: list[str], asked: list[tuple[str, str]], count: int = 3
+    rng: random.Random, statements: list[str], asked: list[tuple[str, str]], count: int = 3
 ) -> str:
-    rng.shuffle(told)
+    rng.shuffle(statements)
     opening, reply = pick(rng, (("Q: ", "A: "), ("Question: ", "Answer: "), ("", "- ")))
     lines = [f"{opening}{q}\n{reply}{cap(a)}." for q, a in sample(rng, asked, count)]
-    return " ".join(told) + "\n" + "\n".join(lines)
+    return " ".join(statements) + "\n" + "\n".join(lines)
 
 
 KINDS: Weighted[Callable[[random.Random], str]] = Weighted(

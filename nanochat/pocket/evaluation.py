@@ -150,13 +150,13 @@ def final_number(text: str) -> str | None:
 
 def answers_alike(reference: Content, text: str) -> bool:
     """Whether a text ends with the last number of the reference; if that has none, its words."""
-    said = _last_text(reference)
-    if (number := final_number(said)) is not None:
+    answer = _last_text(reference)
+    if (number := final_number(answer)) is not None:
         return final_number(text) == number
-    return text.strip().rstrip(".").lower() == said.rstrip(".").lower()
+    return text.strip().rstrip(".").lower() == answer.rstrip(".").lower()
 
 
-def _says(text: str, value: str) -> bool:
+def _mentions(text: str, value: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(value.lower())}(?![\w-])", text.lower()) is not None
 
 
@@ -168,8 +168,8 @@ def grade(item: EvalItem, text: str) -> bool:
 
 def _grade_fact(item: EvalItem, text: str) -> bool:
     without = re.sub(rf"\b{re.escape(item.meta['entity'])}\b", " ", text, flags=re.IGNORECASE)
-    others = (other for other in item.meta["others"] if not _says(item.meta["reply"], other))
-    return _says(text, item.answer) and not any(_says(without, other) for other in others)
+    others = (other for other in item.meta["others"] if not _mentions(item.meta["reply"], other))
+    return _mentions(text, item.answer) and not any(_mentions(without, other) for other in others)
 
 
 def _grade_unknown(item: EvalItem, text: str) -> bool:
@@ -193,8 +193,8 @@ def _grade_number(item: EvalItem, text: str) -> bool:
 
 
 def _grade_comparison(item: EvalItem, text: str) -> bool:
-    said = text.strip().splitlines()[-1] if text.strip() else ""
-    return said.rstrip(".").lower() == item.answer.rstrip(".").lower()
+    last_line = text.strip().splitlines()[-1] if text.strip() else ""
+    return last_line.rstrip(".").lower() == item.answer.rstrip(".").lower()
 
 
 Maker = Callable[[random.Random, str, int], list[EvalItem]]

@@ -1,4 +1,4 @@
-"""Composed word problems: a start, one or two events and a question, each told in many ways.
+"""Composed word problems: a start, one or two events and a question, each phrased in many ways.
 
 Owns the list of compositions, their steps, numbers and phrasing. A fifth of the compositions is
 kept out of training, and so is every composition that would paraphrase a held-out template.
@@ -104,13 +104,13 @@ class Composition:
         elif rng.random() < EARLY_SHARE and _can_be_early(phrases[-1]):
             phrases = [phrases[-1], *phrases[:-1]]
             order = [order[-1], *order[:-1]]
-        said = [
+        sentences = [
             _numbered(phrase, _letters(self.parts, index))
             for phrase, index in zip(phrases, order, strict=True)
             if phrase
         ]
         asked = _numbered(question, _letters(self.parts, len(self.parts) - 1))
-        return " ".join(_joined(rng, _with_pronouns(said))), (asked,)
+        return " ".join(_joined(rng, _with_pronouns(sentences))), (asked,)
 
     def _late_phrases(self, rng: random.Random) -> list[str] | None:
         """The first event followed by the start; None where that order is impossible."""
@@ -194,11 +194,11 @@ def _numbered(phrase: str, letters: str) -> str:
     return phrase.replace("#", f"{{{letters[0]}}}") if letters else phrase
 
 
-def _with_pronouns(said: list[str]) -> list[str]:
+def _with_pronouns(sentences: list[str]) -> list[str]:
     """Name the person at first and after another person was mentioned; otherwise use "he"."""
     found = []
     known = False
-    for phrase in said:
+    for phrase in sentences:
         for piece in re.split(r"(?<=\.) ", phrase):
             found.append(piece.replace("{S}", "{he}" if known else "{n}", 1))
             known = "{m}" not in piece and ("{n}" in found[-1] or known)

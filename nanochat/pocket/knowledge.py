@@ -66,12 +66,12 @@ def about_turn(rng: random.Random) -> Turn:
 
 def statements(rng: random.Random) -> str:
     """Base text: a paragraph of facts about one thing, of one kind, or of any kind."""
-    way = rng.random()
-    if way < 0.35:
+    draw = rng.random()
+    if draw < 0.35:
         chosen = list(facts_by("entity")[any_fact(rng).entity])
         chosen += [any_fact(rng) for _ in range(4 - len(chosen))]
         rng.shuffle(chosen)
-    elif way < 0.6:
+    elif draw < 0.6:
         members = facts_by("group")[any_fact(rng).group]
         chosen = [pick(rng, members) for _ in range(4)]
     else:

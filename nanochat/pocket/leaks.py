@@ -20,7 +20,7 @@ from nanochat.pocket.world import Fact, facts, group_values
 
 _WORD = re.compile(r"[a-z]+")
 _SUM = re.compile(r"(?<![\d.])(\d+) ?([-+*/x]) ?(\d+)(?![\d.])")
-_SAID_SUMS = (
+_SUMS_IN_WORDS = (
     (re.compile(r"(\d+) plus (\d+)|add (\d+) and (\d+)|sum of (\d+) and (\d+)"), "+"),
     (re.compile(r"(\d+) minus (\d+)|difference between (\d+) and (\d+)"), "-"),
     (re.compile(r"(\d+) times (\d+)|multiply (\d+) by (\d+)"), "*"),
@@ -51,11 +51,11 @@ def find_leaks(streams: Iterable[str | dict[str, Any]]) -> list[str]:
 def _read(item: str | dict[str, Any]) -> tuple[str, list[Turn]]:
     """The full text, and its questions with their replies."""
     if not isinstance(item, str):
-        said = [as_text(message["content"]) for message in item["messages"]]
+        texts = [as_text(message["content"]) for message in item["messages"]]
         if item["messages"][0]["role"] == "system":
-            said = said[1:]
-        pairs = zip(said[::2], said[1::2], strict=True)
-        return "\n".join(said), [Turn(user, reply) for user, reply in pairs]
+            texts = texts[1:]
+        pairs = zip(texts[::2], texts[1::2], strict=True)
+        return "\n".join(texts), [Turn(user, reply) for user, reply in pairs]
     turns = []
     pieces = _SPEAKER.split(item)  # text, asks or None, replies or None, text, ...
     for index in range(1, len(pieces) - 5, 3):
@@ -69,7 +69,7 @@ def _sums(lower: str) -> Iterator[str]:
         op = "*" if op == "x" else op
         if is_reserved("sum", sum_content(int(a), op, int(b))):
             yield f"sum {a}{op}{b}"
-    for pattern, op in _SAID_SUMS:
+    for pattern, op in _SUMS_IN_WORDS:
         for match in pattern.finditer(lower):
             a, b = (int(group) for group in match.groups() if group)
             if is_reserved("sum", sum_content(a, op, b)):
@@ -195,16 +195,16 @@ def _problems(turn: Turn) -> Iterator[str]:
     plain = (
         _SUM.search(turn.user)
         or _COMPARED.search(as_text(turn.reply).lower())  # read by _comparisons
-        or any(p.search(turn.user.lower()) for p in (_TAKEN, *(p for p, _ in _SAID_SUMS)))
+        or any(p.search(turn.user.lower()) for p in (_TAKEN, *(p for p, _ in _SUMS_IN_WORDS)))
     )
     if steps and not plain and len(turn.user.split()) > 10:
         if is_reserved("problem", problem_content(turn.user, steps)):
             yield "problem"
-        said = _with_holes(turn.user)
-        for index, word in enumerate(said):
+        tokens = _with_holes(turn.user)
+        for index, word in enumerate(tokens):
             for name, anchor, sentence in _held_out_sentences().get(word, ()):
                 start = index - anchor
-                if start >= 0 and _fits(said[start : start + len(sentence)], sentence):
+                if start >= 0 and _fits(tokens[start : start + len(sentence)], sentence):
                     yield f"template {name}"
 
 
@@ -217,7 +217,7 @@ def _held_out_sentences() -> dict[str, list[tuple[str, int, list[str]]]]:
     trained = [sentence for text in _all_wordings(held_out=False) for sentence in _split(text)]
     found: dict[str, list[tuple[str, int, list[str]]]] = {}
     for template in templates(held_out=True):
-        for text in (*template.tellings, *template.questions):
+        for text in (*template.texts, *template.questions):
             for sentence in _split(text):
                 literal = len(sentence) - sentence.count("*") - sentence.count("#")
                 if literal >= 3 and not any(_makes(other, sentence) for other in trained):
@@ -229,7 +229,7 @@ def _held_out_sentences() -> dict[str, list[tuple[str, int, list[str]]]]:
 
 def _all_wordings(*, held_out: bool) -> Iterator[str]:
     for template in templates(held_out=held_out):
-        for text in (*template.tellings, *template.questions):
+        for text in (*template.texts, *template.questions):
             pieces = re.split(r"<([^>]*)>", text)
             drawn = [p.split("/") if index % 2 else [p] for index, p in enumerate(pieces)]
             yield from map("".join, product(*drawn))
@@ -253,11 +253,11 @@ def _makes(wording: list[str], sentence: list[str]) -> bool:
     return part or (len(wording) == len(sentence) and _fits(wording, sentence))
 
 
-def _fits(said: list[str], sentence: list[str]) -> bool:
+def _fits(tokens: list[str], sentence: list[str]) -> bool:
     """Whether a text contains a sentence with holes; the text may have holes itself."""
     return any(
-        all(a == b or _fills(a, b) for a, b in zip(said[start:], sentence, strict=False))
-        for start in range(len(said) - len(sentence) + 1)
+        all(a == b or _fills(a, b) for a, b in zip(tokens[start:], sentence, strict=False))
+        for start in range(len(tokens) - len(sentence) + 1)
     )
 
 
@@ -298,11 +298,11 @@ def _choices(turn: Turn) -> Iterator[str]:
 
 def _asks(fact: Fact, question: str) -> bool:
     """Whether a text asks for the fact in any wording, with at most one word mistyped."""
-    said = _WORD.findall(question)
+    tokens = _WORD.findall(question)
     for wording in fact.questions:
         words = _WORD.findall(wording.lower())
-        for start in range(len(said) - len(words) + 1):
-            wrong = [(a, b) for a, b in zip(said[start:], words, strict=False) if a != b]
+        for start in range(len(tokens) - len(words) + 1):
+            wrong = [(a, b) for a, b in zip(tokens[start:], words, strict=False) if a != b]
             if not wrong or (len(wrong) == 1 and _mistyped(*wrong[0])):
                 return True
     return False

@@ -42,10 +42,8 @@ def made_up_word(rng: random.Random) -> str:
     """A word-like string: syllables, or parts of two words joined; never a held-out word."""
     while True:
         if rng.random() < 0.5:
-            word = "".join(
-                pick(rng, words("spelling_words", "syllables"))
-                for _ in range(1 + int(rng.random() * 4))
-            )
+            syllables = words("spelling_words", "syllables")
+            word = "".join(pick(rng, syllables) for _ in range(1 + int(rng.random() * 4)))
         else:
             first, second = pick(rng, trained_words()), pick(rng, trained_words())
             cut = 1 + int(rng.random() * (len(first) - 1))
@@ -91,24 +89,24 @@ def length_turn(rng: random.Random, word: str) -> Turn:
 def spelled_document(rng: random.Random) -> str:
     """Base text: words and their letters in one of several layouts."""
     chosen = [word_to_spell(rng) for _ in range(10)]
-    way = rng.random()
-    if way < 0.35:
+    draw = rng.random()
+    if draw < 0.35:
         return "\n".join(f"{word}: {spelled(word)}" for word in chosen)
-    if way < 0.5:
+    if draw < 0.5:
         return "\n".join(f"{spelled(word)}: {word}" for word in chosen)
-    if way < 0.65:
+    if draw < 0.65:
         return " ".join(f"The word {word} is spelled {spelled(word)}." for word in chosen[:6])
-    if way < 0.75:
+    if draw < 0.75:
         return " ".join(f"{spelled(word)} makes {word}." for word in chosen[:7])
-    if way < 0.85:
+    if draw < 0.85:
         return "\n".join(
             f"{word}: {counted(word, None)}. {len(word)} letters." for word in chosen[:6]
         )
-    said = []
+    counts = []
     for word in chosen[:6]:
         letter = letter_to_count(rng, word)
-        said.append(f"{letter} in {word}: {counted(word, letter)}. {word.count(letter)}.")
-    return "\n".join(said)
+        counts.append(f"{letter} in {word}: {counted(word, letter)}. {word.count(letter)}.")
+    return "\n".join(counts)
 
 
 @cache

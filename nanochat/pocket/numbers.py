@@ -142,9 +142,9 @@ def compare_turn(rng: random.Random, *, reserved: bool = False) -> Turn:
 
 def sizes_document(rng: random.Random) -> str:
     """Base text: which of two things is bigger, stated in several ways."""
-    said = []
+    sentences = []
     for _ in range(6):
         low, high = sorted(size_pair(rng))
         statement = pick(rng, lines("questions", "sizes"))
-        said.append(cap(statement.format(s=sizes()[low], b=sizes()[high])))
-    return " ".join(said)
+        sentences.append(cap(statement.format(s=sizes()[low], b=sizes()[high])))
+    return " ".join(sentences)

@@ -49,7 +49,7 @@ class Template:
 
     name: str
     held_out: bool
-    tellings: tuple[str, ...]
+    texts: tuple[str, ...]
     questions: tuple[str, ...]
     steps: tuple[tuple[str, str, str], ...]
     ranges: tuple[tuple[str, str], ...]
@@ -76,7 +76,7 @@ class Template:
 
     def wording(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
         """A text and its possible questions, with slots and alternatives still to be filled in."""
-        return pick(rng, self.tellings), self.questions
+        return pick(rng, self.texts), self.questions
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,18 @@ def templates(*, held_out: bool) -> tuple[Template, ...]:
 
 
 def _read(head: str, template_lines: Sequence[str]) -> Template:
-    texts = by_kind(template_lines)
+    by_letter = by_kind(template_lines)
     steps = []
-    for step in texts["S"][0].split("; "):
+    for step in by_letter["S"][0].split("; "):
         match = _STEP.fullmatch(step)
         assert match is not None, f"bad step {step!r} in template {head}"
         steps.append((match[1], match[2], match[3]))
-    ranges = (item.split("=") for item in texts["R"][0].split())
+    ranges = (item.split("=") for item in by_letter["R"][0].split())
     return Template(
         name=head.removeprefix("!"),
         held_out=head.startswith("!"),
-        tellings=tuple(texts["T"]),
-        questions=columns(texts["Q"][0]),
+        texts=tuple(by_letter["T"]),
+        questions=columns(by_letter["Q"][0]),
         steps=tuple(steps),
         ranges=tuple((name, rule) for name, rule in ranges),
     )
@@ -192,7 +192,7 @@ def _cast(rng: random.Random) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _as_told(rng: random.Random, number: int) -> str:
+def _written(rng: random.Random, number: int) -> str:
     return in_words(number) if number < 100 and rng.random() < WORDS_SHARE else str(number)
 
 
@@ -213,26 +213,25 @@ def _tell(
 ) -> tuple[str, tuple[int, ...]]:
     """The text of a problem with these numbers, and the numbers in the order told."""
     cast = _cast(rng) | template.cast(rng)
-    told = {name: _as_told(rng, value) for name, value in values.items()}
-    slots = {
-        name: f"{{{name}}}" for name in values
-    } | cast  # the numbers remain slots until the end
-    telling, questions = template.wording(rng)
-    sentences = _SENTENCE.split(_one_wording(rng, telling).format_map(slots))
+    written = {name: _written(rng, value) for name, value in values.items()}
+    # The numbers remain slots until their order in the text is known.
+    slots = {name: f"{{{name}}}" for name in values} | cast
+    text, questions = template.wording(rng)
+    sentences = _SENTENCE.split(_one_wording(rng, text).format_map(slots))
     named = any(cast["n"].lower() in sentence.lower() for sentence in sentences)
     if rng.random() < DISTRACTOR_SHARE:
-        slots["z"] = _as_told(rng, 5 + int(rng.random() * 7))
+        slots["z"] = _written(rng, 5 + int(rng.random() * 7))
         about_person = named and rng.random() < 0.5
         section = "distractors about a person" if about_person else "distractors"
         extra = pick(rng, lines("cast", section))
         # Only first or last: elsewhere the next sentence may start with a pronoun.
-        place = 0 if rng.random() < 0.5 else len(sentences)
-        sentences.insert(place, extra.format_map(slots))
+        index = 0 if rng.random() < 0.5 else len(sentences)
+        sentences.insert(index, extra.format_map(slots))
     question = _one_wording(rng, pick(rng, questions)).format_map(slots)
     first = cast["n"] in question and rng.random() < QUESTION_FIRST_SHARE
     ordered = [question, *sentences] if first else [*sentences, question]
     names = dict.fromkeys(_NUMBER_SLOT.findall(" ".join(ordered)))
-    text = " ".join(cap(sentence.format_map(told)) for sentence in ordered)
+    text = " ".join(cap(sentence.format_map(written)) for sentence in ordered)
     return text, tuple(values[name] for name in names)
 
 

@@ -69,15 +69,15 @@ def story(rng: random.Random) -> tuple[str, list[Turn]]:
         Turn(question.format_map(slots), answer.format_map(slots))
         for question, answer in plot.questions
     ]
-    told = [turn for turn in turns if _is_told(text, str(turn.reply))]
-    rng.shuffle(told)
-    return text, told
+    answered = [turn for turn in turns if _is_answered(text, str(turn.reply))]
+    rng.shuffle(answered)
+    return text, answered
 
 
 _SKIPPED = {"a", "an", "the", "because", "in", "of", "to", "under", "was", "it", "and", "some"}
 
 
-def _is_told(text: str, answer: str) -> bool:
+def _is_answered(text: str, answer: str) -> bool:
     """Whether the drawn wordings contain most words of the answer."""
     words = [word for word in answer.lower().rstrip(".").split() if word not in _SKIPPED]
     return answer in ("No.", "Yes.") or sum(word in text.lower() for word in words) > len(words) / 2

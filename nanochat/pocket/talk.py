@@ -22,8 +22,8 @@ def _blocks(section: str, kinds: str) -> tuple[tuple[tuple[str, ...], ...], ...]
 
 def small_talk_turn(rng: random.Random) -> Turn:
     """One exchange of small talk; about a third are about the bot."""
-    said, answered = pick(rng, _blocks("small talk", "UB"))
-    return Turn(typed(rng, pick(rng, said), "nanochat"), pick(rng, answered))
+    messages, answers = pick(rng, _blocks("small talk", "UB"))
+    return Turn(typed(rng, pick(rng, messages), "nanochat"), pick(rng, answers))
 
 
 def outside_turn(rng: random.Random) -> Turn:
@@ -45,11 +45,11 @@ def memory_turns(rng: random.Random) -> tuple[Turn, Turn]:
     slots["town"] = unknown_name(rng, "town")
     slots["number"] = in_words(7 + int(rng.random() * 60))
     slots["Number"] = cap(slots["number"])
-    said, first_replies, asked, replies = pick(rng, _blocks("memory", "UBQA"))
+    statements, first_replies, asked, replies = pick(rng, _blocks("memory", "UBQA"))
     kept = " ".join(
         slots[name] for name in ("colour", "pet", "job", "food", "instrument", "number")
     )
-    told = typed(rng, pick(rng, said).format_map(slots), kept)
+    told = typed(rng, pick(rng, statements).format_map(slots), kept)
     first = pick(rng, first_replies).format_map(slots)
     question = typed(rng, pick(rng, asked).format_map(slots), kept)
     return Turn(told, first), Turn(question, pick(rng, replies).format_map(slots))
@@ -60,13 +60,13 @@ def follow_up_turns(rng: random.Random) -> list[Turn]:
     kind = "place" if rng.random() < 0.5 else "person"
     fact = pick(rng, _facts_of(kind, pick(rng, known_names(kind))))
     turns = [fact_turn(rng, fact)]
-    way = rng.random()
-    if way < 0.5:
+    draw = rng.random()
+    if draw < 0.5:
         others = [f for f in facts_by("entity")[fact.entity] if f.attribute != fact.attribute]
         other = pick(rng, others)
         asked = pick(rng, lines("talk", f"follow-up {other.attribute}"))
         turns.append(Turn(typed(rng, asked), other.answer))
-    elif way < 0.85:
+    elif draw < 0.85:
         other = pick(rng, [f for f in facts_by("group")[fact.group] if f is not fact])
         asked = pick(rng, lines("talk", "another")).format(e=other.entity)
         turns.append(Turn(typed(rng, asked, other.entity), other.answer))

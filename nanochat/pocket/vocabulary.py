@@ -65,12 +65,12 @@ def mistyped(rng: random.Random, word: str) -> str:
     for _ in range(4):
         index = 1 + int(rng.random() * (len(word) - 2))
         letters = list(word)
-        way = rng.random()
-        if way < 0.4:
+        draw = rng.random()
+        if draw < 0.4:
             letters[index], letters[index + 1] = letters[index + 1], letters[index]
-        elif way < 0.7:
+        elif draw < 0.7:
             del letters[index]
-        elif way < 0.85:
+        elif draw < 0.85:
             letters.insert(index, letters[index])
         else:
             letters[index] = pick(rng, "abcdefghiklmnoprstuwy")
