@@ -367,6 +367,18 @@ def test_a_mixture_holds_every_row_as_often_as_asked_in_a_fixed_order():
         TaskMixture([(sequence("a", 5), 0)], seed=1)
 
 
+def test_the_example_of_a_task_in_the_docstring_works(tmp_path):
+    lines = common.__doc__.splitlines()
+    code = "\n".join(line[4:] for line in lines if not line or line.startswith("    "))
+    scope = dict(vars(common))
+    exec(code, scope)
+    write_jsonl(tmp_path / "test.jsonl", [{"country": "Peru", "city": "Lima"}])
+    task = scope["Capitals"]("test", source=str(tmp_path))
+    assert texts(task[0]) == ["What is the capital of Peru?", "Lima"]
+    assert (task.name, task.kind, task.choices(0)) == ("Capitals", "generate", [])
+    assert task.reward(0, "It is Lima.") == 1.0 and task.reward(0, "Rome") == 0.0
+
+
 def test_limits_cut_a_sequence_and_its_end_is_known():
     limited = Conversations("a", range(9), lambda i: common.exchange(str(i), "x"), limit=4)
     assert len(limited) == 4 and texts(limited[-1])[0] == "3" and len(limited[1:]) == 3

@@ -1,6 +1,22 @@
-"""The embedded world: unlimited small-vocabulary English with held-out questions, from a seed.
+"""The embedded world: unlimited simple English and held-out questions, generated from a seed.
 
-Everything here is a function of its arguments: no file, no network, the same in every process.
+The world has a few hundred facts (`world`), stories, small talk, spelling, arithmetic and word
+problems, told in a few thousand words. Everything is a function of its arguments: no network, and
+the same text in every process. The texts are in .txt files beside the modules (see `tables`).
+
+Why a model of a few million parameters can answer here: real text spends most of a model's capacity
+on rare words and on facts that it sees once. Here every fact returns hundreds of times in different
+wordings, arithmetic is left to the calculator, and `copying` teaches early to look up an answer in
+the text before it. The model learns the same things as a large one: facts, formats, tools, and to
+say that it does not know.
+
+How items are held out: a hash of the content decides (`core.is_reserved`). A sum, a word or a fact
+in one wording is on the same side in every process and every stage, so nothing has to be stored
+and no stage can train on what another stage evaluates; new entries move no old ones. Such rows ask
+known facts and skills in combinations never seen. Two things are held out entirely, because a
+model could pass those rows by recalling surface forms: some question wordings (the row
+facts_new_wording) and a fifth of the problem templates (problems_new_templates). `leaks` checks all
+this by reading the generated text.
 """
 
 from nanochat.pocket.bundle import write_core_bundle

@@ -1,4 +1,8 @@
-"""Multiple choice: four options, each followed by its letter; the answer is `value letter`."""
+"""Multiple choice: four options, each followed by its letter; the answer is `value letter`.
+
+The reply names the value before the letter: the model first decides by what it knows, and then
+copies the letter that follows this value above. A bare letter would need both in one step.
+"""
 
 import random
 from functools import cache

@@ -1,7 +1,8 @@
 """Base text whose answers are nearby: lists, repetitions, pairs, and reading questions.
 
-On such text a small model learns to look back and copy (its induction heads form); without it,
-multiple choice stays at chance and unseen names are misspelled.
+On such text a small model learns to look back and copy (its induction heads form): after
+"kite C ... kite" comes "C". Each text draws new values, so copying is the only way to predict
+them. Without such text, multiple choice stays at chance and unseen names are misspelled.
 """
 
 import random

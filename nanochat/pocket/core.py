@@ -47,6 +47,9 @@ def stable_hash(text: str) -> int:
 def is_reserved(kind: str, content: str) -> bool:
     """Whether this content belongs to the evaluation and must stay out of all training data.
 
+    The hash needs neither a stored list of items nor an order in which generators run: each of them
+    checks what it has drawn, and draws again if the content is on the other side.
+
     Raises: ConfigError for a kind that is not in SHARES.
     """
     if kind not in SHARES:

@@ -40,7 +40,11 @@ def fact_turn(rng: random.Random, fact: Fact) -> Turn:
 
 
 def unknown_turn(rng: random.Random, *, reserved: bool = False) -> Turn:
-    """A question about a name that the world does not know."""
+    """A question about a name that the world does not know.
+
+    Unknown names are made of the same syllables as known ones, so that the model cannot tell them
+    by their look: it has to know which names it knows, and otherwise say that it does not.
+    """
     kind = "place" if rng.random() < 0.5 else "person"
     name = unknown_name(rng, kind, reserved=reserved)
     if rng.random() < 0.15 and not reserved:

@@ -25,7 +25,8 @@ def spelled(word: str) -> str:
 def counted(word: str, letter: str | None) -> str:
     """The letters, each counted letter followed by the running count: "b a1 n a2 n a3".
 
-    letter: the letter to count; None counts all.
+    letter: the letter to count; None counts all. A model reads tokens, not letters, and
+    cannot count at a glance; the running count makes every step a small one.
     """
     seen = 0
     pieces = []

@@ -120,6 +120,7 @@ TURNS: dict[str, dict[Maker, float]] = {
         stories.story_turns: 0.015,
         stories.tell_turn: 0.015,
     },
+    # RL draws from questions with one right final number or word, so that a reward needs no judge.
     # Problems have small numbers and no results below 0: RL on these alone forgets the rest.
     "rl": {
         _rl_problem: 0.80,

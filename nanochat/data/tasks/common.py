@@ -1,7 +1,25 @@
 """What tasks share: rows from a folder or the hub, multiple-choice rendering, mixtures.
 
 Does not own any dataset. A task is a sequence of conversations, each ending with its reference
-answer; a task that can be evaluated also has a name, a kind and `evaluate` (`EvalTask`).
+answer; a task that can be evaluated also has a name, a kind and `evaluate` (`EvalTask`). A complete
+task, from a folder with test.jsonl whose lines are {"country": "...", "city": "..."}:
+
+    class Capitals(GenerateTask):
+        '''Capitals of countries; right if the answer names the city.'''
+
+        def __init__(self, split: str, *, source: str) -> None:
+            self.rows = load_rows(source, split=split)
+            super().__init__("Capitals", self.rows, self.convert)
+
+        def convert(self, row: Record) -> Conversation:
+            return exchange(f"What is the capital of {row['country']}?", row["city"])
+
+        def evaluate(self, index: int, text: str) -> bool:
+            return self.rows[index]["city"] in text
+
+To evaluate on it, add it to PUBLIC in `evaluations`; to train on it, add it to a mixture in
+`mixtures`. RL uses its `reward`, which is 1 where `evaluate` is true. For multiple choice, return a
+`ChoiceTask`, as `mmlu` does.
 """
 
 import hashlib

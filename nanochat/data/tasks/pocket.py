@@ -31,7 +31,11 @@ class PocketTask(Conversations):
 
 
 class PocketProblems(GenerateTask):
-    """Word problems, comparisons and sums for RL: the kinds that SFT has, with new numbers."""
+    """Word problems, comparisons and sums for RL: the kinds that SFT has, with new numbers.
+
+    The engine inserts the calculator's results, so the model writes only the steps: rewarding the
+    final number teaches which steps to choose, not arithmetic.
+    """
 
     def __init__(self, *, seed: int, size: int) -> None:
         """size: number of problems, all drawn now (about ten thousand per second)."""
