@@ -71,7 +71,7 @@ def message_of(main, capsys):
         (["--ratio", "0"], "--ratio must be above 0, got 0"),
         (["--tokens", "-1"], "--tokens must be at least 1 or none, got -1"),
         (["--tokens-per-step", "0"], "--tokens-per-step must be at least 1 or none, got 0"),
-        (["--warmdown-frac", "2"], r"--warmdown-frac must be in \[0, 1\]"),
+        (["--warmdown-frac", "2"], "--warmdown-frac must be from 0 to 1"),
         (["--warmup-steps", "-1"], "--warmup-steps must be at least 0"),
         (["--val-rows", "0"], "--val-rows must be at least 1"),
         (["--dept", "4"], "did you mean --depth"),

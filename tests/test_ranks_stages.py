@@ -64,7 +64,7 @@ def base(tmp_path) -> Path:
 
 def launch(base: Path, ranks: int, *words: str, script: str = "") -> str:
     """Train on so many ranks; what was said."""
-    target = ["-m", "scripts.base_train", "--"]
+    target = ["-m", "nanochat.stages.base_train", "--"]
     if script:
         (base / "script.py").write_text(script)
         target = [str(base / "script.py"), "--"]

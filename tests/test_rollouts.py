@@ -296,14 +296,14 @@ def test_the_reward_rises():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples_per_prompt": 1}, "--samples-per-prompt must be at least 2, got 1"),
-        ({"temperature": 0.0}, "--temperature must be above 0 to explore, got 0.0"),
-        ({"max_rounds": 0}, "--max-rounds must be at least 1, got 0"),
+        (["--samples-per-prompt", "1"], "--samples-per-prompt must be at least 2, got 1"),
+        (["--temperature", "0"], "--temperature must be above 0, got 0.0"),
+        (["--max-rounds", "0"], "--max-rounds must be at least 1, got 0"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        RolloutOptions(**options)
+        config.parse(chat_rl.ChatRlConfig, options, stage="x")
 
 
 def test_answers_as_long_as_the_context_are_refused():

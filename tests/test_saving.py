@@ -16,6 +16,7 @@ from nanochat.evaluation import bits_per_byte
 from nanochat.stages import base_train
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MEASURED, read_rows
+from nanochat.training import stage
 from nanochat.training.trainer import MOST_REWINDS, Trainer, TrainingError
 
 TINY = (
@@ -220,7 +221,7 @@ def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, c
 
 
 def test_samples_without_memory_do_not_end_training(base, monkeypatch, capsys):
-    monkeypatch.setattr(base_train, "Engine", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(stage, "Engine", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
     folder = train(base)
     assert "warning: samples left out: out of memory" in capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())

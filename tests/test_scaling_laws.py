@@ -329,7 +329,7 @@ def test_a_training_is_asked_to_stop_and_waited_for(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_in_processes_of_their_own_ends_in_a_page(base):
     words = [*TINY, "--data", str(base / "texts.jsonl"), "--budgets", "2e8"]
-    command = [sys.executable, "-m", "scripts.scaling_laws", *words]
+    command = [sys.executable, "-m", "nanochat.stages.scaling_laws", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     folder = base / "base" / "runs" / "s" / "scaling_laws"

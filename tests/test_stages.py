@@ -102,10 +102,10 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
 def test_a_signal_to_one_rank_saves_and_ends_all(base, ranks):
     words = [*TINY, "--data", str(base / "texts.jsonl"), "--dtype", "float32", "--threads", "1"]
     words += ["--tokens", "256000", "--log-every", "7"]
-    command = [sys.executable, "-m", "scripts.base_train", *words]
+    command = [sys.executable, "-m", "nanochat.stages.base_train", *words]
     if ranks == 2:
         launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        command = [sys.executable, "-m", *launch, "-m", "scripts.base_train", "--", *words]
+        command = [sys.executable, "-m", *launch, "-m", "nanochat.stages.base_train", "--", *words]
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},

@@ -17,7 +17,7 @@ from nanochat.system.distributed import single_run
 from nanochat.system.errors import CheckpointError
 from nanochat.system.metrics import MEASURED, MetricsLogger, read_rows
 from nanochat.tokenizer import train_char
-from nanochat.training.progress import Progress, duration
+from nanochat.training.progress import Progress
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
 V, T = 32, 16
@@ -144,7 +144,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
     said: list[str] = []
     model = tiny_model()
     trainer = make_trainer(model, BrokenSteps(2, 3, 4, 5, 8), tmp_path, steps=8, log_every=3)
-    trainer.say = said.append
+    trainer.log_line = said.append
     before: list[torch.Tensor] = []
     trainer.hooks = [
         Hook(lambda t: before.append(model.head.weight.detach().clone()), every=1, at_end=False)
@@ -250,7 +250,7 @@ def test_spikes_are_said_and_counted_in_the_metrics(tmp_path):
     said: list[str] = []
     trainer = make_trainer(tiny_model(), Rows(), tmp_path, steps=3)
     trainer.progress = Progress(loss_mean=0.5, loss_variance=1e-6, losses_seen=100)
-    trainer.say = said.append
+    trainer.log_line = said.append
     trainer.fit()
     assert sum("warning: step 1: the loss jumps from about 0.5000 to 3." in line for line in said)
     assert [row["spikes"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 1, 1]
@@ -395,7 +395,3 @@ def test_rows_hold_the_times_of_steps_and_the_memory(tmp_path):
     assert rows[0]["step_s_p50"] is None  # the first step builds kernels
     assert 0 < rows[-1]["step_s_p50"] <= rows[-1]["step_s_p99"] < 60
     assert rows[-1]["memory_bytes"] > 1e7
-
-
-def test_durations_read_as_people_say_them():
-    assert [duration(s) for s in (45, 192, 7500)] == ["45s", "3m12s", "2h05m"]

@@ -3,21 +3,18 @@
 Owns config.json and result.json of stages that train nothing. What is measured is the scripts'.
 """
 
-import platform
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nanochat import checkpoint_manager, report
 from nanochat.checkpoint_manager import Loaded
-from nanochat.system import config, storage
 from nanochat.system import device as devices
+from nanochat.system import storage
 from nanochat.system.config import RunOptions
 from nanochat.system.distributed import Run, from_main
+from nanochat.system.metrics import duration, log_line
 
 
 @dataclass
@@ -40,11 +37,10 @@ class EvalStage:
         """The stage's folder."""
         return storage.stage_dir(self.common.run, self.name)
 
-    def say(self, line: str) -> None:
+    def log_line(self, line: str) -> None:
         """Print a line, once for all ranks."""
         if self.run.is_main:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            log_line(line)
 
     def load(self, source: str | None, stages: tuple[str, ...]) -> Loaded:
         """The model to evaluate: a checkpoint by path, or the newest of the run's stages.
@@ -58,7 +54,7 @@ class EvalStage:
         loaded = checkpoint_manager.load(path, self.run)
         loaded.model.eval()
         self.settings["checkpoint"] = str(loaded.path)
-        self.say(f"{self.name}: {loaded.path} on {devices.describe(self.run.device)}")
+        self.log_line(f"{self.name}: {loaded.path} on {devices.describe(self.run.device)}")
         return loaded
 
     def result(
@@ -80,7 +76,7 @@ class EvalStage:
         if not self.run.is_main:
             return
         seconds = time.perf_counter() - self.start_s
-        storage.write_json(self.dir / "config.json", self._config())
+        report.write_config(self.dir, self.options, self.run)
         section = {
             "title": self.title,
             "seconds": seconds,
@@ -91,16 +87,4 @@ class EvalStage:
             "notes": self.notes,
         }
         report.record(self.dir, section)
-        self.say(f"{self.name} done in {seconds:.0f}s: {self.dir}")
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "stage": self.name,
-            "options": config.to_dict(self.options),
-            "device": devices.describe(self.run.device),
-            "compute_dtype": str(self.run.compute_dtype).removeprefix("torch."),
-            "world_size": self.run.world_size,
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
+        self.log_line(f"{self.name} done in {duration(seconds)}: {self.dir}")

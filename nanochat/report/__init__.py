@@ -1,5 +1,5 @@
 """What a run found: its record, report.md and a self-contained report.html."""
 
-from nanochat.report.record import build, is_complete, record
+from nanochat.report.record import build, is_complete, record, write_config
 
-__all__ = ["build", "is_complete", "record"]
+__all__ = ["build", "is_complete", "record", "write_config"]

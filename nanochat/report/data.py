@@ -216,7 +216,7 @@ def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, A
 def headline(run: RunRecord) -> list[tuple[str, str, str]]:
     """(name, figure, remark) of what one wants to know first; what is unknown is left out."""
     base = run.get("base_train")
-    tiles = [("time", duration(run.seconds), f"over {len(run.stages)} stages")]
+    tiles = [("time", metrics.duration(run.seconds), f"over {len(run.stages)} stages")]
     if run.peak_memory_bytes:
         tiles.append(("peak memory", gigabytes(run.peak_memory_bytes), "of one process"))
     parameters = base.config.get("parameters") or base.result.get("settings", {}).get("parameters")
@@ -255,20 +255,6 @@ def with_error(result: dict[str, Any]) -> str:
     return text + (f" ± {stderr:.2g}" if is_number(stderr) else "")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 45 s, 3 min 12 s, 20 min, 2 h 05 min."""
-    if 0 < seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 3600:
-        return f"{round(whole / 60)} min"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def gigabytes(size: float) -> str:
     """Bytes as GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
@@ -300,14 +286,14 @@ def short_value(value: Any, limit: int = 120) -> str:
 
 
 def _load_stage(path: Path) -> StageData | None:
-    config, result = _json(path / "config.json"), _json(path / "result.json")
+    config, result = read_object(path / "config.json"), read_object(path / "result.json")
     rows = [row for row in metrics.read_rows(path / "metrics.jsonl") if isinstance(row, dict)]
     if not (config or rows or result):
         return None
     return StageData(path.name, config, rows, result)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a file; nothing if it is missing or torn."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

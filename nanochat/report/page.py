@@ -11,6 +11,7 @@ from typing import Any
 from nanochat.report import data, plots
 from nanochat.report.data import RunRecord, StageData
 from nanochat.report.plots import Bar, Curve
+from nanochat.system.metrics import duration
 
 Sections = list[tuple[str, str, str]]  # (anchor, heading, body)
 TOKENIZER_COLOURS = ("tok", "other", "base")  # ours first
@@ -214,7 +215,7 @@ def _curves(stage: StageData) -> str:
 
 def _stages(run: RunRecord) -> str:
     parts = [
-        (f"{stage.title}: {data.duration(stage.seconds)}", stage.seconds, stage.series)
+        (f"{stage.title}: {duration(stage.seconds)}", stage.seconds, stage.series)
         for stage in run.stages
     ]
     rows = []
@@ -224,7 +225,7 @@ def _stages(run: RunRecord) -> str:
         rows.append(
             [
                 stage.title if stage.complete else f"{stage.title} (not finished)",
-                data.duration(stage.seconds),
+                duration(stage.seconds),
                 f"{stage.seconds / run.seconds:.0%}" if run.seconds else "",
                 data.count(tokens) if tokens else "",
                 f"{speed:,.0f}" if speed else "",

@@ -1,6 +1,7 @@
 """The record of a finished stage, and the report of a whole run.
 
-Owns result.json and report.md; report_data reads what stages left, report_page lays out the page.
+Owns config.json, result.json and report.md; report_data reads what stages left, report_page lays
+out the page.
 A section is plain JSON, so that stages need no types from here:
 
     {"title": str, "seconds": float, "peak_memory_bytes": int, "settings": {name: value},
@@ -12,14 +13,39 @@ Every key may be absent. An accuracy has unit "accuracy" and a value in [0, 1].
 """
 
 import datetime
+import platform
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nanochat.report import data
 from nanochat.report import page as report_page
 from nanochat.report.data import RunRecord
-from nanochat.system import storage
+from nanochat.system import config, storage
+from nanochat.system import device as devices
+from nanochat.system.distributed import Run
 from nanochat.system.errors import DataError
+from nanochat.system.metrics import duration
+
+
+def write_config(stage_dir: Path, options: Any, run: Run | None = None, **facts: Any) -> None:
+    """Write a stage's config.json: its options, what it runs on, and further facts.
+
+    run: None for a stage whose result does not depend on the machine.
+    """
+    machine = {}
+    if run is not None:
+        machine = {
+            "device": devices.describe(run.device),
+            "compute_dtype": str(run.compute_dtype).removeprefix("torch."),
+            "world_size": run.world_size,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+    found = {"stage": stage_dir.name, "options": config.to_dict(options), **machine, **facts}
+    storage.write_json(stage_dir / "config.json", found)
 
 
 def record(stage_dir: Path, section: dict[str, Any]) -> None:
@@ -82,12 +108,12 @@ def _stage_lines(run: RunRecord) -> list[str]:
             [
                 stage.title,
                 "complete" if stage.complete else "not finished",
-                data.duration(stage.seconds),
+                duration(stage.seconds),
                 data.count(tokens) if tokens else "",
                 data.gigabytes(memory) if memory else "",
             ]
         )
-    rows.append(["all", "", data.duration(run.seconds), "", data.gigabytes(run.peak_memory_bytes)])
+    rows.append(["all", "", duration(run.seconds), "", data.gigabytes(run.peak_memory_bytes)])
     return _table(["stage", "state", "time", "tokens", "peak memory"], rows)
 
 

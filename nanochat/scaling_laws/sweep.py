@@ -22,10 +22,10 @@ from nanochat.report import data
 from nanochat.scaling_laws.isoflop import Point
 from nanochat.system import metrics, storage
 from nanochat.system.errors import ConfigError, DataError
+from nanochat.system.metrics import duration
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import memory_plan, time_plan
 from nanochat.training.memory_plan import StepPlan
-from nanochat.training.progress import duration
 
 RESULTS, SETTINGS = "results.jsonl", "config.json"
 LOSS = "val_bpb"

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             run=run,
             max_items=cfg.max_items,
             items_path=stage.dir / "items.jsonl",
-            print_line=stage.say,
+            print_line=stage.log_line,
         )
         record(stage, found, cfg.max_items)
         stage.close()
@@ -118,7 +118,7 @@ def record(stage: EvalStage, accuracies: list[Accuracy], max_items: int | None) 
             accuracy=task.value,
             baseline=task.baseline,
         )
-    stage.say(f"{name}: {mean:.4f} +- {stderr:.4f}")
+    stage.log_line(f"{name}: {mean:.4f} +- {stderr:.4f}")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             prompts = [" ".join(text.split()[:PROMPT_WORDS]) for text in islice(texts, PROMPTS)]
             stage.samples = samples(loaded, prompts, cfg.sample_tokens, cfg.common.seed)
             for sample in stage.samples:
-                stage.say(f"  {sample['prompt']!r} -> {sample['text']!r}")
+                stage.log_line(f"  {sample['prompt']!r} -> {sample['text']!r}")
         stage.close()
         distributed.barrier(run)
 
@@ -92,7 +92,7 @@ def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) ->
             batch_rows=max(1, BATCH_TOKENS // length),
         )
         stage.result(f"{name} text", bpb, "bits per byte", n=len(rows))
-        stage.say(f"{name} text: {bpb:.4f} bits per byte over {len(rows):,} rows of {length}")
+        stage.log_line(f"{name} text: {bpb:.4f} bits per byte over {len(rows):,} rows of {length}")
 
 
 def measure_documents(
@@ -116,7 +116,7 @@ def measure_documents(
     if not found.bytes:
         raise ConfigError(f"--documents {spec!r} has no text")
     stage.result(spec, found.bpb, "bits per byte", n=found.documents)
-    stage.say(
+    stage.log_line(
         f"{spec}: {found.bpb:.4f} bits per byte over {found.bytes:,} bytes, {found.tokens:,} "
         f"tokens, {found.documents:,} documents"
     )

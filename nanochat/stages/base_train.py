@@ -15,7 +15,6 @@ import torch
 from nanochat import checkpoint_manager, tokenizer
 from nanochat.data import DataOptions, Dataset, StreamBatches, open_data
 from nanochat.data.dataloader import TokenStream
-from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.evaluation import bits_per_byte
 from nanochat.gpt import GPT, GPTConfig, flops, fp8
 from nanochat.optim import OptimConfig, schedules
@@ -64,23 +63,17 @@ class BaseTrainConfig:
     tokens_per_step: int | None = option(
         None, "tokens in one optimizer step; none: from the scale", least=1
     )
-    warmup_steps: int = option(40, "steps that warm the learning rates up")
-    warmdown_frac: float = option(0.65, "share of the steps that bring them down, in [0, 1]")
-    final_lr_frac: float = option(0.05, "learning rates at the end, as a share of the full ones")
+    warmup_steps: int = option(40, "steps that warm the learning rates up", least=0)
+    warmdown_frac: float = option(0.65, "share of the steps that bring them down", least=0, most=1)
+    final_lr_frac: float = option(
+        0.05, "learning rates at the end, as a share of the full ones", least=0, most=1
+    )
     fp8: bool = option(
         False, "8-bit matrix products, on Hopper and newer; pays from about depth 22"
     )
-    val_rows: int = option(256, "validation rows that bits per byte are measured on while training")
-
-    def __post_init__(self) -> None:
-        for name in ("warmdown_frac", "final_lr_frac"):
-            if not 0 <= getattr(self, name) <= 1:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be in [0, 1], got {getattr(self, name)}")
-        if self.warmup_steps < 0:
-            raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
-        if self.val_rows < 1:
-            raise ConfigError(f"--val-rows must be at least 1, got {self.val_rows}")
+    val_rows: int = option(
+        256, "validation rows that bits per byte are measured on while training", least=1
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg, opened, encoder)
         plan = scale(cfg, model.config)
         length = model.config.sequence_length
-        batch_rows = stage.rows_per_step(plan.tokens_per_step, length, "tokens-per-step")
+        batch_rows = stage.rows_per_step(plan.tokens_per_step, length)
         steps = max(1, plan.tokens // (batch_rows * length))
         device_rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
         data = on_all(run, lambda: open_data(cfg.data, base=storage.base_dir()))
@@ -99,10 +92,10 @@ def main(argv: list[str] | None = None) -> None:
         batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, **sizes))
         check_same_data(run, batches.state()["stream"])
         facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
-        opened.say(", ".join(f"{name} {value:,}" for name, value in facts.items()))
+        opened.log_line(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         if cfg.packing == "crop":
             facts["cropped_share"] = share = batches.stream.cropped_share
-            opened.say(f"{share:.1%} of the tokens are thrown away by cropping")
+            opened.log_line(f"{share:.1%} of the tokens are thrown away by cropping")
         stage.train(
             opened,
             stage.Recipe(
@@ -191,7 +184,7 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
         broadcast_tensors(opened.run, (parameter.detach() for parameter in model.parameters()))
     model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
-        opened.say(f"fp8 in {fp8.convert(model)} linears")
+        opened.log_line(f"fp8 in {fp8.convert(model)} linears")
     return model
 
 
@@ -234,16 +227,10 @@ def evaluate(
 
 def samples(model: GPT, encoder: Tokenizer, run: Run) -> list[dict[str, str]]:
     """Greedy continuations of a few prompts."""
-    if not run.is_main:
-        return []
-    engine = Engine(model, encoder, slots=len(SAMPLE_PROMPTS))
-    params = SamplingParams(temperature=0, max_new_tokens=24)
-    requests = [
-        Request(prompt=[encoder.bos_id, *encoder.encode(text)], params=params, chat=False)
-        for text in SAMPLE_PROMPTS
-    ]
-    done = engine.generate(requests)
-    return stage.first_texts([(p, c.text) for p, c in zip(SAMPLE_PROMPTS, done, strict=True)])
+    prompts = [(text, [encoder.bos_id, *encoder.encode(text)]) for text in SAMPLE_PROMPTS]
+    return stage.greedy_samples(
+        model, encoder, run, prompts, slots=len(prompts), max_new_tokens=24, chat=False
+    )
 
 
 if __name__ == "__main__":

@@ -118,14 +118,16 @@ def evaluate(
     mean = chat.chat_core([outcome.accuracy for outcome in outcomes])
     if mean is not None:
         stage.result(f"ChatCORE of {model}", mean[0], stderr=mean[1])
-        stage.say(f"{model} | ChatCORE: {mean[0]:.4f} +- {mean[1]:.4f}")
+        stage.log_line(f"{model} | ChatCORE: {mean[0]:.4f} +- {mean[1]:.4f}")
     return {outcome.accuracy.name: outcome.rows for outcome in outcomes}
 
 
 def record(stage: EvalStage, found: Accuracy, model: str) -> None:
     """Record an accuracy and print it."""
     stage.result(found.name, found.value, ACCURACY, stderr=found.stderr, n=found.n, stage=model)
-    stage.say(f"{model} | {found.name}: {found.value:.1%} +- {found.stderr:.1%} of {found.n:,}")
+    stage.log_line(
+        f"{model} | {found.name}: {found.value:.1%} +- {found.stderr:.1%} of {found.n:,}"
+    )
 
 
 def compare(stage: EvalStage, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:

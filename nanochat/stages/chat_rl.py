@@ -39,20 +39,10 @@ class ChatRlConfig:
         None, "checkpoint or stage folder to start from; none: the stage before, in this run"
     )
     tasks: str = option("pocket", "problems to learn: pocket, gsm8k (of the hub) or gsm8k=FOLDER")
-    problems: int = option(20_000, "problems that pocket draws; later epochs repeat them")
-    steps: int | None = option(None, "optimizer steps; none: one pass over the problems")
-    base_lr_frac: float = option(0.05, "share of --matrix-lr and the other rates, above 0")
-    eval_items: int = option(200, "held-out problems of a task that pass@1 is measured on")
-
-    def __post_init__(self) -> None:
-        for name in ("problems", "eval_items"):
-            if getattr(self, name) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be at least 1, got {getattr(self, name)}")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"--steps must be at least 1 or none, got {self.steps}")
-        if self.base_lr_frac <= 0:
-            raise ConfigError(f"--base-lr-frac must be above 0, got {self.base_lr_frac}")
+    problems: int = option(20_000, "problems that pocket draws; later epochs repeat them", least=1)
+    steps: int | None = option(None, "optimizer steps; none: one pass over the problems", least=1)
+    base_lr_frac: float = option(0.05, "share of --matrix-lr and the other rates", above=0)
+    eval_items: int = option(200, "held-out problems of a task that pass@1 is measured on", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     with stage_opening.opened(NAME, cfg) as opened:
         task, held_out = distributed.on_all(opened.run, lambda: open_tasks(cfg))
         distributed.check_same_data(opened.run, describe(task))
-        loaded = conversations.load_model(opened, cfg.source, ("chat_sft", "mid_train"), None)
+        loaded = conversations.load_model(opened, cfg.source, ("chat_sft", "mid_train"))
         batches = RolloutBatches(
             loaded.model,
             loaded.tokenizer,
@@ -78,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             may_compile=False,
         )
         steps = cfg.steps or max(1, len(task) // cfg.rollouts.prompts_per_step)
-        opened.say(
+        opened.log_line(
             f"{steps:,} steps of {cfg.rollouts.prompts_per_step} prompts with "
             f"{cfg.rollouts.samples_per_prompt} answers each, from {len(task):,} problems"
         )
@@ -89,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
             return {**batches.figures(), **measured}
 
         def sample() -> list[dict[str, str]]:
-            shown = min(8, len(held_out[0]))
-            return conversations.answers(loaded, opened, [held_out[0][i] for i in range(shown)])
+            shown = min(conversations.SAMPLES, len(held_out[0]))
+            return conversations.answers(loaded, opened.run, [held_out[0][i] for i in range(shown)])
 
         scale = cfg.optimizer.lr_scale * cfg.base_lr_frac
         stage.train(

@@ -5,13 +5,9 @@ nanochat mid_train --preset pocket
 
 from dataclasses import dataclass
 
-from nanochat.data.tasks import mixtures
 from nanochat.system import config
-from nanochat.system.distributed import on_all
-from nanochat.training import conversations, stage_opening
+from nanochat.training import conversations
 from nanochat.training.conversations import ChatTrainConfig
-
-NAME = "mid_train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +16,8 @@ class MidTrainConfig(ChatTrainConfig):
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = config.parse(MidTrainConfig, argv, stage=NAME)
-    with stage_opening.opened(NAME, cfg) as opened:
-        train_set, val_set = on_all(
-            opened.run,
-            lambda: mixtures.build(
-                cfg.data,
-                stage="mid",
-                val_data=cfg.val_data,
-                count=cfg.conversations,
-                seed=cfg.common.seed,
-            ),
-        )
-        conversations.train(
-            opened, cfg, train_set=train_set, val_set=val_set, sources=("base_train",)
-        )
+    sources = ("base_train",)
+    conversations.run_stage("mid_train", MidTrainConfig, argv, mixture="mid", sources=sources)
 
 
 if __name__ == "__main__":

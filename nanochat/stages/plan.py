@@ -18,9 +18,9 @@ from nanochat.system import device as devices
 from nanochat.system.config import nested, option
 from nanochat.system.distributed import DTYPES
 from nanochat.system.errors import ConfigError
+from nanochat.system.metrics import duration
 from nanochat.training import batch_size, memory_plan, time_plan
 from nanochat.training.memory_plan import MemoryEstimate, StepPlan
-from nanochat.training.progress import duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,9 @@ class PlanConfig:
         None, "tokens in one optimizer step; none: from the scale", least=1
     )
     device_batch_size: int | Literal["auto"] = option(
-        16, "rows in one forward pass on one device; auto takes as many as fit here and are of use"
+        16,
+        "rows in one forward pass on one device; auto takes as many as fit here and are of use",
+        least=1,
     )
     dtype: str | None = option(
         None,
@@ -48,23 +50,16 @@ class PlanConfig:
     save_every: int | None = option(
         None, "steps between checkpoints, which are copied before they are written; none: one"
     )
-    gpus: int | None = option(None, "GPUs to plan for; none: what this machine has")
-    gpu: str | None = option(None, "their model, such as H100 or 'RTX 4090'; none: this machine's")
+    gpus: int | None = option(None, "GPUs to plan for; none: what this machine has", least=1)
+    gpu: str | None = option(
+        None,
+        "their model, such as H100 or 'RTX 4090'; none: this machine's",
+        choices=tuple(devices.PEAK_TFLOPS_BF16),
+    )
     later_stages: float | None = option(
         None, "time of all later stages, in base trainings, as measured; none: not known"
     )
     dollars_per_gpu_hour: float | None = option(None, "price of one GPU for an hour")
-
-    def __post_init__(self) -> None:
-        if self.gpu is not None and self.gpu not in devices.PEAK_TFLOPS_BF16:
-            known = ", ".join(devices.PEAK_TFLOPS_BF16)
-            raise ConfigError(f"--gpu must be one of {known}; got {self.gpu!r}")
-        if self.gpus is not None and self.gpus < 1:
-            raise ConfigError(f"--gpus must be at least 1 or none, got {self.gpus}")
-        if self.device_batch_size != "auto" and self.device_batch_size < 1:
-            raise ConfigError(
-                f"--device-batch-size must be at least 1 or auto, got {self.device_batch_size}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

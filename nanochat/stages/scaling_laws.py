@@ -29,10 +29,10 @@ from nanochat.system import device as devices
 from nanochat.system.config import RunOptions, flat_fields, nested, option
 from nanochat.system.distributed import DTYPES
 from nanochat.system.errors import ConfigError, Stopped
+from nanochat.system.metrics import duration
 from nanochat.system.signals import asked_to_stop
 from nanochat.tokenizer import Tokenizer
 from nanochat.training.memory_plan import StepPlan
-from nanochat.training.progress import duration
 from nanochat.training.stage_opening import LoopOptions
 
 NAME = "scaling_laws"

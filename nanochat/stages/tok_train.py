@@ -20,8 +20,8 @@ from nanochat.data import DataOptions, open_data
 from nanochat.system import config, device, storage
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
+from nanochat.system.metrics import duration
 from nanochat.tokenizer import Tokenizer
-from nanochat.training.progress import duration
 
 NAME = "tok_train"
 SAY_EVERY_S = 2.0
@@ -80,12 +80,8 @@ def main(argv: list[str] | None = None) -> None:
         f"saved {learnt.name} tokenizer of {learnt.vocab_size:,} tokens in {seconds:.1f} s: {path}"
     )
     folder = storage.stage_dir(cfg.common.run, NAME)
-    facts = {"tokenizer_sha256": learnt.sha256, "path": str(path)}
-    options = config.to_dict(cfg)
-    storage.write_json(
-        folder / "config.json",
-        {"stage": NAME, "options": options, "data": dataset.manifest, **facts},
-    )
+    facts: dict[str, Any] = {"tokenizer_sha256": learnt.sha256, "path": str(path)}
+    report.write_config(folder, cfg, data=dataset.manifest, **facts)
     report.record(folder, section(learnt, texts, seconds=seconds, facts=facts, notes=notes))
 
 

@@ -1,11 +1,13 @@
 """Logs a stage's metrics: to metrics.jsonl always, to Weights & Biases on request.
 
-One row is one dict with a "step". Does not own: the console line (trainer).
+One row is one dict with a "step". Also prints lines and durations to the console. Does not own:
+what a console line says (trainer).
 """
 
 import contextlib
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -122,3 +124,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break  # the process was killed while writing this row
     return rows
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 4.3s, 45s, 3m12s, 2h05m, 12d04h."""
+    if 0 < seconds < 10:
+        return f"{seconds:.1f}s"
+    rounded = round(max(seconds, 0))
+    if rounded < 60:
+        return f"{rounded}s"
+    if rounded < 3600:
+        return f"{rounded // 60}m{rounded % 60:02d}s"
+    if rounded < 48 * 3600:
+        return f"{rounded // 3600}h{rounded % 3600 // 60:02d}m"
+    return f"{rounded // 86400}d{rounded % 86400 // 3600:02d}h"
+
+
+def log_line(line: str) -> None:
+    """Print a line in one write: a thread may report a checkpoint while a step is printed."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

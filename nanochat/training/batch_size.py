@@ -82,7 +82,7 @@ def device_rows(
         why = "a step has no more"
     elif found == wanted:
         why = "more are not faster"
-    stage.say(
+    stage.log_line(
         f"--device-batch-size auto: {rows} rows of {length:,} tokens, {count} times a step on each "
         f"device ({how}; {why})"
     )

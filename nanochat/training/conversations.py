@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,15 +15,17 @@ from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import Loaded
 from nanochat.data import ChatBatches
 from nanochat.data.conversation_rows import ChatRows
-from nanochat.engine import Engine, Request, SamplingParams
+from nanochat.data.tasks import mixtures
 from nanochat.optim import OptimConfig, schedules
 from nanochat.optim.scaling import batch_lr_scale
+from nanochat.system import config
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import Run, check_same_data, from_main, gather_work, on_all
-from nanochat.system.errors import ConfigError
 from nanochat.tokenizer.conversation import Conversation, Message, render_prompt
-from nanochat.training import batch_size, stage
+from nanochat.training import batch_size, stage, stage_opening
 from nanochat.training.stage_opening import LoopOptions, Stage
+
+SAMPLES = 8  # answers shown in the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,51 +42,73 @@ class ChatTrainConfig:
     val_data: str | None = option(
         None, "a .jsonl of validation conversations; none: the mixture's, or a share of yours"
     )
-    epochs: float = option(1.0, "passes over the conversations; the number may be a fraction")
-    conversations: int = option(40_000, "conversations an epoch of pocket has")
+    epochs: float = option(
+        1.0, "passes over the conversations; the number may be a fraction", above=0
+    )
+    conversations: int = option(40_000, "conversations an epoch of pocket has", least=1)
     tokens_per_step: int = option(
-        4096, "tokens in one optimizer step, over all ranks; small ones lower the learning rates"
+        4096,
+        "tokens in one optimizer step, over all ranks; small ones lower the learning rates",
+        least=1,
     )
     sequence_length: int | None = option(
-        None, "tokens of a row, and of the model's context from then on; none: the model's own"
+        None,
+        "tokens of a row, and of the model's context from then on; none: the model's own",
+        least=1,
     )
-    warmup_frac: float = option(0.02, "share of the steps that warm the learning rates up, [0, 1]")
-    warmdown_frac: float = option(0.5, "share of the steps that bring them down, [0, 1]")
-    final_lr_frac: float = option(0.0, "learning rates at the end, as a share of the full ones")
+    warmup_frac: float = option(
+        0.02, "share of the steps that warm the learning rates up", least=0, most=1
+    )
+    warmdown_frac: float = option(0.5, "share of the steps that bring them down", least=0, most=1)
+    final_lr_frac: float = option(
+        0.0, "learning rates at the end, as a share of the full ones", least=0, most=1
+    )
 
-    def __post_init__(self) -> None:
-        for name in ("warmup_frac", "warmdown_frac", "final_lr_frac"):
-            if not 0 <= getattr(self, name) <= 1:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("conversations", "tokens_per_step", "sequence_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if self.epochs <= 0:
-            raise ConfigError(f"--epochs must be above 0, got {self.epochs}")
+
+def run_stage(
+    name: str,
+    options: type[ChatTrainConfig],
+    argv: list[str] | None,
+    *,
+    mixture: mixtures.Stage,
+    sources: tuple[str, ...],
+) -> None:
+    """Run a supervised stage over conversations, from its command line. Collective.
+
+    mixture: which conversations it trains on. sources: stages of this run to start from, the
+    preferred one first.
+    """
+    cfg = config.parse(options, argv, stage=name)
+    with stage_opening.opened(name, cfg) as opened:
+        train_set, val_set = on_all(
+            opened.run,
+            lambda: mixtures.build(
+                cfg.data,
+                stage=mixture,
+                val_data=cfg.val_data,
+                count=cfg.conversations,
+                seed=cfg.common.seed,
+            ),
+        )
+        loaded = load_model(opened, cfg.source, sources, cfg.sequence_length)
+        train(opened, cfg, loaded, train_set, val_set)
 
 
 def train(
     opened: Stage,
     cfg: ChatTrainConfig,
-    *,
+    loaded: Loaded,
     train_set: Sequence[Conversation],
     val_set: Sequence[Conversation],
-    sources: tuple[str, ...],
 ) -> None:
-    """Run one supervised stage over conversations. Collective.
-
-    sources: stages of this run to start from, the preferred one first.
-    """
-    loaded = load_model(opened, cfg.source, sources, cfg.sequence_length)
+    """Train a model on conversations and record it. Collective."""
     model = loaded.model
     length = model.config.sequence_length
-    batch_rows = stage.rows_per_step(cfg.tokens_per_step, length, "tokens-per-step")
+    batch_rows = stage.rows_per_step(cfg.tokens_per_step, length)
     rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
     batches = _open_batches(opened, cfg, loaded, train_set, batch_rows=batch_rows, device_rows=rows)
     steps = max(1, round(cfg.epochs * batches.rows_per_epoch / batch_rows))
-    opened.say(
+    opened.log_line(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
         f"{steps:,} steps of {batch_rows} rows"
     )
@@ -113,7 +136,7 @@ def train(
             tokens_per_step=batch_rows * length,
             optimizer=dataclasses.replace(cfg.optimizer, lr_scale=lr_scale),
             evaluate=evaluate,
-            sample=lambda: answers(loaded, opened, val_set),
+            sample=lambda: answers(loaded, opened.run, val_set),
             facts={
                 "source": str(loaded.path),
                 "conversations": len(train_set),
@@ -156,7 +179,7 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
     left_out = counts.dropped / counts.conversations
     cut_off = counts.truncated / counts.conversations
     if left_out or cut_off:
-        opened.say(
+        opened.log_line(
             f"warning: {100 * left_out:.3g}% of the conversations are left out, as no answer "
             f"begins within {length} tokens; {100 * cut_off:.3g}% are cut off there; "
             "--sequence-length takes longer ones"
@@ -192,37 +215,35 @@ def validation_loss(
 
 
 def load_model(
-    opened: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None
+    opened: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None = None
 ) -> Loaded:
-    """The model a chat stage starts from. Collective."""
-    if source is not None:
-        path = Path(source).expanduser()
-    elif opened.resume_from is not None:
+    """The model a chat stage starts from: its own checkpoint when resuming. Collective."""
+    run = opened.run
+    if opened.resume_from is not None:
         path = opened.resume_from
+    elif source is not None:
+        path = Path(source).expanduser()
     else:
-        path = from_main(opened.run, lambda: checkpoint_manager.find(opened.common.run, stages))
-    options: dict[str, Any] = {}
-    if sequence_length is not None:
-        options["sequence_length"] = sequence_length
-    return stage.load_for_training(opened, path, **options)
+        path = from_main(run, lambda: checkpoint_manager.find(opened.common.run, stages))
+    sizes = {} if sequence_length is None else {"sequence_length": sequence_length}
+    loaded = checkpoint_manager.load(
+        path, run, model_options=sizes, attention_backend=opened.attention
+    )
+    loaded.model.checkpoint_activations = opened.loop.checkpoint_activations
+    if opened.resume_from is None:
+        opened.log_line(f"starting {opened.name} from {loaded.path}")
+    return loaded
 
 
 def answers(
-    loaded: Loaded, opened: Stage, conversations: Sequence[Conversation], count: int = 8
+    loaded: Loaded, run: Run, conversations: Sequence[Conversation]
 ) -> list[dict[str, str]]:
     """The model's greedy answers to the first questions of some conversations."""
-    if not opened.run.is_main:
-        return []
-    engine = Engine(loaded.model, loaded.tokenizer, slots=count)
-    prompts = [opening(conversation) for conversation in conversations[:count]]
-    params = SamplingParams(temperature=0, max_new_tokens=64)
-    requests = [
-        Request(prompt=render_prompt(messages, loaded.tokenizer), params=params)
-        for messages in prompts
-    ]
-    done = engine.generate(requests)
-    texts = [(str(m[-1]["content"]), c.text) for m, c in zip(prompts, done, strict=True)]
-    return stage.first_texts(texts)
+    openings = [opening(conversation) for conversation in conversations[:SAMPLES]]
+    prompts = [(str(m[-1]["content"]), render_prompt(m, loaded.tokenizer)) for m in openings]
+    return stage.greedy_samples(
+        loaded.model, loaded.tokenizer, run, prompts, slots=SAMPLES, max_new_tokens=64
+    )
 
 
 def opening(conversation: Conversation) -> list[Message]:

@@ -87,15 +87,3 @@ class Summary:
     skipped: int
     rewinds: int
     spikes: int
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 45s, 3m12s, 2h05m, 12d04h."""
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

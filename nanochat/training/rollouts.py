@@ -45,33 +45,23 @@ class RewardTask(EvalTask, Protocol):
 class RolloutOptions:
     """How answers are sampled in reinforcement learning."""
 
-    prompts_per_step: int = option(16, "prompts of one optimizer step, over all ranks")
-    samples_per_prompt: int = option(16, "answers to each prompt; they are judged by their mean")
+    prompts_per_step: int = option(16, "prompts of one optimizer step, over all ranks", least=1)
+    samples_per_prompt: int = option(
+        16, "answers to each prompt; they are judged by their mean", least=2
+    )
     max_new_tokens: int | None = option(
         None,
         "tokens of an answer, tool output included; longer ones fail; none: 256, at most half "
         "the context",
+        least=1,
     )
-    temperature: float = option(1.0, "of sampling; the gradient is that of temperature 1")
+    temperature: float = option(1.0, "of sampling; the gradient is that of temperature 1", above=0)
     top_k: int | None = option(50, "likeliest tokens that are sampled from; none: all")
     max_rounds: int = option(
-        3, "times a step looks for prompts with both good and bad answers; 1 takes what comes"
+        3,
+        "times a step looks for prompts with both good and bad answers; 1 takes what comes",
+        least=1,
     )
-
-    def __post_init__(self) -> None:
-        least = {
-            "prompts_per_step": 1,
-            "samples_per_prompt": 2,
-            "max_new_tokens": 1,
-            "max_rounds": 1,
-        }
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} must be at least {bound}, got {value}")
-        if self.temperature <= 0:
-            raise ConfigError(f"--temperature must be above 0 to explore, got {self.temperature}")
 
 
 @dataclass(frozen=True)

@@ -132,18 +132,18 @@ class Saver:
         except (OSError, SafetensorError) as error:
             if snapshot.must:
                 raise
-            self._stage.say(
+            self._stage.log_line(
                 f"warning: checkpoint not saved at step {snapshot.step:,} ({error}); training goes "
                 "on, the one before stands: see to the disk"
             )
             return
-        self._stage.say(f"saved {path}")
+        self._stage.log_line(f"saved {path}")
         if snapshot.in_streak:
             return  # a run may have to go back behind this one
         try:
             self._retain(newest=self._stage.loop.keep)
         except OSError as error:
-            self._stage.say(f"warning: older checkpoints could not be removed ({error})")
+            self._stage.log_line(f"warning: older checkpoints could not be removed ({error})")
 
     def _make_room(self) -> bool:
         """Remove from a full disk what is missed least; whether there was anything."""
@@ -154,7 +154,9 @@ class Saver:
             if whole is not None and not damages:
                 removed += self._retain(newest=1)
         if removed:
-            self._stage.say(f"warning: the disk is full; {removed} older checkpoints were removed")
+            self._stage.log_line(
+                f"warning: the disk is full; {removed} older checkpoints were removed"
+            )
         return removed > 0
 
     def _write_once(self, snapshot: _Snapshot) -> Path:

@@ -17,20 +17,21 @@ from typing import Any
 import torch
 
 from nanochat import checkpoint_manager, optim, report
-from nanochat.checkpoint_manager import Loaded
 from nanochat.data import BatchSource
+from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.gpt import GPT, flops
 from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import Schedule
+from nanochat.report.data import read_object
 from nanochat.system import config
 from nanochat.system import device as devices
-from nanochat.system.distributed import barrier, from_main, gather_work, main_only
+from nanochat.system.distributed import Run, barrier, from_main, gather_work, main_only
 from nanochat.system.errors import ConfigError, OutOfMemory, Stopped
-from nanochat.system.metrics import MetricsLogger, read_rows
+from nanochat.system.metrics import MetricsLogger, duration, read_rows
 from nanochat.system.signals import asked_to_stop
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import stage_record
-from nanochat.training.progress import Progress, Summary, duration
+from nanochat.training.progress import Progress, Summary
 from nanochat.training.saving import Saver
 from nanochat.training.stage_opening import Stage, claimed, newest_checkpoint
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
@@ -54,7 +55,7 @@ class _Findings:
         try:
             self.figures = figures = self.evaluate()
         except OutOfMemory as error:
-            self.stage.say(f"warning: evaluation left out: {error}")
+            self.stage.log_line(f"warning: evaluation left out: {error}")
             return {}
         return figures
 
@@ -63,7 +64,7 @@ class _Findings:
         try:
             self.samples = gather_work(self.stage.run, self.sample)[0]
         except OutOfMemory as error:
-            self.stage.say(f"warning: samples left out: {error}")
+            self.stage.log_line(f"warning: samples left out: {error}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,8 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
     optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=tokens_per_step)
     resumed = _resumed(stage, recipe.batches)
     if resumed is not None:
-        facts = {**facts, **stage_record.origin(stage.dir)}
+        before = read_object(stage.dir / "config.json")
+        facts = {**facts, **{k: v for k, v in before.items() if k == "source"}}
     findings = _Findings(stage, recipe.evaluate, recipe.sample)
     with (
         claimed(stage, model),
@@ -113,7 +115,18 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
         _profiler(stage) as after_step,
     ):
         compiled = _compiles(stage, recipe.use_compile)
-        _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
+        if run.is_main:
+            report.write_config(
+                stage.dir,
+                stage.options,
+                run,
+                model=dict(vars(model.config)),
+                tokenizer_sha256=recipe.tokenizer.sha256,
+                attention=model.attention.name,
+                git_commit=stage_record.git_commit(),
+                compiled=compiled,
+                **facts,
+            )
         loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
             loss = devices.compiled(loss)
@@ -130,7 +143,7 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
             metrics=metrics,
             flops_per_token=flops.flops_per_token(model.config, model.config.sequence_length),
             log_every=stage.loop.log_every,
-            say=stage.say,
+            log_line=stage.log_line,
             stop=stop,
             rewind=functools.partial(_rewind, stage, saver, model),
             after_step=after_step,
@@ -158,13 +171,6 @@ def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
     return meta
 
 
-def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    if stage.run.is_main:
-        stage_record.write_config(
-            stage.dir, stage.name, stage.options, stage.run, model, tokenizer, facts
-        )
-
-
 def _finish(
     stage: Stage,
     trainer: Trainer,
@@ -179,13 +185,15 @@ def _finish(
     """
     if summary.steps < trainer.total_steps:
         barrier(stage.run)  # torchrun ends the others as soon as one has ended
-        stage.say(f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there")
+        stage.log_line(
+            f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there"
+        )
         raise Stopped
     if stage.run.is_main:
         results = {"evaluation": findings.figures, "samples": findings.samples}
         section = stage_record.section(stage.name, summary, stage.run, results, facts, seconds)
         report.record(stage.dir, section)
-        stage.say(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
+        stage.log_line(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
     barrier(stage.run)
 
 
@@ -209,24 +217,12 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
     def write(profiler: torch.profiler.profile) -> None:
         path = stage.dir / "trace.json"
         profiler.export_chrome_trace(str(path))
-        stage.say(f"trace of {stage.loop.profile} steps: {path}")
+        stage.log_line(f"trace of {stage.loop.profile} steps: {path}")
 
     # The first steps build kernels; the last one before recording warms the profiler up.
     plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
     with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
         yield profiler.step
-
-
-def load_for_training(stage: Stage, source: Path, **model_options: Any) -> Loaded:
-    """The model a stage starts from: its own checkpoint when resuming, else the source's."""
-    path = stage.resume_from or source
-    loaded = checkpoint_manager.load(
-        path, stage.run, model_options=model_options, attention_backend=stage.attention
-    )
-    loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
-    if stage.resume_from is None:
-        stage.say(f"starting {stage.name} from {loaded.path}")
-    return loaded
 
 
 def _compiles(stage: Stage, wanted: bool | None) -> bool:
@@ -235,7 +231,7 @@ def _compiles(stage: Stage, wanted: bool | None) -> bool:
     if next((choice for choice in choices if choice is not None), True) is False:
         return False
     if stage.run.device.type == "cpu" and not devices.has_compiler():
-        stage.say(
+        stage.log_line(
             "warning: no C++ compiler (g++ or clang++) found: training runs uncompiled, about "
             "half as fast; install one to change that"
         )
@@ -252,13 +248,13 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
             saver.judge(trainer.progress.step, figures)
             trainer.metrics.log(trainer.progress.step, dict(figures))
             shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            stage.say(f"step {trainer.progress.step:,} | {shown}")
+            stage.log_line(f"step {trainer.progress.step:,} | {shown}")
 
     def sample(trainer: Trainer) -> None:
         saver.wait()
         findings.look()
         for item in findings.samples[:4]:
-            stage.say(f"  {item['prompt']!r} -> {item['text']!r}")
+            stage.log_line(f"  {item['prompt']!r} -> {item['text']!r}")
 
     loop = stage.loop
     return [
@@ -280,13 +276,13 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     def accept(step: int) -> bool:
         return step <= healthy and saver.is_regular(step)
 
-    path = newest_checkpoint(stage.dir, stage.run, stage.say, accept)
+    path = newest_checkpoint(stage.dir, stage.run, accept)
     if path is None:
         raise TrainingError(
             "one step after another is not finite, and there is no checkpoint to go back to: lower "
             "the learning rates (--lr-scale 0.5)"
         )
-    stage.say(f"back to {path}, on with the data that comes next")
+    stage.log_line(f"back to {path}, on with the data that comes next")
     saver.forget_after(checkpoint_manager.step_of(path))
     main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
@@ -305,18 +301,37 @@ def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     trainer.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
 
 
-def rows_per_step(tokens_per_step: int, sequence_length: int, name: str) -> int:
+def rows_per_step(tokens_per_step: int, sequence_length: int) -> int:
     """Rows of `sequence_length` in a step.
 
     Raises: ConfigError if a step holds no whole row.
     """
     if tokens_per_step < sequence_length:
         raise ConfigError(
-            f"--{name} {tokens_per_step} is less than one row of {sequence_length} tokens; raise it"
+            f"--tokens-per-step {tokens_per_step} is less than one row of {sequence_length} tokens;"
+            " raise it"
         )
     return tokens_per_step // sequence_length
 
 
-def first_texts(samples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Prompts and their texts as the report takes them."""
-    return [{"prompt": prompt, "text": text} for prompt, text in samples]
+def greedy_samples(
+    model: GPT,
+    tokenizer: Tokenizer,
+    run: Run,
+    prompts: Sequence[tuple[str, list[int]]],
+    *,
+    slots: int,
+    max_new_tokens: int,
+    chat: bool = True,
+) -> list[dict[str, str]]:
+    """Greedy answers as the report takes them; none on ranks other than 0.
+
+    prompts: each as text and as tokens.
+    """
+    if not run.is_main:
+        return []
+    engine = Engine(model, tokenizer, slots=slots)
+    params = SamplingParams(temperature=0, max_new_tokens=max_new_tokens)
+    requests = [Request(prompt=tokens, params=params, chat=chat) for _, tokens in prompts]
+    done = engine.generate(requests)
+    return [{"prompt": text, "text": c.text} for (text, _), c in zip(prompts, done, strict=True)]

@@ -7,7 +7,6 @@ there is `stage`'s business.
 import contextlib
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,9 @@ from nanochat.system.distributed import (
     main_only,
 )
 from nanochat.system.errors import ConfigError
+from nanochat.system.metrics import log_line
 from nanochat.training import stage_record
 
-Say = Callable[[str], None]
 CHECKPOINT_BYTES = 8  # of a parameter, at least: itself and one moment, both float32
 
 
@@ -47,34 +46,33 @@ class LoopOptions:
         False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
     )
     device_batch_size: int | Literal["auto"] = option(
-        16, "rows in one forward pass on one device; auto takes as many as fit and are of use"
+        16,
+        "rows in one forward pass on one device; auto takes as many as fit and are of use",
+        least=1,
     )
     checkpoint_activations: bool = option(
         False, "compute layers again in the backward pass: far less memory, a third more time"
     )
-    log_every: int = option(10, "steps between console lines and metrics rows")
-    eval_every: int | None = option(None, "steps between evaluations; none: only at the end")
-    sample_every: int | None = option(None, "steps between samples; none: only at the end")
-    save_every: int | None = option(None, "steps between checkpoints; none: only at the end")
-    keep: int = option(2, "newest checkpoints of the stage that are kept")
-    keep_every: int | None = option(None, "checkpoints at multiples of so many steps stay as well")
+    log_every: int = option(10, "steps between console lines and metrics rows", least=1)
+    eval_every: int | None = option(
+        None, "steps between evaluations; none: only at the end", least=1
+    )
+    sample_every: int | None = option(None, "steps between samples; none: only at the end", least=1)
+    save_every: int | None = option(
+        None, "steps between checkpoints; none: only at the end", least=1
+    )
+    keep: int = option(2, "newest checkpoints of the stage that are kept", least=1)
+    keep_every: int | None = option(
+        None, "checkpoints at multiples of so many steps stay as well", least=1
+    )
     profile: int | None = option(
-        None, "steps to record, after the first few, as trace.json for https://ui.perfetto.dev"
+        None,
+        "steps to record, after the first few, as trace.json for https://ui.perfetto.dev",
+        least=1,
     )
     keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
 
     def __post_init__(self) -> None:
-        if self.device_batch_size != "auto" and self.device_batch_size < 1:
-            raise ConfigError(
-                f"--device-batch-size must be at least 1 or auto, got {self.device_batch_size}"
-            )
-        for name in ("log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("eval_every", "sample_every", "save_every", "keep_every", "profile"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1 or none")
         if self.keep_every is not None and self.keep_every % (
             self.save_every or self.keep_every + 1
         ):
@@ -101,7 +99,11 @@ class Stage:
     newest: Path | None  # the newest one
     begun: StartedWith
     attention: str  # the backend, as attention.choose takes it
-    say: Say
+
+    def log_line(self, line: str) -> None:
+        """Print a line, once for all ranks."""
+        if self.run.is_main:
+            log_line(line)
 
 
 class StageOptions(Protocol):
@@ -116,20 +118,16 @@ class StageOptions(Protocol):
         """Options of the loop."""
 
 
-def say_line(line: str) -> None:
-    """Print a line in one piece: a thread may say that it has saved while a step is reported."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
 @contextlib.contextmanager
-def opened(name: str, options: StageOptions, *, say: Say = say_line) -> Iterator[Stage]:
-    """Start the process group and open a stage in it. Collective; raises what `open_stage` does."""
-    with distributed.session(options.common, _begun(name, options)) as run:
-        yield open_stage(name, options, run=run, say=say)
+def opened(name: str, options: StageOptions) -> Iterator[Stage]:
+    """Start the process group and open a stage in it. Collective; raises what `_open` does."""
+    folder = storage.stage_dir(options.common.run, name)
+    begun = stage_record.begun(folder) if options.loop.resume else StartedWith()
+    with distributed.session(options.common, begun) as run:
+        yield _open(name, options, run=run, begun=broadcast_object(run, begun))
 
 
-def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage:
+def _open(name: str, options: StageOptions, *, run: Run, begun: StartedWith) -> Stage:
     """Find where the stage stands: fresh, or to be resumed. Collective.
 
     Raises: ConfigError if the folder already holds checkpoints and resuming was not asked for, or
@@ -148,11 +146,9 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
             f"run {common.run!r} already has {name} checkpoints in {folder}; "
             "--resume goes on from them, --run NAME starts another run"
         )
-    resume_from = newest_checkpoint(folder, run, say) if loop.resume else None
+    resume_from = newest_checkpoint(folder, run) if loop.resume else None
     if resume_from is not None and run.is_main:
-        say(f"resuming {name} from {resume_from}")
-    begun = broadcast_object(run, _begun(name, options))
-    say = say if run.is_main else (lambda line: None)
+        log_line(f"resuming {name} from {resume_from}")
     return Stage(
         name=name,
         dir=folder,
@@ -163,13 +159,12 @@ def open_stage(name: str, options: StageOptions, *, run: Run, say: Say) -> Stage
         resume_from=resume_from,
         newest=newest,
         begun=begun,
-        attention=_attention(begun, run, say),
-        say=say,
+        attention=_attention(begun, run),
     )
 
 
 def newest_checkpoint(
-    folder: Path, run: Run, say: Say, accept: Callable[[int], bool] = lambda step: True
+    folder: Path, run: Run, accept: Callable[[int], bool] = lambda step: True
 ) -> Path | None:
     """The newest checkpoint that is whole; those after it are named. Collective.
 
@@ -179,7 +174,7 @@ def newest_checkpoint(
     def find() -> Path | None:
         found, damages = checkpoint_manager.newest_valid(folder, accept)
         for damage in damages:
-            say(f"warning: {damage.what}: passing over this checkpoint")
+            log_line(f"warning: {damage.what}: passing over this checkpoint")
         return found
 
     return from_main(run, find)
@@ -210,14 +205,7 @@ def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, 
         )
 
 
-def _begun(name: str, options: StageOptions) -> StartedWith:
-    """What a stage that goes on was begun with, also if that has saved no checkpoint yet."""
-    if not options.loop.resume:
-        return StartedWith()
-    return stage_record.begun(storage.stage_dir(options.common.run, name))
-
-
-def _attention(begun: StartedWith, run: Run, say: Say) -> str:
+def _attention(begun: StartedWith, run: Run) -> str:
     """The attention backend of before; "auto" where there was none or it does not work here."""
     name = begun.attention
     # On another kind of device nothing is as before: "blocks" is a CPU's, the others are not.
@@ -226,7 +214,8 @@ def _attention(begun: StartedWith, run: Run, say: Say) -> str:
     try:
         return attention.choose(name, run.device).name
     except ConfigError as error:
-        say(f"warning: {error}; the last bits will be others than they would have been")
+        if run.is_main:
+            log_line(f"warning: {error}; the last bits will be others than they would have been")
         return "auto"
 
 

@@ -4,41 +4,20 @@ Owns the contents of a stage folder's config.json and result.json; stage.py deci
 """
 
 import contextlib
-import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nanochat.gpt import GPT
 from nanochat.gpt.attention import BACKENDS
-from nanochat.system import config, storage
+from nanochat.report import data
 from nanochat.system import device as devices
 from nanochat.system.distributed import DTYPES, Run, StartedWith
-from nanochat.system.errors import DataError
-from nanochat.tokenizer import Tokenizer
 from nanochat.training.progress import Summary
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A stage's config.json; empty where there is none that can be read."""
-    try:
-        found = storage.read_json(folder / "config.json", "stage's record")
-    except DataError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def origin(folder: Path) -> dict[str, Any]:
-    """What a resumed stage keeps of its record: the checkpoint that it once started from."""
-    found = read_config(folder)
-    return {"source": found["source"]} if "source" in found else {}
 
 
 def begun(folder: Path) -> StartedWith:
     """What a stage's record says that it was begun with."""
-    found = read_config(folder)
+    found = data.read_object(folder / "config.json")
 
     def known(name: str, kind: type) -> Any:
         value = found.get(name)
@@ -53,36 +32,6 @@ def begun(folder: Path) -> StartedWith:
         attention=attention if attention in BACKENDS else None,
         compiled=known("compiled", bool),
         device_rows=rows if rows and rows > 0 else None,
-    )
-
-
-def write_config(
-    folder: Path,
-    name: str,
-    options: Any,
-    run: Run,
-    model: GPT,
-    tokenizer: Tokenizer,
-    facts: dict[str, Any],
-) -> None:
-    """Write config.json: every option of the stage, the model, the machine and the versions."""
-    storage.write_json(
-        folder / "config.json",
-        {
-            "stage": name,
-            "options": config.to_dict(options),
-            "model": dict(vars(model.config)),
-            "tokenizer_sha256": tokenizer.sha256,
-            "device": devices.describe(run.device),
-            "compute_dtype": str(run.compute_dtype).removeprefix("torch."),
-            "attention": model.attention.name,
-            "world_size": run.world_size,
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "git_commit": git_commit(),
-            **facts,
-        },
     )
 
 

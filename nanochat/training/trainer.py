@@ -21,8 +21,8 @@ from nanochat.optim.schedules import Schedule
 from nanochat.system import device as devices
 from nanochat.system.distributed import Run, all_reduce_sum
 from nanochat.system.errors import UserError
-from nanochat.system.metrics import MetricsLogger
-from nanochat.training.progress import Progress, Summary, duration
+from nanochat.system.metrics import MetricsLogger, duration
+from nanochat.training.progress import Progress, Summary
 
 LossFn = Callable[[Batch, Tensor], Tensor]
 # Steps that are not finite are left out; so many one after another are no accident, and going back
@@ -78,6 +78,7 @@ class _Figures:
         return self._host.tolist()
 
 
+@dataclass(kw_only=True, eq=False)
 class Trainer:
     """Runs `total_steps` optimizer steps over a batch source.
 
@@ -85,48 +86,29 @@ class Trainer:
     losses (0-d). The factor is one by the step's number of target tokens, which is all-reduced
     before the first forward, so that the loss is the global token mean whatever the packing,
     accumulation or number of ranks.
+    stop: whether this process was asked to end. after_step: called between steps, to profile.
+    rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
+    that what comes next is new data. Collective. watch_loss: whether a jump of the loss means
+    anything.
     """
 
-    def __init__(
-        self,
-        *,
-        optimizer: MuonAdamW,
-        batches: BatchSource,
-        loss_fn: LossFn,
-        schedule: Schedule,
-        hooks: Sequence[Hook],
-        run: Run,
-        total_steps: int,
-        metrics: MetricsLogger,
-        flops_per_token: float,
-        log_every: int = 10,
-        say: Callable[[str], None] = lambda line: None,
-        stop: Callable[[], bool] = lambda: False,
-        rewind: Callable[["Trainer"], None] | None = None,
-        after_step: Callable[[], object] = lambda: None,
-        watch_loss: bool = True,
-    ) -> None:
-        """See the class; stop: whether this process was asked to end.
+    optimizer: MuonAdamW
+    batches: BatchSource
+    loss_fn: LossFn
+    schedule: Schedule
+    hooks: Sequence[Hook]
+    run: Run
+    total_steps: int
+    metrics: MetricsLogger
+    flops_per_token: float
+    log_every: int = 10
+    log_line: Callable[[str], None] = lambda line: None
+    stop: Callable[[], bool] = lambda: False
+    rewind: Callable[["Trainer"], None] | None = None
+    after_step: Callable[[], object] = lambda: None
+    watch_loss: bool = True
 
-        rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
-        that what comes next is new data. Collective. after_step: called between steps, to profile.
-        watch_loss: whether a jump of the loss means anything.
-        """
-        self.optimizer = optimizer
-        self.batches = batches
-        self.loss_fn = loss_fn
-        self.schedule = schedule
-        self.hooks = hooks
-        self.run = run
-        self.total_steps = total_steps
-        self.metrics = metrics
-        self.flops_per_token = flops_per_token
-        self.log_every = log_every
-        self.say = say
-        self.stop = stop
-        self.rewind = rewind
-        self.after_step = after_step
-        self.watch_loss = watch_loss
+    def __post_init__(self) -> None:
         self.stopping = False
         self.progress = Progress()
         self.peak_flops: float | None = None  # measured after the first step
@@ -137,7 +119,7 @@ class Trainer:
         self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
         self._warm = False
         self._unread: deque[_Figures] = deque()
-        self._lag = 1 if run.device.type == "cuda" else 0  # steps whose figures are not waited for
+        self._lag = 1 if self.run.device.type == "cuda" else 0  # steps whose figures may be late
         self._grad_norm = math.nan
         self._rewound_to: Counter[int] = Counter()
 
@@ -213,12 +195,12 @@ class Trainer:
         share = torch.stack([total, torch.full_like(total, self.stop())])
         stats = self.optimizer.step(self.schedule(self.progress.step), share)
         self.optimizer.zero_grad()
-        rows_tokens = sum(b.inputs.numel() for b in micro_batches)
-        self._window.tokens += rows_tokens * self.run.world_size
+        tokens = sum(b.inputs.numel() for b in micro_batches) * self.run.world_size
+        self._window.tokens += tokens
         self.progress.step += 1
-        self.progress.tokens += rows_tokens * self.run.world_size
+        self.progress.tokens += tokens
         self._trained_steps += 1
-        self._trained_tokens += rows_tokens * self.run.world_size
+        self._trained_tokens += tokens
         figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])
         self._unread.append(_Figures(self.progress.step, figures))
 
@@ -230,7 +212,7 @@ class Trainer:
             self.stopping = self.stopping or bool(stop)
             if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
                 self.progress.skip()
-                self.say(
+                self.log_line(
                     f"warning: step {figures.step:,} skipped: its loss is {loss:.4g}, its gradient "
                     f"norm {self._grad_norm:.4g}"
                 )
@@ -238,7 +220,7 @@ class Trainer:
             mean = self.progress.loss_mean
             if self.progress.take(loss) and self.watch_loss:
                 self.progress.spikes += 1
-                self.say(
+                self.log_line(
                     f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
                     f"{loss:.4f}"
                 )
@@ -257,7 +239,7 @@ class Trainer:
         )
         if self.rewind is None:
             raise TrainingError(f"{trouble}: {REMEDY}")
-        self.say(f"warning: {trouble}: going back to a checkpoint")
+        self.log_line(f"warning: {trouble}: going back to a checkpoint")
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
@@ -308,7 +290,7 @@ class Trainer:
             else f"started in {duration(elapsed_s)}"
         )
         mfu = f" | mfu {row['mfu']:.1%}" if row["mfu"] is not None else ""
-        self.say(
+        self.log_line(
             f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
             f"lr x{settings.lr_scale:.2f} | grad {self._grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
             f"{row['memory_bytes'] / 1e9:.1f} GB | {left}"
@@ -322,7 +304,7 @@ class Trainer:
         elapsed_s = time.perf_counter() - window.start_s
         self.progress.elapsed_s += elapsed_s
         self._wait_s += window.wait_s
-        self.say(
+        self.log_line(
             f"step {self.progress.step:,}/{self.total_steps:,} | started in {duration(elapsed_s)}"
         )
         self._window = _Window()
