@@ -26,6 +26,7 @@ from nanochat.system.metrics import duration
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import memory_plan, time_plan
 from nanochat.training.memory_plan import StepPlan
+from nanochat.training.stage import rows_per_step
 
 RESULTS, SETTINGS = "results.jsonl", "config.json"
 LOSS = "val_bpb"
@@ -103,13 +104,9 @@ def _member(
     length = model.sequence_length
     asked = max(1, round(budget / flops.flops_per_token(model, length)))
     plan = scaled_plan(model, tokens=asked, tokens_per_step=tokens_per_step)
-    if plan.tokens_per_step < length:
-        raise ConfigError(
-            f"--tokens-per-step {plan.tokens_per_step} is less than one row of {length} tokens"
-        )
+    whole = rows_per_step(plan.tokens_per_step, length) * length
     if not ratios[0] <= asked / plan.parameters <= ratios[1]:
         return None
-    whole = plan.tokens_per_step // length * length
     steps = round(asked / whole)
     if steps < 1:
         raise ConfigError(

@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
         run = opened.run
         encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
         model = build_model(cfg, opened, encoder)
-        plan = scale(cfg, model.config)
+        plan = scaled_plan(
+            model.config, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
+        )
         length = model.config.sequence_length
         batch_rows = stage.rows_per_step(plan.tokens_per_step, length)
         steps = max(1, plan.tokens // (batch_rows * length))
@@ -186,13 +188,6 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
     if cfg.fp8:
         opened.log_line(f"fp8 in {fp8.convert(model)} linears")
     return model
-
-
-def scale(cfg: BaseTrainConfig, sizes: GPTConfig) -> ScaledPlan:
-    """Tokens, batch and learning rates for this size; flags override."""
-    return scaled_plan(
-        sizes, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
-    )
 
 
 def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:

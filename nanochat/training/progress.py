@@ -80,7 +80,6 @@ class Summary:
     steps: int
     trained_steps: int  # since it was resumed
     tokens: int
-    elapsed_s: float
     tokens_per_s: float
     final_loss: float
     data_wait_share: float

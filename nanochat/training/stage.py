@@ -92,15 +92,14 @@ class Recipe:
     watch_loss: bool = True
 
 
-def train(stage: Stage, recipe: Recipe) -> Summary:
+def train(stage: Stage, recipe: Recipe) -> None:
     """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
 
     Raises: Stopped if a signal asked for it, with a checkpoint saved.
     """
     begin_s = time.perf_counter()
     run, model, facts = stage.run, recipe.model, recipe.facts
-    tokens_per_step = recipe.tokens_per_step
-    optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=tokens_per_step)
+    optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=recipe.tokens_per_step)
     resumed = _resumed(stage, recipe.batches)
     if resumed is not None:
         before = read_object(stage.dir / "config.json")
@@ -109,24 +108,19 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
     with (
         claimed(stage, model),
         contextlib.closing(recipe.batches),
-        _metrics(stage, resumed) as metrics,
+        MetricsLogger(
+            stage.dir,
+            run,
+            wandb_project=stage.common.wandb,
+            config=config.to_dict(stage.options),
+            resume_step=resumed["step"] if resumed else None,
+        ) as metrics,
         contextlib.closing(Saver(stage, model, recipe.tokenizer, recipe.total_steps)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
         _profiler(stage) as after_step,
     ):
         compiled = _compiles(stage, recipe.use_compile)
-        if run.is_main:
-            report.write_config(
-                stage.dir,
-                stage.options,
-                run,
-                model=dict(vars(model.config)),
-                tokenizer_sha256=recipe.tokenizer.sha256,
-                attention=model.attention.name,
-                git_commit=stage_record.git_commit(),
-                compiled=compiled,
-                **facts,
-            )
+        _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
         loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
             loss = devices.compiled(loss)
@@ -155,7 +149,6 @@ def train(stage: Stage, recipe: Recipe) -> Summary:
             trainer.make_up(hooks[1:])
         summary = trainer.fit()
         _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
-    return summary
 
 
 def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
@@ -169,6 +162,20 @@ def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
     batches.load_state(meta["state"]["batches"])
     return meta
+
+
+def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+    if stage.run.is_main:
+        report.write_config(
+            stage.dir,
+            stage.options,
+            stage.run,
+            model=dict(vars(model.config)),
+            tokenizer_sha256=tokenizer.sha256,
+            attention=model.attention.name,
+            git_commit=stage_record.git_commit(),
+            **facts,
+        )
 
 
 def _finish(
@@ -195,16 +202,6 @@ def _finish(
         report.record(stage.dir, section)
         stage.log_line(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
     barrier(stage.run)
-
-
-def _metrics(stage: Stage, resumed: dict[str, Any] | None) -> MetricsLogger:
-    return MetricsLogger(
-        stage.dir,
-        stage.run,
-        wandb_project=stage.common.wandb,
-        config=config.to_dict(stage.options),
-        resume_step=resumed["step"] if resumed else None,
-    )
 
 
 @contextlib.contextmanager

@@ -160,13 +160,11 @@ class Trainer:
             spent_s = time.perf_counter() - hook_begin_s
             hooks_s += spent_s
             self._window.start_s += spent_s  # evaluation is not training time
-        elapsed_s = time.perf_counter() - begin_s
-        training_s = max(elapsed_s - hooks_s, 1e-9)
+        training_s = max(time.perf_counter() - begin_s - hooks_s, 1e-9)
         return Summary(
             steps=self.progress.step,
             trained_steps=self._trained_steps,
             tokens=self.progress.tokens,
-            elapsed_s=elapsed_s,
             tokens_per_s=self._trained_tokens / training_s,
             final_loss=self.last_loss,
             data_wait_share=self._wait_s / training_s,
