@@ -24,17 +24,32 @@ from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import StepSettings
 from nanochat.system.distributed import single_run
 
-# Measured on a CPU with glibc 2.36 and torch 2.15, see benchmarks/RESULTS.md. The rehearsal itself
-# errs little: with a mapping of its own for every tensor (MALLOC_MMAP_THRESHOLD_=65536) steps took
-# 429, 164 and 747 MB where it says 456, 182 and 738. What the heap adds is not in it.
-HEAP_SHARE = 1.0  # of a step's tensors: freed by them, and in pieces too small to be used again
-COMPILED_HEAP_SHARE = 0.75  # of those of fused kernels, which make fewer
-ROOM_SHARE = 0.3  # of what a step leaves free, what the copies for a checkpoint find room in
-COMPILED_SHARE = 0.85  # of what uncompiled passes hold that fused kernels hold
-LIBRARY_BYTES = 100e6  # of what reads data and multiplies matrices, at its first use
-RECOMPUTING_BYTES = 430e6  # of torch.utils.checkpoint and what it imports; it varies by 200 MB
-COMPILER_BYTES = 220e6  # of torch.compile, and what it keeps for
-COMPILED_LAYER_BYTES = 10e6  # every layer
+
+@dataclass(frozen=True)
+class CpuFit:
+    """What no rehearsal sees of a CPU process; fitted to measured peaks, not derived.
+
+    Fitted to the peak memory (VmHWM) of the cases of benchmarks/planner.py, with glibc 2.36 and
+    torch 2.15; benchmarks/RESULTS.md has the measured and estimated figures. To refit after a
+    change of torch or of the allocator (device.keep_memory), run benchmarks/planner.py, see which
+    group of cases is off (plain, compiled, checkpointing, several passes), and change that group's
+    constant until every case is within batch_size.ESTIMATE_ERROR.
+
+    The rehearsal itself errs little: with a mapping of its own for every tensor
+    (MALLOC_MMAP_THRESHOLD_=65536), steps took 429, 164 and 747 MB where it says 456, 182 and 738.
+    """
+
+    heap_share: float = 1.0  # of a step's tensors: freed, but in pieces too small to be used again
+    compiled_heap_share: float = 0.75  # the same for fused kernels, which make fewer tensors
+    room_share: float = 0.3  # of a step's freed memory, that a checkpoint's copies fit into
+    compiled_share: float = 0.85  # of the tensors of uncompiled passes, that fused kernels hold
+    library_bytes: float = 100e6  # the data reader and the matrix library, at their first use
+    recomputing_bytes: float = 430e6  # torch.utils.checkpoint and its imports; varies by 200 MB
+    compiler_bytes: float = 220e6  # torch.compile
+    compiled_layer_bytes: float = 10e6  # what it keeps for every layer
+
+
+CPU_FIT = CpuFit()
 CHUNKS_SUMMED = 8  # torch._inductor.config.realize_acc_reads_threshold
 # A driver's context with the libraries' kernels; not measured, as all of this on GPUs.
 GPU_CONTEXT_BYTES = 800e6
@@ -117,11 +132,11 @@ def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> M
             peak=replace(peak, process=context), most=replace(most, process=context)
         )
     of_step = peak.total - peak.weights - peak.optimizer
-    share = COMPILED_HEAP_SHARE if step.compiled else HEAP_SHARE
+    share = CPU_FIT.compiled_heap_share if step.compiled else CPU_FIT.heap_share
     heap = round(share * (of_step - peak.logits))  # the chunks' logits take turns
     copies = peak.weights + peak.optimizer * step.world_size
     # Saved only in the end, copies lie partly where a step's tensors were.
-    room = 0 if step.saves_meanwhile else round(ROOM_SHARE * (of_step + heap))
+    room = 0 if step.saves_meanwhile else round(CPU_FIT.room_share * (of_step + heap))
     needed = max(0, copies - room)
     process = round(resident_bytes + _own_bytes(config, step))
     return MemoryEstimate(
@@ -177,7 +192,7 @@ def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig)
         return replace(parts, optimizer=optimizer, workspace=workspace, logits=round(logits))
     share, sums = 1.0, 0
     if step.compiled:
-        share, chunks = COMPILED_SHARE, -(-tokens // chunk)
+        share, chunks = CPU_FIT.compiled_share, -(-tokens // chunk)
         # The compiler adds so many chunks' gradients of the head up at a time.
         waiting = min(chunks, CHUNKS_SUMMED) - 1
         sums = waiting * vocab_size * config.width * step.dtype.itemsize
@@ -205,9 +220,10 @@ def _kept_scores(config: GPTConfig, step: StepPlan) -> int:
 
 def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
     """What the libraries of a CPU process grow by when it begins to train."""
+    added = CPU_FIT.recomputing_bytes if step.checkpoint_activations else 0.0
     if step.compiled:
-        return LIBRARY_BYTES + COMPILER_BYTES + COMPILED_LAYER_BYTES * config.depth
-    return LIBRARY_BYTES + (RECOMPUTING_BYTES if step.checkpoint_activations else 0)
+        added = CPU_FIT.compiler_bytes + CPU_FIT.compiled_layer_bytes * config.depth
+    return CPU_FIT.library_bytes + added
 
 
 class _Ledger(TorchDispatchMode):
