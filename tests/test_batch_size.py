@@ -5,7 +5,7 @@ import torch
 
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.training import batch_size, memory_plan
-from nanochat.training.batch_size import by_estimate, by_trial, largest, of_use
+from nanochat.training.batch_size import by_estimate, by_trial, largest_fitting, useful_rows
 from nanochat.training.memory_plan import StepPlan
 
 CONFIG = GPTConfig(vocab_size=50, sequence_length=32, depth=1, width=32, heads=2)
@@ -21,28 +21,30 @@ def test_the_largest_that_fits_is_found_whatever_the_limit(most):
             tried.append(rows)
             return rows <= limit
 
-        assert largest(fits, most) == min(limit, most)
+        assert largest_fitting(fits, most) == min(limit, most)
         assert len(set(tried)) == len(tried) <= 2 * most.bit_length()
         assert all(1 <= rows <= most for rows in tried)
         # Never more than twice of what is known to fit: a GPU is not asked for the absurd.
         assert all(rows <= 2 * max(1, limit) for rows in tried)
-        assert largest(fits, most, first=most) == min(limit, most)
+        assert largest_fitting(fits, most, first=most) == min(limit, most)
 
 
 def test_a_cpu_takes_passes_of_1024_tokens_a_thread_and_a_gpu_all_that_fits(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert of_use(16, 512, "cpu") == 4
-    assert of_use(3, 512, "cpu") == 3
-    assert of_use(16, 4096, "cpu") == 1
-    assert of_use(16, 512, "cuda") == 16
+    assert useful_rows(16, 512, "cpu") == 4
+    assert useful_rows(3, 512, "cpu") == 3
+    assert useful_rows(16, 4096, "cpu") == 1
+    assert useful_rows(16, 512, "cuda") == 16
 
 
 def test_the_estimate_decides_with_its_error_as_headroom():
     needed = memory_plan.estimate(CONFIG, memory_plan.with_rows(STEP, 4, 8)).total
     for share, expected in ((1.14, False), (1.16, True)):
-        fits = by_estimate(CONFIG, STEP, most=8, there_bytes=int(share * needed))
+        fits = by_estimate(CONFIG, STEP, most=8, available_bytes=int(share * needed))
         assert fits(4) == expected
-    assert not by_estimate(CONFIG, STEP, most=8, there_bytes=2 * needed, resident_bytes=needed)(4)
+    assert not by_estimate(CONFIG, STEP, most=8, available_bytes=2 * needed, resident_bytes=needed)(
+        4
+    )
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_a_trial_that_runs_out_of_memory_is_a_no_and_any_other_error_an_error(mo
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
     monkeypatch.setattr(batch_size, "_try_step", trial)
-    assert largest(by_trial(model, STEP), 64) == 5
+    assert largest_fitting(by_trial(model, STEP), 64) == 5
     assert all(p.grad is None for p in model.parameters())
 
     def broken(*args: object) -> None:

@@ -17,7 +17,7 @@ from nanochat.stages import base_train
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MEASURED, read_rows
 from nanochat.training import stage
-from nanochat.training.trainer import MOST_REWINDS, Trainer, TrainingError
+from nanochat.training.trainer import MAX_REWINDS, Trainer, TrainingError
 
 TINY = (
     "--run tiny --depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 "
@@ -191,7 +191,7 @@ def test_going_back_again_and_again_ends_with_a_remedy(base, monkeypatch):
         train(base, "--save-every", "4")
     folder = base / "base" / "runs" / "tiny" / "base_train"
     assert kept(folder) == [4]
-    assert MOST_REWINDS == 3
+    assert MAX_REWINDS == 3
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(base, monkeypatch):

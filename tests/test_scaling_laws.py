@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from nanochat.gpt import GPTConfig
-from nanochat.scaling_laws import page as isoflop_report
+from nanochat.scaling_laws import page as isoflop_page
 from nanochat.scaling_laws import sweep
-from nanochat.scaling_laws.isoflop import Estimate, Point, analyse
+from nanochat.scaling_laws.isoflop import Estimate, Point, analyze
 from nanochat.stages import base_train, scaling_laws
 from nanochat.system import config
 from nanochat.system.errors import ConfigError, Stopped
@@ -51,7 +51,7 @@ def best_size(budget):
 
 
 def test_known_optima_and_exponents_are_found():
-    found = analyse(world())
+    found = analyze(world())
     for fit in found.budgets:
         size = best_size(fit.budget)
         assert fit.parameters.value == pytest.approx(size)
@@ -67,7 +67,7 @@ def test_known_optima_and_exponents_are_found():
 
 def test_the_fits_are_those_of_least_squares():
     points = world(0.01, seed=3)
-    found = analyse(points)
+    found = analyze(points)
     minima = []
     for fit in found.budgets:
         runs = [p for p in points if p.budget == fit.budget]
@@ -86,7 +86,7 @@ def test_95_of_100_intervals_hold_the_truth(noise):
     repetitions = 120
     held = np.zeros(3)
     for seed in range(repetitions):
-        found = analyse(world(noise, seed=seed), draws=400, seed=seed)
+        found = analyze(world(noise, seed=seed), draws=400, seed=seed)
         estimates = (found.parameters.exponent, found.budgets[1].parameters, found.tokens.at(1e13))
         truths = (ALPHA, best_size(2e12), 1e13 / 6 / best_size(1e13))
         held += [e.low <= truth <= e.high for e, truth in zip(estimates, truths, strict=True)]
@@ -95,65 +95,65 @@ def test_95_of_100_intervals_hold_the_truth(noise):
 
 
 def test_an_optimum_beyond_the_sizes_is_none():
-    small = analyse(world(sizes=(1.0e6, 1.5e6, 2.5e6, 4e6)))
+    small = analyze(world(sizes=(1.0e6, 1.5e6, 2.5e6, 4e6)))
     assert all(fit.at_border and fit.parameters is None for fit in small.budgets[:3])
     assert "at or below the smallest size, 1,000,000; try smaller" in small.budgets[0].problem
-    large = analyse(world(sizes=(0.5e5, 1e5, 2e5, 3e5)))
+    large = analyze(world(sizes=(0.5e5, 1e5, 2e5, 3e5)))
     assert "at or above the largest size, 300,000; try larger ones" in large.budgets[0].problem
     assert large.problem == "no budget has an optimum, a power law needs 2"
     assert large.parameters is None
-    text = "\n".join(isoflop_report.lines(large))
+    text = "\n".join(isoflop_page.lines(large))
     assert "no power law: no budget has an optimum" in text and "best parameters" not in text
 
 
 def test_a_budget_at_the_border_does_not_bend_the_law():
     points = world(sizes=(1.5e5, 2e5, 4e5, 8e5, 1.05e6))  # the largest budget's best is above
-    found = analyse(points)
+    found = analyze(points)
     assert [fit.at_border for fit in found.budgets] == [False, False, False, True]
     assert found.parameters.exponent.value == pytest.approx(ALPHA)
 
 
 def test_what_does_not_suffice_is_said():
-    two = analyse(world(sizes=(2e5, 8e5)))
+    two = analyze(world(sizes=(2e5, 8e5)))
     assert two.budgets[0].problem == "only 2 sizes have a loss, a parabola needs 3"
-    bent = analyse(world(bend=-0.05, sizes=(2e5, 4e5, 4.1e5, 8e5), budgets=(1e12,)))
+    bent = analyze(world(bend=-0.05, sizes=(2e5, 4e5, 4.1e5, 8e5), budgets=(1e12,)))
     assert bent.budgets[0].parameters is None
     up = [
         Point(budget=1.0, parameters=n, tokens=1.0, loss=y)
         for n, y in ((1, 1.0), (2, 0.9), (4, 1.3), (8, 1.31), (16, 1.05))
     ]
-    assert "bend downwards" in analyse(up).budgets[0].problem
-    one = analyse(world(budgets=(2e12,)))
+    assert "bend downwards" in analyze(up).budgets[0].problem
+    one = analyze(world(budgets=(2e12,)))
     assert one.budgets[0].problem is None
     assert one.problem == "only one budget has an optimum, a power law needs 2"
     broken = [Point(budget=1.0, parameters=n, tokens=1.0, loss=math.nan) for n in (1, 2, 3)]
-    assert analyse(broken).budgets[0].problem == "no size has a loss"
-    assert analyse([]).budgets == ()
+    assert analyze(broken).budgets[0].problem == "no size has a loss"
+    assert analyze([]).budgets == ()
 
 
 def test_three_sizes_give_an_optimum_without_an_interval():
-    found = analyse(world(0.001, sizes=(2e5, 6e5, 1.8e6)))
+    found = analyze(world(0.001, sizes=(2e5, 6e5, 1.8e6)))
     assert found.noise is None
     assert found.parameters.exponent.low is None
-    assert any("no intervals" in line for line in isoflop_report.lines(found))
-    isoflop_report.render(found, name="three", lead="", rows=[])
+    assert any("no intervals" in line for line in isoflop_page.lines(found))
+    isoflop_page.render(found, name="three", lead="", rows=[])
 
 
 def test_noise_that_hides_the_minimum_leaves_the_interval_open():
     points = [p for seed in range(2) for p in world(0.3, seed=seed, budgets=(2e12,))]
-    hidden = [fit.parameters for fit in analyse(points).budgets if fit.parameters is not None]
+    hidden = [fit.parameters for fit in analyze(points).budgets if fit.parameters is not None]
     assert all(e.low is None or e.high / e.low > 100 for e in hidden)
 
 
 def test_the_lines_and_the_page_say_the_same():
-    found = analyse(world(0.002))
-    assert isoflop_report.with_interval(Estimate(2e5, 1e5, 3e6)) == "200k [100k, 3M]"
-    text = "\n".join(isoflop_report.lines(found))
+    found = analyze(world(0.002))
+    assert isoflop_page.with_interval(Estimate(2e5, 1e5, 3e6)) == "200k [100k, 3M]"
+    text = "\n".join(isoflop_page.lines(found))
     exponent = found.parameters.exponent
     assert f"^ {exponent.value:.3f}" in text
     assert f"[{exponent.low:.3f}, {exponent.high:.3f}]" in text
     assert "base training's default --ratio is 10.5" in text
-    page = isoflop_report.render(found, name="<n>", lead="l", rows=[["r", "1", "2", "3", "4s"]])
+    page = isoflop_page.render(found, name="<n>", lead="l", rows=[["r", "1", "2", "3", "4s"]])
     assert "<title>nanochat: scaling laws &lt;n&gt;</title>" in page
     charts = re.findall(r"<svg.*?</svg>", page)
     assert len(charts) == 3
@@ -203,7 +203,7 @@ def test_a_presets_settings_reach_base_training():
     cfg = dataclasses.replace(cfg, warmup_steps=5)
     member, other = scaling_laws.members_of(cfg, 1040)
     found = config.parse(
-        base_train.BaseTrainConfig, scaling_laws.base_train_words(cfg, member), stage="base_train"
+        base_train.BaseTrainConfig, scaling_laws.base_train_args(cfg, member), stage="base_train"
     )
     model = {**vars(found.model), "vocab_size": 1040}
     assert model == vars(member.model) and member.model.width == 160

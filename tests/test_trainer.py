@@ -225,7 +225,7 @@ def test_a_loss_that_jumps_is_a_spike_once():
     progress = Progress()
     losses = 3 - 0.002 * np.arange(400) + 0.05 * rng.standard_normal(400)
     losses[[200, 201, 202, 300]] += 1.0
-    flagged = [step for step, loss in enumerate(losses) if progress.take(float(loss))]
+    flagged = [step for step, loss in enumerate(losses) if progress.add_loss(float(loss))]
     assert flagged == [200, 300]
 
 
@@ -237,13 +237,13 @@ def test_a_spike_hides_no_other_and_a_new_level_is_not_one_for_ever():
     losses[120] += 0.5
     losses[300:] += 1.0  # and stays there
     losses[800] += 1.0
-    flagged = [step for step, loss in enumerate(losses) if progress.take(float(loss))]
+    flagged = [step for step, loss in enumerate(losses) if progress.add_loss(float(loss))]
     assert flagged == [100, 120, 300, 800]
 
 
 def test_losses_that_hardly_vary_have_no_spikes():
     progress = Progress()
-    assert not any(progress.take(loss) for loss in [2.0] * 100 + [2.0001] * 100)
+    assert not any(progress.add_loss(loss) for loss in [2.0] * 100 + [2.0001] * 100)
 
 
 def test_spikes_are_said_and_counted_in_the_metrics(tmp_path):

@@ -1,4 +1,4 @@
-"""What the words of a sweep's flags mean: budgets, sizes, seeds and ratios, separated by commas.
+"""What the items of a sweep's flags mean: budgets, sizes, seeds and ratios, separated by commas.
 
 Owns their reading, with messages that name the flag. Trains and plans nothing.
 """
@@ -17,13 +17,13 @@ LARGEST_BUDGET = 1e30  # FLOPs; more is a slip of the keyboard
 def budgets(text: str) -> list[float]:
     """Budgets in FLOPs. Raises: ConfigError for what is no such number."""
     found = []
-    for word in _words(text, "budgets"):
+    for item in _items(text, "budgets"):
         try:
-            found.append(float(word))
+            found.append(float(item))
         except ValueError:
-            raise ConfigError(f"--budgets must be numbers such as 1e12, got {word!r}") from None
+            raise ConfigError(f"--budgets must be numbers such as 1e12, got {item!r}") from None
         if not 0 < found[-1] <= LARGEST_BUDGET:
-            raise ConfigError(f"--budgets must be in (0, {LARGEST_BUDGET:g}], got {word!r}")
+            raise ConfigError(f"--budgets must be in (0, {LARGEST_BUDGET:g}], got {item!r}")
     return found
 
 
@@ -33,25 +33,25 @@ def models(text: str, **shared: Any) -> list[GPTConfig]:
     Raises: ConfigError for what is no size.
     """
     found = []
-    for word in _words(text, "sizes"):
-        match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,9}))?", word)
+    for item in _items(text, "sizes"):
+        match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,9}))?", item)
         if match is None:
-            raise ConfigError(f"--sizes must be like 4 or 4x192 (depth x width), got {word!r}")
+            raise ConfigError(f"--sizes must be like 4 or 4x192 (depth x width), got {item!r}")
         sizes = {"depth": match[1]} | ({"width": match[2]} if match[2] else {})
         try:
             found.append(from_dict(GPTConfig, {**shared, **sizes}))
         except ConfigError as error:
-            raise ConfigError(f"--sizes {word}: {error}") from None
+            raise ConfigError(f"--sizes {item}: {error}") from None
     return found
 
 
 def seeds(text: str) -> list[int]:
     """Seeds. Raises: ConfigError for what is no whole number from 0."""
-    words = _words(text, "seeds")
-    for word in words:
-        if not re.fullmatch(r"\d{1,15}", word):
-            raise ConfigError(f"--seeds must be whole numbers from 0, got {word!r}")
-    return [int(word) for word in words]
+    items = _items(text, "seeds")
+    for item in items:
+        if not re.fullmatch(r"\d{1,15}", item):
+            raise ConfigError(f"--seeds must be whole numbers from 0, got {item!r}")
+    return [int(item) for item in items]
 
 
 def ratios(text: str | None) -> tuple[float, float]:
@@ -62,7 +62,7 @@ def ratios(text: str | None) -> tuple[float, float]:
     if text is None:
         return 0.0, math.inf
     try:
-        least, most = (float(word) for word in text.split(","))
+        least, most = (float(item) for item in text.split(","))
     except ValueError:
         raise ConfigError(f"--ratios must be like 2,150 or none, got {text!r}") from None
     if not 0 <= least < most:
@@ -70,8 +70,8 @@ def ratios(text: str | None) -> tuple[float, float]:
     return least, most
 
 
-def _words(text: str, flag: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
+def _items(text: str, flag: str) -> list[str]:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
         raise ConfigError(f"--{flag} is empty")
-    return words
+    return items

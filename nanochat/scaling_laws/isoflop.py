@@ -19,8 +19,8 @@ import numpy as np
 LEVEL = 0.95
 DRAWS = 4000  # the ends of an interval then err by a twentieth of its width
 FARTHEST = 30.0  # in log parameters from the middle of the sizes; beyond it exp would overflow
-LEAST_SIZES = 3  # that a parabola goes through
-LEAST_BUDGETS = 2  # that a power law goes through
+MIN_SIZES = 3  # that a parabola goes through
+MIN_BUDGETS = 2  # that a power law goes through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +46,14 @@ class Estimate:
 class BudgetFit:
     """What the runs of one budget say; without an optimum, `problem` says why.
 
-    curve: coefficients of the loss over log(parameters) - centre, highest power first.
+    curve: coefficients of the loss over log(parameters) - center, highest power first.
     """
 
     budget: float
     points: tuple[Point, ...]
     problem: str | None = None
     at_border: bool = False
-    centre: float = 0.0
+    center: float = 0.0
     curve: tuple[float, float, float] | None = None
     loss: float | None = None
     parameters: Estimate | None = None
@@ -63,25 +63,25 @@ class BudgetFit:
     def loss_at(self, parameters: float) -> float:
         """The parabola's loss."""
         assert self.curve is not None
-        return float(np.polyval(self.curve, math.log(parameters) - self.centre))
+        return float(np.polyval(self.curve, math.log(parameters) - self.center))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerLaw:
     """coefficient * compute ** exponent, with the laws of the draws for its intervals.
 
-    centre: log compute that `line` (slope, height) and `drawn_lines` (draws, 2) are about.
+    center: log compute that `line` (slope, height) and `drawn_lines` (draws, 2) are about.
     """
 
     exponent: Estimate
     coefficient: Estimate
-    centre: float
+    center: float
     line: tuple[float, float]
     drawn_lines: np.ndarray
 
     def at(self, compute: float) -> Estimate:
         """What the law says for so many FLOPs."""
-        x = math.log(compute) - self.centre
+        x = math.log(compute) - self.center
         slopes, heights = self.drawn_lines.T
         return _exp(_estimate(self.line[0] * x + self.line[1], slopes * x + heights))
 
@@ -105,17 +105,17 @@ class _Parabola:
     """A least-squares parabola through the runs of a budget, about the middle of their sizes."""
 
     points: tuple[Point, ...]
-    centre: float
+    center: float
     coefficients: np.ndarray  # (3,), highest power first
     spread: np.ndarray  # (3, 3): times unit noise it is the coefficients' error
     squares: float  # sum of the squared residuals
 
 
-def analyse(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> Analysis:
+def analyze(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> Analysis:
     """Fit every budget's optimum and the laws through them.
 
     Runs without a finite loss are left out. What does not suffice for a fit raises nothing: the
-    budget's, or the whole's, `problem` says what is missing.
+    budget's, or the analysis's, `problem` says what is missing.
     """
     finite = [point for point in points if math.isfinite(point.loss)]
     budgets = sorted({point.budget for point in points})
@@ -136,30 +136,30 @@ def analyse(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> An
             if fit.problem is None:
                 optima.append((_minimum(curve.coefficients), _minima(drawn)))
         fits.append(fit)
-    whole = Analysis(budgets=tuple(fits), noise=noise if freedom else None)
-    return _with_laws(whole, optima)
+    analysis = Analysis(budgets=tuple(fits), noise=noise if freedom else None)
+    return _with_laws(analysis, optima)
 
 
 def _too_few(group: Sequence[Point]) -> str:
     count = len({point.parameters for point in group})
     sizes = "no size has" if not count else "one size has" if count == 1 else f"{count} sizes have"
-    return f"only {sizes} a loss, a parabola needs {LEAST_SIZES}" if count else f"{sizes} a loss"
+    return f"only {sizes} a loss, a parabola needs {MIN_SIZES}" if count else f"{sizes} a loss"
 
 
 def _parabola(points: tuple[Point, ...]) -> _Parabola | None:
     """The parabola of loss over log parameters; None with fewer than three sizes."""
-    if len({point.parameters for point in points}) < LEAST_SIZES:
+    if len({point.parameters for point in points}) < MIN_SIZES:
         return None
     x = np.log([point.parameters for point in points])
     y = np.array([point.loss for point in points])
-    centre = float(x.min() + x.max()) / 2
-    q, r = np.linalg.qr(np.vander(x - centre, 3))
+    center = float(x.min() + x.max()) / 2
+    q, r = np.linalg.qr(np.vander(x - center, 3))
     spread = np.linalg.inv(r)
     coefficients = spread @ (q.T @ y)
-    residuals = y - np.vander(x - centre, 3) @ coefficients
+    residuals = y - np.vander(x - center, 3) @ coefficients
     return _Parabola(
         points=points,
-        centre=centre,
+        center=center,
         coefficients=coefficients,
         spread=spread,
         squares=float(residuals @ residuals),
@@ -195,7 +195,7 @@ def _minima(drawn: np.ndarray) -> np.ndarray:
 def _fit(budget: float, curve: _Parabola, drawn: np.ndarray) -> BudgetFit:
     """The budget's optimum, or why it has none."""
     a, b, c = (float(value) for value in curve.coefficients)
-    fit = BudgetFit(budget=budget, points=curve.points, centre=curve.centre, curve=(a, b, c))
+    fit = BudgetFit(budget=budget, points=curve.points, center=curve.center, curve=(a, b, c))
     border = _border(curve)
     if border is not None:
         return replace(fit, problem=border, at_border=True)
@@ -203,7 +203,7 @@ def _fit(budget: float, curve: _Parabola, drawn: np.ndarray) -> BudgetFit:
         problem = "the losses bend downwards, so noise hides the minimum; give more --seeds"
         return replace(fit, problem=problem)
     best, minima = _minimum(curve.coefficients), _minima(drawn)
-    log_n, log_ns = best + curve.centre, minima + curve.centre
+    log_n, log_ns = best + curve.center, minima + curve.center
     log_d, log_ds = (_log_tokens(curve.points, value) for value in (log_n, log_ns))
     return replace(
         fit,
@@ -244,21 +244,21 @@ def _log_tokens(points: Sequence[Point], log_n: float | np.ndarray) -> np.ndarra
     return np.interp(inside, x, y) - (log_n - inside)
 
 
-def _with_laws(whole: Analysis, optima: Sequence[tuple[float, np.ndarray]]) -> Analysis:
+def _with_laws(analysis: Analysis, optima: Sequence[tuple[float, np.ndarray]]) -> Analysis:
     """Add the power laws through the budgets' optima, which are given with their draws."""
-    fitted = [fit for fit in whole.budgets if fit.problem is None]
-    if len(fitted) < LEAST_BUDGETS:
+    fitted = [fit for fit in analysis.budgets if fit.problem is None]
+    if len(fitted) < MIN_BUDGETS:
         count = "no budget has" if not fitted else "only one budget has"
-        return replace(whole, problem=f"{count} an optimum, a power law needs {LEAST_BUDGETS}")
+        return replace(analysis, problem=f"{count} an optimum, a power law needs {MIN_BUDGETS}")
     compute = np.log([fit.budget for fit in fitted])
-    log_n = np.array([best + fit.centre for fit, (best, _) in zip(fitted, optima, strict=True)])
-    drawn_n = np.stack([d + fit.centre for fit, (_, d) in zip(fitted, optima, strict=True)])
+    log_n = np.array([best + fit.center for fit, (best, _) in zip(fitted, optima, strict=True)])
+    drawn_n = np.stack([d + fit.center for fit, (_, d) in zip(fitted, optima, strict=True)])
     log_d, drawn_d = (
         np.stack([_log_tokens(fit.points, x) for fit, x in zip(fitted, values, strict=True)])
         for values in (log_n, drawn_n)
     )
     return replace(
-        whole,
+        analysis,
         parameters=_law(compute, log_n, drawn_n),
         tokens=_law(compute, log_d, drawn_d),
     )
@@ -266,15 +266,15 @@ def _with_laws(whole: Analysis, optima: Sequence[tuple[float, np.ndarray]]) -> A
 
 def _law(compute: np.ndarray, values: np.ndarray, drawn: np.ndarray) -> PowerLaw:
     """A line by least squares in logs; compute, values (budgets,), drawn (budgets, draws)."""
-    centre = float(compute.mean())
-    x = compute - centre
+    center = float(compute.mean())
+    x = compute - center
     slope, height = float(x @ values / (x @ x)), float(values.mean())
     lines = np.stack([x @ drawn / (x @ x), drawn.mean(axis=0)], axis=1)
-    from_zero = _estimate(height - slope * centre, lines[:, 1] - lines[:, 0] * centre)
+    from_zero = _estimate(height - slope * center, lines[:, 1] - lines[:, 0] * center)
     return PowerLaw(
         exponent=_estimate(slope, lines[:, 0]),
         coefficient=_exp(from_zero),
-        centre=centre,
+        center=center,
         line=(slope, height),
         drawn_lines=lines,
     )

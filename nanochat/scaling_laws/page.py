@@ -14,7 +14,7 @@ from nanochat.report import page, plots
 from nanochat.report.plots import Curve, short_number
 from nanochat.scaling_laws.isoflop import Analysis, BudgetFit, Estimate, PowerLaw
 
-COLOURS = ("base", "sft", "mid", "rl", "tok")  # of the budgets, from the smallest; then again
+COLORS = ("base", "sft", "mid", "rl", "tok")  # of the budgets, from the smallest; then again
 STEPS = 60  # places at which a smooth line is drawn
 MARGIN = 1.25  # that the laws are drawn beyond their budgets, as a factor
 
@@ -136,25 +136,25 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
 
 
 def _curves(analysis: Analysis) -> str:
     """Losses over sizes, a colour for each budget; an optimum is a point in a circle."""
     curves: list[Curve] = []
     for i, fit in enumerate(analysis.budgets):
-        label, kind = f"{fit.budget:.3g} FLOPs", f"main {_colour(i)}"
+        label, kind = f"{fit.budget:.3g} FLOPs", f"main {_color(i)}"
         curves.append(Curve(label, [(p.parameters, p.loss) for p in fit.points], kind, "dots"))
         if fit.curve is not None:
             smooth = [(n, fit.loss_at(n)) for n in _between([p.parameters for p in fit.points])]
-            curves.append(Curve(label, smooth, f"faint {_colour(i)}" if fit.problem else kind))
+            curves.append(Curve(label, smooth, f"faint {_color(i)}" if fit.problem else kind))
         if fit.parameters is not None and fit.loss is not None:
             best = [(fit.parameters.value, fit.loss)]
-            curves.append(Curve(f"optimum of {label}", best, f"best {_colour(i)}", "dots"))
+            curves.append(Curve(f"optimum of {label}", best, f"best {_color(i)}", "dots"))
     chart = plots.line_chart(curves, x_name="parameters", title="bits per byte by size", log_x=True)
     items = "".join(
-        f'<span class="{_colour(i)}"><i></i>{fit.budget:.3g} FLOPs</span>'
+        f'<span class="{_color(i)}"><i></i>{fit.budget:.3g} FLOPs</span>'
         for i, fit in enumerate(analysis.budgets)
     )
     figure = (

@@ -55,7 +55,7 @@ class Member:
         return f"{self.budget:g}-{self.model.depth}x{self.model.width}-{self.seed}"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Its size and tokens, as a person reads them."""
         shape = f"{self.model.depth}x{self.model.width}"
         return f"{shape} ({self.parameters:,} parameters), {self.tokens:,} tokens"
@@ -104,21 +104,21 @@ def _member(
     length = model.sequence_length
     asked = max(1, round(budget / flops.flops_per_token(model, length)))
     plan = scaled_plan(model, tokens=asked, tokens_per_step=tokens_per_step)
-    whole = rows_per_step(plan.tokens_per_step, length) * length
+    step_tokens = rows_per_step(plan.tokens_per_step, length) * length
     if not ratios[0] <= asked / plan.parameters <= ratios[1]:
         return None
-    steps = round(asked / whole)
+    steps = round(asked / step_tokens)
     if steps < 1:
         raise ConfigError(
             f"--budgets {budget:g} pays for {asked:,} tokens of a model of {model.depth} layers of "
-            f"width {model.width}, less than a step of {whole:,}; give more or smaller steps"
+            f"width {model.width}, less than a step of {step_tokens:,}; give more or smaller steps"
         )
     return Member(
         budget=budget,
         model=model,
         parameters=plan.parameters,
-        tokens=steps * whole,
-        tokens_per_step=whole,
+        tokens=steps * step_tokens,
+        tokens_per_step=step_tokens,
     )
 
 
@@ -153,8 +153,8 @@ def plan_lines(members: Sequence[Member]) -> list[str]:
         worst = min(few, key=lambda member: member.steps)
         lines.append(
             f"note: trainings of fewer than {FEW_STEPS} steps: {len(few)}, the shortest of "
-            f"{worst.steps:,} ({worst.words}); a smaller --tokens-per-step or larger --budgets "
-            "give more"
+            f"{worst.steps:,} ({worst.description}); a smaller --tokens-per-step or larger "
+            "--budgets give more"
         )
     return lines
 
@@ -214,8 +214,8 @@ def run(command: Sequence[str], log: Path, stop: Callable[[], bool]) -> None:
                 process.kill()
                 process.wait()
     if process.returncode and not asked:
-        said = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+        output = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line for line in reversed(output) if line.strip()), "it said nothing")
         raise ConfigError(f"{command[2]}: {last.removeprefix('error: ')} (all it said: {log})")
 
 

@@ -24,8 +24,9 @@ from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import Run, broadcast_tensors, check_same_data, from_main, on_all
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
-from nanochat.training import batch_size, stage, stage_opening
-from nanochat.training.stage_opening import LoopOptions, Stage
+from nanochat.training import batch_size
+from nanochat.training.stage import Recipe, greedy_samples, rows_per_step, run_training
+from nanochat.training.stage_opening import LoopOptions, Stage, open_stage
 
 NAME = "base_train"
 SAMPLE_PROMPTS = (
@@ -78,29 +79,29 @@ class BaseTrainConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
-    with stage_opening.opened(NAME, cfg) as opened:
-        run = opened.run
+    with open_stage(NAME, cfg) as stage:
+        run = stage.run
         encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
-        model = build_model(cfg, opened, encoder)
+        model = build_model(cfg, stage, encoder)
         plan = scaled_plan(
             model.config, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
         )
         length = model.config.sequence_length
-        batch_rows = stage.rows_per_step(plan.tokens_per_step, length)
+        batch_rows = rows_per_step(plan.tokens_per_step, length)
         steps = max(1, plan.tokens // (batch_rows * length))
-        device_rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
+        device_rows = batch_size.device_rows(stage, model, batch_rows=batch_rows, length=length)
         data = on_all(run, lambda: open_data(cfg.data, base=storage.base_dir()))
         sizes = {"batch_rows": batch_rows, "device_rows": device_rows, "length": length}
-        batches, val_rows = on_all(run, lambda: rows(cfg, run, data, encoder, **sizes))
+        batches, val_rows = on_all(run, lambda: open_rows(cfg, run, data, encoder, **sizes))
         check_same_data(run, batches.state()["stream"])
-        facts = {**describe(model, plan, steps), "device_batch_size": device_rows}
-        opened.log_line(", ".join(f"{name} {value:,}" for name, value in facts.items()))
+        facts = {**size_facts(model, plan, steps), "device_batch_size": device_rows}
+        stage.log_line(", ".join(f"{name} {value:,}" for name, value in facts.items()))
         if cfg.packing == "crop":
             facts["cropped_share"] = share = batches.stream.cropped_share
-            opened.log_line(f"{share:.1%} of the tokens are thrown away by cropping")
-        stage.train(
-            opened,
-            stage.Recipe(
+            stage.log_line(f"{share:.1%} of the tokens are thrown away by cropping")
+        run_training(
+            stage,
+            Recipe(
                 model=model,
                 tokenizer=encoder,
                 batches=batches,
@@ -132,7 +133,7 @@ def tokenizer_path(cfg: BaseTrainConfig) -> Path:
     return path
 
 
-def rows(
+def open_rows(
     cfg: BaseTrainConfig,
     run: Run,
     data: Dataset,
@@ -151,12 +152,12 @@ def rows(
     return batches, val_rows
 
 
-def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
+def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
     """A fresh model, or the one of the checkpoint that is resumed."""
     sizes = dataclasses.replace(cfg.model, vocab_size=encoder.vocab_size)
-    if opened.resume_from is not None:
+    if stage.resume_from is not None:
         loaded = checkpoint_manager.load(
-            opened.resume_from, opened.run, attention_backend=opened.attention
+            stage.resume_from, stage.run, attention_backend=stage.attention
         )
         if loaded.tokenizer.sha256 != encoder.sha256:
             raise ConfigError(
@@ -176,17 +177,17 @@ def build_model(cfg: BaseTrainConfig, opened: Stage, encoder: Tokenizer) -> GPT:
     else:
         model = GPT(
             sizes,
-            compute_dtype=opened.run.compute_dtype,
-            attention_backend=opened.attention,
+            compute_dtype=stage.run.compute_dtype,
+            attention_backend=stage.attention,
         )
-        model.to(opened.run.device)
-        generator = torch.Generator(device=opened.run.device).manual_seed(cfg.common.seed)
+        model.to(stage.run.device)
+        generator = torch.Generator(device=stage.run.device).manual_seed(cfg.common.seed)
         model.init_weights(generator)
         # The same seed may give other numbers on another kind of device.
-        broadcast_tensors(opened.run, (parameter.detach() for parameter in model.parameters()))
+        broadcast_tensors(stage.run, (parameter.detach() for parameter in model.parameters()))
     model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
-        opened.log_line(f"fp8 in {fp8.convert(model)} linears")
+        stage.log_line(f"fp8 in {fp8.convert(model)} linears")
     return model
 
 
@@ -199,7 +200,7 @@ def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:
     )
 
 
-def describe(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
+def size_facts(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
     """What is about to be trained, in numbers."""
     return {
         "parameters": sum(flops.parameter_counts(model.config).values()),
@@ -223,7 +224,7 @@ def evaluate(
 def samples(model: GPT, encoder: Tokenizer, run: Run) -> list[dict[str, str]]:
     """Greedy continuations of a few prompts."""
     prompts = [(text, [encoder.bos_id, *encoder.encode(text)]) for text in SAMPLE_PROMPTS]
-    return stage.greedy_samples(
+    return greedy_samples(
         model, encoder, run, prompts, slots=len(prompts), max_new_tokens=24, chat=False
     )
 

@@ -20,9 +20,10 @@ from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import gather_work
 from nanochat.system.errors import ConfigError
-from nanochat.training import batch_size, conversations, stage, stage_opening
+from nanochat.training import batch_size, chat_stage
 from nanochat.training.rollouts import RewardTask, RolloutBatches, RolloutOptions
-from nanochat.training.stage_opening import LoopOptions
+from nanochat.training.stage import Recipe, run_training
+from nanochat.training.stage_opening import LoopOptions, open_stage
 
 NAME = "chat_rl"
 
@@ -47,45 +48,47 @@ class ChatRlConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatRlConfig, argv, stage=NAME)
-    with stage_opening.opened(NAME, cfg) as opened:
-        task, held_out = distributed.on_all(opened.run, lambda: open_tasks(cfg))
-        distributed.check_same_data(opened.run, describe(task))
-        loaded = conversations.load_model(opened, cfg.source, ("chat_sft", "mid_train"))
+    with open_stage(NAME, cfg) as stage:
+        task, held_out = distributed.on_all(stage.run, lambda: open_tasks(cfg))
+        distributed.check_same_data(stage.run, task_identity(task))
+        loaded = chat_stage.load_model(stage, cfg.source, ("chat_sft", "mid_train"))
         batches = RolloutBatches(
             loaded.model,
             loaded.tokenizer,
             task,
             cfg.rollouts,
-            run=opened.run,
+            run=stage.run,
             seed=cfg.common.seed,
         )
         # Now that the engine, whose cache takes much memory, is there.
         batches.device_rows = batch_size.device_rows(
-            opened,
+            stage,
             loaded.model,
             batch_rows=cfg.rollouts.prompts_per_step * cfg.rollouts.samples_per_prompt,
             length=batches.engine.max_len,
             may_compile=False,
         )
         steps = cfg.steps or max(1, len(task) // cfg.rollouts.prompts_per_step)
-        opened.log_line(
+        stage.log_line(
             f"{steps:,} steps of {cfg.rollouts.prompts_per_step} prompts with "
             f"{cfg.rollouts.samples_per_prompt} answers each, from {len(task):,} problems"
         )
 
         def evaluate() -> dict[str, float]:
-            gather_work(opened.run, lambda: batches.engine.refresh(loaded.model))
-            measured = pass_at_1(batches, held_out, cfg, opened.run)
+            gather_work(stage.run, lambda: batches.engine.refresh(loaded.model))
+            measured = pass_at_1(batches, held_out, cfg, stage.run)
             return {**batches.figures(), **measured}
 
         def sample() -> list[dict[str, str]]:
-            shown = min(conversations.SAMPLES, len(held_out[0]))
-            return conversations.answers(loaded, opened.run, [held_out[0][i] for i in range(shown)])
+            shown = min(chat_stage.SAMPLES, len(held_out[0]))
+            return chat_stage.sample_answers(
+                loaded, stage.run, [held_out[0][i] for i in range(shown)]
+            )
 
         scale = cfg.optimizer.lr_scale * cfg.base_lr_frac
-        stage.train(
-            opened,
-            stage.Recipe(
+        run_training(
+            stage,
+            Recipe(
                 model=loaded.model,
                 tokenizer=loaded.tokenizer,
                 batches=batches,
@@ -119,7 +122,7 @@ def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
     raise ConfigError(f"--tasks must be pocket, gsm8k or gsm8k=FOLDER, got {cfg.tasks!r}")
 
 
-def describe(task: RewardTask) -> dict[str, Any]:
+def task_identity(task: RewardTask) -> dict[str, Any]:
     """What tells a set of problems from another."""
     first = [task[i]["messages"] for i in range(min(100, len(task)))]
     return {"problems": len(task), "content": f"{zlib.crc32(json.dumps(first).encode()):08x}"}

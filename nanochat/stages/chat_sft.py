@@ -6,8 +6,8 @@ nanochat chat_sft --preset pocket
 from dataclasses import dataclass
 
 from nanochat.system import config
-from nanochat.training import conversations
-from nanochat.training.conversations import ChatTrainConfig
+from nanochat.training import chat_stage
+from nanochat.training.chat_stage import ChatTrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class ChatSftConfig(ChatTrainConfig):
 
 def main(argv: list[str] | None = None) -> None:
     sources = ("mid_train", "base_train")
-    conversations.run_stage("chat_sft", ChatSftConfig, argv, mixture="sft", sources=sources)
+    chat_stage.run_stage("chat_sft", ChatSftConfig, argv, mixture="sft", sources=sources)
 
 
 if __name__ == "__main__":

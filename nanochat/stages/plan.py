@@ -143,20 +143,20 @@ def find_step(
         checkpoint_activations=cfg.checkpoint_activations,
         saves_meanwhile=cfg.save_every is not None,
     )
-    asked = cfg.device_batch_size
-    if asked == "auto":
+    rows = cfg.device_batch_size
+    if rows == "auto":
         there = _memory_there(cfg, machine, resident_bytes)
         fits = batch_size.by_estimate(
-            cfg.model, step, most=most, there_bytes=there, resident_bytes=resident_bytes
+            cfg.model, step, most=most, available_bytes=there, resident_bytes=resident_bytes
         )
-        wanted = batch_size.of_use(most, length, machine.kind)
-        asked = batch_size.largest(fits, wanted, first=wanted)
-        if asked == 0:
+        wanted = batch_size.useful_rows(most, length, machine.kind)
+        rows = batch_size.largest_fitting(fits, wanted, first=wanted)
+        if rows == 0:
             raise ConfigError(
                 f"--device-batch-size auto: not even one row fits into {there / 1e9:.1f} GB; "
                 "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
             )
-    passes, rows = micro_batch_rows(batch_rows, asked, machine.count)
+    passes, rows = micro_batch_rows(batch_rows, rows, machine.count)
     return memory_plan.with_rows(step, rows, most), passes
 
 
@@ -173,10 +173,10 @@ def _memory_there(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int
 
 def _memory(estimate: MemoryEstimate, step: StepPlan, passes: int) -> list[str]:
     """The parts of the memory as a table, in GB."""
-    whole = f"{estimate.total / 1e9:.2f} GB"
+    total = f"{estimate.total / 1e9:.2f} GB"
     passes_a_step = "once a step" if passes == 1 else f"{passes} times a step"
     lines = [
-        f"memory      {whole} on each device: {step.rows} rows of {step.length:,} tokens, "
+        f"memory      {total} on each device: {step.rows} rows of {step.length:,} tokens, "
         f"{passes_a_step}",
         f"            {'GB':<16}{'at the peak':>12}{'at most':>12}",
     ]
@@ -204,8 +204,8 @@ def _time(
         f"{machine.name} ({needed / step_s / peak:.0%} of {peak / 1e12:,.2f} TFLOP/s)"
     ]
     if cfg.later_stages is not None:
-        whole = duration(seconds * (1 + cfg.later_stages))
-        lines.append(f"            about {whole} with all later stages and their evaluations")
+        total = duration(seconds * (1 + cfg.later_stages))
+        lines.append(f"            about {total} with all later stages and their evaluations")
     if cfg.dollars_per_gpu_hour is not None:
         dollars = seconds / 3600 * machine.count * cfg.dollars_per_gpu_hour
         lines.append(f"cost        about ${dollars:,.2f}")

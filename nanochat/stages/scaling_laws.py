@@ -22,7 +22,7 @@ from nanochat.data import DataOptions, Dataset, open_data
 from nanochat.gpt import GPTConfig
 from nanochat.optim import OptimConfig
 from nanochat.scaling_laws import flags, isoflop, sweep
-from nanochat.scaling_laws import page as isoflop_report
+from nanochat.scaling_laws import page as isoflop_page
 from nanochat.scaling_laws.sweep import Member
 from nanochat.system import config, storage
 from nanochat.system import device as devices
@@ -37,7 +37,7 @@ from nanochat.training.stage_opening import LoopOptions
 
 NAME = "scaling_laws"
 # What a sweep has to have in common is all but these: they say where and how fast, or which runs.
-FREE = frozenset(
+MAY_DIFFER = frozenset(
     "run budgets sizes ratios seeds dry_run device threads save_every compile device_batch_size "
     "checkpoint_activations".split()
 )
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     sections = ("tok_train", "base_train", NAME)
     cfg = config.parse(ScalingLawsConfig, argv, stage=NAME, sections=sections)
     if cfg.dry_run:
-        say_plan(cfg, members_of(cfg, cfg.vocab_size), {})
+        print_plan(cfg, members_of(cfg, cfg.vocab_size), {})
         return
     folder = storage.stage_dir(cfg.run, NAME)
     busy = f"another process is at the sweep {cfg.run!r}; wait for it, or give --run NAME"
@@ -133,11 +133,11 @@ def main(argv: list[str] | None = None) -> None:
         sweep.check_settings(folder, shared_settings(cfg, data, encoder))
         members = members_of(cfg, encoder.vocab_size)
         done = sweep.read(folder)
-        say_plan(cfg, members, done)
+        print_plan(cfg, members, done)
         if note := sweep.repeats(members, data, encoder):
             print(note, flush=True)
         train_all(cfg, members, done, folder)
-        print("\n".join(isoflop_report.lines(analysis(members, done))))
+        print("\n".join(isoflop_page.lines(analysis(members, done))))
         print(write_page(cfg, members, done, folder))
 
 
@@ -159,11 +159,11 @@ def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:
         if cfg.tokenizer is not None:
             raise ConfigError(f"no tokenizer {cfg.tokenizer!r} in {path.parent}")
         print(f"training a tokenizer of {cfg.vocab_size:,} tokens", flush=True)
-        words = ["--run", cfg.run, "--vocab-size", str(cfg.vocab_size)]
-        words += config.as_args(cfg, flat_fields(DataOptions))
-        words += config.as_args(cfg, ["threads"])
+        args = ["--run", cfg.run, "--vocab-size", str(cfg.vocab_size)]
+        args += config.as_args(cfg, flat_fields(DataOptions))
+        args += config.as_args(cfg, ["threads"])
         with asked_to_stop(announce=True) as stop:
-            sweep.run(command("tok_train", words), folder / "tok_train.log", stop)
+            sweep.run(command("tok_train", args), folder / "tok_train.log", stop)
         if not path.exists():
             raise Stopped
     return tokenizer.load(path)
@@ -187,7 +187,7 @@ def device_and_dtype(cfg: ScalingLawsConfig) -> tuple[torch.device, torch.dtype]
     return device, DTYPES[cfg.common.dtype] if cfg.common.dtype else devices.measure_dtype(device)
 
 
-def base_train_words(cfg: ScalingLawsConfig, member: Member) -> list[str]:
+def base_train_args(cfg: ScalingLawsConfig, member: Member) -> list[str]:
     """The command line of base_train that makes a member."""
     given = {
         "run": member_run(cfg, member),
@@ -204,12 +204,12 @@ def base_train_words(cfg: ScalingLawsConfig, member: Member) -> list[str]:
             if getattr(cfg, name) is not None
         },
     }
-    words = ["--resume"]
+    args = ["--resume"]
     for name, value in given.items():
-        words += ["--" + name.replace("_", "-"), str(value)]
+        args += ["--" + name.replace("_", "-"), str(value)]
     groups = (RunOptions, LoopOptions, OptimConfig, DataOptions)
     shared = {name for group in groups for name in flat_fields(group)} - {"run", "seed"}
-    return words + config.as_args(cfg, [*architecture_flags(), *sorted(shared)])
+    return args + config.as_args(cfg, [*architecture_flags(), *sorted(shared)])
 
 
 def member_run(cfg: ScalingLawsConfig, member: Member) -> str:
@@ -219,13 +219,13 @@ def member_run(cfg: ScalingLawsConfig, member: Member) -> str:
 
 def shared_settings(cfg: ScalingLawsConfig, data: Dataset, encoder: Tokenizer) -> dict[str, Any]:
     """What all trainings of a sweep have in common."""
-    options = {name: value for name, value in config.to_dict(cfg).items() if name not in FREE}
+    options = {name: value for name, value in config.to_dict(cfg).items() if name not in MAY_DIFFER}
     return {"data_hash": data.hash, "tokenizer_sha256": encoder.sha256, **options}
 
 
-def command(stage: str, words: Sequence[str]) -> list[str]:
+def command(stage: str, args: Sequence[str]) -> list[str]:
     """A stage's command line, with the Python that this runs in."""
-    return [sys.executable, "-m", f"nanochat.stages.{stage}", *words]
+    return [sys.executable, "-m", f"nanochat.stages.{stage}", *args]
 
 
 def train_all(
@@ -241,8 +241,8 @@ def train_all(
         planned_so_far += planned[number - 1]
         rest_s = (time.monotonic() - begin_s) * (sum(planned) / planned_so_far - 1)
         print(
-            f"{number}/{len(todo)}  {member.budget:.3g} FLOPs, {member.words}, seed {member.seed}: "
-            f"{row[sweep.LOSS]:.4f} bits a byte in {duration(row['seconds'])}; "
+            f"{number}/{len(todo)}  {member.budget:.3g} FLOPs, {member.description}, "
+            f"seed {member.seed}: {row[sweep.LOSS]:.4f} bits a byte in {duration(row['seconds'])}; "
             f"{duration(rest_s)} left",
             flush=True,
         )
@@ -257,7 +257,7 @@ def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any
     if not report.is_complete(stage_dir):
         log = folder / "logs" / f"{member.name}.log"
         with asked_to_stop(announce=True) as stop:
-            sweep.run(command("base_train", base_train_words(cfg, member)), log, stop)
+            sweep.run(command("base_train", base_train_args(cfg, member)), log, stop)
         if not report.is_complete(stage_dir):
             print("stopped; the same command goes on from there")
             raise Stopped
@@ -267,7 +267,7 @@ def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any
     return row
 
 
-def say_plan(
+def print_plan(
     cfg: ScalingLawsConfig, members: Sequence[Member], done: dict[str, dict[str, Any]]
 ) -> None:
     """Print what is to be trained and about how long it takes."""
@@ -298,7 +298,7 @@ def planned_seconds(cfg: ScalingLawsConfig, members: Sequence[Member]) -> tuple[
 
 def analysis(members: Sequence[Member], done: dict[str, dict[str, Any]]) -> isoflop.Analysis:
     """The fits to what is done of the sweep."""
-    return isoflop.analyse(sweep.points([done[m.name] for m in members if m.name in done]))
+    return isoflop.analyze(sweep.points([done[m.name] for m in members if m.name in done]))
 
 
 def write_page(
@@ -314,7 +314,7 @@ def write_page(
         f"Models of one architecture, trained on {cfg.data.data} with equal compute, "
         f"{len(rows)} of {len(members)} trainings. Written {written}."
     )
-    page = isoflop_report.render(analysis(members, done), name=cfg.run, lead=lead, rows=rows)
+    page = isoflop_page.render(analysis(members, done), name=cfg.run, lead=lead, rows=rows)
     path = folder / f"{NAME}.html"
     storage.write_atomic(path, page.encode())
     return path

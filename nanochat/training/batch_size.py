@@ -58,18 +58,20 @@ def device_rows(
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )
-    wanted = of_use(most, length, run.device.type)
+    wanted = useful_rows(most, length, run.device.type)
     if run.device.type == "cuda":
         # From one row up: a GPU that is asked for far too much may fail in other ways.
         fits, how, first = by_trial(model, step), "tried on this GPU", 1
     else:
         fits, how = _by_memory_left(model, step, most)
         first = wanted
-    before = stage.begun.device_rows if stage.begun.world_size == run.world_size else None
+    before = (
+        stage.started_with.device_rows if stage.started_with.world_size == run.world_size else None
+    )
     if before is not None and before <= most and fits(before):
         own, how = before, f"as before; {how}"  # other sums would have other last bits
     else:
-        own = largest(fits, wanted, first=first)
+        own = largest_fitting(fits, wanted, first=first)
     found = min(gather_objects(run, own))
     if found == 0:
         raise ConfigError(
@@ -89,14 +91,14 @@ def device_rows(
     return rows
 
 
-def of_use(most: int, length: int, device_type: str) -> int:
+def useful_rows(most: int, length: int, device_type: str) -> int:
     """Rows of `length` tokens beyond which a pass does not get faster, of `most` in a step."""
     if device_type != "cpu":
         return most
     return min(most, max(1, TOKENS_PER_THREAD * torch.get_num_threads() // length))
 
 
-def largest(fits: Fits, most: int, *, first: int = 1) -> int:
+def largest_fitting(fits: Fits, most: int, *, first: int = 1) -> int:
     """The largest number up to `most` that fits, 0 if 1 does not.
 
     first: what is tried first; then twice as many until they do not fit, then half the gap.
@@ -113,18 +115,18 @@ def largest(fits: Fits, most: int, *, first: int = 1) -> int:
 
 
 def by_estimate(
-    config: GPTConfig, step: StepPlan, *, most: int, there_bytes: int, resident_bytes: int = 0
+    config: GPTConfig, step: StepPlan, *, most: int, available_bytes: int, resident_bytes: int = 0
 ) -> Fits:
     """Whether rows fit by the estimate, and if it is too low as well.
 
-    most: rows of a step on one device. there_bytes: what the process may take in all.
+    most: rows of a step on one device. available_bytes: what the process may take in all.
     resident_bytes: what it takes without a model.
     """
 
     def fits(rows: int) -> bool:
         plan = memory_plan.with_rows(step, rows, most)
         needed = memory_plan.estimate(config, plan, resident_bytes=resident_bytes)
-        return needed.total * (1 + ESTIMATE_ERROR) <= there_bytes
+        return needed.total * (1 + ESTIMATE_ERROR) <= available_bytes
 
     return fits
 
@@ -136,7 +138,7 @@ def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
     there = resident + memory.memory_left() // local_world_size()
     loaded = sum(p.numel() * p.itemsize for p in model.parameters())
     without = max(0, resident - loaded)
-    fits = by_estimate(model.config, step, most=most, there_bytes=there, resident_bytes=without)
+    fits = by_estimate(model.config, step, most=most, available_bytes=there, resident_bytes=without)
     return fits, f"estimated, for {there / 1e9:.1f} GB"
 
 

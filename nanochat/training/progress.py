@@ -39,7 +39,7 @@ class Progress:
     losses_seen: int = 0
     in_spike: bool = False
 
-    def take(self, loss: float) -> bool:
+    def add_loss(self, loss: float) -> bool:
         """Count a step's loss; whether it is a spike's first."""
         self.skipped_in_a_row = 0
         self.window_loss += loss

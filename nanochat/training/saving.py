@@ -36,7 +36,7 @@ class _Snapshot:
     weights: Mapping[str, Tensor]
     optimizer_state: Mapping[str, Tensor]
     state: dict[str, Any]
-    must: bool  # nothing comes after it that could save again
+    final: bool  # nothing comes after it that could save again
     in_streak: bool  # the last steps were not finite
 
 
@@ -49,11 +49,11 @@ class Saver:
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._writing: Future[None] | None = None
-        self._merits: dict[int, float] = {}  # by step
+        self._scores: dict[int, float] = {}  # by step
         self._total_steps = total_steps
         if stage.run.is_main:
             for row in read_rows(stage.dir / "metrics.jsonl"):
-                self.judge(row.pop("step", 0), row)
+                self.record_score(row.pop("step", 0), row)
 
     def save(self, trainer: Trainer) -> None:
         """Copy what belongs to a checkpoint and start to write it. Collective.
@@ -64,7 +64,7 @@ class Saver:
         """
         self.wait()
         progress = trainer.progress
-        must = progress.step >= trainer.total_steps or trainer.stopping
+        final = progress.step >= trainer.total_steps or trainer.stopping
         if not torch.stack([p.isfinite().all() for p in self._model.parameters()]).all():
             raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
         optimizer_state = trainer.optimizer.state_by_name()
@@ -79,11 +79,11 @@ class Saver:
                 "batches": trainer.batches.state(),
                 "total_steps": trainer.total_steps,
             },
-            must=must,
+            final=final,
             in_streak=progress.skipped_in_a_row > 0,
         )
         self._writing = self._thread.submit(self._write, snapshot)
-        if must:
+        if final:
             self.wait()
 
     def wait(self) -> None:
@@ -99,14 +99,14 @@ class Saver:
         """Let the thread finish what it is at."""
         self._thread.shutdown()
 
-    def judge(self, step: int, figures: Mapping[str, Any]) -> None:
+    def record_score(self, step: int, figures: Mapping[str, Any]) -> None:
         """Note how good an evaluation found the model of a step: "val_..." is the better the lower.
 
         In RL "pass@1 ..." is the better the higher. The first figure of either kind counts.
         """
         for name, value in figures.items():
             if name.startswith(("val_", "pass@1")) and math.isfinite(value):
-                self._merits[step] = -value if name.startswith("val_") else value
+                self._scores[step] = -value if name.startswith("val_") else value
                 return
 
     def is_regular(self, step: int) -> bool:
@@ -119,7 +119,7 @@ class Saver:
 
     def forget_after(self, step: int) -> None:
         """Forget how good later models were: training has gone back to this step."""
-        self._merits = {known: merit for known, merit in self._merits.items() if known <= step}
+        self._scores = {known: score for known, score in self._scores.items() if known <= step}
 
     def _write(self, snapshot: _Snapshot) -> None:
         try:
@@ -130,7 +130,7 @@ class Saver:
                     raise
                 path = self._write_once(snapshot)
         except (OSError, SafetensorError) as error:
-            if snapshot.must:
+            if snapshot.final:
                 raise
             self._stage.log_line(
                 f"warning: checkpoint not saved at step {snapshot.step:,} ({error}); training goes "
@@ -178,9 +178,9 @@ class Saver:
         kept = {*regular[-newest:], *found[-1:]}
         if loop.keep_every is not None:
             kept |= {path for step, path in by_step.items() if step % loop.keep_every == 0}
-        judged = by_step.keys() & self._merits.keys()
-        if loop.keep_best and judged:
-            kept.add(by_step[max(judged, key=self._merits.__getitem__)])
+        scored = by_step.keys() & self._scores.keys()
+        if loop.keep_best and scored:
+            kept.add(by_step[max(scored, key=self._scores.__getitem__)])
         removed = [path for path in found if path not in kept]
         for path in removed:
             checkpoint_manager.remove(path)

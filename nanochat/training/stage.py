@@ -33,7 +33,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.training import stage_record
 from nanochat.training.progress import Progress, Summary
 from nanochat.training.saving import Saver
-from nanochat.training.stage_opening import Stage, claimed, newest_checkpoint
+from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpoint
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
 
@@ -92,7 +92,7 @@ class Recipe:
     watch_loss: bool = True
 
 
-def train(stage: Stage, recipe: Recipe) -> None:
+def run_training(stage: Stage, recipe: Recipe) -> None:
     """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
 
     Raises: Stopped if a signal asked for it, with a checkpoint saved.
@@ -146,7 +146,7 @@ def train(stage: Stage, recipe: Recipe) -> None:
         if resumed is not None and stage.resume_from is not None:
             _restore(trainer, stage.resume_from, resumed["state"])
             begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
-            trainer.make_up(hooks[1:])
+            trainer.run_due(hooks[1:])
         summary = trainer.fit()
         _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
 
@@ -224,7 +224,7 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
 
 def _compiles(stage: Stage, wanted: bool | None) -> bool:
     """Whether the loss is compiled: if wanted, else by --compile, else as before, if possible."""
-    choices = (wanted, stage.loop.compile, stage.begun.compiled)
+    choices = (wanted, stage.loop.compile, stage.started_with.compiled)
     if next((choice for choice in choices if choice is not None), True) is False:
         return False
     if stage.run.device.type == "cpu" and not devices.has_compiler():
@@ -242,7 +242,7 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
     def evaluate(trainer: Trainer) -> None:
         saver.wait()
         if figures := findings.measure():
-            saver.judge(trainer.progress.step, figures)
+            saver.record_score(trainer.progress.step, figures)
             trainer.metrics.log(trainer.progress.step, dict(figures))
             shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
             stage.log_line(f"step {trainer.progress.step:,} | {shown}")
@@ -273,7 +273,7 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     def accept(step: int) -> bool:
         return step <= healthy and saver.is_regular(step)
 
-    path = newest_checkpoint(stage.dir, stage.run, accept)
+    path = newest_valid_checkpoint(stage.dir, stage.run, accept)
     if path is None:
         raise TrainingError(
             "one step after another is not finite, and there is no checkpoint to go back to: lower "

@@ -96,8 +96,8 @@ class Stage:
     common: RunOptions
     loop: LoopOptions
     resume_from: Path | None  # the newest checkpoint that is whole
-    newest: Path | None  # the newest one
-    begun: StartedWith
+    latest: Path | None  # the newest one
+    started_with: StartedWith
     attention: str  # the backend, as attention.choose takes it
 
     def log_line(self, line: str) -> None:
@@ -119,15 +119,15 @@ class StageOptions(Protocol):
 
 
 @contextlib.contextmanager
-def opened(name: str, options: StageOptions) -> Iterator[Stage]:
+def open_stage(name: str, options: StageOptions) -> Iterator[Stage]:
     """Start the process group and open a stage in it. Collective; raises what `_open` does."""
     folder = storage.stage_dir(options.common.run, name)
-    begun = stage_record.begun(folder) if options.loop.resume else StartedWith()
-    with distributed.session(options.common, begun) as run:
-        yield _open(name, options, run=run, begun=broadcast_object(run, begun))
+    started_with = stage_record.started_with(folder) if options.loop.resume else StartedWith()
+    with distributed.session(options.common, started_with) as run:
+        yield _open(name, options, run=run, started_with=broadcast_object(run, started_with))
 
 
-def _open(name: str, options: StageOptions, *, run: Run, begun: StartedWith) -> Stage:
+def _open(name: str, options: StageOptions, *, run: Run, started_with: StartedWith) -> Stage:
     """Find where the stage stands: fresh, or to be resumed. Collective.
 
     Raises: ConfigError if the folder already holds checkpoints and resuming was not asked for, or
@@ -139,14 +139,14 @@ def _open(name: str, options: StageOptions, *, run: Run, begun: StartedWith) -> 
         )
     common, loop = options.common, options.loop
     folder = storage.stage_dir(common.run, name)
-    newest = from_main(run, lambda: _find_newest(folder, _busy(name, common)))
-    _refuse_checkpoints_elsewhere(folder, newest, name, run)
-    if newest is not None and not loop.resume:
+    latest = from_main(run, lambda: _latest_unclaimed(folder, _busy(name, common)))
+    _refuse_checkpoints_elsewhere(folder, latest, name, run)
+    if latest is not None and not loop.resume:
         raise ConfigError(
             f"run {common.run!r} already has {name} checkpoints in {folder}; "
             "--resume goes on from them, --run NAME starts another run"
         )
-    resume_from = newest_checkpoint(folder, run) if loop.resume else None
+    resume_from = newest_valid_checkpoint(folder, run) if loop.resume else None
     if resume_from is not None and run.is_main:
         log_line(f"resuming {name} from {resume_from}")
     return Stage(
@@ -157,13 +157,13 @@ def _open(name: str, options: StageOptions, *, run: Run, begun: StartedWith) -> 
         common=common,
         loop=loop,
         resume_from=resume_from,
-        newest=newest,
-        begun=begun,
-        attention=_attention(begun, run),
+        latest=latest,
+        started_with=started_with,
+        attention=_attention(started_with, run),
     )
 
 
-def newest_checkpoint(
+def newest_valid_checkpoint(
     folder: Path, run: Run, accept: Callable[[int], bool] = lambda step: True
 ) -> Path | None:
     """The newest checkpoint that is whole; those after it are named. Collective.
@@ -180,34 +180,34 @@ def newest_checkpoint(
     return from_main(run, find)
 
 
-def _find_newest(folder: Path, busy: str) -> Path | None:
-    """The newest checkpoint, whole or not, of a stage that nobody else is at."""
+def _latest_unclaimed(folder: Path, busy: str) -> Path | None:
+    """The latest checkpoint, whole or not, of a stage that nobody else is at."""
     if _lock_path(folder).exists():
         with storage.lock(_lock_path(folder), busy=busy):
             pass  # better to hear of the other process now than once the data is ready
     return checkpoint_manager.latest(folder)
 
 
-def _refuse_checkpoints_elsewhere(folder: Path, newest: Path | None, name: str, run: Run) -> None:
+def _refuse_checkpoints_elsewhere(folder: Path, latest: Path | None, name: str, run: Run) -> None:
     """Rank 0's disk is the one that counts: it must be the one with the checkpoints. Collective.
 
     Raises: ConfigError if another machine has newer ones; training would begin anew without.
     """
     own = checkpoint_manager.latest(folder)
-    mine, here = (checkpoint_manager.step_of(path) if path else -1 for path in (own, newest))
+    mine, here = (checkpoint_manager.step_of(path) if path else -1 for path in (own, latest))
     found = gather_objects(run, (mine, socket.gethostname(), str(own)))
     step, host, path = max(found, key=lambda row: row[0])
     if step > here:
         raise ConfigError(
             f"{host} has {path}, but rank 0 is on {found[0][1]}, which has "
-            f"{newest.name if newest else 'no checkpoint'} of {name}; let {host} be the first node "
+            f"{latest.name if latest else 'no checkpoint'} of {name}; let {host} be the first node "
             "(torchrun --node-rank 0, or the smallest --local-addr), or remove what it has"
         )
 
 
-def _attention(begun: StartedWith, run: Run) -> str:
+def _attention(started_with: StartedWith, run: Run) -> str:
     """The attention backend of before; "auto" where there was none or it does not work here."""
-    name = begun.attention
+    name = started_with.attention
     # On another kind of device nothing is as before: "blocks" is a CPU's, the others are not.
     if name is None or (name == "blocks") != (run.device.type == "cpu"):
         return "auto"
@@ -246,7 +246,7 @@ def _claim(stage: Stage, model: GPT, stack: contextlib.ExitStack) -> None:
     busy = _busy(stage.name, stage.common)
     stack.enter_context(storage.lock(_lock_path(stage.dir), busy=busy))
     storage.remove_leftovers(stage.dir, "")
-    if checkpoint_manager.latest(stage.dir) != stage.newest:
+    if checkpoint_manager.latest(stage.dir) != stage.latest:
         raise ConfigError(busy)
     if stage.resume_from is not None:
         checkpoint_manager.set_aside_after(stage.resume_from)

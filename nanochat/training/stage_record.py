@@ -15,8 +15,8 @@ from nanochat.system.distributed import DTYPES, Run, StartedWith
 from nanochat.training.progress import Summary
 
 
-def begun(folder: Path) -> StartedWith:
-    """What a stage's record says that it was begun with."""
+def started_with(folder: Path) -> StartedWith:
+    """What a stage's record says that it was started with."""
     found = data.read_object(folder / "config.json")
 
     def known(name: str, kind: type) -> Any:

@@ -27,8 +27,8 @@ from nanochat.training.progress import Progress, Summary
 LossFn = Callable[[Batch, Tensor], Tensor]
 # Steps that are not finite are left out; so many one after another are no accident, and going back
 # to one checkpoint more often than that helps no more.
-MOST_SKIPPED = 5
-MOST_REWINDS = 3
+MAX_SKIPPED = 5
+MAX_REWINDS = 3
 STEPS_TIMED = 1000  # the last ones, of whose times quantiles are taken
 REMEDY = "lower the learning rates (--lr-scale 0.5), --resume goes on from the last checkpoint"
 
@@ -150,7 +150,7 @@ class Trainer:
             if due:
                 self._log()
             elif not self._warm:
-                self._say_started()
+                self._log_start()
             if not self._warm:
                 self._warm_up()
             if self.stopping:
@@ -216,7 +216,7 @@ class Trainer:
                 )
                 continue
             mean = self.progress.loss_mean
-            if self.progress.take(loss) and self.watch_loss:
+            if self.progress.add_loss(loss) and self.watch_loss:
                 self.progress.spikes += 1
                 self.log_line(
                     f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
@@ -224,7 +224,7 @@ class Trainer:
                 )
 
     def _must_rewind(self) -> bool:
-        return self.progress.skipped_in_a_row >= min(MOST_SKIPPED, self.total_steps)
+        return self.progress.skipped_in_a_row >= min(MAX_SKIPPED, self.total_steps)
 
     def _rewind(self) -> None:
         """Go back to the last checkpoint, and leave out the data since. Collective.
@@ -232,20 +232,20 @@ class Trainer:
         Raises: TrainingError if there is none, or if going back did not help before.
         """
         before = self.progress
-        trouble = (
+        problem = (
             f"the last {before.skipped_in_a_row} steps, up to step {before.step:,}, were not finite"
         )
         if self.rewind is None:
-            raise TrainingError(f"{trouble}: {REMEDY}")
-        self.log_line(f"warning: {trouble}: going back to a checkpoint")
+            raise TrainingError(f"{problem}: {REMEDY}")
+        self.log_line(f"warning: {problem}: going back to a checkpoint")
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
         progress.rewinds, progress.elapsed_s = before.rewinds + 1, before.elapsed_s
         self._rewound_to[back] += 1
-        if self._rewound_to[back] > MOST_REWINDS:
+        if self._rewound_to[back] > MAX_REWINDS:
             raise TrainingError(
-                f"{trouble}, as before with other data from the checkpoint of step {back:,} on: "
+                f"{problem}, as before with other data from the checkpoint of step {back:,} on: "
                 f"{REMEDY}"
             )
         self._unread.clear()
@@ -295,7 +295,7 @@ class Trainer:
         )
         self._window = _Window()
 
-    def _say_started(self) -> None:
+    def _log_start(self) -> None:
         """Say that a resumed run is under way, and leave its first step out of the speed."""
         devices.synchronize(self.run.device)
         window = self._window
@@ -333,7 +333,7 @@ class Trainer:
         first = self.progress.step == 1
         return first or self._at(self.log_every) or any(map(self.is_due, self.hooks))
 
-    def make_up(self, hooks: Sequence[Hook]) -> None:
+    def run_due(self, hooks: Sequence[Hook]) -> None:
         """Run what is due after the step of a checkpoint: it may have been lost. Collective."""
         for hook in hooks:
             if self.is_due(hook):

@@ -22,8 +22,9 @@ from nanochat.system import config
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import Run, check_same_data, from_main, gather_work, on_all
 from nanochat.tokenizer.conversation import Conversation, Message, render_prompt
-from nanochat.training import batch_size, stage, stage_opening
-from nanochat.training.stage_opening import LoopOptions, Stage
+from nanochat.training import batch_size
+from nanochat.training.stage import Recipe, greedy_samples, rows_per_step, run_training
+from nanochat.training.stage_opening import LoopOptions, Stage, open_stage
 
 SAMPLES = 8  # answers shown in the report
 
@@ -79,9 +80,9 @@ def run_stage(
     preferred one first.
     """
     cfg = config.parse(options, argv, stage=name)
-    with stage_opening.opened(name, cfg) as opened:
+    with open_stage(name, cfg) as stage:
         train_set, val_set = on_all(
-            opened.run,
+            stage.run,
             lambda: mixtures.build(
                 cfg.data,
                 stage=mixture,
@@ -90,12 +91,12 @@ def run_stage(
                 seed=cfg.common.seed,
             ),
         )
-        loaded = load_model(opened, cfg.source, sources, cfg.sequence_length)
-        train(opened, cfg, loaded, train_set, val_set)
+        loaded = load_model(stage, cfg.source, sources, cfg.sequence_length)
+        train(stage, cfg, loaded, train_set, val_set)
 
 
 def train(
-    opened: Stage,
+    stage: Stage,
     cfg: ChatTrainConfig,
     loaded: Loaded,
     train_set: Sequence[Conversation],
@@ -104,25 +105,25 @@ def train(
     """Train a model on conversations and record it. Collective."""
     model = loaded.model
     length = model.config.sequence_length
-    batch_rows = stage.rows_per_step(cfg.tokens_per_step, length)
-    rows = batch_size.device_rows(opened, model, batch_rows=batch_rows, length=length)
-    batches = _open_batches(opened, cfg, loaded, train_set, batch_rows=batch_rows, device_rows=rows)
+    batch_rows = rows_per_step(cfg.tokens_per_step, length)
+    rows = batch_size.device_rows(stage, model, batch_rows=batch_rows, length=length)
+    batches = _open_batches(stage, cfg, loaded, train_set, batch_rows=batch_rows, device_rows=rows)
     steps = max(1, round(cfg.epochs * batches.rows_per_epoch / batch_rows))
-    opened.log_line(
+    stage.log_line(
         f"{len(train_set):,} conversations in {batches.rows_per_epoch:,} rows of {length} tokens; "
         f"{steps:,} steps of {batch_rows} rows"
     )
-    lost = _lost_shares(batches, length, opened)
+    lost = _lost_shares(batches, length, stage)
 
     def evaluate() -> dict[str, float]:
         if not val_set:
             return {}
-        return {"val_loss": validation_loss(loaded, val_set, run=opened.run, at_once=rows)}
+        return {"val_loss": validation_loss(loaded, val_set, run=stage.run, device_rows=rows)}
 
     lr_scale = cfg.optimizer.lr_scale * batch_lr_scale(batch_rows * length)
-    stage.train(
-        opened,
-        stage.Recipe(
+    run_training(
+        stage,
+        Recipe(
             model=model,
             tokenizer=loaded.tokenizer,
             batches=batches,
@@ -136,7 +137,7 @@ def train(
             tokens_per_step=batch_rows * length,
             optimizer=dataclasses.replace(cfg.optimizer, lr_scale=lr_scale),
             evaluate=evaluate,
-            sample=lambda: answers(loaded, opened.run, val_set),
+            sample=lambda: sample_answers(loaded, stage.run, val_set),
             facts={
                 "source": str(loaded.path),
                 "conversations": len(train_set),
@@ -148,7 +149,7 @@ def train(
 
 
 def _open_batches(
-    opened: Stage,
+    stage: Stage,
     cfg: ChatTrainConfig,
     loaded: Loaded,
     train_set: Sequence[Conversation],
@@ -158,28 +159,28 @@ def _open_batches(
 ) -> ChatBatches:
     """The conversations in rows, the same on every rank. Collective."""
     batches = on_all(
-        opened.run,
+        stage.run,
         lambda: ChatBatches(
             train_set,
             loaded.tokenizer,
             T=loaded.model.config.sequence_length,
             batch_rows=batch_rows,
             device_rows=device_rows,
-            run=opened.run,
+            run=stage.run,
             seed=cfg.common.seed,
         ),
     )
-    check_same_data(opened.run, {**batches.state()["stream"], "content": batches.digest})
+    check_same_data(stage.run, {**batches.state()["stream"], "content": batches.digest})
     return batches
 
 
-def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, float]:
+def _lost_shares(batches: ChatBatches, length: int, stage: Stage) -> dict[str, float]:
     """Shares of the conversations that rows are too short for; a warning where there are any."""
     counts = batches.sampled
     left_out = counts.dropped / counts.conversations
     cut_off = counts.truncated / counts.conversations
     if left_out or cut_off:
-        opened.log_line(
+        stage.log_line(
             f"warning: {100 * left_out:.3g}% of the conversations are left out, as no answer "
             f"begins within {length} tokens; {100 * cut_off:.3g}% are cut off there; "
             "--sequence-length takes longer ones"
@@ -189,11 +190,11 @@ def _lost_shares(batches: ChatBatches, length: int, opened: Stage) -> dict[str, 
 
 @torch.no_grad()
 def validation_loss(
-    loaded: Loaded, conversations: Sequence[Conversation], *, run: Run, at_once: int
+    loaded: Loaded, conversations: Sequence[Conversation], *, run: Run, device_rows: int
 ) -> float:
     """Mean loss in nats over the supervised tokens of some conversations. Collective.
 
-    at_once: rows of one forward pass on one device.
+    device_rows: rows of one forward pass on one device.
     """
     length = loaded.model.config.sequence_length
     rows = ChatRows(conversations, loaded.tokenizer, length, seed=0)
@@ -202,8 +203,9 @@ def validation_loss(
         nats, count = 0.0, 0
         for index in range(rows.buckets):
             bucket = rows.bucket(0, index)
-            for start in range(run.rank * at_once, len(bucket.inputs), run.world_size * at_once):
-                part = slice(start, start + at_once)
+            starts = range(0, len(bucket.inputs), device_rows)
+            for start in starts[run.rank :: run.world_size]:
+                part = slice(start, start + device_rows)
                 inputs = torch.from_numpy(bucket.inputs[part]).long().to(run.device)
                 targets = torch.from_numpy(bucket.targets[part]).long().to(run.device)
                 nats += float(loaded.model.token_losses(inputs, targets).cpu().double().sum())
@@ -215,38 +217,38 @@ def validation_loss(
 
 
 def load_model(
-    opened: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None = None
+    stage: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None = None
 ) -> Loaded:
     """The model a chat stage starts from: its own checkpoint when resuming. Collective."""
-    run = opened.run
-    if opened.resume_from is not None:
-        path = opened.resume_from
+    run = stage.run
+    if stage.resume_from is not None:
+        path = stage.resume_from
     elif source is not None:
         path = Path(source).expanduser()
     else:
-        path = from_main(run, lambda: checkpoint_manager.find(opened.common.run, stages))
+        path = from_main(run, lambda: checkpoint_manager.find(stage.common.run, stages))
     sizes = {} if sequence_length is None else {"sequence_length": sequence_length}
     loaded = checkpoint_manager.load(
-        path, run, model_options=sizes, attention_backend=opened.attention
+        path, run, model_options=sizes, attention_backend=stage.attention
     )
-    loaded.model.checkpoint_activations = opened.loop.checkpoint_activations
-    if opened.resume_from is None:
-        opened.log_line(f"starting {opened.name} from {loaded.path}")
+    loaded.model.checkpoint_activations = stage.loop.checkpoint_activations
+    if stage.resume_from is None:
+        stage.log_line(f"starting {stage.name} from {loaded.path}")
     return loaded
 
 
-def answers(
+def sample_answers(
     loaded: Loaded, run: Run, conversations: Sequence[Conversation]
 ) -> list[dict[str, str]]:
     """The model's greedy answers to the first questions of some conversations."""
-    openings = [opening(conversation) for conversation in conversations[:SAMPLES]]
-    prompts = [(str(m[-1]["content"]), render_prompt(m, loaded.tokenizer)) for m in openings]
-    return stage.greedy_samples(
+    asked = [prompt_messages(conversation) for conversation in conversations[:SAMPLES]]
+    prompts = [(str(m[-1]["content"]), render_prompt(m, loaded.tokenizer)) for m in asked]
+    return greedy_samples(
         loaded.model, loaded.tokenizer, run, prompts, slots=SAMPLES, max_new_tokens=64
     )
 
 
-def opening(conversation: Conversation) -> list[Message]:
+def prompt_messages(conversation: Conversation) -> list[Message]:
     """A conversation up to its first question: what stands before its first answer."""
     messages = conversation["messages"]
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
