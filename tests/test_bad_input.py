@@ -249,7 +249,7 @@ def test_two_processes_cannot_train_the_same_stage(base):
     folder = base / "base" / "runs" / "tiny" / "base_train"
     with (
         storage.lock(folder / ".lock"),
-        pytest.raises(ConfigError, match="another process is at base_train of run 'tiny'"),
+        pytest.raises(ConfigError, match="another process is running base_train of run 'tiny'"),
     ):
         train(base)
     assert not (folder / "config.json").exists()

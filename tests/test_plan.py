@@ -48,7 +48,7 @@ def test_auto_plans_with_the_memory_of_this_machine_only(capsys, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the machine's own memory would be the GPU's")
     assert "16 rows of 64 tokens" in printed(capsys, f"{SMALL} --device-batch-size auto")
-    with pytest.raises(ConfigError, match="auto is for the machine that this runs on"):
+    with pytest.raises(ConfigError, match="auto plans for this machine only"):
         plan.main("--gpu H100 --device-batch-size auto".split())
     monkeypatch.setattr(memory, "memory_left", lambda: 0)
     with pytest.raises(ConfigError, match="not even one row fits"):

@@ -124,8 +124,8 @@ def test_what_befalls_one_rank_is_borne_by_all(base):
     """A step that is not finite, five of them, and an evaluation without memory, on rank 1 only."""
     said = launch(base, 2, "--run", "two", "--eval-every", "4", script=TROUBLE)
     assert "warning: step 2 skipped: its loss is nan" in said
-    assert f"back to {stage(base, 'two') / 'step_000004'}, on with the data" in said
-    assert "warning: evaluation left out: rank 1: out of memory" in said
+    assert f"back to {stage(base, 'two') / 'step_000004'}, continuing with the data" in said
+    assert "warning: evaluation skipped: rank 1: out of memory" in said
     rows = read_rows(stage(base, "two") / "metrics.jsonl")
     assert [row["step"] for row in rows if "val_bpb" in row] == [8, 12, 16]
     assert (rows[-2]["skipped"], rows[-2]["rewinds"]) == (6, 1)

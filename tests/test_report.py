@@ -224,10 +224,10 @@ def test_durations_read_as_people_say_them(seconds, text):
 
 def test_the_stage_writes_the_page_and_names_the_runs_there_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    with pytest.raises(DataError, match="holds none yet"):
+    with pytest.raises(DataError, match="has none yet"):
         report_script.main(["--run", "demo"])
     whole_run(tmp_path / "runs" / "demo")
     report_script.main(["--run", "demo"])
     assert capsys.readouterr().out.strip().endswith("report.html")
-    with pytest.raises(DataError, match="--run other: no such run; there are demo"):
+    with pytest.raises(DataError, match="--run other: no such run; existing runs: demo"):
         report_script.main(["--run", "other"])

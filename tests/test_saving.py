@@ -154,7 +154,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, mon
     folder = train(base, "--save-every", "4")
     said = capsys.readouterr().out
     assert "the last 5 steps, up to step 11, were not finite: going back to a checkpoint" in said
-    assert f"back to {folder / 'step_000004'}, on with the data that comes next" in said
+    assert f"back to {folder / 'step_000004'}, continuing with the data that comes next" in said
     assert taken == [8 * i for i in range(11 + 12)]  # no row is taken twice
     found = rows(folder, "loss")
     assert list(found) == list(range(1, 17))
@@ -187,7 +187,7 @@ def test_a_rewound_run_that_is_killed_ends_as_if_it_had_not_been(base, monkeypat
 
 def test_going_back_again_and_again_ends_with_a_remedy(base, monkeypatch):
     broken_steps(monkeypatch, *range(7, 100))
-    with pytest.raises(TrainingError, match="as before with other data from the checkpoint of st"):
+    with pytest.raises(TrainingError, match="as before on different data from the checkpoint"):
         train(base, "--save-every", "4")
     folder = base / "base" / "runs" / "tiny" / "base_train"
     assert kept(folder) == [4]
@@ -215,7 +215,7 @@ def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, c
 
     monkeypatch.setattr(bits_per_byte, "_sum_losses", fails_at_first)
     folder = train(base, "--save-every", "4", "--eval-every", "4")
-    assert "warning: evaluation left out: out of memory; a smaller" in capsys.readouterr().out
+    assert "warning: evaluation skipped: out of memory; a smaller" in capsys.readouterr().out
     assert list(rows(folder, "val_bpb")) == [8, 12, 16]
     assert (folder / "result.json").exists()
 
@@ -223,7 +223,7 @@ def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, c
 def test_samples_without_memory_do_not_end_training(base, monkeypatch, capsys):
     monkeypatch.setattr(stage, "Engine", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
     folder = train(base)
-    assert "warning: samples left out: out of memory" in capsys.readouterr().out
+    assert "warning: samples skipped: out of memory" in capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())
     assert result["samples"] == []
 
@@ -320,7 +320,7 @@ def test_an_altered_description_is_passed_over(base, capsys):
         assert old in text
         meta.write_text(text.replace(old, new))
         train(base, "--save-every", "4", "--keep", "9", "--resume")
-        assert "step_000016/meta.json is altered: passing over" in capsys.readouterr().out
+        assert "step_000016/meta.json is altered: skipping this" in capsys.readouterr().out
         assert rows(folder, "loss") == whole
 
 

@@ -122,7 +122,7 @@ def test_what_does_not_suffice_is_said():
         Point(budget=1.0, parameters=n, tokens=1.0, loss=y)
         for n, y in ((1, 1.0), (2, 0.9), (4, 1.3), (8, 1.31), (16, 1.05))
     ]
-    assert "bend downwards" in analyze(up).budgets[0].problem
+    assert "bend downward" in analyze(up).budgets[0].problem
     one = analyze(world(budgets=(2e12,)))
     assert one.budgets[0].problem is None
     assert one.problem == "only one budget has an optimum, a power law needs 2"
@@ -172,7 +172,7 @@ def test_members_take_their_budget_in_whole_steps():
     for member in found:
         assert member.tokens % 256 == 0
         assert member.flops == pytest.approx(member.budget, rel=0.5 / member.steps)
-    with pytest.raises(ConfigError, match="less than a step of 256; give more or smaller steps"):
+    with pytest.raises(ConfigError, match="less than a step of 256; raise it or lower"):
         sweep.members([1e6], models, [1], tokens_per_step=256)
 
 
@@ -268,11 +268,11 @@ def test_a_sweep_that_was_stopped_goes_on_with_what_is_left(base, trained, capsy
         swept(base, "--budgets", "2e8,3e8")
     folder = base / "base" / "runs" / "s" / "scaling_laws"
     before = results(folder)
-    assert len(before) == 2 and "the same command goes on" in capsys.readouterr().out
+    assert len(before) == 2 and "the same command continues" in capsys.readouterr().out
     (folder / "results.jsonl").open("a").write('{"name": "torn')
     swept(base, "--budgets", "2e8,3e8")
     said = capsys.readouterr().out
-    assert "4 of 6 trainings to do" in said and "4/4  3e+08 FLOPs, 1x64" in said
+    assert "4 of 6 runs to do" in said and "4/4  3e+08 FLOPs, 1x64" in said
     found = results(folder)
     assert len(calls) == len(found) == 6 and found[:2] == before
     assert str(folder / "scaling_laws.html") in said
@@ -280,7 +280,7 @@ def test_a_sweep_that_was_stopped_goes_on_with_what_is_left(base, trained, capsy
     swept(base, "--budgets", "2e8,3e8", "--threads", "2")
     assert "nothing to train" in capsys.readouterr().out and len(calls) == 6
     with pytest.raises(
-        ConfigError, match=r"a sweep whose matrix_lr is 0\.02, not 0\.5; go on with"
+        ConfigError, match=r"a sweep whose matrix_lr is 0\.02, not 0\.5; continue with"
     ):
         swept(base, "--matrix-lr", "0.5")
 
@@ -303,15 +303,15 @@ def test_a_sweeps_loss_is_base_trainings(base, trained):
 def test_a_dry_run_says_how_long_and_writes_nothing(base, capsys):
     swept(base, "--budgets", "2e8", "--dry-run")
     said = capsys.readouterr().out
-    assert re.search(r"^3 trainings, about \d+[sm]", said, re.MULTILINE)
-    assert "note: trainings of fewer than 100 steps: 3, the shortest of" in said
+    assert re.search(r"^3 runs, about \d+[sm]", said, re.MULTILINE)
+    assert "note: runs of fewer than 100 steps: 3, the shortest of" in said
     assert not (base / "base" / "runs").exists()
 
 
 def test_a_training_that_fails_is_named_with_its_last_line(tmp_path):
     log = tmp_path / "logs" / "a.log"
     code = "print('error: too wide'); raise SystemExit(2)"
-    with pytest.raises(ConfigError, match=rf"{re.escape(code)}: too wide \(all it said: {log}\)"):
+    with pytest.raises(ConfigError, match=rf"{re.escape(code)}: too wide \(full output: {log}\)"):
         sweep.run([sys.executable, "-c", code], log, lambda: False)
 
 

@@ -80,8 +80,8 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
     flip_a_bit(folder / "step_000006" / "optimizer.safetensors")
     train(base, "--dtype", "float32", "--resume", "--save-every", "2", "--keep", "1")
     said = capsys.readouterr().out
-    assert "step_000008/meta.json: no such checkpoint description: passing over" in said
-    assert "step_000006/optimizer.safetensors is missing or altered: passing over" in said
+    assert "step_000008/meta.json: no such checkpoint description: skipping this" in said
+    assert "step_000006/optimizer.safetensors is missing or altered: skipping this" in said
     assert f"resuming base_train from {folder / 'step_000004'}" in said
     assert losses(folder) == whole
     assert [path.name for path in checkpoint_manager.steps(folder)] == ["step_000008"]
@@ -125,7 +125,7 @@ def test_a_signal_to_one_rank_saves_and_ends_all(base, ranks):
     assert f"saved {saved}\n" in said
     step = int(saved.name.removeprefix("step_"))
     assert 14 <= step < 1000
-    assert f"base_train stopped at step {step:,}; --resume goes on from there" in said
+    assert f"base_train stopped at step {step:,}; --resume continues from there" in said
     assert not (folder / "result.json").exists()
     words[words.index("256000")] = str(256 * (step + 8))
     base_train.main([*words, "--resume"])
@@ -205,7 +205,7 @@ def test_a_resume_says_so_where_it_cannot_go_on_as_before(base, monkeypatch, cap
     assert f"started with 1000 threads, only {device.cores()} available" in caplog.text
     assert record(folder)["threads"] == device.cores()
     said = capsys.readouterr().out
-    assert "backend 'blocks' does not work here; the last bits will be others" in said
+    assert "backend 'blocks' does not work here; results may differ in the last bits" in said
     record(folder, threads="many", attention=3, compute_dtype=None, world_size=[], compiled="no")
     train(base, "--tokens", "6144", "--resume", "--dtype", "float32")
     assert record(folder)["threads"] == device.cores()
@@ -296,7 +296,7 @@ def test_conversations_without_room_are_told_of(base, capsys):
 
 def test_auto_takes_all_rows_of_a_step_where_they_fit_and_records_the_number(base, capsys):
     folder = train(base, "--device-batch-size", "auto", "--dtype", "float32")
-    assert "--device-batch-size auto: 8 rows of 32 tokens, 1 times" in capsys.readouterr().out
+    assert "--device-batch-size auto: 8 rows of 32 tokens, 1 passes" in capsys.readouterr().out
     config = json.loads((folder / "config.json").read_text())
     assert config["options"]["device_batch_size"] == "auto"
     assert config["device_batch_size"] == 8
@@ -308,10 +308,10 @@ def test_a_resumed_auto_keeps_its_rows_where_they_fit(base, capsys):
     folder = train(base, *words)
     record(folder, device_batch_size=3)
     train(base, *words, "--tokens", "4096", "--resume")
-    assert "auto: 3 rows of 32 tokens, 3 times a step" in capsys.readouterr().out
+    assert "auto: 3 rows of 32 tokens, 3 passes per step" in capsys.readouterr().out
     record(folder, device_batch_size=10_000)
     train(base, *words, "--tokens", "6144", "--resume")
-    assert "auto: 8 rows of 32 tokens, 1 times a step" in capsys.readouterr().out
+    assert "auto: 8 rows of 32 tokens, 1 passes per step" in capsys.readouterr().out
 
 
 def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monkeypatch, capsys):
@@ -335,7 +335,7 @@ def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monk
     monkeypatch.setattr(memory_plan, "estimate", note)
     found = losses(train(base, *words))
     assert short[0] == 8
-    assert "auto: 3 rows of 32 tokens, 3 times" in capsys.readouterr().out
+    assert "auto: 3 rows of 32 tokens, 3 passes" in capsys.readouterr().out
     assert found == pytest.approx(whole, rel=1e-9)
     monkeypatch.setattr(memory, "memory_left", lambda: -taken)
     with pytest.raises(ConfigError, match=r"auto: not even one row of 32 tokens fits.*estimated"):

@@ -1,6 +1,6 @@
-"""What every evaluating stage does around its measurements: the model, and the record.
+"""What every evaluation stage does around its measurements: the model and the record.
 
-Owns config.json and result.json of stages that train nothing. What is measured is the scripts'.
+Owns: when config.json and result.json of such a stage are written. Does not own: the measurements.
 """
 
 import time
@@ -19,7 +19,7 @@ from nanochat.system.metrics import duration, log_line
 
 @dataclass
 class EvalStage:
-    """A stage at work: its figures collect here until `close` records them."""
+    """A running stage; collects its figures until `close` records them."""
 
     name: str
     title: str
@@ -38,7 +38,7 @@ class EvalStage:
         return storage.stage_dir(self.common.run, self.name)
 
     def log_line(self, line: str) -> None:
-        """Print a line, once for all ranks."""
+        """Print a line, on rank 0 only."""
         if self.run.is_main:
             log_line(line)
 
@@ -67,12 +67,12 @@ class EvalStage:
         n: int | None = None,
         **more: Any,
     ) -> None:
-        """Keep a figure for the record."""
+        """Add a figure to the record."""
         found = {"name": name, "value": value, "stderr": stderr, "n": n, "unit": unit, **more}
         self.results.append({key: item for key, item in found.items() if item is not None})
 
     def close(self) -> None:
-        """Write config.json and result.json (rank 0): the stage is complete."""
+        """Write config.json and result.json (rank 0), which completes the stage."""
         if not self.run.is_main:
             return
         seconds = time.perf_counter() - self.start_s

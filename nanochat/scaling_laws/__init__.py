@@ -1,1 +1,1 @@
-"""Which size and how many tokens make the best use of compute: sweep, fits, page."""
+"""Which model size and how many tokens use a compute budget best: sweep, fits, page."""

@@ -1,6 +1,6 @@
-"""What the items of a sweep's flags mean: budgets, sizes, seeds and ratios, separated by commas.
+"""Reads a sweep's comma-separated flags: budgets, sizes, seeds and ratios.
 
-Owns their reading, with messages that name the flag. Trains and plans nothing.
+Owns: parsing them, with messages that name the flag. Does not own: planning or training.
 """
 
 import math
@@ -11,11 +11,11 @@ from nanochat.gpt import GPTConfig
 from nanochat.system.config import from_dict
 from nanochat.system.errors import ConfigError
 
-LARGEST_BUDGET = 1e30  # FLOPs; more is a slip of the keyboard
+LARGEST_BUDGET = 1e30  # FLOPs; more is a typo
 
 
 def budgets(text: str) -> list[float]:
-    """Budgets in FLOPs. Raises: ConfigError for what is no such number."""
+    """Budgets in FLOPs. Raises: ConfigError for anything else."""
     found = []
     for item in _items(text, "budgets"):
         try:
@@ -30,7 +30,7 @@ def budgets(text: str) -> list[float]:
 def models(text: str, **shared: Any) -> list[GPTConfig]:
     """Models as DEPTHxWIDTH or DEPTH; shared: options of GPTConfig that all of them have.
 
-    Raises: ConfigError for what is no size.
+    Raises: ConfigError for an invalid size.
     """
     found = []
     for item in _items(text, "sizes"):
@@ -46,7 +46,7 @@ def models(text: str, **shared: Any) -> list[GPTConfig]:
 
 
 def seeds(text: str) -> list[int]:
-    """Seeds. Raises: ConfigError for what is no whole number from 0."""
+    """Seeds. Raises: ConfigError for anything but whole numbers from 0."""
     items = _items(text, "seeds")
     for item in items:
         if not re.fullmatch(r"\d{1,15}", item):
@@ -55,9 +55,9 @@ def seeds(text: str) -> list[int]:
 
 
 def ratios(text: str | None) -> tuple[float, float]:
-    """The least and most tokens per parameter; None bounds nothing.
+    """The least and most tokens per parameter; None: no bounds.
 
-    Raises: ConfigError for what is no such pair.
+    Raises: ConfigError for anything but such a pair.
     """
     if text is None:
         return 0.0, math.inf

@@ -1,13 +1,13 @@
-"""The best size of model for a budget of compute, from runs that all cost the same.
+"""The best model size for a compute budget, from runs that all cost the same.
 
-Owns the arithmetic: a parabola through the losses of a budget, its minimum, power laws through the
-minima, and how sure one may be of them. Knows no run, file or model.
+Owns: the arithmetic: a parabola through the losses of a budget, its minimum, power laws through the
+minima, and confidence intervals. Does not own: runs, files or models.
 
-Source: Chinchilla, arXiv 2203.15556, section 3.2. How intervals are made: runs differ from their
-parabola by noise of one size, which is estimated from all budgets together. Many times over the
-noise is drawn anew (its size too, which so few runs tell only roughly) and everything is fitted
-again; an interval holds the middle 95% of what comes out. It knows nothing of how far the true
-curve is from a parabola, beyond what the runs show.
+Source: Chinchilla, arXiv 2203.15556, section 3.2. The intervals assume that runs deviate from their
+parabola by noise of one variance, estimated from all budgets together. The noise is redrawn many
+times (its variance too, which so few runs determine only roughly) and everything is refitted; an
+interval holds the middle 95% of the results. It does not cover a true curve that is not a parabola,
+beyond what the runs show.
 """
 
 import math
@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 LEVEL = 0.95
-DRAWS = 4000  # the ends of an interval then err by a twentieth of its width
-FARTHEST = 30.0  # in log parameters from the middle of the sizes; beyond it exp would overflow
-MIN_SIZES = 3  # that a parabola goes through
-MIN_BUDGETS = 2  # that a power law goes through
+DRAWS = 4000  # enough that the ends of an interval err by a twentieth of its width
+FARTHEST = 30.0  # log parameters from the middle of the sizes; beyond it exp would overflow
+MIN_SIZES = 3  # for a parabola
+MIN_BUDGETS = 2  # for a power law
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A run: what it was given, and its loss at the end."""
+    """A run: what it was given, and its final loss."""
 
-    budget: float  # FLOPs that were aimed at: runs with the same one are compared
+    budget: float  # intended FLOPs: runs with the same budget are compared
     parameters: float
     tokens: float
     loss: float
@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its interval, which are None where the runs do not tell."""
+    """A value and the ends of its interval, which are None if the runs do not determine them."""
 
     value: float
     low: float | None = None
@@ -44,7 +44,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetFit:
-    """What the runs of one budget say; without an optimum, `problem` says why.
+    """The fit to the runs of one budget; without an optimum, `problem` says why.
 
     curve: coefficients of the loss over log(parameters) - center, highest power first.
     """
@@ -68,9 +68,9 @@ class BudgetFit:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerLaw:
-    """coefficient * compute ** exponent, with the laws of the draws for its intervals.
+    """coefficient * compute ** exponent, with the laws of all draws for its intervals.
 
-    center: log compute that `line` (slope, height) and `drawn_lines` (draws, 2) are about.
+    center: log compute at which `line` (slope, height) and `drawn_lines` (draws, 2) are centered.
     """
 
     exponent: Estimate
@@ -80,7 +80,7 @@ class PowerLaw:
     drawn_lines: np.ndarray
 
     def at(self, compute: float) -> Estimate:
-        """What the law says for so many FLOPs."""
+        """The law's value for `compute` FLOPs."""
         x = math.log(compute) - self.center
         slopes, heights = self.drawn_lines.T
         return _exp(_estimate(self.line[0] * x + self.line[1], slopes * x + heights))
@@ -90,7 +90,7 @@ class PowerLaw:
 class Analysis:
     """All budgets and the laws through their optima; without laws, `problem` says why.
 
-    noise: standard deviation of a run's loss about its parabola; None where no run is to spare.
+    noise: standard deviation of a run's loss around its parabola; None without degrees of freedom.
     """
 
     budgets: tuple[BudgetFit, ...]
@@ -102,20 +102,20 @@ class Analysis:
 
 @dataclass(frozen=True, kw_only=True)
 class _Parabola:
-    """A least-squares parabola through the runs of a budget, about the middle of their sizes."""
+    """A least-squares parabola through the runs of a budget, centered at their middle size."""
 
     points: tuple[Point, ...]
     center: float
     coefficients: np.ndarray  # (3,), highest power first
-    spread: np.ndarray  # (3, 3): times unit noise it is the coefficients' error
+    spread: np.ndarray  # (3, 3): maps unit noise to the coefficients' errors
     squares: float  # sum of the squared residuals
 
 
 def analyze(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> Analysis:
     """Fit every budget's optimum and the laws through them.
 
-    Runs without a finite loss are left out. What does not suffice for a fit raises nothing: the
-    budget's, or the analysis's, `problem` says what is missing.
+    Runs without a finite loss are left out. Too few runs for a fit raise no error: `problem` of the
+    budget, or of the analysis, says what is missing.
     """
     finite = [point for point in points if math.isfinite(point.loss)]
     budgets = sorted({point.budget for point in points})
@@ -123,10 +123,12 @@ def analyze(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> An
     curves = {b: _parabola(group) for b, group in groups.items()}
     noise, freedom = _noise([curve for curve in curves.values() if curve])
     rng = np.random.default_rng(seed)
-    # What chi-square draws do to the deviation makes the coefficients Student's, as they are.
+    # Chi-square draws of the variance give the coefficients their Student's t distribution.
     sizes = noise * np.sqrt(freedom / rng.chisquare(freedom, draws)) if freedom else np.zeros(0)
     fits: list[BudgetFit] = []
-    optima: list[tuple[float, np.ndarray]] = []  # of budgets with one: log parameters, and drawn
+    optima: list[
+        tuple[float, np.ndarray]
+    ] = []  # of budgets with one: log parameters, and their draws
     for budget, group in groups.items():
         curve = curves[budget]
         fit = BudgetFit(budget=budget, points=group, problem=_too_few(group))
@@ -167,25 +169,25 @@ def _parabola(points: tuple[Point, ...]) -> _Parabola | None:
 
 
 def _noise(curves: Sequence[_Parabola]) -> tuple[float, int]:
-    """The standard deviation of a run about its parabola, and its degrees of freedom."""
+    """The standard deviation of a run around its parabola, and its degrees of freedom."""
     freedom = sum(len(curve.points) - 3 for curve in curves)
     squares = sum(curve.squares for curve in curves)
     return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
 
 
 def _draw(curve: _Parabola, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Coefficients (draws, 3) as they might have been; the noise of each draw is in `sizes`."""
+    """Coefficients (draws, 3) under redrawn noise, whose deviation per draw is in `sizes`."""
     errors = rng.standard_normal((len(sizes), 3)) @ curve.spread.T
     return curve.coefficients + sizes[:, None] * errors
 
 
 def _minimum(coefficients: np.ndarray) -> float:
-    """Where an upright parabola is lowest."""
+    """Where a parabola that opens upward is lowest."""
     return float(-coefficients[1] / (2 * coefficients[0]))
 
 
 def _minima(drawn: np.ndarray) -> np.ndarray:
-    """Where parabolas (draws, 3) are lowest; NaN for those that are not upright."""
+    """Where parabolas (draws, 3) are lowest; NaN for those that open downward."""
     upright = drawn[:, 0] > 0
     curvature = np.where(upright, drawn[:, 0], 1.0)
     lowest = np.clip(-drawn[:, 1] / (2 * curvature), -FARTHEST, FARTHEST)
@@ -200,7 +202,7 @@ def _fit(budget: float, curve: _Parabola, drawn: np.ndarray) -> BudgetFit:
     if border is not None:
         return replace(fit, problem=border, at_border=True)
     if a <= 0:
-        problem = "the losses bend downwards, so noise hides the minimum; give more --seeds"
+        problem = "the losses bend downward: noise hides the minimum; give more --seeds"
         return replace(fit, problem=problem)
     best, minima = _minimum(curve.coefficients), _minima(drawn)
     log_n, log_ns = best + curve.center, minima + curve.center
@@ -215,7 +217,7 @@ def _fit(budget: float, curve: _Parabola, drawn: np.ndarray) -> BudgetFit:
 
 
 def _border(curve: _Parabola) -> str | None:
-    """Whether the runs do not enclose the optimum, in words."""
+    """Why the runs do not enclose the optimum; None if they do."""
     sizes, means = _means(curve.points)
     at = int(np.argmin(means))
     a = curve.coefficients[0]
@@ -236,7 +238,7 @@ def _means(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _log_tokens(points: Sequence[Point], log_n: float | np.ndarray) -> np.ndarray:
-    """Log of the tokens that a budget pays for at sizes between the runs'; beyond, ~ 1 / size."""
+    """Log of the tokens a budget pays for at sizes between the runs'; beyond them ~ 1 / size."""
     tokens = {point.parameters: point.tokens for point in points}
     x = np.log(sorted(tokens))
     y = np.log([tokens[size] for size in sorted(tokens)])
@@ -245,7 +247,7 @@ def _log_tokens(points: Sequence[Point], log_n: float | np.ndarray) -> np.ndarra
 
 
 def _with_laws(analysis: Analysis, optima: Sequence[tuple[float, np.ndarray]]) -> Analysis:
-    """Add the power laws through the budgets' optima, which are given with their draws."""
+    """Add the power laws through the budgets' optima, given with their draws."""
     fitted = [fit for fit in analysis.budgets if fit.problem is None]
     if len(fitted) < MIN_BUDGETS:
         count = "no budget has" if not fitted else "only one budget has"
@@ -265,7 +267,7 @@ def _with_laws(analysis: Analysis, optima: Sequence[tuple[float, np.ndarray]]) -
 
 
 def _law(compute: np.ndarray, values: np.ndarray, drawn: np.ndarray) -> PowerLaw:
-    """A line by least squares in logs; compute, values (budgets,), drawn (budgets, draws)."""
+    """Least-squares lines in logs; compute, values (budgets,), drawn (budgets, draws)."""
     center = float(compute.mean())
     x = compute - center
     slope, height = float(x @ values / (x @ x)), float(values.mean())
@@ -281,7 +283,7 @@ def _law(compute: np.ndarray, values: np.ndarray, drawn: np.ndarray) -> PowerLaw
 
 
 def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    """A value with the interval of its draws; without, if too many of them have none."""
+    """A value with the interval of its draws, or without if too many draws have no value."""
     known = drawn[np.isfinite(drawn)]
     if len(known) == 0 or len(known) < LEVEL * len(drawn):
         return Estimate(value)

@@ -1,6 +1,6 @@
-"""What a sweep over model sizes found, in lines for the terminal and as a page with plots.
+"""A sweep's results, as lines for the terminal and as a page with plots.
 
-Owns wording and drawing. The fits are isoflop's, the look of the page is the run report's.
+Owns: texts and plots. Does not own: the fits (isoflop.py) or the page's style (report/page.py).
 """
 
 import math
@@ -14,19 +14,19 @@ from nanochat.report import page, plots
 from nanochat.report.plots import Curve, short_number
 from nanochat.scaling_laws.isoflop import Analysis, BudgetFit, Estimate, PowerLaw
 
-COLORS = ("base", "sft", "mid", "rl", "tok")  # of the budgets, from the smallest; then again
-STEPS = 60  # places at which a smooth line is drawn
-MARGIN = 1.25  # that the laws are drawn beyond their budgets, as a factor
+COLORS = ("base", "sft", "mid", "rl", "tok")  # of the budgets, smallest first, then repeating
+HEADS = ("FLOPs", "best parameters", "best tokens", "tokens per parameter", "bits per byte")
+STEPS = 60  # points of a smooth line
+MARGIN = 1.25  # factor by which the laws are drawn beyond their budgets
 
 
 def lines(analysis: Analysis) -> list[str]:
     """The optimum of each budget, and the laws through them."""
-    heads = ("FLOPs", "best parameters", "best tokens", "tokens a parameter", "bits a byte")
     rows = [_row(fit) for fit in analysis.budgets if fit.problem is None]
-    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
+    widths = [max(len(cell) for cell in column) for column in zip(HEADS, *rows, strict=True)]
     found = [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in ((heads, *rows) if rows else ())
+        for row in ((HEADS, *rows) if rows else ())
     ]
     found += [f"{fit.budget:.3g} FLOPs: {fit.problem}" for fit in analysis.budgets if fit.problem]
     return [*found, *_law_lines(analysis), *_notes(analysis)]
@@ -49,12 +49,12 @@ def render(analysis: Analysis, *, name: str, lead: str, rows: Sequence[Sequence[
         lead=lead,
         tiles=_tiles(analysis),
         footer="Parameters are those that scaling laws count: the layers' matrices and the head. "
-        "Intervals hold the middle 95% of what noise of the runs' size makes of the fits.",
+        "Intervals hold the middle 95% of the fits under noise as large as the runs'.",
     )
 
 
 def with_interval(estimate: Estimate, style: str = "short") -> str:
-    """A value and its interval, in the short numbers of an axis or with so many decimals.
+    """A value and its interval, in short numbers as on an axis, or in a format such as ".2f".
 
     >>> with_interval(Estimate(1_250_000, 1_100_000, 1_500_000))
     '1.25M [1.1M, 1.5M]'
@@ -84,7 +84,7 @@ def _row(fit: BudgetFit) -> tuple[str, ...]:
 
 
 def _rounded(estimate: Estimate) -> Estimate:
-    """To three digits, which is more than any such estimate is worth."""
+    """Rounded to three digits: no such estimate is more accurate."""
     ends = (v if v is None else float(f"{v:.3g}") for v in (estimate.low, estimate.high))
     return Estimate(float(f"{estimate.value:.3g}"), *ends)
 
@@ -100,24 +100,24 @@ def _law_lines(analysis: Analysis) -> list[str]:
 
 
 def _notes(analysis: Analysis) -> list[str]:
-    """The ratio beside the default one, and what the intervals rest on."""
+    """The ratio compared to the default, and the noise behind the intervals."""
     fitted = [fit for fit in analysis.budgets if fit.ratio is not None]
     notes = []
     if fitted:
         last = fitted[-1]
         assert last.ratio is not None
         notes.append(
-            f"tokens a parameter at {last.budget:.3g} FLOPs: {with_interval(last.ratio, '.3g')}; "
+            f"tokens per parameter at {last.budget:.3g} FLOPs: {with_interval(last.ratio, '.3g')}; "
             f"base training's default --ratio is {DEFAULT_RATIO:g}"
         )
     if len(fitted) == 2:
-        notes.append("two optima make a law without a check; a third budget would be one")
+        notes.append("two optima always fit a law; a third budget would test it")
     if analysis.noise is None:
         notes.append(
-            "no intervals: more than three sizes, or several --seeds, would tell the noise"
+            "no intervals: estimating the noise takes more than three sizes or several --seeds"
         )
     elif fitted:
-        notes.append(f"noise of a run about its parabola: {analysis.noise:.2g} bits a byte")
+        notes.append(f"noise of a run around its parabola: {analysis.noise:.2g} bits per byte")
     return notes
 
 
@@ -130,7 +130,7 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str, str]]:
     fitted = [fit for fit in analysis.budgets if fit.ratio is not None]
     if fitted and fitted[-1].ratio is not None:
         remark = f"at {fitted[-1].budget:.3g} FLOPs; the default is {DEFAULT_RATIO:g}"
-        tiles.append(("tokens a parameter", f"{fitted[-1].ratio.value:.3g}", remark))
+        tiles.append(("tokens per parameter", f"{fitted[-1].ratio.value:.3g}", remark))
     runs = sum(len(fit.points) for fit in analysis.budgets)
     tiles.append(("runs", f"{runs}", f"of {len(analysis.budgets)} budgets"))
     return tiles
@@ -141,7 +141,7 @@ def _color(index: int) -> str:
 
 
 def _curves(analysis: Analysis) -> str:
-    """Losses over sizes, a colour for each budget; an optimum is a point in a circle."""
+    """Losses over sizes, a color for each budget; an optimum is a circled point."""
     curves: list[Curve] = []
     for i, fit in enumerate(analysis.budgets):
         label, kind = f"{fit.budget:.3g} FLOPs", f"main {_color(i)}"
@@ -186,7 +186,7 @@ def _laws(analysis: Analysis) -> str:
 
 
 def _band(name: str, law: PowerLaw, compute: Sequence[float]) -> list[Curve]:
-    """The law, and before it the area of its interval, where there is one."""
+    """The law's line on top of the area of its interval, if it has one."""
     found = [law.at(c) for c in compute]
     line = [(c, e.value) for c, e in zip(compute, found, strict=True)]
     low = [(c, e.low) for c, e in zip(compute, found, strict=True) if e.low is not None]
@@ -196,15 +196,14 @@ def _band(name: str, law: PowerLaw, compute: Sequence[float]) -> list[Curve]:
 
 
 def _between(values: Sequence[float], margin: float = 1.0) -> list[float]:
-    """Places from the smallest to the largest value, evenly in logs."""
+    """Points from the smallest to the largest value, evenly spaced in logs."""
     low, high = math.log(min(values) / margin), math.log(max(values) * margin)
     return [float(x) for x in np.exp(np.linspace(low, high, STEPS))]
 
 
 def _optima(analysis: Analysis) -> str:
-    heads = ["FLOPs", "best parameters", "best tokens", "tokens a parameter", "bits per byte"]
     rows = [_row(fit) for fit in analysis.budgets if fit.problem is None]
     missing = [f"{f.budget:.3g} FLOPs: {f.problem}" for f in analysis.budgets if f.problem]
     notes = [*missing, *_notes(analysis)]
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return (page.table(heads, rows) if rows else "") + f'<ul class="notes">{items}</ul>'
+    return (page.table(HEADS, rows) if rows else "") + f'<ul class="notes">{items}</ul>'

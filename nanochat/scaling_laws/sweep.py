@@ -1,7 +1,7 @@
-"""Many trainings of equal compute: which there are, how long they take, and which are done.
+"""Many training runs of equal compute: which ones, how long they take, and which are done.
 
-Owns the list of trainings that follows from budgets and sizes, their processes, and the file of
-their results. Knows no flags of a stage, and fits nothing.
+Owns: the list of runs that follows from budgets and sizes, their processes, and the file of their
+results. Does not own: a stage's flags (stages/scaling_laws.py) or the fits (isoflop.py).
 """
 
 import contextlib
@@ -31,18 +31,18 @@ from nanochat.training.stage import rows_per_step
 RESULTS, SETTINGS = "results.jsonl", "config.json"
 LOSS = "val_bpb"
 POLL_S = 0.2
-# Beside its steps a training imports torch, evaluates and writes, and the first of a size compiles.
-# Not measured: what is said while a sweep runs goes by the trainings that have ended.
+# Besides its steps a run imports torch, evaluates and writes, and the first of a size compiles.
+# Not measured: the time left that a sweep prints comes from its finished runs.
 START_S, COMPILE_S = 12.0, 40.0
-FEW_STEPS = 100  # fewer are hardly more than warming up
-SAMPLE_DOCUMENTS = 200  # that tell how many characters a token has
+FEW_STEPS = 100  # fewer are hardly more than the warmup
+SAMPLE_DOCUMENTS = 200  # to estimate the characters per token from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One training of a sweep."""
+    """One training run of a sweep."""
 
-    budget: float  # FLOPs that the sweep gives it; it takes whole steps, so about as many
+    budget: float  # FLOPs that the sweep assigns it; the run takes about as many, in whole steps
     model: GPTConfig
     parameters: int  # scaling parameters
     tokens: int
@@ -51,12 +51,12 @@ class Member:
 
     @property
     def name(self) -> str:
-        """What tells it from the others of its sweep, fit to be a folder's name."""
+        """Identifies it within its sweep; usable as a folder name."""
         return f"{self.budget:g}-{self.model.depth}x{self.model.width}-{self.seed}"
 
     @property
     def description(self) -> str:
-        """Its size and tokens, as a person reads them."""
+        """Its size and tokens, for people."""
         shape = f"{self.model.depth}x{self.model.width}"
         return f"{shape} ({self.parameters:,} parameters), {self.tokens:,} tokens"
 
@@ -67,7 +67,7 @@ class Member:
 
     @property
     def flops(self) -> float:
-        """What it really takes."""
+        """FLOPs it actually takes."""
         return self.tokens * flops.flops_per_token(self.model, self.model.sequence_length)
 
 
@@ -79,11 +79,11 @@ def members(
     tokens_per_step: int | None,
     ratios: tuple[float, float] = (0.0, math.inf),
 ) -> list[Member]:
-    """Every training of a sweep, the cheapest budget first.
+    """Every run of a sweep, the smallest budget first.
 
-    tokens_per_step: None takes what the scale asks for. ratios: the least and most tokens per
-    parameter; others are left out.
-    Raises: ConfigError for a budget that does not pay for one step, or is left without a size.
+    tokens_per_step: None: as the model's scale asks for. ratios: the least and most tokens per
+    parameter; runs outside are left out.
+    Raises: ConfigError for a budget that pays for less than one step, or that no size fits.
     """
     found: list[Member] = []
     for budget in sorted(set(budgets)):
@@ -100,7 +100,7 @@ def members(
 def _member(
     budget: float, model: GPTConfig, tokens_per_step: int | None, ratios: tuple[float, float]
 ) -> Member | None:
-    """A training, its seed not chosen yet; None outside of the ratios."""
+    """A run without its seed; None outside of the ratios."""
     length = model.sequence_length
     asked = max(1, round(budget / flops.flops_per_token(model, length)))
     plan = scaled_plan(model, tokens=asked, tokens_per_step=tokens_per_step)
@@ -111,7 +111,8 @@ def _member(
     if steps < 1:
         raise ConfigError(
             f"--budgets {budget:g} pays for {asked:,} tokens of a model of {model.depth} layers of "
-            f"width {model.width}, less than a step of {step_tokens:,}; give more or smaller steps"
+            f"width {model.width}, less than a step of {step_tokens:,}; raise it or lower "
+            "--tokens-per-step"
         )
     return Member(
         budget=budget,
@@ -123,9 +124,9 @@ def _member(
 
 
 def planned_seconds(members: Sequence[Member], step: StepPlan, *, peak_flops: float) -> list[float]:
-    """About how long each training takes.
+    """About how long each run takes.
 
-    step: as `time_plan` takes it; its rows are those of a forward pass at most.
+    step: as `time_plan` takes it; its rows are the most of a forward pass.
     """
     seconds, compiled = [], set[GPTConfig]()
     for member in members:
@@ -140,7 +141,7 @@ def planned_seconds(members: Sequence[Member], step: StepPlan, *, peak_flops: fl
 
 
 def plan_lines(members: Sequence[Member]) -> list[str]:
-    """What each budget is spent on, and a note on trainings that are too short to tell much."""
+    """What each budget is spent on, and a note on runs too short to be informative."""
     lines = []
     for budget in dict.fromkeys(member.budget for member in members):
         group = sorted((m for m in members if m.budget == budget), key=lambda m: m.parameters)
@@ -152,7 +153,7 @@ def plan_lines(members: Sequence[Member]) -> list[str]:
     if few := [member for member in members if member.steps < FEW_STEPS]:
         worst = min(few, key=lambda member: member.steps)
         lines.append(
-            f"note: trainings of fewer than {FEW_STEPS} steps: {len(few)}, the shortest of "
+            f"note: runs of fewer than {FEW_STEPS} steps: {len(few)}, the shortest of "
             f"{worst.steps:,} ({worst.description}); a smaller --tokens-per-step or larger "
             "--budgets give more"
         )
@@ -160,25 +161,25 @@ def plan_lines(members: Sequence[Member]) -> list[str]:
 
 
 def repeats(members: Sequence[Member], dataset: Dataset, encoder: Tokenizer) -> str | None:
-    """A note if a training reads the text more than once: such tokens teach less."""
+    """A note if a run reads the text more than once: repeated tokens teach less."""
     characters = dataset.characters("train")
     texts = list(islice(dataset.documents("val"), SAMPLE_DOCUMENTS))
     tokens = sum(len(encoder.encode(text)) + 1 for text in texts)
     if characters is None or not tokens:
         return None
-    there = characters * tokens / sum(len(text) for text in texts)
-    repeated = [member for member in members if member.tokens > there]
+    available = characters * tokens / sum(len(text) for text in texts)
+    repeated = [member for member in members if member.tokens > available]
     if not repeated:
         return None
-    most = max(member.tokens for member in repeated) / there
+    most = max(member.tokens for member in repeated) / available
     return (
-        f"note: trainings that read the text, of about {float(f'{there:.2g}'):,.0f} tokens, more "
-        f"than once: {len(repeated)}, up to {most:.1f} times; more text compares them better"
+        f"note: runs that read the text, of about {float(f'{available:.2g}'):,.0f} tokens, more "
+        f"than once: {len(repeated)}, up to {most:.1f} times; more text makes a fairer comparison"
     )
 
 
 def table(members: Sequence[Member], rows: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """What is done, as (training, parameters, tokens, bits per byte, time)."""
+    """The finished runs as (run, parameters, tokens, bits per byte, time)."""
     return [
         [
             member.name,
@@ -193,10 +194,10 @@ def table(members: Sequence[Member], rows: dict[str, dict[str, Any]]) -> list[li
 
 
 def run(command: Sequence[str], log: Path, stop: Callable[[], bool]) -> None:
-    """Run a stage as a process of its own, with what it says in a log, to its end.
+    """Run a stage in its own process to its end, with its output in a log.
 
-    stop: whether it is to end early; it is asked to, and may save before it does.
-    Raises: ConfigError with its last line if it fails.
+    stop: whether to stop early; the process is then asked to, and may save before it exits.
+    Raises: ConfigError with the last line of its output if it fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -215,24 +216,24 @@ def run(command: Sequence[str], log: Path, stop: Callable[[], bool]) -> None:
                 process.wait()
     if process.returncode and not asked:
         output = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(output) if line.strip()), "it said nothing")
-        raise ConfigError(f"{command[2]}: {last.removeprefix('error: ')} (all it said: {log})")
+        last = next((line for line in reversed(output) if line.strip()), "no output")
+        raise ConfigError(f"{command[2]}: {last.removeprefix('error: ')} (full output: {log})")
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The results so far, by the names of the trainings; a torn row is as if it were not there."""
+    """The results so far by run name; a torn row is ignored."""
     return {row["name"]: row for row in metrics.read_rows(folder / RESULTS) if "name" in row}
 
 
 def record(folder: Path, member: Member, stage_dir: Path) -> dict[str, Any]:
-    """Put a finished training's figures on record, and return them.
+    """Record a finished run's figures and return them.
 
-    Raises: DataError if it left no loss.
+    Raises: DataError if it recorded no loss.
     """
     result = storage.read_json(stage_dir / "result.json", "stage's result")
     figures = {figure["name"]: figure.get("value") for figure in result.get("results", [])}
     if LOSS not in figures:
-        raise DataError(f"{stage_dir} has no {LOSS}: its evaluation was left out")
+        raise DataError(f"{stage_dir} has no {LOSS}: its evaluation was skipped")
     row = {
         "name": member.name,
         "budget": member.budget,
@@ -253,7 +254,7 @@ def record(folder: Path, member: Member, stage_dir: Path) -> dict[str, Any]:
 
 
 def points(rows: Sequence[dict[str, Any]]) -> list[Point]:
-    """The results as the fit takes them; a loss that is no number is not finite there."""
+    """The results as the fit takes them; an invalid loss becomes NaN."""
     return [
         Point(
             budget=row["budget"],
@@ -266,15 +267,15 @@ def points(rows: Sequence[dict[str, Any]]) -> list[Point]:
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """What the trainings of a sweep have in common; empty before the first."""
+    """The settings that all runs of a sweep share; empty before the first."""
     path = folder / SETTINGS
     return storage.read_json(path, "sweep's record") if path.exists() else {}
 
 
 def check_settings(folder: Path, wanted: dict[str, Any]) -> None:
-    """Put on record what all trainings of a sweep have in common.
+    """Record the settings that all runs of a sweep share.
 
-    Raises: ConfigError if those before had it otherwise: their losses could not be compared.
+    Raises: ConfigError if earlier runs had different ones: their losses would not be comparable.
     """
     before = settings(folder)
     if not before:
@@ -282,6 +283,6 @@ def check_settings(folder: Path, wanted: dict[str, Any]) -> None:
     for name, value in wanted.items() if before else ():
         if before.get(name) != value:
             raise ConfigError(
-                f"{folder} has a sweep whose {name} is {before.get(name)!r}, not {value!r}; go on "
-                "with the options of before, or give this one another --run NAME"
+                f"{folder} has a sweep whose {name} is {before.get(name)!r}, not {value!r}; "
+                "continue with the same options, or give this one another name: --run NAME"
             )

@@ -1,4 +1,4 @@
-"""Pre-train a base model on plain text.
+"""Pretrain a base model on plain text.
 
 nanochat base_train --preset pocket
 nanochat base_train --data 'texts/*.parquet' --depth 4
@@ -39,7 +39,7 @@ SAMPLE_PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTrainConfig:
-    """Pre-training on plain text; sizes and learning rates follow from --depth."""
+    """Pretraining on plain text; sizes and learning rates follow from --depth."""
 
     common: RunOptions = nested(RunOptions)
     loop: LoopOptions = nested(LoopOptions)
@@ -47,12 +47,12 @@ class BaseTrainConfig:
     optimizer: OptimConfig = nested(OptimConfig)
     data: DataOptions = nested(DataOptions)
     tokenizer: str | None = option(
-        None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own"
+        None, "name in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own tokenizer"
     )
     packing: str = option(
         "split",
-        "documents that do not fit into a row go on in another (split), or every row begins with "
-        "a document and the rest of what does not fit is thrown away (crop)",
+        "split: documents that do not fit into a row continue in another; crop: every row starts "
+        "with a document, and what does not fit is thrown away",
         choices=("split", "crop"),
     )
     tokens: int | None = option(
@@ -62,18 +62,18 @@ class BaseTrainConfig:
         10.5, "training tokens per scaling parameter (matrices and head)", above=0
     )
     tokens_per_step: int | None = option(
-        None, "tokens in one optimizer step; none: from the scale", least=1
+        None, "tokens in one optimizer step; none: from the model's scale", least=1
     )
-    warmup_steps: int = option(40, "steps that warm the learning rates up", least=0)
-    warmdown_frac: float = option(0.65, "share of the steps that bring them down", least=0, most=1)
+    warmup_steps: int = option(40, "warmup steps of the learning rates", least=0)
+    warmdown_frac: float = option(0.65, "warmdown steps, as a share of all steps", least=0, most=1)
     final_lr_frac: float = option(
-        0.05, "learning rates at the end, as a share of the full ones", least=0, most=1
+        0.05, "final learning rates, as a share of the peak", least=0, most=1
     )
     fp8: bool = option(
-        False, "8-bit matrix products, on Hopper and newer; pays from about depth 22"
+        False, "8-bit matrix products, on Hopper GPUs and newer; pays off from about depth 22"
     )
     val_rows: int = option(
-        256, "validation rows that bits per byte are measured on while training", least=1
+        256, "validation rows to measure bits per byte on during training", least=1
     )
 
 
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def tokenizer_path(cfg: BaseTrainConfig) -> Path:
-    """Where the tokenizer lies that the options name."""
+    """The path of the tokenizer that the options name."""
     name = cfg.tokenizer or cfg.common.run
     path = tokenizer.locate(name)
     if not path.exists():
@@ -143,7 +143,7 @@ def open_rows(
     device_rows: int,
     length: int,
 ) -> tuple[StreamBatches, np.ndarray]:
-    """The batches to train on and the rows to validate on; encodes what it needs of them."""
+    """The batches to train on and the rows to validate on; encodes the text they need."""
     base, seed = storage.base_dir(), cfg.common.seed
     stream = TokenStream(data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing)
     val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
@@ -153,7 +153,7 @@ def open_rows(
 
 
 def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
-    """A fresh model, or the one of the checkpoint that is resumed."""
+    """A new model, or the one of the checkpoint to resume from."""
     sizes = dataclasses.replace(cfg.model, vocab_size=encoder.vocab_size)
     if stage.resume_from is not None:
         loaded = checkpoint_manager.load(
@@ -161,9 +161,9 @@ def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
         )
         if loaded.tokenizer.sha256 != encoder.sha256:
             raise ConfigError(
-                f"{loaded.path} was trained with another tokenizer than "
+                f"{loaded.path} was trained with a different tokenizer than "
                 f"{tokenizer.locate(cfg.tokenizer or cfg.common.run)}; "
-                "train from the start under another name: --run NAME"
+                "start another run: --run NAME"
             )
         model = loaded.model
         for name, value in vars(sizes).items():
@@ -172,7 +172,7 @@ def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
                 flag = "--" + name.replace("_", "-")
                 raise ConfigError(
                     f"{flag} is {value}, but {loaded.path} was trained with {found}; resume with "
-                    "the options of before, or start another run: --run NAME"
+                    "the same options, or start another run: --run NAME"
                 )
     else:
         model = GPT(
@@ -183,7 +183,7 @@ def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
         model.to(stage.run.device)
         generator = torch.Generator(device=stage.run.device).manual_seed(cfg.common.seed)
         model.init_weights(generator)
-        # The same seed may give other numbers on another kind of device.
+        # The same seed may give different numbers on different kinds of devices.
         broadcast_tensors(stage.run, (parameter.detach() for parameter in model.parameters()))
     model.checkpoint_activations = cfg.loop.checkpoint_activations
     if cfg.fp8:
@@ -192,7 +192,7 @@ def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
 
 
 def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:
-    """The optimizer's options with the factors that follow from the batch size."""
+    """The optimizer's options, scaled to the batch size."""
     return dataclasses.replace(
         options,
         lr_scale=options.lr_scale * plan.lr_scale,
@@ -201,7 +201,7 @@ def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:
 
 
 def size_facts(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
-    """What is about to be trained, in numbers."""
+    """The size of the model and of its training."""
     return {
         "parameters": sum(flops.parameter_counts(model.config).values()),
         "steps": steps,
@@ -213,7 +213,7 @@ def size_facts(model: GPT, plan: ScaledPlan, steps: int) -> dict[str, float]:
 def evaluate(
     model: GPT, rows: np.ndarray, encoder: Tokenizer, run: Run, device_rows: int
 ) -> dict[str, float]:
-    """Bits per byte on the validation rows, so many at a time. Collective."""
+    """Bits per byte on the validation rows. Collective."""
     with fp8.disabled(model):
         bpb = bits_per_byte.bits_per_byte(
             model, rows, token_bytes=encoder.token_bytes, run=run, batch_rows=device_rows
@@ -222,7 +222,7 @@ def evaluate(
 
 
 def samples(model: GPT, encoder: Tokenizer, run: Run) -> list[dict[str, str]]:
-    """Greedy continuations of a few prompts."""
+    """Greedy completions of a few prompts."""
     prompts = [(text, [encoder.bos_id, *encoder.encode(text)]) for text in SAMPLE_PROMPTS]
     return greedy_samples(
         model, encoder, run, prompts, slots=len(prompts), max_new_tokens=24, chat=False

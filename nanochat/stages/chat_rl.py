@@ -30,20 +30,22 @@ NAME = "chat_rl"
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRlConfig:
-    """Reinforcement learning from rewards, without critic and reference model."""
+    """Reinforcement learning from rewards, without a critic or a reference model."""
 
     common: RunOptions = nested(RunOptions)
     loop: LoopOptions = nested(LoopOptions, without=("compile",))
     optimizer: OptimConfig = nested(OptimConfig)
     rollouts: RolloutOptions = nested(RolloutOptions)
     source: str | None = option(
-        None, "checkpoint or stage folder to start from; none: the stage before, in this run"
+        None, "checkpoint or stage folder to start from; none: the previous stage of this run"
     )
-    tasks: str = option("pocket", "problems to learn: pocket, gsm8k (of the hub) or gsm8k=FOLDER")
-    problems: int = option(20_000, "problems that pocket draws; later epochs repeat them", least=1)
+    tasks: str = option("pocket", "problems to learn: pocket, gsm8k (from the hub) or gsm8k=FOLDER")
+    problems: int = option(20_000, "problems of pocket; later epochs repeat them", least=1)
     steps: int | None = option(None, "optimizer steps; none: one pass over the problems", least=1)
-    base_lr_frac: float = option(0.05, "share of --matrix-lr and the other rates", above=0)
-    eval_items: int = option(200, "held-out problems of a task that pass@1 is measured on", least=1)
+    base_lr_frac: float = option(
+        0.05, "factor on all learning rates, on top of --lr-scale", above=0
+    )
+    eval_items: int = option(200, "held-out problems per task to measure pass@1 on", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             run=stage.run,
             seed=cfg.common.seed,
         )
-        # Now that the engine, whose cache takes much memory, is there.
+        # Only now: the engine's KV cache takes much memory, which the search has to leave free.
         batches.device_rows = batch_size.device_rows(
             stage,
             loaded.model,
@@ -103,14 +105,14 @@ def main(argv: list[str] | None = None) -> None:
                     "problems": len(task),
                     "device_batch_size": batches.device_rows,
                 },
-                watch_loss=False,  # around zero, with the spread of the rewards
-                use_compile=False,  # rows have other lengths in every step
+                watch_loss=False,  # it varies around zero with the rewards; a jump means nothing
+                use_compile=False,  # every step has rows of new lengths
             ),
         )
 
 
 def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
-    """The problems to learn from, and held-out ones to measure by."""
+    """The problems to learn from, and the held-out ones to measure pass@1 on."""
     name, _, folder = cfg.tasks.partition("=")
     if name == "pocket":
         rows = ("problems", "problems_new_templates")
@@ -123,7 +125,7 @@ def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
 
 
 def task_identity(task: RewardTask) -> dict[str, Any]:
-    """What tells a set of problems from another."""
+    """What identifies a set of problems: all ranks must have the same."""
     first = [task[i]["messages"] for i in range(min(100, len(task)))]
     return {"problems": len(task), "content": f"{zlib.crc32(json.dumps(first).encode()):08x}"}
 
@@ -134,7 +136,7 @@ def pass_at_1(
     cfg: ChatRlConfig,
     run: distributed.Run,
 ) -> dict[str, float]:
-    """Greedy accuracy on held-out problems by task. Collective."""
+    """Greedy accuracy on the held-out problems of each task. Collective."""
     found = [
         chat.evaluate(
             batches.engine,

@@ -1,4 +1,4 @@
-"""What base training will take, before it starts: size, tokens, FLOPs, memory and time.
+"""Predict what base training takes: size, tokens, FLOPs, memory and time.
 
 nanochat plan --preset pocket
 nanochat plan --depth 20 --gpus 8 --gpu H100
@@ -25,7 +25,7 @@ from nanochat.training.memory_plan import MemoryEstimate, StepPlan
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """Size, tokens, FLOPs, memory and time of base training, before it starts."""
+    """Predicted size, tokens, FLOPs, memory and time of base training."""
 
     model: GPTConfig = nested(GPTConfig)
     tokens: int | None = option(
@@ -37,40 +37,42 @@ class PlanConfig:
     )
     device_batch_size: int | Literal["auto"] = option(
         16,
-        "rows in one forward pass on one device; auto takes as many as fit here and are of use",
+        "rows in one forward pass on one device; auto: as many as fit here and still help",
         least=1,
     )
     dtype: str | None = option(
         None,
-        "compute dtype; none: bfloat16 on a GPU, the faster one on a CPU",
+        "compute dtype; none: bfloat16 on a GPU, whichever is faster on a CPU",
         choices=tuple(DTYPES),
     )
-    compile: bool = option(True, "whether kernels are fused with torch.compile")
-    checkpoint_activations: bool = option(False, "whether the backward pass computes layers again")
+    compile: bool = option(True, "fuse kernels with torch.compile")
+    checkpoint_activations: bool = option(False, "recompute layers in the backward pass")
     save_every: int | None = option(
-        None, "steps between checkpoints, which are copied before they are written; none: one"
+        None, "steps between checkpoints, whose copies take memory; none: only at the end"
     )
-    gpus: int | None = option(None, "GPUs to plan for; none: what this machine has", least=1)
+    gpus: int | None = option(None, "GPUs to plan for; none: this machine's", least=1)
     gpu: str | None = option(
         None,
-        "their model, such as H100 or 'RTX 4090'; none: this machine's",
+        "model of those GPUs; none: this machine's",
         choices=tuple(devices.PEAK_TFLOPS_BF16),
     )
     later_stages: float | None = option(
-        None, "time of all later stages, in base trainings, as measured; none: not known"
+        None, "time of all later stages, as a multiple of base training's; none: not shown"
     )
-    dollars_per_gpu_hour: float | None = option(None, "price of one GPU for an hour")
+    dollars_per_gpu_hour: float | None = option(
+        None, "price of one GPU per hour; none: no cost shown"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What is planned for."""
+    """The machine to plan for."""
 
     kind: str  # cpu, cuda or mps
     name: str
     count: int
     dtype: torch.dtype
-    peak_flops: float | None  # of one device, as far as it is known
+    peak_flops: float | None  # of one device; None if unknown
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -103,7 +105,7 @@ def _steps(plan: ScaledPlan) -> int:
 
 
 def find_machine(cfg: PlanConfig) -> Machine:
-    """The GPUs that the options name, or this machine."""
+    """The GPUs that the options name, else this machine."""
     asked = DTYPES[cfg.dtype] if cfg.dtype else None
     if cfg.gpu is not None or cfg.gpus is not None:
         name = cfg.gpu or "H100"
@@ -129,7 +131,7 @@ def find_machine(cfg: PlanConfig) -> Machine:
 def find_step(
     cfg: PlanConfig, plan: ScaledPlan, machine: Machine, resident_bytes: int
 ) -> tuple[StepPlan, int]:
-    """What a device does in one forward pass, and how many of them a step has."""
+    """What a device does in one forward pass, and the number of passes per step."""
     length = cfg.model.sequence_length
     batch_rows = max(1, plan.tokens_per_step // length)
     most = -(-batch_rows // machine.count)
@@ -145,29 +147,27 @@ def find_step(
     )
     rows = cfg.device_batch_size
     if rows == "auto":
-        there = _memory_there(cfg, machine, resident_bytes)
+        available = _available_bytes(cfg, machine, resident_bytes)
         fits = batch_size.by_estimate(
-            cfg.model, step, most=most, available_bytes=there, resident_bytes=resident_bytes
+            cfg.model, step, most=most, available_bytes=available, resident_bytes=resident_bytes
         )
         wanted = batch_size.useful_rows(most, length, machine.kind)
         rows = batch_size.largest_fitting(fits, wanted, first=wanted)
         if rows == 0:
             raise ConfigError(
-                f"--device-batch-size auto: not even one row fits into {there / 1e9:.1f} GB; "
-                "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
+                f"--device-batch-size auto: not even one row fits into {available / 1e9:.1f} GB; "
+                "use --checkpoint-activations, or a smaller --sequence-length or --depth"
             )
     passes, rows = micro_batch_rows(batch_rows, rows, machine.count)
     return memory_plan.with_rows(step, rows, most), passes
 
 
-def _memory_there(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int:
-    """Bytes of this machine's GPU, or what a process may take on its CPU."""
+def _available_bytes(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int:
+    """Memory of this machine's GPU, or what a process may take on its CPU."""
     if machine.kind != "cuda":
         return resident_bytes + memory.memory_left()
     if cfg.gpu is not None or not torch.cuda.is_available():
-        raise ConfigError(
-            "--device-batch-size auto is for the machine that this runs on; give a number"
-        )
+        raise ConfigError("--device-batch-size auto plans for this machine only; give a number")
     return torch.cuda.get_device_properties(0).total_memory
 
 
@@ -190,7 +190,7 @@ def _memory(estimate: MemoryEstimate, step: StepPlan, passes: int) -> list[str]:
 def _time(
     cfg: PlanConfig, plan: ScaledPlan, machine: Machine, step: StepPlan, passes: int
 ) -> list[str]:
-    """Time and cost at the share of the peak that such training reaches."""
+    """Predicted time and cost."""
     if machine.peak_flops is None:
         return ["time        unknown: this device's peak speed is not known; name one with --gpu"]
     step_s = time_plan.seconds_per_step(

@@ -13,7 +13,7 @@ from nanochat.system.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """The report of a run, from whatever its stages left so far."""
+    """The report of a run, from what its stages have recorded so far."""
 
     run: str = option("default", "name of the run; its files are in $NANOCHAT_BASE_DIR/runs/NAME")
 
@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ReportConfig, argv, stage="report")
     folder = storage.run_dir(cfg.run)
     if not folder.is_dir():
-        there = sorted(p.name for p in folder.parent.glob("*")) if folder.parent.is_dir() else []
-        known = f"there are {', '.join(there)}" if there else f"{folder.parent} holds none yet"
+        names = sorted(p.name for p in folder.parent.glob("*")) if folder.parent.is_dir() else []
+        known = f"existing runs: {', '.join(names)}" if names else f"{folder.parent} has none yet"
         raise DataError(f"--run {cfg.run}: no such run; {known}")
     print(report.build(folder))
 

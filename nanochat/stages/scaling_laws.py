@@ -1,4 +1,4 @@
-"""Find the best model size and number of tokens for a budget of compute, by a sweep of trainings.
+"""Find the best model size and number of tokens for a compute budget, by a sweep of training runs.
 
 nanochat scaling_laws --dry-run
 nanochat scaling_laws --seeds 1,2,3
@@ -36,7 +36,7 @@ from nanochat.training.memory_plan import StepPlan
 from nanochat.training.stage_opening import LoopOptions
 
 NAME = "scaling_laws"
-# What a sweep has to have in common is all but these: they say where and how fast, or which runs.
+# Runs of a sweep must agree in all options but these, which set where, how fast or which runs.
 MAY_DIFFER = frozenset(
     "run budgets sizes ratios seeds dry_run device threads save_every compile device_batch_size "
     "checkpoint_activations".split()
@@ -45,42 +45,42 @@ MAY_DIFFER = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLawsConfig:
-    """Train models of several sizes with equal compute, and fit which size makes best use of it.
+    """Train models of several sizes with equal compute, and fit the size that uses it best.
 
-    For each of --budgets (FLOPs) one model of each of --sizes is trained by base_train on as many
-    tokens as the budget pays for. Small models run out of capacity and large ones out of tokens; a
-    parabola through the losses gives the best size between, and a power law through the best sizes
-    tells larger budgets. If the best size is the smallest or largest of a budget, it is said to
-    lie at the border, and is no optimum: move --sizes or --ratios. The defaults suit a CPU and need
-    no network: the text is pocket's, of a small world with few words, so the numbers are its own,
-    and not those of web text. Of a training its figures are kept, not its weights. What is done is
-    not done again: the same command goes on after an interruption, and more --budgets, --sizes or
-    --seeds add to it.
+    For each of --budgets (FLOPs), base_train trains one model of each of --sizes on as many tokens
+    as the budget pays for. Small models run out of capacity and large ones out of tokens; a
+    parabola through the losses gives the best size in between, and a power law through the best
+    sizes predicts larger budgets. If the best size is the smallest or largest one tried, the report
+    says so instead of calling it an optimum: change --sizes or --ratios. The defaults suit a CPU
+    and need no network: the text is pocket's, about a small world with few words, so the results do
+    not carry over to web text. Each run's figures are kept, its weights are not. Finished runs are
+    never repeated: the same command resumes after an interruption, and more --budgets, --sizes or
+    --seeds extend the sweep.
     """
 
     run: str = option("scaling", "name of the sweep, in $NANOCHAT_BASE_DIR/runs/NAME/scaling_laws")
-    budgets: str = option("3e12,6e12,1.2e13,2.4e13", "FLOPs of each training, separated by commas")
-    # One layer alone cannot look up what followed a word before: such models lie off the curve.
+    budgets: str = option("3e12,6e12,1.2e13,2.4e13", "FLOPs of each run, separated by commas")
+    # A single layer cannot look up what followed an earlier word: such models are off the curve.
     sizes: str = option(
         "2x32,2x48,2x64,2x80,2x96,2x128,3x128,3x160",
-        "models as DEPTHxWIDTH, or DEPTH with its default width, separated by commas",
+        "models as DEPTHxWIDTH, or DEPTH for the default width, separated by commas",
     )
-    # On pocket 9 to 18 are best; runs far from it bend the parabola.
+    # On pocket 9 to 18 are best; runs far from the optimum distort the parabola.
     ratios: str | None = option(
         "2,150",
-        "least and most tokens per parameter; a budget leaves out sizes with fewer or more; none: "
-        "every size at every budget",
+        "least and most tokens per parameter: a budget leaves out sizes outside of them; none: "
+        "train every size at every budget",
     )
     seeds: str = option("1337", "seeds to train each size with, separated by commas")
-    dry_run: bool = option(False, "say what would be trained and for how long, and end")
+    dry_run: bool = option(False, "print what would be trained and for how long, then exit")
     tokenizer: str | None = option(
-        None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the sweep trains one"
+        None, "name in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the sweep trains one"
     )
-    vocab_size: int = option(1040, "tokens of the tokenizer that the sweep trains")
-    sequence_length: int = option(256, "tokens of context the models are trained on")
-    # The scale's own batch would leave a few dozen steps to models as small as these.
+    vocab_size: int = option(1040, "vocabulary size of the tokenizer that the sweep trains")
+    sequence_length: int = option(256, "tokens of context to train on")
+    # The batch size of the scaling rule would leave models this small only a few dozen steps.
     tokens_per_step: int | None = option(
-        4096, "tokens in one optimizer step; none: from the scale, each training its own", least=1
+        4096, "tokens in one optimizer step; none: from each model's scale", least=1
     )
     warmup_steps: int | None = option(None, "as in base_train; none: its default")
     warmdown_frac: float | None = option(None, "as in base_train; none: its default")
@@ -102,11 +102,11 @@ class ScalingLawsConfig:
 
     def __post_init__(self) -> None:
         config.check_name("--run", self.run)
-        members_of(self, self.vocab_size)  # says what cannot be before anything is prepared
+        members_of(self, self.vocab_size)  # reports bad options before any work starts
 
 
 def models(cfg: ScalingLawsConfig, vocab_size: int) -> list[GPTConfig]:
-    """The models of --sizes, with what all of them share."""
+    """The models of --sizes, with the options they share."""
     shared = {name: getattr(cfg.model, name) for name in architecture_flags()}
     shared |= {"sequence_length": cfg.sequence_length, "vocab_size": vocab_size}
     return flags.models(cfg.sizes, **shared)
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         print_plan(cfg, members_of(cfg, cfg.vocab_size), {})
         return
     folder = storage.stage_dir(cfg.run, NAME)
-    busy = f"another process is at the sweep {cfg.run!r}; wait for it, or give --run NAME"
+    busy = f"another process is running the sweep {cfg.run!r}; wait for it, or give --run NAME"
     with storage.lock(folder / ".lock", busy=busy):
         data = open_data(cfg.data, base=storage.base_dir())
         encoder = find_tokenizer(cfg, folder)
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def members_of(cfg: ScalingLawsConfig, vocab_size: int) -> list[Member]:
-    """All trainings of the sweep."""
+    """All runs of the sweep."""
     return sweep.members(
         flags.budgets(cfg.budgets),
         models(cfg, vocab_size),
@@ -153,7 +153,7 @@ def members_of(cfg: ScalingLawsConfig, vocab_size: int) -> list[Member]:
 
 
 def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:
-    """The tokenizer that is named, or the sweep's own, which is trained if it is not there yet."""
+    """The tokenizer the options name, or the sweep's own, which is trained if missing."""
     path = tokenizer.locate(cfg.tokenizer or cfg.run)
     if not path.exists():
         if cfg.tokenizer is not None:
@@ -170,9 +170,9 @@ def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:
 
 
 def with_dtype(cfg: ScalingLawsConfig, folder: Path) -> ScalingLawsConfig:
-    """The options with the dtype that the sweep was begun with, or else the faster one here.
+    """The options with the dtype that the sweep started with, else the faster one here.
 
-    A training that measured it for itself might take another one than its neighbours.
+    Runs that each measured it for themselves might end up with different ones.
     """
     before = sweep.settings(folder).get("dtype")
     dtype = cfg.common.dtype or before or str(device_and_dtype(cfg)[1]).removeprefix("torch.")
@@ -180,7 +180,7 @@ def with_dtype(cfg: ScalingLawsConfig, folder: Path) -> ScalingLawsConfig:
 
 
 def device_and_dtype(cfg: ScalingLawsConfig) -> tuple[torch.device, torch.dtype]:
-    """What the trainings run on and compute in."""
+    """The device and the compute dtype of the runs."""
     device = devices.choose_device(cfg.common.device)
     if device.type == "cpu":
         torch.set_num_threads(cfg.common.threads or devices.cores())
@@ -188,7 +188,7 @@ def device_and_dtype(cfg: ScalingLawsConfig) -> tuple[torch.device, torch.dtype]
 
 
 def base_train_args(cfg: ScalingLawsConfig, member: Member) -> list[str]:
-    """The command line of base_train that makes a member."""
+    """The command line of base_train for one member."""
     given = {
         "run": member_run(cfg, member),
         "tokenizer": cfg.tokenizer or cfg.run,
@@ -213,25 +213,25 @@ def base_train_args(cfg: ScalingLawsConfig, member: Member) -> list[str]:
 
 
 def member_run(cfg: ScalingLawsConfig, member: Member) -> str:
-    """The name of a member's own run."""
+    """The run name of a member."""
     return f"{cfg.run}-{member.name}"
 
 
 def shared_settings(cfg: ScalingLawsConfig, data: Dataset, encoder: Tokenizer) -> dict[str, Any]:
-    """What all trainings of a sweep have in common."""
+    """The settings that all runs of a sweep share."""
     options = {name: value for name, value in config.to_dict(cfg).items() if name not in MAY_DIFFER}
     return {"data_hash": data.hash, "tokenizer_sha256": encoder.sha256, **options}
 
 
 def command(stage: str, args: Sequence[str]) -> list[str]:
-    """A stage's command line, with the Python that this runs in."""
+    """A stage's command line, with the current Python."""
     return [sys.executable, "-m", f"nanochat.stages.{stage}", *args]
 
 
 def train_all(
     cfg: ScalingLawsConfig, members: Sequence[Member], done: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    """Train what is not done yet, and add it to `done`. Raises: Stopped if asked to."""
+    """Train the members that are not done, adding them to `done`. Raises: Stopped if asked to."""
     todo = [member for member in members if member.name not in done]
     planned, _ = planned_seconds(cfg, todo)
     begin_s, planned_so_far = time.monotonic(), 0.0
@@ -242,16 +242,16 @@ def train_all(
         rest_s = (time.monotonic() - begin_s) * (sum(planned) / planned_so_far - 1)
         print(
             f"{number}/{len(todo)}  {member.budget:.3g} FLOPs, {member.description}, "
-            f"seed {member.seed}: {row[sweep.LOSS]:.4f} bits a byte in {duration(row['seconds'])}; "
-            f"{duration(rest_s)} left",
+            f"seed {member.seed}: {row[sweep.LOSS]:.4f} bits per byte "
+            f"in {duration(row['seconds'])}; {duration(rest_s)} left",
             flush=True,
         )
 
 
 def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any]:
-    """Train one model by base_train, unless that is done; its figures. Its weights are not kept.
+    """Train one model by base_train unless that is done; return its figures, remove its weights.
 
-    Raises: Stopped if a signal asked for it; base_train has saved then where it stands.
+    Raises: Stopped if a signal asked for it; base_train has saved a checkpoint then.
     """
     stage_dir = storage.stage_dir(member_run(cfg, member), "base_train")
     if not report.is_complete(stage_dir):
@@ -259,7 +259,7 @@ def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any
         with asked_to_stop(announce=True) as stop:
             sweep.run(command("base_train", base_train_args(cfg, member)), log, stop)
         if not report.is_complete(stage_dir):
-            print("stopped; the same command goes on from there")
+            print("stopped; the same command continues from there")
             raise Stopped
     row = sweep.record(folder, member, stage_dir)
     for checkpoint in checkpoint_manager.steps(stage_dir):
@@ -270,17 +270,17 @@ def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any
 def print_plan(
     cfg: ScalingLawsConfig, members: Sequence[Member], done: dict[str, dict[str, Any]]
 ) -> None:
-    """Print what is to be trained and about how long it takes."""
+    """Print what will be trained and about how long it takes."""
     todo = [member for member in members if member.name not in done]
     planned, known = planned_seconds(cfg, todo)
     print("\n".join(sweep.plan_lines(members)))
-    count = f"{len(todo)} of {len(members)} trainings to do" if done else f"{len(todo)} trainings"
-    how_long = f"about {duration(sum(planned))}" if known else "time not known for this device"
+    count = f"{len(todo)} of {len(members)} runs to do" if done else f"{len(todo)} runs"
+    how_long = f"about {duration(sum(planned))}" if known else "time unknown for this device"
     print(f"{count}, {how_long}" if todo else "nothing to train", flush=True)
 
 
 def planned_seconds(cfg: ScalingLawsConfig, members: Sequence[Member]) -> tuple[list[float], bool]:
-    """About how long each training takes, and whether the device's speed is known for that."""
+    """About how long each run takes, and whether that rests on a known speed of the device."""
     device, dtype = device_and_dtype(cfg)
     peak = devices.peak_flops(device, dtype)
     compiled = cfg.loop.compile is not False and (device.type != "cpu" or devices.has_compiler())
@@ -297,7 +297,7 @@ def planned_seconds(cfg: ScalingLawsConfig, members: Sequence[Member]) -> tuple[
 
 
 def analysis(members: Sequence[Member], done: dict[str, dict[str, Any]]) -> isoflop.Analysis:
-    """The fits to what is done of the sweep."""
+    """The fits to the finished runs."""
     return isoflop.analyze(sweep.points([done[m.name] for m in members if m.name in done]))
 
 
@@ -307,12 +307,12 @@ def write_page(
     done: dict[str, dict[str, Any]],
     folder: Path,
 ) -> Path:
-    """Write scaling_laws.html from what is done; return its path."""
+    """Write scaling_laws.html from the finished runs; return its path."""
     rows = sweep.table(members, done)
     written = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
     lead = (
         f"Models of one architecture, trained on {cfg.data.data} with equal compute, "
-        f"{len(rows)} of {len(members)} trainings. Written {written}."
+        f"{len(rows)} of {len(members)} runs. Written {written}."
     )
     page = isoflop_page.render(analysis(members, done), name=cfg.run, lead=lead, rows=rows)
     path = folder / f"{NAME}.html"

@@ -1,8 +1,8 @@
-"""How many rows a forward pass takes where that is left to the machine: --device-batch-size auto.
+"""--device-batch-size auto: how many rows one forward pass takes on this machine.
 
-Owns the search for the most rows that fit and are of use: by the estimate on a CPU, by trial on a
-GPU. What a row trains does not depend on it: rows are dealt to steps and ranks before they are cut
-into passes.
+Owns: the search for the most rows that fit in memory and still help, by the memory estimate on a
+CPU and by trial on a GPU. The answer does not change what is trained: rows are assigned to steps
+and ranks before they are cut into passes.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from nanochat.training.memory_plan import StepPlan
 from nanochat.training.stage_opening import Stage
 
 Fits = Callable[[int], bool]
-ESTIMATE_ERROR = 0.15  # by which a run may take more than its estimate, see benchmarks/RESULTS.md
-# Of a GPU's memory, for what a trial of one pass does not see: fragments, the collectives' buffers.
+ESTIMATE_ERROR = 0.15  # how far a run may exceed its estimate, see benchmarks/RESULTS.md
+# Share of a GPU's memory for what a trial does not see: fragmentation, buffers of collectives.
 GPU_HEADROOM = 0.08
-# Larger passes take a CPU more memory and no less time, as measured with two threads, see
+# On a CPU larger passes take more memory and no less time; measured with two threads, see
 # benchmarks/RESULTS.md.
 TOKENS_PER_THREAD = 1024
 
@@ -36,11 +36,11 @@ def device_rows(
     length: int,
     may_compile: bool = True,
 ) -> int:
-    """Rows of one forward pass on one device: those asked for, or the best that fit. Collective.
+    """Rows of one forward pass on one device: as requested, or as many as fit. Collective.
 
-    To be called when the model is there and the optimizer is not yet; the model stays as it is.
-    batch_rows: of a step over all ranks. length: tokens of a row, at most. may_compile: whether
-    training is compiled if the options say so.
+    Call it after the model is built and before the optimizer is; it leaves the model unchanged.
+    batch_rows: rows of a step over all ranks. length: most tokens of a row. may_compile: whether
+    training is compiled if the options allow it.
     Raises: ConfigError on all ranks if not even one row fits.
     """
     asked = stage.loop.device_batch_size
@@ -60,7 +60,7 @@ def device_rows(
     )
     wanted = useful_rows(most, length, run.device.type)
     if run.device.type == "cuda":
-        # From one row up: a GPU that is asked for far too much may fail in other ways.
+        # Start at one row: a GPU asked for far too much memory may fail in worse ways.
         fits, how, first = by_trial(model, step), "tried on this GPU", 1
     else:
         fits, how = _by_memory_left(model, step, most)
@@ -69,30 +69,30 @@ def device_rows(
         stage.started_with.device_rows if stage.started_with.world_size == run.world_size else None
     )
     if before is not None and before <= most and fits(before):
-        own, how = before, f"as before; {how}"  # other sums would have other last bits
+        own, how = before, f"as before; {how}"  # other splits would change the last bits
     else:
         own = largest_fitting(fits, wanted, first=first)
     found = min(gather_objects(run, own))
     if found == 0:
         raise ConfigError(
             f"--device-batch-size auto: not even one row of {length:,} tokens fits ({how}); "
-            "--checkpoint-activations, a smaller --sequence-length or --depth needs less"
+            "use --checkpoint-activations, or a smaller --sequence-length or --depth"
         )
     count, rows = micro_batch_rows(batch_rows, found, run.world_size)
     why = f"{found} would fit"
     if found == most:
         why = "a step has no more"
     elif found == wanted:
-        why = "more are not faster"
+        why = "more would not be faster"
     stage.log_line(
-        f"--device-batch-size auto: {rows} rows of {length:,} tokens, {count} times a step on each "
-        f"device ({how}; {why})"
+        f"--device-batch-size auto: {rows} rows of {length:,} tokens, {count} passes per step on "
+        f"each device ({how}; {why})"
     )
     return rows
 
 
 def useful_rows(most: int, length: int, device_type: str) -> int:
-    """Rows of `length` tokens beyond which a pass does not get faster, of `most` in a step."""
+    """Rows of `length` tokens beyond which a pass gets no faster; at most `most`, a step's."""
     if device_type != "cpu":
         return most
     return min(most, max(1, TOKENS_PER_THREAD * torch.get_num_threads() // length))
@@ -101,7 +101,7 @@ def useful_rows(most: int, length: int, device_type: str) -> int:
 def largest_fitting(fits: Fits, most: int, *, first: int = 1) -> int:
     """The largest number up to `most` that fits, 0 if 1 does not.
 
-    first: what is tried first; then twice as many until they do not fit, then half the gap.
+    first: the number to try first. Doubles until one does not fit, then bisects.
     """
     low, high = 0, most + 1
     attempt = first
@@ -117,9 +117,9 @@ def largest_fitting(fits: Fits, most: int, *, first: int = 1) -> int:
 def by_estimate(
     config: GPTConfig, step: StepPlan, *, most: int, available_bytes: int, resident_bytes: int = 0
 ) -> Fits:
-    """Whether rows fit by the estimate, and if it is too low as well.
+    """Whether rows fit by the estimate, with its error as headroom.
 
-    most: rows of a step on one device. available_bytes: what the process may take in all.
+    most: rows of a step on one device. available_bytes: what the process may take in total.
     resident_bytes: what it takes without a model.
     """
 
@@ -132,20 +132,23 @@ def by_estimate(
 
 
 def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
-    """The estimate for this rank's share of the memory that is left, and that in words."""
-    memory_plan.rehearse(model.config, memory_plan.with_rows(step, 1, most))  # imports much
+    """The estimate for this rank's share of the free memory, and a description of it."""
+    # The first rehearsal imports modules, which must be in memory before it is measured.
+    memory_plan.rehearse(model.config, memory_plan.with_rows(step, 1, most))
     resident = memory.resident_bytes()
-    there = resident + memory.memory_left() // local_world_size()
+    available = resident + memory.memory_left() // local_world_size()
     loaded = sum(p.numel() * p.itemsize for p in model.parameters())
     without = max(0, resident - loaded)
-    fits = by_estimate(model.config, step, most=most, available_bytes=there, resident_bytes=without)
-    return fits, f"estimated, for {there / 1e9:.1f} GB"
+    fits = by_estimate(
+        model.config, step, most=most, available_bytes=available, resident_bytes=without
+    )
+    return fits, f"estimated, for {available / 1e9:.1f} GB"
 
 
 def by_trial(model: GPT, step: StepPlan) -> Fits:
-    """Whether rows fit on the GPU, tried out in uncompiled passes, which take the more memory.
+    """Whether rows fit on the GPU, by trial in uncompiled passes, which take more memory.
 
-    Beside them lies as much as the optimizer will take. No random generator is used.
+    The optimizer's memory is reserved meanwhile. The global random generators are not used.
     """
     device = model.device
     optimizer = memory_plan.estimate(model.config, memory_plan.with_rows(step, 1, 1)).most.optimizer
@@ -159,7 +162,7 @@ def by_trial(model: GPT, step: StepPlan) -> Fits:
             if explain_memory(error) is None:
                 raise
             fitted = False
-        # Out here the error no longer holds what was computed.
+        # Outside of the except block the error no longer keeps the tensors alive.
         for parameter in model.parameters():
             parameter.grad = None
         torch.cuda.empty_cache()
@@ -170,7 +173,7 @@ def by_trial(model: GPT, step: StepPlan) -> Fits:
 
 
 def _try_step(model: GPT, rows: int, length: int, reserve_bytes: int) -> None:
-    """Two forward and backward passes over random tokens; the second beside the gradients.
+    """Two forward and backward passes over random tokens; the second with gradients in memory.
 
     Raises: torch.OutOfMemoryError if memory does not suffice.
     """

@@ -1,7 +1,7 @@
-"""Supervised training on conversations: what mid-training and SFT share.
+"""What the chat stages share: the model they start from, supervised training, sample answers.
 
-The stages differ in their mixture and their defaults, not in their code. The conversations are
-brought by the scripts.
+Owns: mid-training and SFT, which differ in their mixture and their starting model, not in their
+code. Does not own: the mixtures (data/tasks/mixtures.py) or RL (rollouts.py).
 """
 
 import dataclasses
@@ -37,32 +37,28 @@ class ChatTrainConfig:
     loop: LoopOptions = nested(LoopOptions)
     optimizer: OptimConfig = nested(OptimConfig)
     source: str | None = option(
-        None, "checkpoint or stage folder to start from; none: the stage before, in this run"
+        None, "checkpoint or stage folder to start from; none: the previous stage of this run"
     )
-    data: str = option("pocket", "mixture (pocket, full) or a .jsonl of your own conversations")
+    data: str = option("pocket", "mixture (pocket or full) or a .jsonl of your own conversations")
     val_data: str | None = option(
-        None, "a .jsonl of validation conversations; none: the mixture's, or a share of yours"
+        None, "a .jsonl of validation conversations; none: the mixture's, or a share of --data"
     )
-    epochs: float = option(
-        1.0, "passes over the conversations; the number may be a fraction", above=0
-    )
-    conversations: int = option(40_000, "conversations an epoch of pocket has", least=1)
+    epochs: float = option(1.0, "passes over the conversations; may be a fraction", above=0)
+    conversations: int = option(40_000, "conversations per epoch of pocket", least=1)
     tokens_per_step: int = option(
         4096,
-        "tokens in one optimizer step, over all ranks; small ones lower the learning rates",
+        "tokens in one optimizer step, over all ranks; small steps lower the learning rates",
         least=1,
     )
     sequence_length: int | None = option(
         None,
-        "tokens of a row, and of the model's context from then on; none: the model's own",
+        "tokens of a row, and of the model's context from now on; none: the model's own",
         least=1,
     )
-    warmup_frac: float = option(
-        0.02, "share of the steps that warm the learning rates up", least=0, most=1
-    )
-    warmdown_frac: float = option(0.5, "share of the steps that bring them down", least=0, most=1)
+    warmup_frac: float = option(0.02, "warmup steps, as a share of all steps", least=0, most=1)
+    warmdown_frac: float = option(0.5, "warmdown steps, as a share of all steps", least=0, most=1)
     final_lr_frac: float = option(
-        0.0, "learning rates at the end, as a share of the full ones", least=0, most=1
+        0.0, "final learning rates, as a share of the peak", least=0, most=1
     )
 
 
@@ -74,10 +70,10 @@ def run_stage(
     mixture: mixtures.Stage,
     sources: tuple[str, ...],
 ) -> None:
-    """Run a supervised stage over conversations, from its command line. Collective.
+    """Run a supervised stage over conversations from its command line. Collective.
 
-    mixture: which conversations it trains on. sources: stages of this run to start from, the
-    preferred one first.
+    mixture: which conversations it trains on. sources: stages of this run to start from, in order
+    of preference.
     """
     cfg = config.parse(options, argv, stage=name)
     with open_stage(name, cfg) as stage:
@@ -157,7 +153,7 @@ def _open_batches(
     batch_rows: int,
     device_rows: int,
 ) -> ChatBatches:
-    """The conversations in rows, the same on every rank. Collective."""
+    """The conversations packed into rows, the same on every rank. Collective."""
     batches = on_all(
         stage.run,
         lambda: ChatBatches(
@@ -175,15 +171,15 @@ def _open_batches(
 
 
 def _lost_shares(batches: ChatBatches, length: int, stage: Stage) -> dict[str, float]:
-    """Shares of the conversations that rows are too short for; a warning where there are any."""
+    """Shares of the conversations that do not fit into a row; warns if there are any."""
     counts = batches.sampled
     left_out = counts.dropped / counts.conversations
     cut_off = counts.truncated / counts.conversations
     if left_out or cut_off:
         stage.log_line(
-            f"warning: {100 * left_out:.3g}% of the conversations are left out, as no answer "
-            f"begins within {length} tokens; {100 * cut_off:.3g}% are cut off there; "
-            "--sequence-length takes longer ones"
+            f"warning: {100 * left_out:.3g}% of the conversations are left out because no answer "
+            f"starts within {length} tokens; {100 * cut_off:.3g}% are cut off there; "
+            "raise --sequence-length to fit them"
         )
     return {"conversations_left_out": left_out, "conversations_cut_off": cut_off}
 
@@ -219,7 +215,7 @@ def validation_loss(
 def load_model(
     stage: Stage, source: str | None, stages: tuple[str, ...], sequence_length: int | None = None
 ) -> Loaded:
-    """The model a chat stage starts from: its own checkpoint when resuming. Collective."""
+    """The model a chat stage starts from; its own checkpoint when it resumes. Collective."""
     run = stage.run
     if stage.resume_from is not None:
         path = stage.resume_from
@@ -249,7 +245,7 @@ def sample_answers(
 
 
 def prompt_messages(conversation: Conversation) -> list[Message]:
-    """A conversation up to its first question: what stands before its first answer."""
+    """The messages of a conversation before its first answer."""
     messages = conversation["messages"]
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     return messages[:first]

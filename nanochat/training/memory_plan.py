@@ -1,8 +1,8 @@
-"""How much memory a training step takes, part by part, before it runs.
+"""Predicts how much memory a training step takes, part by part.
 
-Owns the rehearsal: one step of the real model and the real optimizer, on tensors that have a shape
-and no values, with a ledger of what is alive. Nothing of the architecture is written down twice.
-Owns not: how much memory there is (memory_limit.py), or which batch fits into it (batch_size.py).
+Owns: the rehearsal, one step of the real model and the real optimizer on tensors that have a shape
+but no values, with a ledger of the live ones. Nothing of the architecture is written down twice.
+Does not own: how much memory is available (system/memory.py), or which batch fits (batch_size.py).
 """
 
 import weakref
@@ -27,7 +27,7 @@ from nanochat.system.distributed import single_run
 
 @dataclass(frozen=True)
 class CpuFit:
-    """What no rehearsal sees of a CPU process; fitted to measured peaks, not derived.
+    """Memory of a CPU process that a rehearsal cannot see; fitted to measurements, not derived.
 
     Fitted to the peak memory (VmHWM) of the cases of benchmarks/planner.py, with glibc 2.36 and
     torch 2.15; benchmarks/RESULTS.md has the measured and estimated figures. To refit after a
@@ -35,15 +35,15 @@ class CpuFit:
     group of cases is off (plain, compiled, checkpointing, several passes), and change that group's
     constant until every case is within batch_size.ESTIMATE_ERROR.
 
-    The rehearsal itself errs little: with a mapping of its own for every tensor
-    (MALLOC_MMAP_THRESHOLD_=65536), steps took 429, 164 and 747 MB where it says 456, 182 and 738.
+    The rehearsal itself is close: with a separate mapping for every tensor
+    (MALLOC_MMAP_THRESHOLD_=65536), steps took 429, 164 and 747 MB against its 456, 182 and 738.
     """
 
     heap_share: float = 1.0  # of a step's tensors: freed, but in pieces too small to be used again
     compiled_heap_share: float = 0.75  # the same for fused kernels, which make fewer tensors
-    room_share: float = 0.3  # of a step's freed memory, that a checkpoint's copies fit into
-    compiled_share: float = 0.85  # of the tensors of uncompiled passes, that fused kernels hold
-    library_bytes: float = 100e6  # the data reader and the matrix library, at their first use
+    room_share: float = 0.3  # of a step's freed memory: a checkpoint's copies fit into it
+    compiled_share: float = 0.85  # of an uncompiled pass's tensors: fused kernels still hold them
+    library_bytes: float = 100e6  # the data reader and the matrix library, from their first use
     recomputing_bytes: float = 430e6  # torch.utils.checkpoint and its imports; varies by 200 MB
     compiler_bytes: float = 220e6  # torch.compile
     compiled_layer_bytes: float = 10e6  # what it keeps for every layer
@@ -51,7 +51,7 @@ class CpuFit:
 
 CPU_FIT = CpuFit()
 CHUNKS_SUMMED = 8  # torch._inductor.config.realize_acc_reads_threshold
-# A driver's context with the libraries' kernels; not measured, as all of this on GPUs.
+# A driver's context with the libraries' kernels; not measured, like everything here on GPUs.
 GPU_CONTEXT_BYTES = 800e6
 
 MOST = "most"
@@ -65,36 +65,36 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """What one device does in a step, as far as memory depends on it."""
+    """What one device does in a step, as far as memory and time depend on it."""
 
     rows: int  # of one forward pass
     length: int  # tokens of a row
     dtype: torch.dtype
     device_type: str = "cpu"
-    accumulates: bool = False  # gradients of several passes: they are there beside activations
+    accumulates: bool = False  # over several passes: gradients coexist with activations
     world_size: int = 1
     compiled: bool = True
     checkpoint_activations: bool = False
-    saves_meanwhile: bool = False  # a copy of weights and optimizer is written while it trains
+    saves_meanwhile: bool = False  # a copy of weights and optimizer is written during training
 
 
 def with_rows(step: StepPlan, rows: int, most: int) -> StepPlan:
-    """The same with other rows of a forward pass, when a device has `most` in a step."""
+    """The same step with `rows` per forward pass, of `most` that a device has in a step."""
     return replace(step, rows=rows, accumulates=rows < most)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryParts:
-    """Bytes in use on one device at that moment of a step at which most are."""
+    """Bytes in use per device at the step's peak."""
 
     weights: int = 0
     gradients: int = 0
     optimizer: int = 0
     activations: int = 0
     logits: int = 0
-    workspace: int = 0  # what the backward pass or the update hold for a while
-    checkpoint: int = 0  # the copy that is being written
-    heap: int = 0  # free, but not reusable
+    workspace: int = 0  # temporaries of the backward pass or the update
+    checkpoint: int = 0  # the copy being written
+    heap: int = 0  # freed, but not reusable
     process: int = 0  # the interpreter and its libraries, or the GPU's context
 
     @property
@@ -105,21 +105,21 @@ class MemoryParts:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """What one device needs: at the moment when it needs most, and of each part by itself."""
+    """What one device needs: at the peak, and each part's own peak."""
 
     peak: MemoryParts
-    most: MemoryParts  # parts reach their most at different moments: less than their sum is needed
+    most: MemoryParts  # parts peak at different moments, so less than their sum is needed
 
     @property
     def total(self) -> int:
-        """Bytes that must be there."""
+        """Bytes that must be available."""
         return self.peak.total
 
 
 def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> MemoryEstimate:
-    """What training takes on one device.
+    """The memory that training takes on one device.
 
-    resident_bytes: what the process takes on a CPU before it has a model.
+    resident_bytes: what a CPU process takes before it has a model.
     """
     moments = {
         name: _settled(name, parts, step, config) for name, parts in rehearse(config, step).items()
@@ -133,9 +133,9 @@ def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> M
         )
     of_step = peak.total - peak.weights - peak.optimizer
     share = CPU_FIT.compiled_heap_share if step.compiled else CPU_FIT.heap_share
-    heap = round(share * (of_step - peak.logits))  # the chunks' logits take turns
+    heap = round(share * (of_step - peak.logits))  # chunks reuse one logits buffer
     copies = peak.weights + peak.optimizer * step.world_size
-    # Saved only in the end, copies lie partly where a step's tensors were.
+    # Saved only at the end, the copies partly reuse the memory of a step's tensors.
     room = 0 if step.saves_meanwhile else round(CPU_FIT.room_share * (of_step + heap))
     needed = max(0, copies - room)
     process = round(resident_bytes + _own_bytes(config, step))
@@ -146,14 +146,14 @@ def estimate(config: GPTConfig, step: StepPlan, *, resident_bytes: int = 0) -> M
 
 
 def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
-    """Bytes of live tensors by moment (forward, loss, backward, update) when they are most.
+    """Bytes of live tensors at the peak of each moment: forward, loss, backward and update.
 
-    Under MOST: of each kind when it is most. Uncompiled, and with the optimizer of one rank. No
-    tensor has values, and nothing is computed.
+    Under MOST: each kind's own peak. Uncompiled, with the optimizer of one rank. No tensor has
+    values, and nothing is computed.
     """
     ledger = _Ledger()
     with FakeTensorMode(), ledger:
-        # On a CPU's operators whatever the device: those of GPUs ask for one even here.
+        # Always with CPU operators: GPU operators need a GPU even without values.
         backend = "blocks" if step.device_type == "cpu" else "sdpa"
         model = GPT(config, compute_dtype=step.dtype, attention_backend=backend)
         model.checkpoint_activations = step.checkpoint_activations
@@ -180,7 +180,7 @@ def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
 
 
 def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig) -> MemoryParts:
-    """What was rehearsed on one uncompiled CPU process, as it will be."""
+    """Convert the rehearsal of one uncompiled CPU process to the real device and ranks."""
     tokens, vocab_size = step.rows * step.length, config.vocab_size
     chunk, chunk_on_cpu = (
         chunk_rows(tokens, vocab_size, kind) for kind in (step.device_type, "cpu")
@@ -193,7 +193,7 @@ def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig)
     share, sums = 1.0, 0
     if step.compiled:
         share, chunks = CPU_FIT.compiled_share, -(-tokens // chunk)
-        # The compiler adds so many chunks' gradients of the head up at a time.
+        # The compiler sums up the head's gradients of this many chunks at a time.
         waiting = min(chunks, CHUNKS_SUMMED) - 1
         sums = waiting * vocab_size * config.width * step.dtype.itemsize
     activations = share * parts.activations + _kept_scores(config, step)
@@ -207,9 +207,9 @@ def _settled(moment: str, parts: MemoryParts, step: StepPlan, config: GPTConfig)
 
 
 def _kept_scores(config: GPTConfig, step: StepPlan) -> int:
-    """Bytes of attention weights held for the gradient that the rehearsal did not hold as well.
+    """Bytes of attention weights kept for the gradient, which the rehearsal did not keep.
 
-    Compiled passes on a CPU attend in blocks where uncompiled ones take torch's kernel.
+    Compiled passes on a CPU attend in blocks where uncompiled ones use torch's kernel.
     """
     in_blocks = step.compiled and step.device_type == "cpu" and step.length > SHORT_TEXT
     if step.dtype != torch.float32 or step.checkpoint_activations or not in_blocks:
@@ -219,7 +219,7 @@ def _kept_scores(config: GPTConfig, step: StepPlan) -> int:
 
 
 def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
-    """What the libraries of a CPU process grow by when it begins to train."""
+    """How much the libraries of a CPU process grow when it starts to train."""
     added = CPU_FIT.recomputing_bytes if step.checkpoint_activations else 0.0
     if step.compiled:
         added = CPU_FIT.compiler_bytes + CPU_FIT.compiled_layer_bytes * config.depth
@@ -227,7 +227,7 @@ def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
 
 
 class _Ledger(TorchDispatchMode):
-    """Counts the bytes of live tensors by kind; keeps the counts of each moment's peak."""
+    """Counts the bytes of live tensors by kind and keeps the counts at each moment's peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,11 +239,11 @@ class _Ledger(TorchDispatchMode):
         self._storages: dict[int, tuple[weakref.ref[Any], int, str]] = {}
 
     def enter(self, moment: str) -> None:
-        """From here on new tensors belong to another moment."""
+        """Count new tensors under another moment from now on."""
         self.moment, self.kind = moment, _KINDS[moment]
 
     def watch(self, model: GPT) -> None:
-        """Tell loss and backward pass apart by when the last norm is passed, gradients by hooks."""
+        """Detect the loss and the backward pass by hooks on the last norm, gradients by theirs."""
 
         def passed(module: nn.Module, inputs: Any, output: Tensor) -> None:
             self.enter("loss")

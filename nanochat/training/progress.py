@@ -1,16 +1,16 @@
-"""How far training is and how its loss goes: what a checkpoint keeps of the loop.
+"""How far training is and how its loss develops: what a checkpoint keeps of the loop.
 
-Owns the figures between two rows of the metrics and the eye for losses that jump. Knows no device:
-it deals in numbers that have already been read.
+Owns: the figures between two rows of the metrics, and the detection of loss spikes. Does not own:
+reading numbers from a device.
 """
 
 import math
 from dataclasses import dataclass
 
 # A loss this many standard deviations above the mean of about the last LOSSES_WATCHED is a spike:
-# rare enough in a thousand steps of noise with a heavy tail.
+# rare in a thousand steps of heavy-tailed noise.
 SPIKE_DEVIATIONS = 6.0
-SPIKE_SHARE = 0.02  # of the mean, at least: losses that hardly vary have no spikes of nothing
+SPIKE_SHARE = 0.02  # of the mean, at least: where losses hardly vary, noise is no spike
 LOSSES_WATCHED = 50
 
 
@@ -18,11 +18,11 @@ LOSSES_WATCHED = 50
 class Progress:
     """How far training is; saved in the checkpoint.
 
-    elapsed_s: training time up to the last row of the metrics. skipped: steps that were not finite,
-    and which changed nothing; skipped_in_a_row: how many of them are the last steps. rewinds: times
-    that the run went back to a checkpoint after many of them. spikes: times that the loss jumped.
+    elapsed_s: training time up to the last row of the metrics. skipped: steps that were not finite
+    and changed nothing; skipped_in_a_row: how many of the last steps. rewinds: returns to a
+    checkpoint after several of them. spikes: jumps of the loss.
     window_loss, window_steps: sum and number of the losses since the last row.
-    loss_mean, loss_variance, losses_seen, in_spike: what a jump is measured by.
+    loss_mean, loss_variance, losses_seen, in_spike: state of the spike detection.
     """
 
     step: int = 0
@@ -40,21 +40,21 @@ class Progress:
     in_spike: bool = False
 
     def add_loss(self, loss: float) -> bool:
-        """Count a step's loss; whether it is a spike's first."""
+        """Count a step's loss; whether a spike starts with it."""
         self.skipped_in_a_row = 0
         self.window_loss += loss
         self.window_steps += 1
         deviation = loss - self.loss_mean
         limit = SPIKE_DEVIATIONS * math.sqrt(self.loss_variance)
         limit = max(limit, SPIKE_SHARE * abs(self.loss_mean))
-        # It has to come down by half before another one can begin.
+        # The loss has to come down by half before another spike can start.
         bound = limit / 2 if self.in_spike else limit
         spike = self.losses_seen >= LOSSES_WATCHED and deviation > bound
         first = spike and not self.in_spike
         self.in_spike = spike
         weight = max(1 / (self.losses_seen + 1), 1 / LOSSES_WATCHED)
-        # A spike moves the mean as far as the limit does, and does not widen it: it hides no other,
-        # and a loss that stays up becomes the new mean.
+        # A spike moves the mean by at most the limit and leaves the variance alone: it hides no
+        # later spike, and a loss that stays high becomes the new mean.
         self.loss_mean += weight * min(deviation, limit if spike else deviation)
         if not spike:
             self.loss_variance = (1 - weight) * (self.loss_variance + weight * deviation**2)
@@ -67,7 +67,7 @@ class Progress:
         self.skipped_in_a_row += 1
 
     def close_window(self) -> float:
-        """The mean loss since the last row; the next window is open."""
+        """The mean loss since the last row; starts the next window."""
         mean = self.window_loss / self.window_steps
         self.window_loss, self.window_steps = 0.0, 0
         return mean
@@ -75,10 +75,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a stage's training came to, with what it had before it was resumed."""
+    """The outcome of a stage's training, including the part before a resume."""
 
     steps: int
-    trained_steps: int  # since it was resumed
+    trained_steps: int  # by this process
     tokens: int
     tokens_per_s: float
     final_loss: float

@@ -1,11 +1,11 @@
-"""Reinforcement learning's data: answers that the model just gave, weighted by how good they were.
+"""Reinforcement learning's data: answers the model has just sampled, weighted by their advantage.
 
-Owns the drawing of prompts, groups of answers per prompt, rewards, advantages, and the rows that
-the loop trains on. The policy gradient is the ordinary token loss with these weights (see
+Owns: the order of prompts, the groups of answers, rewards, advantages, and the rows the loop trains
+on. Does not own: the policy gradient, which is the ordinary token loss with these weights (see
 trainer.token_loss): on-policy, no critic, no KL term.
 
-A group is all the answers to one prompt. Groups in which all answers are equally good teach
-nothing; they are left out, and further prompts are tried in their place.
+A group is all the answers to one prompt. A group whose answers are all equally good teaches
+nothing; it is left out, and another prompt is tried in its place.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import render_prompt
 
 MAX_NEW_TOKENS = 256
-MAX_PROMPT_TOKENS = 512  # bounds the cache; longer prompts lose their beginning
+MAX_PROMPT_TOKENS = 512  # bounds the KV cache; longer prompts lose their beginning
 ROW_STEP = 8  # rows of a batch are a multiple of this: a new shape costs memory for good on a CPU
-TRAINED_TOKENS = 16  # of an answer, on average: equal answers are one row, many groups left out
-SLOTS = {"cpu": 128, "cuda": 128}  # different answers written at the same time
+TRAINED_TOKENS = 16  # per answer, on average: equal answers are one row, many groups are left out
+SLOTS = {"cpu": 128, "cuda": 128}  # answers generated at the same time
 
 
 class RewardTask(EvalTask, Protocol):
@@ -43,30 +43,32 @@ class RewardTask(EvalTask, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions:
-    """How answers are sampled in reinforcement learning."""
+    """How answers are sampled for reinforcement learning."""
 
-    prompts_per_step: int = option(16, "prompts of one optimizer step, over all ranks", least=1)
+    prompts_per_step: int = option(16, "prompts per optimizer step, over all ranks", least=1)
     samples_per_prompt: int = option(
-        16, "answers to each prompt; they are judged by their mean", least=2
+        16, "answers to each prompt; each is compared with their mean reward", least=2
     )
     max_new_tokens: int | None = option(
         None,
-        "tokens of an answer, tool output included; longer ones fail; none: 256, at most half "
-        "the context",
+        "most tokens of an answer, including tool output; longer answers count as wrong; none: "
+        "256, or half the context if that is less",
         least=1,
     )
-    temperature: float = option(1.0, "of sampling; the gradient is that of temperature 1", above=0)
-    top_k: int | None = option(50, "likeliest tokens that are sampled from; none: all")
+    temperature: float = option(
+        1.0, "sampling temperature; the gradient is that of temperature 1", above=0
+    )
+    top_k: int | None = option(50, "sample from this many likeliest tokens; none: all")
     max_rounds: int = option(
         3,
-        "times a step looks for prompts with both good and bad answers; 1 takes what comes",
+        "most times a step draws prompts in search of ones with both good and bad answers",
         least=1,
     )
 
 
 @dataclass(frozen=True)
 class Group:
-    """The answers to one prompt; position counts the prompts drawn since the start."""
+    """The answers to one prompt; position: its number among the prompts drawn so far."""
 
     position: int
     prompt: list[int]
@@ -75,13 +77,13 @@ class Group:
 
     @property
     def informative(self) -> bool:
-        """Whether some answers were better than others."""
+        """Whether some answers are better than others."""
         return len(set(self.rewards)) > 1
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One answer to train on: tokens with their prompt, which of them were sampled, its weight."""
+    """An answer to train on: tokens including the prompt, which ones were sampled, its weight."""
 
     tokens: list[int]
     mask: list[int]
@@ -89,21 +91,21 @@ class AnswerRow:
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """Centre rewards within each prompt's group; not divided by their spread.
+    """Center rewards within each prompt's group, without dividing by their standard deviation.
 
     rewards: (prompts, samples) float. Returns the same shape; rows sum to 0.
-    Source: Dr. GRPO, arXiv 2503.20783: dividing favours prompts that are almost always or almost
+    Source: Dr. GRPO, arXiv 2503.20783: dividing favors prompts that are almost always or almost
     never solved.
     """
     return rewards - rewards.mean(dim=1, keepdim=True)
 
 
 def group_rows(group: Group) -> list[AnswerRow]:
-    """A group's different answers as rows: what was sampled is trained, a tool's output is not.
+    """A group's distinct answers as rows; sampled tokens are trained on, a tool's output is not.
 
-    Equal answers are one row with the sum of their advantages: less work, as a model that is sure
-    of itself gives most answers many times. The gradient keeps its direction; it is longer, as the
-    step's loss is divided by the tokens of different answers.
+    Equal answers become one row with the sum of their advantages, which saves work: a confident
+    model gives most answers many times. The gradient keeps its direction but is longer, as the
+    step's loss is divided by the tokens of distinct answers only.
     """
     advantages = group_advantages(torch.tensor([group.rewards], dtype=torch.float64))[0].tolist()
     rows: dict[tuple[int, ...], AnswerRow] = {}
@@ -119,10 +121,10 @@ def group_rows(group: Group) -> list[AnswerRow]:
 
 
 def row_batches(rows: Sequence[AnswerRow], *, device_rows: int, run: Run, pad: int) -> list[Batch]:
-    """Rows as micro-batches of at most `device_rows`, similar lengths together; at least one.
+    """Rows as micro-batches of at most `device_rows`, sorted by length; at least one.
 
-    What is missing to a full shape has no targets. Without rows there is one micro-batch without
-    targets, so that a rank takes part in the step.
+    Padding has no targets. Without rows there is one micro-batch without targets, so that the rank
+    still takes part in the step.
     """
     ordered = sorted(rows, key=lambda row: -len(row.tokens))
     parts = [ordered[i : i + device_rows] for i in range(0, len(ordered), device_rows)] or [[]]
@@ -146,11 +148,11 @@ def _batch(rows: Sequence[AnswerRow], device_rows: int, run: Run, pad: int) -> B
 class RolloutBatches:
     """Batches of the model's own answers; a BatchSource.
 
-    Prompts come from the task in an order drawn from the seed, epoch after epoch; every answer has
-    a seed of its own, so that a step is a function of the weights, the seed and the position. Each
-    group is whole on one rank. An answer that does not end counts as wrong: its reward is the
-    lowest of what the task gives for an empty text and for the text.
-    device_rows: answers in one forward pass of training; may be set until the first step.
+    Prompts come from the task, shuffled by the seed in every epoch; every answer has its own seed,
+    so a step depends only on the weights, the seed and the position. A group is never split over
+    ranks. An answer that does not end counts as wrong: its reward is the lower of the task's
+    rewards for the text and for an empty text.
+    device_rows: answers per forward pass of training; may be changed until the first step.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class RolloutBatches:
         if self.max_new_tokens >= length:
             raise ConfigError(
                 f"--max-new-tokens {self.max_new_tokens} leaves no room for a prompt in the "
-                f"model's {length} tokens; use fewer"
+                f"model's context of {length} tokens; use fewer"
             )
         self.engine = Engine(
             model,
@@ -188,25 +190,25 @@ class RolloutBatches:
 
     @property
     def tokens_per_step(self) -> int:
-        """About how many targets a step has, over all ranks."""
+        """Approximate targets per step, over all ranks."""
         return self.options.prompts_per_step * self.options.samples_per_prompt * TRAINED_TOKENS
 
     def close(self) -> None:
-        """Nothing is prepared ahead."""
+        """Nothing to close: no step is prepared ahead."""
 
     def next_step(self) -> list[Batch]:
-        """Answer prompts with the present weights; this rank's micro-batches. Collective."""
+        """Answer prompts with the current weights; this rank's micro-batches. Collective."""
         self.engine.refresh(self.model)
         rows = [row for group in self._collect() for row in group_rows(group)]
         pad = self.engine.tokenizer.bos_id
         return row_batches(rows, device_rows=self.device_rows, run=self._run, pad=pad)
 
     def state(self) -> dict[str, Any]:
-        """Where the next step starts, and what `figures` has gathered: a resumed run goes on."""
+        """Where the next step starts, and what `figures` has gathered so far."""
         return {"position": self.position, "totals": dict(self._totals)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken."""
+        """Continue from where `state` was taken."""
         self.position = int(state["position"])
         self._totals = {name: float(value) for name, value in state.get("totals", {}).items()}
 
@@ -214,7 +216,7 @@ class RolloutBatches:
         """Means over all answers since the last call, the same on every rank.
 
         reward; informative: share of prompts with better and worse answers; ended: share of answers
-        that ended by themselves; answer_tokens: sampled and forced ones of an answer.
+        that ended on their own; answer_tokens: tokens per answer, including tool output.
         """
         totals, self._totals = self._totals, {}
         answers, groups = totals.pop("answers", 0), totals.pop("groups", 0)

@@ -1,7 +1,7 @@
-"""Saving while training goes on: copies are taken between steps and written by a thread.
+"""Saving while training continues: copies are taken between steps and written by a thread.
 
-Owns when a checkpoint counts as saved, what a full disk costs, and which checkpoints stay. What a
-checkpoint is on disk is the business of `checkpoint_manager`.
+Owns: when a checkpoint counts as saved, what happens on a full disk, and which checkpoints are
+kept. Does not own: the format on disk (checkpoint_manager.py).
 """
 
 import contextlib
@@ -30,18 +30,18 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What is to be written, in memory that no step changes."""
+    """What is to be written, copied so that no step changes it."""
 
     step: int
     weights: Mapping[str, Tensor]
     optimizer_state: Mapping[str, Tensor]
     state: dict[str, Any]
-    final: bool  # nothing comes after it that could save again
+    final: bool  # no later checkpoint could make up for a failure
     in_streak: bool  # the last steps were not finite
 
 
 class Saver:
-    """Writes a stage's checkpoints, one at a time. Only "saved ..." means that one is safe."""
+    """Writes a stage's checkpoints, one at a time. One is safe once "saved ..." is printed."""
 
     def __init__(self, stage: Stage, model: GPT, tokenizer: Tokenizer, total_steps: int) -> None:
         self._stage = stage
@@ -56,11 +56,11 @@ class Saver:
                 self.record_score(row.pop("step", 0), row)
 
     def save(self, trainer: Trainer) -> None:
-        """Copy what belongs to a checkpoint and start to write it. Collective.
+        """Copy what belongs to a checkpoint and start writing it. Collective.
 
-        The last one is waited for: at the end, or when training was asked to stop.
-        Raises: TrainingError if the weights are not finite, and the checkpoint before stands;
-            OSError if the last one cannot be written. For one before, there is a warning.
+        Waits for the final one: at the end of training, or when it was asked to stop.
+        Raises: TrainingError if the weights are not finite; the previous checkpoint is kept.
+            OSError if the final one cannot be written; an earlier one only costs a warning.
         """
         self.wait()
         progress = trainer.progress
@@ -87,22 +87,22 @@ class Saver:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until what was begun is on the disk, or was warned of.
+        """Wait until the checkpoint being written is on disk, or its failure was reported.
 
-        Raises: OSError if it was the last one and cannot be written.
+        Raises: OSError if it was the final one and cannot be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Let the thread finish what it is at."""
+        """Let the thread finish what it is writing."""
         self._thread.shutdown()
 
     def record_score(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Note how good an evaluation found the model of a step: "val_..." is the better the lower.
+        """Remember a step's score: lower is better for "val_...", higher for "pass@1 ...".
 
-        In RL "pass@1 ..." is the better the higher. The first figure of either kind counts.
+        The first figure of either kind counts.
         """
         for name, value in figures.items():
             if name.startswith(("val_", "pass@1")) and math.isfinite(value):
@@ -110,15 +110,15 @@ class Saver:
                 return
 
     def is_regular(self, step: int) -> bool:
-        """Whether a checkpoint of this step does not owe itself to a signal alone.
+        """Whether this step is a regular save point, not one forced by a signal.
 
-        What is kept, and where a run goes back to, must not depend on signals.
+        Which checkpoints are kept, and which one a run rewinds to, must not depend on signals.
         """
         every = self._stage.loop.save_every
         return every is None or step % every == 0 or step >= self._total_steps
 
     def forget_after(self, step: int) -> None:
-        """Forget how good later models were: training has gone back to this step."""
+        """Forget the scores of later steps: training has gone back to this one."""
         self._scores = {known: score for known, score in self._scores.items() if known <= step}
 
     def _write(self, snapshot: _Snapshot) -> None:
@@ -133,25 +133,25 @@ class Saver:
             if snapshot.final:
                 raise
             self._stage.log_line(
-                f"warning: checkpoint not saved at step {snapshot.step:,} ({error}); training goes "
-                "on, the one before stands: see to the disk"
+                f"warning: checkpoint not saved at step {snapshot.step:,} ({error}); training "
+                "continues and the previous one is intact; check the disk"
             )
             return
         self._stage.log_line(f"saved {path}")
         if snapshot.in_streak:
-            return  # a run may have to go back behind this one
+            return  # a rewind may need a checkpoint older than this one
         try:
             self._retain(newest=self._stage.loop.keep)
         except OSError as error:
             self._stage.log_line(f"warning: older checkpoints could not be removed ({error})")
 
     def _make_room(self) -> bool:
-        """Remove from a full disk what is missed least; whether there was anything."""
+        """Remove the least needed checkpoints from a full disk; whether there were any."""
         folder = self._stage.dir
         removed = checkpoint_manager.remove_damaged(folder)
         with contextlib.suppress(CheckpointError):
-            whole, damages = checkpoint_manager.newest_valid(folder)
-            if whole is not None and not damages:
+            newest, damages = checkpoint_manager.newest_valid(folder)
+            if newest is not None and not damages:
                 removed += self._retain(newest=1)
         if removed:
             self._stage.log_line(
@@ -171,7 +171,7 @@ class Saver:
         )
 
     def _retain(self, newest: int) -> int:
-        """Remove what need not be kept; how many checkpoints that were."""
+        """Remove the checkpoints that need not be kept; the number removed."""
         loop, found = self._stage.loop, checkpoint_manager.steps(self._stage.dir)
         by_step = {checkpoint_manager.step_of(path): path for path in found}
         regular = [path for step, path in by_step.items() if self.is_regular(step)]

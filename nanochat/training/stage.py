@@ -1,7 +1,8 @@
 """What every training stage does around its loop: folder, resume, optimizer, hooks, record.
 
-Owns the stage folder's protocol: config.json first, then metrics.jsonl and checkpoints, result.json
-once all is done. A stage's script brings the model, the batches and the schedule.
+Owns: the order of a stage folder's files: config.json first, then metrics.jsonl and checkpoints,
+and result.json when training is complete. Does not own: the model, the batches and the schedule,
+which each stage's script brings.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 class _Findings:
     """The latest figures and samples of a stage, for its record.
 
-    Where memory does not suffice for them, the ones before stand: training is worth more.
+    If an evaluation runs out of memory, the previous ones are kept and training continues.
     """
 
     stage: Stage
@@ -51,31 +52,31 @@ class _Findings:
     samples: list[dict[str, str]] = field(default_factory=list)
 
     def measure(self) -> dict[str, float]:
-        """Evaluate; the figures, if it succeeded. Collective."""
+        """Evaluate; the figures, empty if memory ran out. Collective."""
         try:
             self.figures = figures = self.evaluate()
         except OutOfMemory as error:
-            self.stage.log_line(f"warning: evaluation left out: {error}")
+            self.stage.log_line(f"warning: evaluation skipped: {error}")
             return {}
         return figures
 
-    def look(self) -> None:
-        """Sample. Collective."""
+    def draw_samples(self) -> None:
+        """Generate sample texts. Collective."""
         try:
             self.samples = gather_work(self.stage.run, self.sample)[0]
         except OutOfMemory as error:
-            self.stage.log_line(f"warning: samples left out: {error}")
+            self.stage.log_line(f"warning: samples skipped: {error}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a stage's script brings to the loop.
 
-    tokens_per_step: targets of a step over all ranks, about: AdamW's epsilon follows from it.
-    evaluate, sample: called by all ranks while training; their figures and texts are recorded.
-    facts: what the report shows beside the options (parameters, tokens, hashes, backend).
-    use_compile: whether the loss is compiled; None: what the options say.
-    watch_loss: whether a jump of the loss means anything.
+    tokens_per_step: approximate targets per step over all ranks; AdamW's epsilon depends on it.
+    evaluate, sample: called by all ranks during training; their figures and texts are recorded.
+    facts: what the report shows besides the options (parameters, tokens, hashes, backend).
+    use_compile: whether the loss is compiled; None: as the options say.
+    watch_loss: whether a jump of the loss is worth a warning.
     """
 
     model: GPT
@@ -93,9 +94,9 @@ class Recipe:
 
 
 def run_training(stage: Stage, recipe: Recipe) -> None:
-    """Train a stage from start, or from its checkpoint, to its end and record it. Collective.
+    """Train a stage to its end, from scratch or from its checkpoint, and record it. Collective.
 
-    Raises: Stopped if a signal asked for it, with a checkpoint saved.
+    Raises: Stopped if a signal asked for it; a checkpoint has been saved.
     """
     begin_s = time.perf_counter()
     run, model, facts = stage.run, recipe.model, recipe.facts
@@ -145,16 +146,16 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         )
         if resumed is not None and stage.resume_from is not None:
             _restore(trainer, stage.resume_from, resumed["state"])
-            begin_s -= trainer.progress.elapsed_s  # what it took before it was interrupted
+            begin_s -= trainer.progress.elapsed_s  # count the time before the interruption
             trainer.run_due(hooks[1:])
         summary = trainer.fit()
         _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
 
 
 def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
-    """The description of the checkpoint to go on from, if there is one. Collective.
+    """The metadata of the checkpoint to resume from, if there is one. Collective.
 
-    Raises: CheckpointError if it had other data; before the record of before is touched.
+    Raises: CheckpointError if it was trained on different data, before any file is changed.
     """
     path = stage.resume_from
     if path is None:
@@ -186,14 +187,14 @@ def _finish(
     facts: dict[str, Any],
     seconds: float,
 ) -> None:
-    """Write result.json, which says that the stage is complete. Collective.
+    """Write result.json, which marks the stage as complete. Collective.
 
-    Raises: Stopped if it is not.
+    Raises: Stopped if it is not complete.
     """
     if summary.steps < trainer.total_steps:
-        barrier(stage.run)  # torchrun ends the others as soon as one has ended
+        barrier(stage.run)  # torchrun kills the other ranks as soon as one exits
         stage.log_line(
-            f"{stage.name} stopped at step {summary.steps:,}; --resume goes on from there"
+            f"{stage.name} stopped at step {summary.steps:,}; --resume continues from there"
         )
         raise Stopped
     if stage.run.is_main:
@@ -206,7 +207,7 @@ def _finish(
 
 @contextlib.contextmanager
 def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
-    """Record the steps that --profile asks for, on rank 0; yields what marks a step's end."""
+    """Profile the steps that --profile asks for, on rank 0; yields what to call after a step."""
     if stage.loop.profile is None or not stage.run.is_main:
         yield lambda: None
         return
@@ -216,28 +217,28 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
         profiler.export_chrome_trace(str(path))
         stage.log_line(f"trace of {stage.loop.profile} steps: {path}")
 
-    # The first steps build kernels; the last one before recording warms the profiler up.
+    # The first steps build kernels; the last one before recording warms up the profiler.
     plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
     with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
         yield profiler.step
 
 
 def _compiles(stage: Stage, wanted: bool | None) -> bool:
-    """Whether the loss is compiled: if wanted, else by --compile, else as before, if possible."""
+    """Whether to compile the loss: as wanted, else --compile, else as the run started."""
     choices = (wanted, stage.loop.compile, stage.started_with.compiled)
     if next((choice for choice in choices if choice is not None), True) is False:
         return False
     if stage.run.device.type == "cpu" and not devices.has_compiler():
         stage.log_line(
             "warning: no C++ compiler (g++ or clang++) found: training runs uncompiled, about "
-            "half as fast; install one to change that"
+            "half as fast; install one to compile it"
         )
         return False
     return True
 
 
 def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
-    """Save, then evaluate, then sample: what an evaluation breaks must not cost a checkpoint."""
+    """Save, then evaluate, then sample: a failing evaluation must not cost a checkpoint."""
 
     def evaluate(trainer: Trainer) -> None:
         saver.wait()
@@ -249,7 +250,7 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
 
     def sample(trainer: Trainer) -> None:
         saver.wait()
-        findings.look()
+        findings.draw_samples()
         for item in findings.samples[:4]:
             stage.log_line(f"  {item['prompt']!r} -> {item['text']!r}")
 
@@ -264,7 +265,7 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
 def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
 
-    It is the newest whole one from before the steps that were not finite; those after it go.
+    It is the newest valid one from before the non-finite steps; later ones are removed.
     Raises: TrainingError if there is none.
     """
     saver.wait()
@@ -276,10 +277,10 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     path = newest_valid_checkpoint(stage.dir, stage.run, accept)
     if path is None:
         raise TrainingError(
-            "one step after another is not finite, and there is no checkpoint to go back to: lower "
-            "the learning rates (--lr-scale 0.5)"
+            "several steps in a row were not finite, and there is no checkpoint to go back to: "
+            "lower the learning rates (--lr-scale 0.5)"
         )
-    stage.log_line(f"back to {path}, on with the data that comes next")
+    stage.log_line(f"back to {path}, continuing with the data that comes next")
     saver.forget_after(checkpoint_manager.step_of(path))
     main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
@@ -289,7 +290,7 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
 
 
 def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
-    """Bring optimizer and progress to where the checkpoint was written. Collective."""
+    """Restore optimizer and progress from a checkpoint. Collective."""
     rows = read_rows(path.parent / "metrics.jsonl") if trainer.run.is_main else []
     trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
     saved = main_only(trainer.run, lambda: checkpoint_manager.load_optimizer_state(path))
@@ -301,7 +302,7 @@ def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
 def rows_per_step(tokens_per_step: int, sequence_length: int) -> int:
     """Rows of `sequence_length` in a step.
 
-    Raises: ConfigError if a step holds no whole row.
+    Raises: ConfigError if a step is shorter than one row.
     """
     if tokens_per_step < sequence_length:
         raise ConfigError(
@@ -321,9 +322,9 @@ def greedy_samples(
     max_new_tokens: int,
     chat: bool = True,
 ) -> list[dict[str, str]]:
-    """Greedy answers as the report takes them; none on ranks other than 0.
+    """Greedy completions in the form the report takes; empty on all ranks but 0.
 
-    prompts: each as text and as tokens.
+    prompts: (text to show, token ids).
     """
     if not run.is_main:
         return []

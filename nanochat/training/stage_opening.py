@@ -1,7 +1,7 @@
-"""Opening a stage: the loop's options, where its folder stands, and that nobody else is in it.
+"""Opening a stage: the loop's options, the state of its folder, and the lock on it.
 
-Owns the lock of a stage's folder and the choice of the checkpoint to go on from. What training does
-there is `stage`'s business.
+Owns: the lock of a stage's folder and the choice of the checkpoint to resume from. Does not own:
+what training does there (stage.py).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from nanochat.system.errors import ConfigError
 from nanochat.system.metrics import log_line
 from nanochat.training import stage_record
 
-CHECKPOINT_BYTES = 8  # of a parameter, at least: itself and one moment, both float32
+CHECKPOINT_BYTES = 8  # per parameter, at least: the weight and one moment, both float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +39,19 @@ class LoopOptions:
 
     compile: bool | None = option(
         None,
-        "fuse kernels with torch.compile; none: where there is a compiler (a CPU needs a C++ "
-        "compiler), and as before with --resume",
+        "fuse kernels with torch.compile; none: if there is a compiler (a CPU needs one for C++); "
+        "with --resume, as the run started",
     )
     resume: bool = option(
-        False, "go on from this stage's newest checkpoint, if there is one, instead of starting"
+        False, "resume from this stage's newest checkpoint; start from scratch if there is none"
     )
     device_batch_size: int | Literal["auto"] = option(
         16,
-        "rows in one forward pass on one device; auto takes as many as fit and are of use",
+        "rows in one forward pass on one device; auto: as many as fit in memory and still help",
         least=1,
     )
     checkpoint_activations: bool = option(
-        False, "compute layers again in the backward pass: far less memory, a third more time"
+        False, "recompute layers in the backward pass: far less memory, a third more time"
     )
     log_every: int = option(10, "steps between console lines and metrics rows", least=1)
     eval_every: int | None = option(
@@ -61,16 +61,17 @@ class LoopOptions:
     save_every: int | None = option(
         None, "steps between checkpoints; none: only at the end", least=1
     )
-    keep: int = option(2, "newest checkpoints of the stage that are kept", least=1)
+    keep: int = option(2, "newest checkpoints of the stage to keep", least=1)
     keep_every: int | None = option(
-        None, "checkpoints at multiples of so many steps stay as well", least=1
+        None, "also keep checkpoints at multiples of this many steps; none: only --keep", least=1
     )
     profile: int | None = option(
         None,
-        "steps to record, after the first few, as trace.json for https://ui.perfetto.dev",
+        "steps to profile, after the first few, into trace.json (open it at "
+        "https://ui.perfetto.dev); none: no profile",
         least=1,
     )
-    keep_best: bool = option(False, "the checkpoint that was best in validation stays as well")
+    keep_best: bool = option(False, "also keep the checkpoint that was best in validation")
 
     def __post_init__(self) -> None:
         if self.keep_every is not None and self.keep_every % (
@@ -80,14 +81,14 @@ class LoopOptions:
         saved, judged = self.save_every, self.eval_every
         if self.keep_best and (saved is None or judged is None or saved % judged):
             raise ConfigError(
-                "--keep-best needs evaluations where checkpoints are saved: give an --eval-every "
+                "--keep-best needs an evaluation at every saved checkpoint: give an --eval-every "
                 "that divides --save-every"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of a run, opened."""
+    """A stage that is open: its folder, its options, and what it resumes from."""
 
     name: str
     dir: Path
@@ -95,19 +96,19 @@ class Stage:
     options: Any
     common: RunOptions
     loop: LoopOptions
-    resume_from: Path | None  # the newest checkpoint that is whole
-    latest: Path | None  # the newest one
+    resume_from: Path | None  # the newest valid checkpoint, if it resumes
+    latest: Path | None  # the newest checkpoint, valid or not
     started_with: StartedWith
     attention: str  # the backend, as attention.choose takes it
 
     def log_line(self, line: str) -> None:
-        """Print a line, once for all ranks."""
+        """Print a line, on rank 0 only."""
         if self.run.is_main:
             log_line(line)
 
 
 class StageOptions(Protocol):
-    """What the options of every training stage have."""
+    """What every training stage's options have."""
 
     @property
     def common(self) -> RunOptions:
@@ -128,14 +129,14 @@ def open_stage(name: str, options: StageOptions) -> Iterator[Stage]:
 
 
 def _open(name: str, options: StageOptions, *, run: Run, started_with: StartedWith) -> Stage:
-    """Find where the stage stands: fresh, or to be resumed. Collective.
+    """Find out whether the stage is new or resumed, and from which checkpoint. Collective.
 
-    Raises: ConfigError if the folder already holds checkpoints and resuming was not asked for, or
-        for a dtype that cannot train.
+    Raises: ConfigError if the folder has checkpoints but --resume was not given, or for a dtype
+        that cannot train.
     """
     if run.compute_dtype is torch.float16:
         raise ConfigError(
-            "--dtype float16 cannot train: small gradients become 0 in it; use bfloat16 or float32"
+            "--dtype float16 cannot train: small gradients underflow to 0; use bfloat16 or float32"
         )
     common, loop = options.common, options.loop
     folder = storage.stage_dir(common.run, name)
@@ -144,7 +145,7 @@ def _open(name: str, options: StageOptions, *, run: Run, started_with: StartedWi
     if latest is not None and not loop.resume:
         raise ConfigError(
             f"run {common.run!r} already has {name} checkpoints in {folder}; "
-            "--resume goes on from them, --run NAME starts another run"
+            "--resume continues from them, --run NAME starts another run"
         )
     resume_from = newest_valid_checkpoint(folder, run) if loop.resume else None
     if resume_from is not None and run.is_main:
@@ -166,32 +167,35 @@ def _open(name: str, options: StageOptions, *, run: Run, started_with: StartedWi
 def newest_valid_checkpoint(
     folder: Path, run: Run, accept: Callable[[int], bool] = lambda step: True
 ) -> Path | None:
-    """The newest checkpoint that is whole; those after it are named. Collective.
+    """The newest valid checkpoint; warns of damaged ones after it. Collective.
 
-    accept: of which steps it may be.
+    accept: whether a checkpoint of a step may be taken.
     """
 
     def find() -> Path | None:
         found, damages = checkpoint_manager.newest_valid(folder, accept)
         for damage in damages:
-            log_line(f"warning: {damage.what}: passing over this checkpoint")
+            log_line(f"warning: {damage.what}: skipping this checkpoint")
         return found
 
     return from_main(run, find)
 
 
 def _latest_unclaimed(folder: Path, busy: str) -> Path | None:
-    """The latest checkpoint, whole or not, of a stage that nobody else is at."""
+    """The newest checkpoint, valid or not, of a stage that no other process is training.
+
+    Raises: ConfigError(busy) if one is.
+    """
     if _lock_path(folder).exists():
         with storage.lock(_lock_path(folder), busy=busy):
-            pass  # better to hear of the other process now than once the data is ready
+            pass  # report the other process now, not after the data has been prepared
     return checkpoint_manager.latest(folder)
 
 
 def _refuse_checkpoints_elsewhere(folder: Path, latest: Path | None, name: str, run: Run) -> None:
-    """Rank 0's disk is the one that counts: it must be the one with the checkpoints. Collective.
+    """Make sure that rank 0's disk, the one that counts, has the newest checkpoints. Collective.
 
-    Raises: ConfigError if another machine has newer ones; training would begin anew without.
+    Raises: ConfigError if another machine has newer ones: training would start over without them.
     """
     own = checkpoint_manager.latest(folder)
     mine, here = (checkpoint_manager.step_of(path) if path else -1 for path in (own, latest))
@@ -200,22 +204,22 @@ def _refuse_checkpoints_elsewhere(folder: Path, latest: Path | None, name: str, 
     if step > here:
         raise ConfigError(
             f"{host} has {path}, but rank 0 is on {found[0][1]}, which has "
-            f"{latest.name if latest else 'no checkpoint'} of {name}; let {host} be the first node "
-            "(torchrun --node-rank 0, or the smallest --local-addr), or remove what it has"
+            f"{latest.name if latest else 'no checkpoint'} of {name}; make {host} the first node "
+            "(torchrun --node-rank 0, or the smallest --local-addr), or remove its checkpoints"
         )
 
 
 def _attention(started_with: StartedWith, run: Run) -> str:
-    """The attention backend of before; "auto" where there was none or it does not work here."""
+    """The attention backend the run started with; "auto" if unknown or not usable here."""
     name = started_with.attention
-    # On another kind of device nothing is as before: "blocks" is a CPU's, the others are not.
+    # "blocks" runs on CPUs only, the other backends on GPUs: a change of device changes both.
     if name is None or (name == "blocks") != (run.device.type == "cpu"):
         return "auto"
     try:
         return attention.choose(name, run.device).name
     except ConfigError as error:
         if run.is_main:
-            log_line(f"warning: {error}; the last bits will be others than they would have been")
+            log_line(f"warning: {error}; results may differ in the last bits")
         return "auto"
 
 
@@ -225,17 +229,17 @@ def _lock_path(folder: Path) -> Path:
 
 def _busy(name: str, common: RunOptions) -> str:
     return (
-        f"another process is at {name} of run {common.run!r}; wait for it, stop it, or give this "
-        "one a run of its own: --run NAME"
+        f"another process is running {name} of run {common.run!r}; wait for it, stop it, or give "
+        "this one another run name: --run NAME"
     )
 
 
 @contextlib.contextmanager
 def claimed(stage: Stage, model: GPT) -> Iterator[None]:
-    """Hold the stage's lock (rank 0), and clear what a killed process left. Collective.
+    """Hold the stage's lock (rank 0) and remove what a killed process left behind. Collective.
 
-    Raises: ConfigError if another process trains it, or did since the stage was opened, or if the
-    disk is too full.
+    Raises: ConfigError if another process trains this stage, or has done so since it was opened, or
+        if the disk is too full.
     """
     with contextlib.ExitStack() as stack:
         main_only(stage.run, lambda: _claim(stage, model, stack))
@@ -254,7 +258,7 @@ def _claim(stage: Stage, model: GPT, stack: contextlib.ExitStack) -> None:
 
 
 def _check_disk(stage: Stage, model: GPT) -> None:
-    """Refuse at the start what is sure to fail at the end.
+    """Fail now rather than at the first save.
 
     Raises: ConfigError if the disk cannot hold even one checkpoint.
     """
@@ -263,5 +267,5 @@ def _check_disk(stage: Stage, model: GPT) -> None:
     if free < needed:
         raise ConfigError(
             f"a checkpoint takes {needed / 1e9:.2g} GB, {stage.dir} has {free / 1e9:.2g} GB free; "
-            "free some, or set NANOCHAT_BASE_DIR to a larger disk"
+            "free some space, or set NANOCHAT_BASE_DIR to a larger disk"
         )

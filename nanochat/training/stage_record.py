@@ -1,6 +1,7 @@
-"""What a training stage puts on record: its settings before, its figures after.
+"""What a training stage records: what it started with, and its section of the report.
 
-Owns the contents of a stage folder's config.json and result.json; stage.py decides when.
+Owns: how both are read and built. Does not own: the files (report/record.py), nor when they are
+written (stage.py).
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from nanochat.training.progress import Summary
 
 
 def started_with(folder: Path) -> StartedWith:
-    """What a stage's record says that it was started with."""
+    """What a stage started with, from its config.json; None for what is missing or invalid."""
     found = data.read_object(folder / "config.json")
 
     def known(name: str, kind: type) -> Any:
@@ -43,19 +44,19 @@ def section(
     facts: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """The stage's part of the report.
+    """The stage's section of the report.
 
-    results: {"evaluation": {name: figure}, "samples": [...]}, of the last evaluation.
+    results: {"evaluation": {name: figure}, "samples": [...]} of the last evaluation.
     """
     figures = [
         {"name": "final training loss", "value": summary.final_loss, "unit": "nats a token"},
         {"name": "tokens", "value": summary.tokens, "unit": "tokens"},
     ]
-    if summary.trained_steps:  # a run that had only its record to write measured no speed
+    if summary.trained_steps:  # a resumed run may have had only its record left to write
         figures += [
             {"name": "speed", "value": summary.tokens_per_s, "unit": "tokens/s"},
             {
-                # RL's batches are answers that the model writes meanwhile.
+                # RL waits for its own model to write the answers it trains on.
                 "name": "share spent sampling" if name == "chat_rl" else "data wait share",
                 "value": summary.data_wait_share,
                 "unit": "of training time",
@@ -74,7 +75,7 @@ def section(
 
 
 def _notes(summary: Summary) -> list[str]:
-    """What went wrong on the way, if anything did."""
+    """What went wrong during training."""
     counts = {
         "steps left out, as they were not finite": summary.skipped,
         "returns to an earlier checkpoint after such steps": summary.rewinds,
@@ -84,7 +85,7 @@ def _notes(summary: Summary) -> list[str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this runs from, with a mark if files were changed; else None."""
+    """The git commit this runs from, marked -dirty if files were changed; None outside of git."""
     folder = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]

@@ -1,6 +1,6 @@
-"""How long a training step takes, before it runs: work counted, at speeds that were measured.
+"""Predicts how long a training step takes: counted work at measured speeds.
 
-Owns the work of a step beside its matrix products, and what it costs. Owns not: the peak speed of
+Owns: the work of a step besides its matrix products, and its cost. Does not own: the peak speed of
 a machine (device.py) or the FLOPs of the model (flops.py).
 """
 
@@ -13,26 +13,25 @@ from nanochat.gpt.layers import mlp_width
 from nanochat.optim.muon import POLAR_EXPRESS
 from nanochat.training.memory_plan import StepPlan
 
-# Shares of the peak that training reaches in all. GPUs: 59% was published for d24 on 8xH100
-# (99-minute run); not measured here.
+# Shares of the peak that training reaches. For GPUs 59% was published for d24 on 8xH100 (99-minute
+# run); not measured here.
 EXPECTED_MFU = {"cuda": 0.5, "mps": 0.3}
-RECOMPUTING_FACTOR = 4 / 3  # of a layer's forward pass, which is a third of its work, once more
+RECOMPUTING_FACTOR = 4 / 3  # one more forward pass, which is a third of a layer's work
 
 
 @dataclass(frozen=True)
 class CpuCosts:
-    """What a CPU's time goes to, besides matrix products in the FLOPs that they do meanwhile."""
+    """Where a CPU's time goes; costs in FLOPs that matrix products would do in the same time."""
 
-    matmul_share: float  # of the peak, of matrix products as they are in a model
-    channel: float  # of a token in a layer: norms, rotations, activations, residuals
-    score: float  # of a token, a key that it sees, and a head: attention with its products
-    logit: float  # of a token and a word of the vocabulary: softcap, softmax, their gradients
-    parameter: float = 30.0  # of a step: gradients, their norm, AdamW
+    matmul_share: float  # of the peak that a model's matrix products reach
+    channel: float  # per token, layer and channel: norms, rotations, activations, residuals
+    score: float  # per token, visible key and head: attention including its products
+    logit: float  # per token and vocabulary entry: softcap, softmax, their gradients
+    parameter: float = 30.0  # per parameter and step: gradients, their norm, AdamW
 
 
-# By compute dtype and whether kernels are fused; fitted to the time of one thread at depths 2 to 8,
-# 256 to 1,024 tokens and vocabularies of 1,024 and 32,768, where they are 8% off at most: see
-# benchmarks/RESULTS.md.
+# By compute dtype and whether kernels are fused. Fitted to the time of one thread at depths 2 to 8,
+# 256 to 1,024 tokens and vocabularies of 1,024 and 32,768, to within 8%: see benchmarks/RESULTS.md.
 CPU_COSTS = {
     (torch.float32, False): CpuCosts(0.92, 3300, 2100, 2000),
     (torch.float32, True): CpuCosts(0.92, 1500, 1000, 200),
@@ -42,14 +41,14 @@ CPU_COSTS = {
 
 
 def seconds_per_step(config: GPTConfig, step: StepPlan, *, passes: int, peak_flops: float) -> float:
-    """Time of an optimizer step on devices that all do the same.
+    """Seconds of an optimizer step, with the same work on every device.
 
-    passes: forward passes of a step on each device. peak_flops: FLOP/s of one device.
+    passes: forward passes per step on each device. peak_flops: FLOP/s of one device.
     """
     tokens = passes * step.rows * step.length
-    again = RECOMPUTING_FACTOR if step.checkpoint_activations else 1.0
+    recompute = RECOMPUTING_FACTOR if step.checkpoint_activations else 1.0
     if step.device_type != "cpu":
-        needed = flops.flops_per_token(config, step.length) * tokens * again
+        needed = flops.flops_per_token(config, step.length) * tokens * recompute
         return needed / (peak_flops * EXPECTED_MFU[step.device_type])
     costs = CPU_COSTS[step.dtype if step.dtype == torch.bfloat16 else torch.float32, step.compiled]
     counts = flops.parameter_counts(config)
@@ -61,11 +60,11 @@ def seconds_per_step(config: GPTConfig, step: StepPlan, *, passes: int, peak_flo
     )
     head = config.vocab_size * (6 * config.width / costs.matmul_share + costs.logit)
     once = muon_flops(config) / costs.matmul_share + costs.parameter * sum(counts.values())
-    return (tokens * (again * layers + head) + once / step.world_size) / peak_flops
+    return (tokens * (recompute * layers + head) + once / step.world_size) / peak_flops
 
 
 def muon_flops(config: GPTConfig) -> float:
-    """Operations of orthogonalising every matrix of the layers, once a step."""
+    """FLOPs of orthogonalizing every matrix of the layers, once per step."""
     kv_width = config.kv_heads * config.head_dim
     inner = mlp_width(config)
     matrices = [(config.width, config.width)] * 2 + [(config.width, kv_width)] * 2

@@ -1,7 +1,7 @@
 """The training loop, one for base, mid, SFT and RL.
 
-Owns the order of things within a step, the figures of a step and the hooks after it. Knows neither
-data formats nor files; saving, evaluating and sampling are hooks.
+Owns: the order of events within a step, the figures of a step and the hooks after it. Does not own:
+data formats and files; saving, evaluating and sampling are hooks.
 """
 
 import math
@@ -25,23 +25,23 @@ from nanochat.system.metrics import MetricsLogger, duration
 from nanochat.training.progress import Progress, Summary
 
 LossFn = Callable[[Batch, Tensor], Tensor]
-# Steps that are not finite are left out; so many one after another are no accident, and going back
-# to one checkpoint more often than that helps no more.
+# Steps that are not finite are skipped; this many in a row are not a fluke, and rewinding to one
+# checkpoint more often than MAX_REWINDS does not help.
 MAX_SKIPPED = 5
 MAX_REWINDS = 3
-STEPS_TIMED = 1000  # the last ones, of whose times quantiles are taken
-REMEDY = "lower the learning rates (--lr-scale 0.5), --resume goes on from the last checkpoint"
+STEPS_TIMED = 1000  # the last ones, whose times the quantiles are taken over
+REMEDY = "lower the learning rates (--lr-scale 0.5); --resume continues from the last checkpoint"
 
 
 class TrainingError(UserError):
-    """Training cannot go on: the message says why and what to change."""
+    """Training cannot continue; the message says why and what to change."""
 
 
 @dataclass(frozen=True)
 class Hook:
-    """Something to do after a step: every so many steps, and at the end if asked.
+    """Something to do after every `every` steps, and at the end if at_end.
 
-    on_stop: also when training is asked to end early; the others are then left for the resume.
+    on_stop: also when training is asked to stop early; other hooks are then left for the resume.
     """
 
     fn: Callable[["Trainer"], None]
@@ -52,7 +52,7 @@ class Hook:
 
 @dataclass
 class _Window:
-    """Tokens and times since the last logged row, and since the kernels were built."""
+    """Tokens and times since the last logged row."""
 
     tokens: int = 0
     wait_s: float = 0.0
@@ -60,7 +60,7 @@ class _Window:
 
 
 class _Figures:
-    """A step's numbers on their way from the device: on a CPU they are there at once."""
+    """A step's numbers on their way from the device; on a CPU they are available at once."""
 
     def __init__(self, step: int, values: Tensor) -> None:
         self.step = step
@@ -72,7 +72,7 @@ class _Figures:
             self._copied.record()
 
     def read(self) -> list[float]:
-        """The numbers, waited for."""
+        """The numbers, once they have arrived."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._host.tolist()
@@ -86,10 +86,9 @@ class Trainer:
     losses (0-d). The factor is one by the step's number of target tokens, which is all-reduced
     before the first forward, so that the loss is the global token mean whatever the packing,
     accumulation or number of ranks.
-    stop: whether this process was asked to end. after_step: called between steps, to profile.
+    stop: whether this process was asked to stop. after_step: called between steps, to profile.
     rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
-    that what comes next is new data. Collective. watch_loss: whether a jump of the loss means
-    anything.
+    that training continues on new data. Collective. watch_loss: whether to warn of loss spikes.
     """
 
     optimizer: MuonAdamW
@@ -115,19 +114,19 @@ class Trainer:
         self.last_loss = math.nan
         self._window = _Window()
         self._wait_s = 0.0
-        self._trained_steps, self._trained_tokens = 0, 0  # by this process, with those undone
+        self._trained_steps, self._trained_tokens = 0, 0  # by this process, including undone ones
         self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
         self._warm = False
         self._unread: deque[_Figures] = deque()
-        self._lag = 1 if self.run.device.type == "cuda" else 0  # steps whose figures may be late
+        self._lag = 1 if self.run.device.type == "cuda" else 0  # steps the host may run ahead
         self._grad_norm = math.nan
         self._rewound_to: Counter[int] = Counter()
 
     def fit(self) -> Summary:
         """Train from `progress.step` to the last step, or until asked to stop. Collective.
 
-        Raises: TrainingError if one step after another is not finite, and going back to the last
-            checkpoint does not help; it stands.
+        Raises: TrainingError if several steps in a row are not finite, and rewinding to the last
+            checkpoint does not help; the checkpoint is kept.
         """
         begin_s = time.perf_counter()
         hooks_s = 0.0
@@ -203,7 +202,7 @@ class Trainer:
         self._unread.append(_Figures(self.progress.step, figures))
 
     def _read(self, lag: int) -> None:
-        """Take the figures of all but the last `lag` steps; they are the same on every rank."""
+        """Process the figures of all but the last `lag` steps; the same on every rank."""
         while len(self._unread) > lag:
             figures = self._unread.popleft()
             self._grad_norm, loss, stop = figures.read()
@@ -227,9 +226,9 @@ class Trainer:
         return self.progress.skipped_in_a_row >= min(MAX_SKIPPED, self.total_steps)
 
     def _rewind(self) -> None:
-        """Go back to the last checkpoint, and leave out the data since. Collective.
+        """Go back to the last checkpoint and skip the data since. Collective.
 
-        Raises: TrainingError if there is none, or if going back did not help before.
+        Raises: TrainingError if there is none, or if rewinding has not helped before.
         """
         before = self.progress
         problem = (
@@ -245,14 +244,14 @@ class Trainer:
         self._rewound_to[back] += 1
         if self._rewound_to[back] > MAX_REWINDS:
             raise TrainingError(
-                f"{problem}, as before with other data from the checkpoint of step {back:,} on: "
+                f"{problem}, as before on different data from the checkpoint of step {back:,}: "
                 f"{REMEDY}"
             )
         self._unread.clear()
         self._window = _Window()
 
     def _log(self) -> None:
-        """Write a row of the window's figures and say a line."""
+        """Write a row of the window's figures to the metrics and print a line."""
         window, progress = self._window, self.progress
         if progress.window_steps == 0:
             return  # all were skipped
@@ -281,7 +280,7 @@ class Trainer:
         }
         self.metrics.log(progress.step, row)
         left_tokens = (self.total_steps / progress.step - 1) * progress.tokens
-        # the first step builds kernels: its speed says nothing about what is left
+        # The first step builds kernels: its speed says nothing about the time left.
         left = (
             f"left {duration(left_tokens / rate)}"
             if self._warm
@@ -296,7 +295,7 @@ class Trainer:
         self._window = _Window()
 
     def _log_start(self) -> None:
-        """Say that a resumed run is under way, and leave its first step out of the speed."""
+        """Report the first step of a resumed run, and leave it out of the speed."""
         devices.synchronize(self.run.device)
         window = self._window
         elapsed_s = time.perf_counter() - window.start_s
@@ -308,14 +307,14 @@ class Trainer:
         self._window = _Window()
 
     def _warm_up(self) -> None:
-        """After the first step; before it, the compiler's workers take cores from the peak."""
+        """Measure the peak speed after the first step; before it the compiler uses the cores."""
         begin_s = time.perf_counter()
         self._warm = True
         self.peak_flops = devices.peak_flops(self.run.device, self.run.compute_dtype)
         self._window.start_s += time.perf_counter() - begin_s
 
     def _step_s(self, share: float) -> float | None:
-        """The time that this share of the last steps stayed below; None before there were any."""
+        """This quantile of the last steps' times; None before the second step."""
         return float(np.quantile(self._steps_s, share)) if self._steps_s else None
 
     def _mfu(self, tokens_per_s: float) -> float | None:
@@ -329,18 +328,18 @@ class Trainer:
                 hook.fn(self)
 
     def _row_is_due(self) -> bool:
-        """After the same steps in a run left alone as in one that was stopped or killed."""
+        """Whether to log now: after the same steps whether or not the run is interrupted."""
         first = self.progress.step == 1
         return first or self._at(self.log_every) or any(map(self.is_due, self.hooks))
 
     def run_due(self, hooks: Sequence[Hook]) -> None:
-        """Run what is due after the step of a checkpoint: it may have been lost. Collective."""
+        """Run the hooks due at a checkpoint's step again: a kill may have cut them. Collective."""
         for hook in hooks:
             if self.is_due(hook):
                 hook.fn(self)
 
     def is_due(self, hook: Hook) -> bool:
-        """Whether it is the hook's turn after the present step."""
+        """Whether the hook runs after the current step."""
         at_end = hook.at_end and self.progress.step == self.total_steps
         return at_end or (hook.every is not None and self._at(hook.every))
 
@@ -350,7 +349,7 @@ class Trainer:
 
 
 def token_loss(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> LossFn:
-    """The loss of language modelling, and of policy gradients where the batch has weights.
+    """The language modeling loss; a policy gradient's if the batch has weights.
 
     loss: GPT.loss, or the compiled one.
     """
