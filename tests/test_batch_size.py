@@ -73,10 +73,10 @@ def test_a_trial_leaves_weights_gradients_and_generators_as_they_were(model):
 
 
 def test_a_trial_that_runs_out_of_memory_is_a_no_and_any_other_error_an_error(model, monkeypatch):
-    whole = batch_size._try_step
+    real_step = batch_size._try_step
 
     def trial(model: GPT, rows: int, length: int, reserve_bytes: int) -> None:
-        whole(model, rows, length, reserve_bytes)
+        real_step(model, rows, length, reserve_bytes)
         if rows > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 

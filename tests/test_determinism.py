@@ -16,7 +16,7 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ comp
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """Two threads, as many as there are in these tests' subject at least."""
+    """Two threads, the least that could differ in the order of their sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -37,7 +37,7 @@ def some_ids(count: int, *shape: int) -> Tensor:
 def repeated_gradients(
     function: Callable[[], Tensor], parameters: list[Tensor], times: int
 ) -> Iterator[list[Tensor]]:
-    """What the function gives and its gradients, time after time, in memory of another place."""
+    """The function's result and its gradients, repeatedly, at different memory addresses."""
     kept = []
     for i in range(times):
         kept.append(torch.empty(1000 * i + 1))
@@ -46,15 +46,15 @@ def repeated_gradients(
 
 
 def assert_repeats(function: Callable[[], Tensor], parameters: list[Tensor], times: int) -> None:
-    first, *others = repeated_gradients(function, parameters, times)
-    for other in others:
+    first, *rest = repeated_gradients(function, parameters, times)
+    for other in rest:
         for expected, got in zip(first, other, strict=True):
             assert torch.equal(expected, got)
 
 
 @needs_compiler
 def test_a_compiled_embedding_has_the_same_gradient_every_time():
-    # Few ids and many rows: threads that added to a row at the same time would soon be seen.
+    # Few ids and many rows: threads adding to one row at the same time would soon show.
     embedding, ids = table(5, 64), some_ids(5, 16, 256)
     factors = torch.randn(16, 256, 64, generator=torch.Generator().manual_seed(3))
 
@@ -73,7 +73,9 @@ def test_a_compiled_training_step_has_the_same_bits_every_time(dtype):
     model = GPT(config, compute_dtype=dtype)
     generator = torch.Generator().manual_seed(4)
     model.init_weights(generator)
-    for parameter in model.parameters():  # what starts at zero would hide what comes before it
+    for (
+        parameter
+    ) in model.parameters():  # weights that start at zero would hide the layers before them
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     tokens = some_ids(60, 16, 129)
     compiled = torch.compile(model.loss, dynamic=False)

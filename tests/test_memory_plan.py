@@ -101,7 +101,7 @@ def test_a_rehearsal_draws_nothing_and_keeps_nothing():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-# A process that trains with the real trainer, and says what it took at most.
+# A process that trains with the real trainer, and prints its peak memory.
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -143,9 +143,9 @@ print(json.dumps([resident, device.memory_used(run.device)]))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("rows", "again"), [(16, False), (16, True)])
 def test_the_estimate_is_within_15_per_cent_of_what_a_process_takes(rows, again, tmp_path):
-    words = [sys.executable, "-c", CHILD, json.dumps([rows, again]), str(tmp_path)]
+    args = [sys.executable, "-c", CHILD, json.dumps([rows, again]), str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NANOCHAT_BASE_DIR": str(tmp_path)}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(args, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     resident, taken = json.loads(done.stdout.splitlines()[-1])
     config = GPTConfig(depth=4, sequence_length=256, vocab_size=2000)

@@ -17,8 +17,8 @@ from nanochat.training.memory_plan import StepPlan
 SMALL = "--depth 2 --sequence-length 64 --vocab-size 300 --dtype float32 --tokens-per-step 1024"
 
 
-def printed(capsys, words: str) -> str:
-    plan.main(words.split())
+def printed(capsys, args: str) -> str:
+    plan.main(args.split())
     return capsys.readouterr().out
 
 
@@ -33,8 +33,8 @@ def test_the_memorys_parts_add_up_to_what_is_asked_for(capsys):
 
 
 def test_layers_computed_again_take_less_memory_and_more_time(capsys):
-    def figures(words: str) -> tuple[float, float]:
-        text = printed(capsys, f"--depth 12 --gpu H100 --device-batch-size 8 {words}")
+    def figures(args: str) -> tuple[float, float]:
+        text = printed(capsys, f"--depth 12 --gpu H100 --device-batch-size 8 {args}")
         seconds = re.search(r"about (?:(\d+)h)?(\d+)m", text)
         hours, minutes = (int(x or 0) for x in seconds.groups())
         return float(re.search(r"memory +([\d.]+) GB", text)[1]), 60 * hours + minutes

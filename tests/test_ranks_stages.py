@@ -1,4 +1,4 @@
-"""Stages on several ranks: what befalls one of them, and runs that change their number of ranks."""
+"""Stages on several ranks: trouble on one of them, and runs that change their number of ranks."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from nanochat.system.metrics import read_rows
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
 ROOT = Path(__file__).parent.parent
-WORDS = (
+ARGS = (
     "--depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 --tokens 4096 "
     "--device-batch-size 2 --no-compile --log-every 1 --device cpu --val-rows 8 --dtype float64 "
     "--threads 1 --tokenizer t --save-every 4 --keep 9"
@@ -62,15 +62,15 @@ def base(tmp_path) -> Path:
     return tmp_path
 
 
-def launch(base: Path, ranks: int, *words: str, script: str = "") -> str:
-    """Train on so many ranks; what was said."""
+def launch(base: Path, ranks: int, *args: str, script: str = "") -> str:
+    """Train on this many ranks; the output."""
     target = ["-m", "nanochat.stages.base_train", "--"]
     if script:
         (base / "script.py").write_text(script)
         target = [str(base / "script.py"), "--"]
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *target]
     done = subprocess.run(
-        [sys.executable, *command, *WORDS, "--data", str(base / "texts.jsonl"), *words],
+        [sys.executable, *command, *ARGS, "--data", str(base / "texts.jsonl"), *args],
         cwd=base,
         env={
             **os.environ,
@@ -104,28 +104,28 @@ def forget_after(folder: Path, step: int) -> None:
 def test_one_two_and_four_ranks_train_alike_and_hand_over_to_each_other(base):
     launch(base, 1, "--run", "alone")
     alone = stage(base, "alone")
-    whole = losses(alone)
+    expected = losses(alone)
     weights = load_file(alone / "step_000016" / "model.safetensors")
-    assert len(whole) == 16
+    assert len(expected) == 16
     launch(base, 4, "--run", "moved")
     moved = stage(base, "moved")
-    assert losses(moved) == pytest.approx(whole, rel=1e-9)
+    assert losses(moved) == pytest.approx(expected, rel=1e-9)
     for step, ranks in ((4, 2), (8, 4), (12, 1)):
         forget_after(moved, step)
         launch(base, ranks, "--run", "moved", "--resume")
-        assert losses(moved) == pytest.approx(whole, rel=1e-9)
+        assert losses(moved) == pytest.approx(expected, rel=1e-9)
         assert json.loads((moved / "config.json").read_text())["world_size"] == ranks
     found = load_file(moved / "step_000016" / "model.safetensors")
     assert found.keys() == weights.keys()
     assert max((found[name] - w).abs().max().item() for name, w in weights.items()) < 1e-8
 
 
-def test_what_befalls_one_rank_is_borne_by_all(base):
+def test_trouble_on_one_rank_reaches_all(base):
     """A step that is not finite, five of them, and an evaluation without memory, on rank 1 only."""
-    said = launch(base, 2, "--run", "two", "--eval-every", "4", script=TROUBLE)
-    assert "warning: step 2 skipped: its loss is nan" in said
-    assert f"back to {stage(base, 'two') / 'step_000004'}, continuing with the data" in said
-    assert "warning: evaluation skipped: rank 1: out of memory" in said
+    output = launch(base, 2, "--run", "two", "--eval-every", "4", script=TROUBLE)
+    assert "warning: step 2 skipped: its loss is nan" in output
+    assert f"back to {stage(base, 'two') / 'step_000004'}, continuing with the data" in output
+    assert "warning: evaluation skipped: rank 1: out of memory" in output
     rows = read_rows(stage(base, "two") / "metrics.jsonl")
     assert [row["step"] for row in rows if "val_bpb" in row] == [8, 12, 16]
     assert (rows[-2]["skipped"], rows[-2]["rewinds"]) == (6, 1)

@@ -103,7 +103,7 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
     )
 
 
-def test_advantages_are_centred_by_group_and_not_divided_by_their_spread():
+def test_advantages_are_centered_by_group_and_not_divided_by_their_spread():
     found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]))
     expected = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.25, 0.25, 0.25, -0.75]])
     assert torch.equal(found, expected)
@@ -123,8 +123,8 @@ def test_tool_calls_and_the_stop_token_are_trained_and_tool_output_and_prompt_ar
     call = [special("python_start"), *TOKENIZER.encode("2*3"), special("python_end")]
     assert trained == [*call, *TOKENIZER.encode(" so 6"), END]
     output = [special("output_start"), *TOKENIZER.encode("6"), special("output_end")]
-    whole = batch.inputs[0].tolist()
-    assert any(whole[i : i + 3] == output for i in range(len(whole)))
+    row = batch.inputs[0].tolist()
+    assert any(row[i : i + 3] == output for i in range(len(row)))
     assert batch.weights is not None
     assert batch.weights[:2, 0].tolist() == [0.5, -0.5]
     assert (batch.targets[1] >= 0).sum() == 2
@@ -233,22 +233,22 @@ def test_figures_are_means_over_answers_and_groups_since_the_last_call():
 
 
 def test_figures_of_a_resumed_run_count_the_answers_before_it():
-    whole, cut = source(), source()
-    whole.next_step()
+    uncut, cut = source(), source()
+    uncut.next_step()
     cut.next_step()
     state = json.loads(json.dumps(cut.state()))
     later = source()
     later.load_state(state)
-    assert same(whole.next_step(), later.next_step())
-    assert later.figures() == whole.figures()
+    assert same(uncut.next_step(), later.next_step())
+    assert later.figures() == uncut.figures()
     later.load_state({"position": 4})  # of a checkpoint from before they were kept
 
 
-def test_an_answer_that_does_not_end_is_no_success():
+def test_an_answer_that_does_not_end_counts_as_wrong():
     batches = source(lambda text: float(bool(text)))
     cut = Completion(tokens=[65], mask=[1], finish_reason="length", text="A", parts=[])
-    whole = Completion(tokens=[65, END], mask=[1, 1], finish_reason="stop", text="A", parts=[])
-    assert (batches._reward(0, cut), batches._reward(0, whole)) == (0.0, 1.0)
+    ended = Completion(tokens=[65, END], mask=[1, 1], finish_reason="stop", text="A", parts=[])
+    assert (batches._reward(0, cut), batches._reward(0, ended)) == (0.0, 1.0)
 
 
 def test_two_ranks_together_train_on_the_rows_of_one(monkeypatch):

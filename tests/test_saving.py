@@ -1,4 +1,4 @@
-"""Saving beside training: what counts as saved, what stays, and what failures may cost."""
+"""Saving beside training: what counts as saved, what is kept, and what failures may cost."""
 
 import errno
 import json
@@ -36,9 +36,9 @@ def base(tmp_path, monkeypatch):
     return tmp_path
 
 
-def train(base: Path, *words: str) -> Path:
+def train(base: Path, *args: str) -> Path:
     """Train 16 steps."""
-    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *words])
+    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *args])
     return base / "base" / "runs" / "tiny" / "base_train"
 
 
@@ -52,7 +52,7 @@ def rows(folder: Path, name: str) -> dict[int, float]:
     return {row["step"]: row[name] for row in found if name in row}
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(base, monkeypatch, capsys):
+def test_training_continues_while_a_checkpoint_is_written(base, monkeypatch, capsys):
     """The writing of step 4 ends only once step 7 is done, and holds the weights of step 4."""
     real_save, real_step = checkpoint_manager.save, base_train.StreamBatches.next_step
     asked, weights = [], {}
@@ -75,8 +75,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(base, monkeypatch, capsy
     monkeypatch.setattr(base_train.StreamBatches, "next_step", next_step)
     folder = train(base, "--save-every", "4", "--keep", "9")
     assert kept(folder) == [4, 8, 12, 16]
-    said = [line.split("|")[0].strip() for line in capsys.readouterr().out.splitlines()]
-    assert said.index("step 7/16") < said.index(f"saved {folder / 'step_000004'}")
+    output = [line.split("|")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert output.index("step 7/16") < output.index(f"saved {folder / 'step_000004'}")
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_is_evaluated(base, monkeypatch):
@@ -95,8 +95,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_evaluated(base, monkeypatch):
 def test_the_newest_the_best_and_every_nth_checkpoint_stay(base, monkeypatch):
     losses = iter([5.0, 3.0, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0])
     monkeypatch.setattr(base_train, "evaluate", lambda *args: {"val_bpb": next(losses)})
-    words = "--save-every 2 --eval-every 2 --keep 1 --keep-every 8 --keep-best".split()
-    folder = train(base, *words)
+    args = "--save-every 2 --eval-every 2 --keep 1 --keep-every 8 --keep-best".split()
+    folder = train(base, *args)
     assert kept(folder) == [6, 8, 16]
     assert rows(folder, "val_bpb")[6] == 1.0
 
@@ -104,10 +104,10 @@ def test_the_newest_the_best_and_every_nth_checkpoint_stay(base, monkeypatch):
 def test_the_best_is_still_known_after_a_resume(base, monkeypatch):
     losses = iter([5.0, 1.0, 2.0, 2.0, 2.0, 4.0, 4.0, 4.0, 4.0])  # step 8 twice
     monkeypatch.setattr(base_train, "evaluate", lambda *args: {"val_bpb": next(losses)})
-    words = "--save-every 2 --eval-every 2 --keep 1 --keep-best".split()
-    first = [word if word != "4096" else "2048" for word in TINY]
-    base_train.main([*first, "--data", str(base / "texts.jsonl"), *words])
-    assert kept(train(base, *words, "--resume")) == [4, 16]
+    args = "--save-every 2 --eval-every 2 --keep 1 --keep-best".split()
+    first = [arg if arg != "4096" else "2048" for arg in TINY]
+    base_train.main([*first, "--data", str(base / "texts.jsonl"), *args])
+    assert kept(train(base, *args, "--resume")) == [4, 16]
 
 
 def test_the_best_needs_evaluations_where_it_is_saved(base):
@@ -134,7 +134,7 @@ def test_a_full_disk_in_the_middle_costs_a_warning(base, monkeypatch, capsys):
 
 
 def broken_steps(monkeypatch, *broken: int) -> list[int]:
-    """Make the loss of some takes of the stream NaN; gives the rows that were trained on."""
+    """Make the loss of some batches NaN; returns the first row of every batch taken."""
     real, taken = base_train.StreamBatches.next_step, []
 
     def next_step(batches):
@@ -152,9 +152,9 @@ def broken_steps(monkeypatch, *broken: int) -> list[int]:
 def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, monkeypatch, capsys):
     taken = broken_steps(monkeypatch, *range(7, 12))
     folder = train(base, "--save-every", "4")
-    said = capsys.readouterr().out
-    assert "the last 5 steps, up to step 11, were not finite: going back to a checkpoint" in said
-    assert f"back to {folder / 'step_000004'}, continuing with the data that comes next" in said
+    output = capsys.readouterr().out
+    assert "the last 5 steps, up to step 11, were not finite: going back to a checkpoint" in output
+    assert f"back to {folder / 'step_000004'}, continuing with the data that comes next" in output
     assert taken == [8 * i for i in range(11 + 12)]  # no row is taken twice
     found = rows(folder, "loss")
     assert list(found) == list(range(1, 17))
@@ -174,14 +174,14 @@ def test_a_rewound_run_that_is_killed_ends_as_if_it_had_not_been(base, monkeypat
     """The same steps are not finite again, so the run goes back again, to the same weights."""
     taken = broken_steps(monkeypatch, *range(7, 12))
     folder = train(base, "--save-every", "4", "--keep", "9")
-    whole, weights = rows(folder, "loss"), (folder / "step_000016" / "model.safetensors")
+    expected, weights = rows(folder, "loss"), (folder / "step_000016" / "model.safetensors")
     before = weights.read_bytes()
     for step in (16, 12, 8):
         checkpoint_manager.remove(folder / f"step_{step:06d}")
     (folder / "result.json").unlink()
-    del taken[4:]  # it goes on from step 4, with the stream where it was then
+    del taken[4:]  # it resumes from step 4, with the stream where it was then
     train(base, "--save-every", "4", "--resume")
-    assert rows(folder, "loss") == whole
+    assert rows(folder, "loss") == expected
     assert weights.read_bytes() == before
 
 
@@ -250,16 +250,16 @@ def test_steps_are_recorded_where_that_is_asked_for(base):
 
 def test_an_evaluation_that_a_kill_cut_off_is_made_up(base, monkeypatch):
     """Killed between saving step 8 and its evaluation, or before the last one."""
-    words = ["--save-every", "4", "--eval-every", "4", "--keep", "9"]
-    folder = train(base, *words)
-    whole = read_rows(folder / "metrics.jsonl")
+    args = ["--save-every", "4", "--eval-every", "4", "--keep", "9"]
+    folder = train(base, *args)
+    expected = read_rows(folder / "metrics.jsonl")
     for step in (8, 16):
         forget_after(folder, step)
         rows_before = (folder / "metrics.jsonl").read_text().splitlines()
         cut = next(i for i, row in enumerate(rows_before) if f'"step": {step}, "val_bpb"' in row)
         (folder / "metrics.jsonl").write_text("\n".join(rows_before[:cut]) + "\n")
-        train(base, *words, "--resume")
-        assert without_times(read_rows(folder / "metrics.jsonl")) == without_times(whole)
+        train(base, *args, "--resume")
+        assert without_times(read_rows(folder / "metrics.jsonl")) == without_times(expected)
 
 
 def without_times(found: list[dict]) -> list[dict]:
@@ -291,28 +291,28 @@ def stopped_at(steps: Sequence[int], monkeypatch) -> None:
 @pytest.mark.parametrize("stops", [(6, 10), (8,)])
 def test_what_a_signal_saves_changes_neither_a_rewind_nor_what_is_kept(base, monkeypatch, stops):
     """Steps 7 to 11 are not finite; the run is stopped before, in or within them, and resumed."""
-    words = ["--save-every", "4", "--eval-every", "4", "--keep", "1", "--keep-best"]
+    args = ["--save-every", "4", "--eval-every", "4", "--keep", "1", "--keep-best"]
     taken = broken_steps(monkeypatch, *range(7, 12))
-    folder = train(base, *words)
-    whole, weights = rows(folder, "loss"), (folder / "step_000016" / "model.safetensors")
+    folder = train(base, *args)
+    expected, weights = rows(folder, "loss"), (folder / "step_000016" / "model.safetensors")
     evaluated, before, stayed = rows(folder, "val_bpb"), weights.read_bytes(), kept(folder)
     folder.rename(folder.with_name("whole"))
     del taken[:]
     stopped_at(stops, monkeypatch)
     for stop in stops:
         with pytest.raises(Stopped):
-            train(base, *words, "--resume")
+            train(base, *args, "--resume")
         assert kept(folder)[-1] == stop
-    train(base, *words, "--resume")
-    assert rows(folder, "loss") == whole
+    train(base, *args, "--resume")
+    assert rows(folder, "loss") == expected
     assert rows(folder, "val_bpb") == evaluated
     assert weights.read_bytes() == before
     assert kept(folder) == stayed
 
 
-def test_an_altered_description_is_passed_over(base, capsys):
+def test_an_altered_description_is_skipped(base, capsys):
     folder = train(base, "--save-every", "4", "--keep", "9")
-    whole = rows(folder, "loss")
+    expected = rows(folder, "loss")
     meta = folder / "step_000016" / "meta.json"
     text = meta.read_text()
     for old, new in (('"next_row": 128', '"next_row": 160'), ('"state"', '"sta4e"')):
@@ -321,10 +321,10 @@ def test_an_altered_description_is_passed_over(base, capsys):
         meta.write_text(text.replace(old, new))
         train(base, "--save-every", "4", "--keep", "9", "--resume")
         assert "step_000016/meta.json is altered: skipping this" in capsys.readouterr().out
-        assert rows(folder, "loss") == whole
+        assert rows(folder, "loss") == expected
 
 
-def test_a_file_that_cannot_be_read_is_passed_over(base, monkeypatch, capsys):
+def test_a_file_that_cannot_be_read_is_skipped(base, monkeypatch, capsys):
     folder = train(base, "--save-every", "4", "--keep", "9")
     forget_after(folder, 16)
     real = checkpoint_manager._sha256
@@ -339,7 +339,7 @@ def test_a_file_that_cannot_be_read_is_passed_over(base, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_what_safetensors_says_of_the_disk_is_understood(base, monkeypatch, capsys, number):
+def test_errors_of_safetensors_about_the_disk_are_understood(base, monkeypatch, capsys, number):
     """The saves of steps 8 and 12 fail; older checkpoints make room on a full disk only."""
     real = checkpoint_manager.save_file
 
@@ -350,9 +350,9 @@ def test_what_safetensors_says_of_the_disk_is_understood(base, monkeypatch, caps
 
     monkeypatch.setattr(checkpoint_manager, "save_file", fails)
     folder = train(base, "--save-every", "2", "--keep", "9")
-    said = capsys.readouterr().out
-    assert f"warning: checkpoint not saved at step 12 ([Errno {number}]" in said
-    assert ("the disk is full; 2 older" in said) == (number != errno.EIO)
+    output = capsys.readouterr().out
+    assert f"warning: checkpoint not saved at step 12 ([Errno {number}]" in output
+    assert ("the disk is full; 2 older" in output) == (number != errno.EIO)
     assert kept(folder) == ([2, 4, 6, 10, 14, 16] if number == errno.EIO else [10, 14, 16])
 
 

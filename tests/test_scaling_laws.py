@@ -1,4 +1,4 @@
-"""Best sizes from runs of equal compute: the fits against known optima, and sweeps of trainings."""
+"""Best sizes from runs of equal compute: the fits against known optima, and sweeps of runs."""
 
 import dataclasses
 import json
@@ -113,7 +113,7 @@ def test_a_budget_at_the_border_does_not_bend_the_law():
     assert found.parameters.exponent.value == pytest.approx(ALPHA)
 
 
-def test_what_does_not_suffice_is_said():
+def test_too_few_runs_are_reported():
     two = analyze(world(sizes=(2e5, 8e5)))
     assert two.budgets[0].problem == "only 2 sizes have a loss, a parabola needs 3"
     bent = analyze(world(bend=-0.05, sizes=(2e5, 4e5, 4.1e5, 8e5), budgets=(1e12,)))
@@ -164,7 +164,7 @@ def test_the_lines_and_the_page_say_the_same():
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_members_take_their_budget_in_whole_steps():
+def test_members_take_their_budget_in_full_steps():
     models = [GPTConfig(vocab_size=300, sequence_length=32, depth=1, width=w) for w in (32, 64)]
     found = sweep.members([2e9, 1e9, 1e9], models, [1, 2, 1], tokens_per_step=256)
     assert len({member.name for member in found}) == len(found) == 8
@@ -186,20 +186,20 @@ def test_sizes_with_too_few_or_too_many_tokens_are_left_out():
         sweep.members([1e9], models, [1], tokens_per_step=32, ratios=(100, 200))
 
 
-def test_options_become_the_words_that_make_them():
-    words = "--run x --no-qk-norm --softcap none --matrix-lr 0.04 --val-frac 0.1 --data a.txt"
-    cfg = config.parse(scaling_laws.ScalingLawsConfig, words.split(), stage="scaling_laws")
+def test_options_become_the_arguments_that_make_them():
+    args = "--run x --no-qk-norm --softcap none --matrix-lr 0.04 --val-frac 0.1 --data a.txt"
+    cfg = config.parse(scaling_laws.ScalingLawsConfig, args.split(), stage="scaling_laws")
     names = list(config.flat_fields(scaling_laws.ScalingLawsConfig))
     again = config.as_args(cfg, names)
-    assert sorted(again) == sorted(words.split())
+    assert sorted(again) == sorted(args.split())
     assert config.parse(type(cfg), again, stage="scaling_laws") == cfg
 
 
 def test_a_presets_settings_reach_base_training():
     sections = ("tok_train", "base_train", "scaling_laws")
-    words = "--preset pocket --sizes 3x160,2 --budgets 1e13 --ratios 0.1,99 --no-smear".split()
+    args = "--preset pocket --sizes 3x160,2 --budgets 1e13 --ratios 0.1,99 --no-smear".split()
     options = scaling_laws.ScalingLawsConfig
-    cfg = config.parse(options, words, stage="scaling_laws", sections=sections)
+    cfg = config.parse(options, args, stage="scaling_laws", sections=sections)
     cfg = dataclasses.replace(cfg, warmup_steps=5)
     member, other = scaling_laws.members_of(cfg, 1040)
     found = config.parse(
@@ -215,7 +215,7 @@ def test_a_presets_settings_reach_base_training():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         ("--sizes 4y", "--sizes must be like 4 or 4x192"),
         ("--sizes 3x31", "--sizes 3x31: --width 31 must be an even multiple"),
@@ -229,14 +229,14 @@ def test_a_presets_settings_reach_base_training():
         ("--run a/b", "--run must be a plain name"),
     ],
 )
-def test_wrong_words_are_named(words, message):
+def test_wrong_arguments_are_named(args, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        config.parse(scaling_laws.ScalingLawsConfig, words.split(), stage="scaling_laws")
+        config.parse(scaling_laws.ScalingLawsConfig, args.split(), stage="scaling_laws")
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Trainings in this process instead of one each: their words, and which to leave out once."""
+    """Runs in this process instead of one each: their arguments, and which to skip once."""
     calls = []
 
     def run(command, log, stop):
@@ -252,8 +252,8 @@ def trained(monkeypatch):
     return calls, cut
 
 
-def swept(base, *words):
-    scaling_laws.main([*TINY, "--data", str(base / "texts.jsonl"), *words])
+def swept(base, *args):
+    scaling_laws.main([*TINY, "--data", str(base / "texts.jsonl"), *args])
     return base / "base" / "runs" / "s" / "scaling_laws"
 
 
@@ -261,7 +261,7 @@ def results(folder):
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def test_a_sweep_that_was_stopped_goes_on_with_what_is_left(base, trained, capsys):
+def test_a_sweep_that_was_stopped_continues_with_what_is_left(base, trained, capsys):
     calls, cut = trained
     cut.append(2)
     with pytest.raises(Stopped):
@@ -271,11 +271,11 @@ def test_a_sweep_that_was_stopped_goes_on_with_what_is_left(base, trained, capsy
     assert len(before) == 2 and "the same command continues" in capsys.readouterr().out
     (folder / "results.jsonl").open("a").write('{"name": "torn')
     swept(base, "--budgets", "2e8,3e8")
-    said = capsys.readouterr().out
-    assert "4 of 6 runs to do" in said and "4/4  3e+08 FLOPs, 1x64" in said
+    output = capsys.readouterr().out
+    assert "4 of 6 runs to do" in output and "4/4  3e+08 FLOPs, 1x64" in output
     found = results(folder)
     assert len(calls) == len(found) == 6 and found[:2] == before
-    assert str(folder / "scaling_laws.html") in said
+    assert str(folder / "scaling_laws.html") in output
     assert not list((base / "base" / "runs").glob("s-*/base_train/step_*"))
     swept(base, "--budgets", "2e8,3e8", "--threads", "2")
     assert "nothing to train" in capsys.readouterr().out and len(calls) == 6
@@ -285,37 +285,37 @@ def test_a_sweep_that_was_stopped_goes_on_with_what_is_left(base, trained, capsy
         swept(base, "--matrix-lr", "0.5")
 
 
-def test_a_sweeps_loss_is_base_trainings(base, trained):
+def test_a_sweeps_loss_is_that_of_base_train(base, trained):
     folder = swept(base, "--budgets", "2e8", "--matrix-lr", "0.03", "--no-smear")
     row = results(folder)[1]
-    words = (
+    args = (
         f"--run own --tokenizer tiny --data {base / 'texts.jsonl'} --depth 1 --width 48 "
         f"--tokens {row['tokens']} --tokens-per-step 256 --sequence-length 32 --matrix-lr 0.03 "
         "--no-smear --device cpu --dtype float32 --threads 1 --no-compile --device-batch-size 4 "
         "--val-rows 4"
     )
-    base_train.main(words.split())
+    base_train.main(args.split())
     result = json.loads((base / "base/runs/own/base_train/result.json").read_text())
     bpb = next(r["value"] for r in result["results"] if r["name"] == "val_bpb")
     assert row["val_bpb"] == bpb
 
 
-def test_a_dry_run_says_how_long_and_writes_nothing(base, capsys):
+def test_a_dry_run_prints_how_long_and_writes_nothing(base, capsys):
     swept(base, "--budgets", "2e8", "--dry-run")
-    said = capsys.readouterr().out
-    assert re.search(r"^3 runs, about \d+[sm]", said, re.MULTILINE)
-    assert "note: runs of fewer than 100 steps: 3, the shortest of" in said
+    output = capsys.readouterr().out
+    assert re.search(r"^3 runs, about \d+[sm]", output, re.MULTILINE)
+    assert "note: runs of fewer than 100 steps: 3, the shortest of" in output
     assert not (base / "base" / "runs").exists()
 
 
-def test_a_training_that_fails_is_named_with_its_last_line(tmp_path):
+def test_a_run_that_fails_is_named_with_its_last_line(tmp_path):
     log = tmp_path / "logs" / "a.log"
     code = "print('error: too wide'); raise SystemExit(2)"
     with pytest.raises(ConfigError, match=rf"{re.escape(code)}: too wide \(full output: {log}\)"):
         sweep.run([sys.executable, "-c", code], log, lambda: False)
 
 
-def test_a_training_is_asked_to_stop_and_waited_for(tmp_path):
+def test_a_run_is_asked_to_stop_and_waited_for(tmp_path):
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
@@ -327,9 +327,9 @@ def test_a_training_is_asked_to_stop_and_waited_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_in_processes_of_their_own_ends_in_a_page(base):
-    words = [*TINY, "--data", str(base / "texts.jsonl"), "--budgets", "2e8"]
-    command = [sys.executable, "-m", "nanochat.stages.scaling_laws", *words]
+def test_a_sweep_in_separate_processes_ends_in_a_page(base):
+    args = [*TINY, "--data", str(base / "texts.jsonl"), "--budgets", "2e8"]
+    command = [sys.executable, "-m", "nanochat.stages.scaling_laws", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     folder = base / "base" / "runs" / "s" / "scaling_laws"

@@ -1,4 +1,4 @@
-"""Stages as a user runs them: on files of one's own, on two ranks, resumed, and with bad input."""
+"""Stages as a user runs them: on your own files, on two ranks, resumed, and with bad input."""
 
 import dataclasses
 import hashlib
@@ -29,8 +29,8 @@ TINY = (
 ).split()
 
 
-def train(base: Path, *words: str) -> Path:
-    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *words])
+def train(base: Path, *args: str) -> Path:
+    base_train.main([*TINY, "--data", str(base / "texts.jsonl"), *args])
     return base / "base" / "runs" / "tiny" / "base_train"
 
 
@@ -53,7 +53,7 @@ def test_base_training_learns_saves_and_records(base):
 
 def test_a_stage_is_not_overwritten_but_resumed(base):
     folder = train(base, "--dtype", "float32", "--save-every", "4", "--keep", "3")
-    whole = losses(folder)
+    expected = losses(folder)
     with pytest.raises(ConfigError, match="already has base_train checkpoints"):
         train(base)
     last = checkpoint_manager.latest(folder)
@@ -62,7 +62,7 @@ def test_a_stage_is_not_overwritten_but_resumed(base):
     last.rmdir()
     (folder / "result.json").unlink()
     train(base, "--dtype", "float32", "--resume")
-    assert losses(folder) == whole
+    assert losses(folder) == expected
     assert checkpoint_manager.latest(folder).name == "step_000008"
 
 
@@ -72,18 +72,18 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
+def test_a_resume_skips_damaged_checkpoints(base, capsys):
     folder = train(base, "--dtype", "float32", "--save-every", "2", "--keep", "4")
-    whole = losses(folder)
+    expected = losses(folder)
     (folder / "result.json").unlink()
     (folder / "step_000008" / "meta.json").unlink()
     flip_a_bit(folder / "step_000006" / "optimizer.safetensors")
     train(base, "--dtype", "float32", "--resume", "--save-every", "2", "--keep", "1")
-    said = capsys.readouterr().out
-    assert "step_000008/meta.json: no such checkpoint description: skipping this" in said
-    assert "step_000006/optimizer.safetensors is missing or altered: skipping this" in said
-    assert f"resuming base_train from {folder / 'step_000004'}" in said
-    assert losses(folder) == whole
+    output = capsys.readouterr().out
+    assert "step_000008/meta.json: no such checkpoint description: skipping this" in output
+    assert "step_000006/optimizer.safetensors is missing or altered: skipping this" in output
+    assert f"resuming base_train from {folder / 'step_000004'}" in output
+    assert losses(folder) == expected
     assert [path.name for path in checkpoint_manager.steps(folder)] == ["step_000008"]
     assert {path.name for path in folder.glob("damaged_*")} == {
         "damaged_step_000006",
@@ -100,12 +100,12 @@ def test_a_resume_passes_over_damaged_checkpoints(base, capsys):
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks' processes in /proc")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_to_one_rank_saves_and_ends_all(base, ranks):
-    words = [*TINY, "--data", str(base / "texts.jsonl"), "--dtype", "float32", "--threads", "1"]
-    words += ["--tokens", "256000", "--log-every", "7"]
-    command = [sys.executable, "-m", "nanochat.stages.base_train", *words]
+    args = [*TINY, "--data", str(base / "texts.jsonl"), "--dtype", "float32", "--threads", "1"]
+    args += ["--tokens", "256000", "--log-every", "7"]
+    command = [sys.executable, "-m", "nanochat.stages.base_train", *args]
     if ranks == 2:
         launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        command = [sys.executable, "-m", *launch, "-m", "nanochat.stages.base_train", "--", *words]
+        command = [sys.executable, "-m", *launch, "-m", "nanochat.stages.base_train", "--", *args]
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
@@ -118,27 +118,25 @@ def test_a_signal_to_one_rank_saves_and_ends_all(base, ranks):
     workers = children(process.pid) if ranks == 2 else [process.pid]
     assert len(workers) == ranks
     os.kill(workers[-1], signal.SIGTERM)
-    said, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-2000:]
     folder = base / "base" / "runs" / "tiny" / "base_train"
     saved = checkpoint_manager.latest(folder)
-    assert f"saved {saved}\n" in said
+    assert f"saved {saved}\n" in output
     step = int(saved.name.removeprefix("step_"))
     assert 14 <= step < 1000
-    assert f"base_train stopped at step {step:,}; --resume continues from there" in said
+    assert f"base_train stopped at step {step:,}; --resume continues from there" in output
     assert not (folder / "result.json").exists()
-    words[words.index("256000")] = str(256 * (step + 8))
-    base_train.main([*words, "--resume"])
+    args[args.index("256000")] = str(256 * (step + 8))
+    base_train.main([*args, "--resume"])
     assert (folder / "result.json").exists()
     rows = [row["step"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
     assert rows == sorted({1, *range(7, step + 8, 7), step + 8})
 
 
 def children(parent: int) -> list[int]:
-    """The processes that one started, by their numbers."""
-    return [
-        int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    ]
+    """The process ids of a process's children."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def test_a_refused_resume_leaves_the_record_as_it_was(base):
@@ -152,7 +150,7 @@ def test_a_refused_resume_leaves_the_record_as_it_was(base):
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """What a run must end with, bit for bit: its last checkpoint, and its metrics but for times."""
+    """What a run must end with, bit for bit: its last checkpoint, and its metrics except times."""
     last = checkpoint_manager.latest(folder)
     rows = [
         {name: value for name, value in row.items() if name not in MEASURED}
@@ -174,23 +172,23 @@ def record(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_resumed_stage_keeps_dtype_threads_backend_and_compiler(base, capsys, caplog):
     folder = train(base, "--dtype", "float64", "--threads", "1")
-    begun = record(folder)
-    assert (begun["attention"], begun["threads"], begun["compiled"]) == ("blocks", 1, False)
-    words = [word for word in TINY if word != "--no-compile"] + ["--data", f"{base}/texts.jsonl"]
+    before = record(folder)
+    assert (before["attention"], before["threads"], before["compiled"]) == ("blocks", 1, False)
+    args = [arg for arg in TINY if arg != "--no-compile"] + ["--data", f"{base}/texts.jsonl"]
     with caplog.at_level("INFO"):
-        base_train.main([*words, "--tokens", "4096", "--resume"])
+        base_train.main([*args, "--tokens", "4096", "--resume"])
     found = record(folder)
     assert found["compute_dtype"] == "float64"
     kept = ("attention", "threads", "compiled")
-    assert [found[name] for name in kept] == [begun[name] for name in kept]
+    assert [found[name] for name in kept] == [before[name] for name in kept]
     assert len(losses(folder)) == 16
     if device.cores() > 1:
         assert "1 threads, as before; --threads" in caplog.text
-    base_train.main([*words, "--tokens", "6144", "--resume", "--threads", "2", "--no-compile"])
+    base_train.main([*args, "--tokens", "6144", "--resume", "--threads", "2", "--no-compile"])
     assert record(folder)["threads"] == 2
 
 
-def test_a_resume_says_so_where_it_cannot_go_on_as_before(base, monkeypatch, capsys, caplog):
+def test_a_resume_warns_if_it_cannot_continue_as_before(base, monkeypatch, capsys, caplog):
     folder = train(base, "--dtype", "float32")
     record(folder, threads=1000)
     choose = attention.choose
@@ -204,21 +202,21 @@ def test_a_resume_says_so_where_it_cannot_go_on_as_before(base, monkeypatch, cap
     train(base, "--tokens", "4096", "--resume")
     assert f"started with 1000 threads, only {device.cores()} available" in caplog.text
     assert record(folder)["threads"] == device.cores()
-    said = capsys.readouterr().out
-    assert "backend 'blocks' does not work here; results may differ in the last bits" in said
+    output = capsys.readouterr().out
+    assert "backend 'blocks' does not work here; results may differ in the last bits" in output
     record(folder, threads="many", attention=3, compute_dtype=None, world_size=[], compiled="no")
     train(base, "--tokens", "6144", "--resume", "--dtype", "float32")
     assert record(folder)["threads"] == device.cores()
 
 
-def test_a_stage_killed_before_its_first_checkpoint_begins_again_as_before(base):
+def test_a_stage_killed_before_its_first_checkpoint_starts_again_as_before(base):
     folder = train(base, "--dtype", "float64")
-    whole = ending(folder)
+    expected = ending(folder)
     for path in checkpoint_manager.steps(folder):
         shutil.rmtree(path)
     train(base, "--resume")
     assert record(folder)["compute_dtype"] == "float64"
-    assert ending(folder) == whole
+    assert ending(folder) == expected
 
 
 def test_epsilon_and_rates_follow_the_tokens_of_a_step(base, monkeypatch):
@@ -275,10 +273,10 @@ def test_conversations_of_your_own_train_a_chat_model(base):
         [*CHAT, "--data", str(data), "--val-data", str(data), "--epochs", "2", "--resume"]
     )
     config = json.loads((folder / "config.json").read_text())
-    assert "mid_train" in config["source"]  # not the checkpoint that it went on from
+    assert "mid_train" in config["source"]  # not the checkpoint that it resumed from
 
 
-def test_conversations_without_room_are_told_of(base, capsys):
+def test_conversations_that_do_not_fit_cost_a_warning(base, capsys):
     train(base)
     data = chats(base / "chats.jsonl")
     long = {"role": "user", "content": "the cat sat on the mat. " * 4}
@@ -287,8 +285,10 @@ def test_conversations_without_room_are_told_of(base, capsys):
         row["messages"][0] = long
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chat_sft.main([*CHAT, "--data", str(data), "--val-data", str(data)])
-    said = capsys.readouterr().out
-    assert "warning: 25% of the conversations are left out, as no answer begins within 32" in said
+    output = capsys.readouterr().out
+    assert (
+        "warning: 25% of the conversations are left out because no answer starts within" in output
+    )
     folder = base / "base" / "runs" / "tiny" / "chat_sft"
     facts = json.loads((folder / "result.json").read_text())["settings"]
     assert facts["conversations_left_out"] == 0.25
@@ -304,20 +304,20 @@ def test_auto_takes_all_rows_of_a_step_where_they_fit_and_records_the_number(bas
 
 
 def test_a_resumed_auto_keeps_its_rows_where_they_fit(base, capsys):
-    words = ["--device-batch-size", "auto", "--dtype", "float32"]
-    folder = train(base, *words)
+    args = ["--device-batch-size", "auto", "--dtype", "float32"]
+    folder = train(base, *args)
     record(folder, device_batch_size=3)
-    train(base, *words, "--tokens", "4096", "--resume")
+    train(base, *args, "--tokens", "4096", "--resume")
     assert "auto: 3 rows of 32 tokens, 3 passes per step" in capsys.readouterr().out
     record(folder, device_batch_size=10_000)
-    train(base, *words, "--tokens", "6144", "--resume")
+    train(base, *args, "--tokens", "6144", "--resume")
     assert "auto: 8 rows of 32 tokens, 1 passes per step" in capsys.readouterr().out
 
 
 def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monkeypatch, capsys):
     train(base, "--dtype", "float64", "--run", "whole", "--tokenizer", "tiny")
-    whole = losses(base / "base" / "runs" / "whole" / "base_train")
-    words = ["--dtype", "float64", "--device-batch-size", "auto"]
+    expected = losses(base / "base" / "runs" / "whole" / "base_train")
+    args = ["--dtype", "float64", "--device-batch-size", "auto"]
     estimate = memory_plan.estimate
     taken = memory.resident_bytes()
     monkeypatch.setattr(memory, "resident_bytes", lambda: taken)
@@ -327,29 +327,29 @@ def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monk
         found = estimate(config, step, resident_bytes=resident_bytes)
         short.append(step.rows)
         there = taken + memory.memory_left()
-        # As if what is there were enough for three rows.
+        # As if the memory were enough for three rows.
         return dataclasses.replace(
             found, peak=dataclasses.replace(found.peak, heap=0 if step.rows <= 3 else 2 * there)
         )
 
     monkeypatch.setattr(memory_plan, "estimate", note)
-    found = losses(train(base, *words))
+    found = losses(train(base, *args))
     assert short[0] == 8
     assert "auto: 3 rows of 32 tokens, 3 passes" in capsys.readouterr().out
-    assert found == pytest.approx(whole, rel=1e-9)
+    assert found == pytest.approx(expected, rel=1e-9)
     monkeypatch.setattr(memory, "memory_left", lambda: -taken)
     with pytest.raises(ConfigError, match=r"auto: not even one row of 32 tokens fits.*estimated"):
-        train(base, *words, "--run", "none", "--tokenizer", "tiny")
+        train(base, *args, "--run", "none", "--tokenizer", "tiny")
 
 
 def test_every_chat_stage_takes_auto_and_computes_layers_again(base):
     train(base, "--checkpoint-activations")
-    chat = [word if word != "4" else "auto" for word in CHAT] + ["--checkpoint-activations"]
+    chat = [arg if arg != "4" else "auto" for arg in CHAT] + ["--checkpoint-activations"]
     data = ["--data", str(chats(base / "chats.jsonl"))]
     chat_sft.main([*chat, *data])
     tasks = ["--tasks", f"gsm8k={problems(base / 'gsm8k')}", "--steps", "2", "--eval-items", "2"]
     rollouts = ["--prompts-per-step", "2", "--samples-per-prompt", "3", "--max-new-tokens", "4"]
-    rl = [word for word in chat if word not in ("--tokens-per-step", "64", "--no-compile")]
+    rl = [arg for arg in chat if arg not in ("--tokens-per-step", "64", "--no-compile")]
     chat_rl.main([*rl, *tasks, *rollouts])
     for stage, rows in (("chat_sft", 2), ("chat_rl", 6)):
         folder = base / "base" / "runs" / "tiny" / stage

@@ -1,4 +1,4 @@
-"""One loop: the loss is the global token mean, hooks run in order, a run resumes where it was."""
+"""The loop: the loss is the global token mean, hooks run in order, a run resumes correctly."""
 
 import json
 import math
@@ -141,10 +141,10 @@ class BrokenSteps(Rows):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
-    said: list[str] = []
+    output: list[str] = []
     model = tiny_model()
     trainer = make_trainer(model, BrokenSteps(2, 3, 4, 5, 8), tmp_path, steps=8, log_every=3)
-    trainer.log_line = said.append
+    trainer.log_line = output.append
     before: list[torch.Tensor] = []
     trainer.hooks = [
         Hook(lambda t: before.append(model.head.weight.detach().clone()), every=1, at_end=False)
@@ -156,7 +156,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
     assert [row["skipped"] for row in rows] == [0, 4, 4]
     assert all(math.isfinite(row["loss"]) for row in rows)
     message = "warning: step 4 skipped: its loss is nan, its gradient norm nan"
-    assert said.count(message) == 1
+    assert output.count(message) == 1
 
 
 def test_steps_that_are_never_finite_stop_with_a_remedy(tmp_path):
@@ -229,7 +229,7 @@ def test_a_loss_that_jumps_is_a_spike_once():
     assert flagged == [200, 300]
 
 
-def test_a_spike_hides_no_other_and_a_new_level_is_not_one_for_ever():
+def test_a_spike_hides_no_other_and_a_new_level_is_one_only_once():
     rng = np.random.default_rng(0)
     progress = Progress()
     losses = 3 + 0.05 * rng.standard_normal(900)
@@ -246,13 +246,13 @@ def test_losses_that_hardly_vary_have_no_spikes():
     assert not any(progress.add_loss(loss) for loss in [2.0] * 100 + [2.0001] * 100)
 
 
-def test_spikes_are_said_and_counted_in_the_metrics(tmp_path):
-    said: list[str] = []
+def test_spikes_are_printed_and_counted_in_the_metrics(tmp_path):
+    output: list[str] = []
     trainer = make_trainer(tiny_model(), Rows(), tmp_path, steps=3)
     trainer.progress = Progress(loss_mean=0.5, loss_variance=1e-6, losses_seen=100)
-    trainer.log_line = said.append
+    trainer.log_line = output.append
     trainer.fit()
-    assert sum("warning: step 1: the loss jumps from about 0.5000 to 3." in line for line in said)
+    assert sum("warning: step 1: the loss jumps from about 0.5000 to 3." in line for line in output)
     assert [row["spikes"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 1, 1]
 
 
@@ -269,7 +269,7 @@ def save(trainer, model, folder):
 
 
 def resumed(path, folder, **options):
-    """A trainer that goes on from a checkpoint, and its model."""
+    """A trainer that resumes from a checkpoint, and its model."""
     loaded = checkpoint_manager.load(path, single_run())
     step = loaded.meta["step"]
     trainer = make_trainer(loaded.model, Rows(), folder, resume_step=step, **options)
@@ -279,9 +279,9 @@ def resumed(path, folder, **options):
     return trainer, loaded.model
 
 
-def test_a_resumed_run_ends_with_the_weights_of_one_left_alone(tmp_path):
-    whole = tiny_model()
-    make_trainer(whole, Rows(), tmp_path / "whole", steps=6).fit()
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    uninterrupted = tiny_model()
+    make_trainer(uninterrupted, Rows(), tmp_path / "whole", steps=6).fit()
     first = tiny_model()
     trainer = make_trainer(first, Rows(), tmp_path / "part", steps=3)
     trainer.fit()
@@ -289,7 +289,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_left_alone(tmp_path):
 
     second, model = resumed(path, tmp_path / "part", steps=6)
     second.fit()
-    for (name, a), b in zip(whole.named_parameters(), model.parameters(), strict=True):
+    for (name, a), b in zip(uninterrupted.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b), name
     losses = [
         [row["loss"] for row in read_rows(tmp_path / run / "metrics.jsonl")]
@@ -298,9 +298,9 @@ def test_a_resumed_run_ends_with_the_weights_of_one_left_alone(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path):
-    whole = tiny_model()
-    make_trainer(whole, Rows(), tmp_path / "whole", steps=11, log_every=4).fit()
+def test_a_run_that_is_stopped_continues_as_if_it_had_not_been(tmp_path):
+    uninterrupted = tiny_model()
+    make_trainer(uninterrupted, Rows(), tmp_path / "whole", steps=11, log_every=4).fit()
     part = tiny_model()
     saved: list[Path] = []
     hook = Hook(
@@ -323,7 +323,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path):
 
     second, model = resumed(saved[0], tmp_path / "part", steps=11, log_every=4)
     assert second.fit().steps == 11
-    for (name, a), b in zip(whole.named_parameters(), model.parameters(), strict=True):
+    for (name, a), b in zip(uninterrupted.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b), name
     rows = [figures(tmp_path / run) for run in ("whole", "part")]
     assert [row["step"] for row in rows[0]] == [1, 4, 8, 11]
@@ -354,7 +354,7 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
 
 def test_a_checkpoint_of_the_first_format_still_trains_on(tmp_path):
     """tests/golden/step_000003 was saved by this file's trainer after 3 of 5 steps of
-    tiny_model(width=16); losses.json holds the losses of the others in a run left alone.
+    tiny_model(width=16); losses.json holds the losses of the other steps of an uninterrupted run.
     """
     trainer, _ = resumed(GOLDEN / "step_000003", tmp_path, steps=5)
     trainer.fit()
