@@ -3,6 +3,14 @@
 Owns: the arithmetic: a parabola through the losses of a budget, its minimum, power laws through the
 minima, and confidence intervals. Does not own: runs, files or models.
 
+Why a parabola in log N: with C ~ 6 N D fixed, a smaller model sees more tokens and a larger one
+fewer. The loss A / N^a + B / D^b + E is then a sum of two exponentials in log N, one falling and
+one rising; a parabola approximates it near the minimum. Sizes far away from it add a bias.
+
+What the exponents mean: N ~ C^p and D ~ C^q with p + q about 1. At p = q = 0.5 (Chinchilla) size
+and tokens grow alike, and the best D / N is the same for every budget; with p above 0.5 larger
+budgets want relatively larger models.
+
 Source: Chinchilla, arXiv 2203.15556, section 3.2. The intervals assume that runs deviate from their
 parabola by noise of one variance, estimated from all budgets together. The noise is redrawn many
 times (its variance too, which so few runs determine only roughly) and everything is refitted; an
@@ -155,7 +163,9 @@ def _parabola(points: tuple[Point, ...]) -> _Parabola | None:
     x = np.log([point.parameters for point in points])
     y = np.array([point.loss for point in points])
     center = float(x.min() + x.max()) / 2
-    q, r = np.linalg.qr(np.vander(x - center, 3))
+    # Centered, as powers of uncentered logs are nearly collinear. The coefficients' covariance is
+    # (R^T R)^-1 times the noise variance; `spread` is its root.
+    q, r = np.linalg.qr(np.vander(x - center, 3))  # [runs, 3], [3, 3]
     spread = np.linalg.inv(r)
     coefficients = spread @ (q.T @ y)
     residuals = y - np.vander(x - center, 3) @ coefficients

@@ -58,6 +58,8 @@ def device_rows(
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )
+    # On a CPU larger passes stop being faster, so the search starts at the most rows that still
+    # help; a trial could get the process killed, so memory is estimated instead.
     wanted = useful_rows(most, length, run.device.type)
     if run.device.type == "cuda":
         # Start at one row: a GPU asked for far too much memory may fail in worse ways.
@@ -72,6 +74,7 @@ def device_rows(
         own, how = before, f"as before; {how}"  # other splits would change the last bits
     else:
         own = largest_fitting(fits, wanted, first=first)
+    # Every rank runs the same number of passes: the collectives of a step have to match.
     found = min(gather_objects(run, own))
     if found == 0:
         raise ConfigError(
@@ -182,6 +185,7 @@ def _try_step(model: GPT, rows: int, length: int, reserve_bytes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (rows, length)
     tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(device)
+    # Twice: from the second pass on, gradients of earlier passes exist besides the activations.
     for _ in range(2):
         model.loss(tokens, tokens, torch.ones((), device=device)).backward()
     devices.synchronize(device)

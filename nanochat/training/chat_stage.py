@@ -202,6 +202,7 @@ def validation_loss(
             starts = range(0, len(bucket.inputs), device_rows)
             for start in starts[run.rank :: run.world_size]:
                 part = slice(start, start + device_rows)
+                # [B, T] each; targets of padding and of the user's turns are negative
                 inputs = torch.from_numpy(bucket.inputs[part]).long().to(run.device)
                 targets = torch.from_numpy(bucket.targets[part]).long().to(run.device)
                 nats += float(loaded.model.token_losses(inputs, targets).cpu().double().sum())

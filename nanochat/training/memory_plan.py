@@ -151,6 +151,9 @@ def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
     Under MOST: each kind's own peak. Uncompiled, with the optimizer of one rank. No tensor has
     values, and nothing is computed.
     """
+    # A formula would have to list every tensor that autograd keeps, and go stale with every change
+    # of the model. Fake tensors run the real code, dispatch by dispatch, without memory or compute;
+    # the ledger notes when each storage is made and freed.
     ledger = _Ledger()
     with FakeTensorMode(), ledger:
         # Always with CPU operators: GPU operators need a GPU even without values.
@@ -161,7 +164,7 @@ def rehearse(config: GPTConfig, step: StepPlan) -> dict[str, MemoryParts]:
         run = single_run(dtype=step.dtype)
         optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=step.length)
         ledger.watch(model)
-        tokens = torch.zeros(step.rows, step.length, dtype=torch.int64)
+        tokens = torch.zeros(step.rows, step.length, dtype=torch.int64)  # [B, T]
         if step.accumulates:
             ledger.kind = "gradients"
             for parameter in model.parameters():

@@ -2,7 +2,13 @@
 
 Owns: the order of prompts, the groups of answers, rewards, advantages, and the rows the loop trains
 on. Does not own: the policy gradient, which is the ordinary token loss with these weights (see
-trainer.token_loss): on-policy, no critic, no KL term.
+trainer.token_loss).
+
+This is REINFORCE with the group's mean as baseline, GRPO without its extras:
+- No critic: the mean of the prompt's other answers already estimates the expected reward.
+- No importance ratio or clipping: every answer is trained on once, by the model that sampled it.
+- No KL term: rewards come from checked answers, not from a reward model that could be exploited,
+  so no reference model is needed to stay close to.
 
 A group is all the answers to one prompt. A group whose answers are all equally good teaches
 nothing; it is left out, and another prompt is tried in its place.
@@ -97,7 +103,9 @@ def group_advantages(rewards: Tensor) -> Tensor:
     Source: Dr. GRPO, arXiv 2503.20783: dividing favors prompts that are almost always or almost
     never solved.
     """
-    return rewards - rewards.mean(dim=1, keepdim=True)
+    # The baseline lowers the variance of the gradient: answers are pushed up or down for being
+    # better or worse than usual for their prompt, not because the prompt is easy.
+    return rewards - rewards.mean(dim=1, keepdim=True)  # [prompts, samples]
 
 
 def group_rows(group: Group) -> list[AnswerRow]:
@@ -111,6 +119,7 @@ def group_rows(group: Group) -> list[AnswerRow]:
     rows: dict[tuple[int, ...], AnswerRow] = {}
     for completion, advantage in zip(group.completions, advantages, strict=True):
         key = tuple(completion.tokens)
+        # The gradient is linear in the advantage: one row with the sum replaces n equal rows.
         before = rows[key].advantage if key in rows else 0.0
         rows[key] = AnswerRow(
             tokens=group.prompt + completion.tokens,
@@ -229,6 +238,8 @@ class RolloutBatches:
         """This rank's informative groups of one step. Collective."""
         wanted, kept = self.options.prompts_per_step, 0
         mine: list[Group] = []
+        # Groups with equal rewards have zero advantages. Drawing more prompts in their place keeps
+        # the number of rows, and with it the noise of the gradient, about the same.
         for _ in range(self.options.max_rounds):
             positions = range(self.position, self.position + wanted - kept)
             self.position = positions.stop
@@ -279,6 +290,7 @@ class RolloutBatches:
 
     def _reward(self, item: int, completion: Completion) -> float:
         reward = self.task.reward(item, completion.text)
+        # Otherwise a model could learn to collect rewards by answers that never end.
         if completion.finish_reason != "stop":
             return min(reward, self.task.reward(item, ""))
         return reward

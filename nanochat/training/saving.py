@@ -62,8 +62,11 @@ class Saver:
         Raises: TrainingError if the weights are not finite; the previous checkpoint is kept.
             OSError if the final one cannot be written; an earlier one only costs a warning.
         """
+        # At most one write at a time: a second copy of weights and moments may not fit into memory.
         self.wait()
         progress = trainer.progress
+        # A signal only sets a flag, which all ranks see after the same step; then this is the last
+        # chance to save, so the process waits for the disk and an error ends it.
         final = progress.step >= trainer.total_steps or trainer.stopping
         if not torch.stack([p.isfinite().all() for p in self._model.parameters()]).all():
             raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
@@ -137,6 +140,7 @@ class Saver:
                 "continues and the previous one is intact; check the disk"
             )
             return
+        # Older ones are removed only now: at every moment a complete checkpoint is on the disk.
         self._stage.log_line(f"saved {path}")
         if snapshot.in_streak:
             return  # a rewind may need a checkpoint older than this one

@@ -52,6 +52,8 @@ def seconds_per_step(config: GPTConfig, step: StepPlan, *, passes: int, peak_flo
         return needed / (peak_flops * EXPECTED_MFU[step.device_type])
     costs = CPU_COSTS[step.dtype if step.dtype == torch.bfloat16 else torch.float32, step.compiled]
     counts = flops.parameter_counts(config)
+    # 6 FLOPs per weight and token: a product and a sum, forward once and backward twice. The rest
+    # (norms, scores, softmax) is bound by memory rather than by FLOPs, so its costs are measured.
     keys = sum(flops.visible_keys(step.length, window) for window in config.windows)
     layers = (
         6 * counts["matrices"] / costs.matmul_share
@@ -59,6 +61,7 @@ def seconds_per_step(config: GPTConfig, step: StepPlan, *, passes: int, peak_flo
         + costs.score * keys * config.heads
     )
     head = config.vocab_size * (6 * config.width / costs.matmul_share + costs.logit)
+    # Once per step whatever its tokens: this is why small steps are slow.
     once = muon_flops(config) / costs.matmul_share + costs.parameter * sum(counts.values())
     return (tokens * (recompute * layers + head) + once / step.world_size) / peak_flops
 

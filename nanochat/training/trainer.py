@@ -177,19 +177,26 @@ class Trainer:
         wait_begin_s = time.perf_counter()
         micro_batches = self.batches.next_step()
         self._window.wait_s += time.perf_counter() - wait_begin_s
-        counts = torch.stack([(b.targets >= 0).sum() for b in micro_batches]).sum()
+        # A mean of micro-batch means would weight tokens by how few targets their batch has, so the
+        # losses are summed and divided by the global count. It is all-reduced up front because the
+        # last backward pass already sends gradients, which have to be scaled by then.
+        counts = torch.stack([(b.targets >= 0).sum() for b in micro_batches]).sum()  # []
         target_count = all_reduce_sum(self.run, counts).clamp(min=1)
         wide = torch.promote_types(self.run.compute_dtype, torch.float32)
         factor = target_count.to(wide).reciprocal()
         total = None
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
+            # Gradients of all micro-batches add up in .grad; the sums are sent to the other ranks
+            # during the last backward pass.
             with self.optimizer.accumulate(last=last):
-                loss = self.loss_fn(batch, factor)
+                loss = self.loss_fn(batch, factor)  # []
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a step needs at least one micro-batch"
-        share = torch.stack([total, torch.full_like(total, self.stop())])
+        # The loss and whether a rank was asked to stop travel with the gradient norm: all ranks get
+        # the same figures, so they skip, rewind and stop after the same step.
+        share = torch.stack([total, torch.full_like(total, self.stop())])  # [2]
         stats = self.optimizer.step(self.schedule(self.progress.step), share)
         self.optimizer.zero_grad()
         tokens = sum(b.inputs.numel() for b in micro_batches) * self.run.world_size
@@ -198,7 +205,7 @@ class Trainer:
         self.progress.tokens += tokens
         self._trained_steps += 1
         self._trained_tokens += tokens
-        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])
+        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])  # [3]
         self._unread.append(_Figures(self.progress.step, figures))
 
     def _read(self, lag: int) -> None:
@@ -207,6 +214,8 @@ class Trainer:
             figures = self._unread.popleft()
             self._grad_norm, loss, stop = figures.read()
             self.stopping = self.stopping or bool(stop)
+            # The optimizer has already left weights and moments unchanged in such a step, as a NaN
+            # in a moment would never go away; here it is only counted.
             if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
                 self.progress.skip()
                 self.log_line(
@@ -237,6 +246,7 @@ class Trainer:
         if self.rewind is None:
             raise TrainingError(f"{problem}: {REMEDY}")
         self.log_line(f"warning: {problem}: going back to a checkpoint")
+        # The batches are not rewound: if the data broke the run, it would break it again.
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
