@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,36 +36,6 @@ from nanochat.training.progress import Progress, Summary
 from nanochat.training.saving import Saver
 from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpoint
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
-
-
-@dataclass
-class _Findings:
-    """The latest figures and samples of a stage, for its record.
-
-    If an evaluation runs out of memory, the previous ones are kept and training continues.
-    """
-
-    stage: Stage
-    evaluate: Callable[[], dict[str, float]]
-    sample: Callable[[], list[dict[str, str]]]
-    figures: dict[str, float] = field(default_factory=dict)
-    samples: list[dict[str, str]] = field(default_factory=list)
-
-    def measure(self) -> dict[str, float]:
-        """Evaluate; the figures, empty if memory ran out. Collective."""
-        try:
-            self.figures = figures = self.evaluate()
-        except OutOfMemory as error:
-            self.stage.log_line(f"warning: evaluation skipped: {error}")
-            return {}
-        return figures
-
-    def draw_samples(self) -> None:
-        """Generate sample texts. Collective."""
-        try:
-            self.samples = gather_work(self.stage.run, self.sample)[0]
-        except OutOfMemory as error:
-            self.stage.log_line(f"warning: samples skipped: {error}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +75,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
     if resumed is not None:
         before = read_object(stage.dir / "config.json")
         facts = {**facts, **{k: v for k, v in before.items() if k == "source"}}
-    findings = _Findings(stage, recipe.evaluate, recipe.sample)
+    results: dict[str, Any] = {"evaluation": {}, "samples": []}
     with (
         claimed(stage, model),
         contextlib.closing(recipe.batches),
@@ -126,7 +96,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         if compiled:
             loss = devices.compiled(loss)
             optimizer.compile()
-        hooks = _hooks(stage, saver, findings)
+        hooks = _hooks(stage, saver, recipe, results)
         trainer = Trainer(
             optimizer=optimizer,
             batches=recipe.batches,
@@ -149,7 +119,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
             begin_s -= trainer.progress.elapsed_s  # count the time before the interruption
             trainer.run_due(hooks[1:])
         summary = trainer.fit()
-        _finish(stage, trainer, summary, findings, facts, time.perf_counter() - begin_s)
+        _finish(stage, trainer, summary, results, facts, time.perf_counter() - begin_s)
 
 
 def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
@@ -183,7 +153,7 @@ def _finish(
     stage: Stage,
     trainer: Trainer,
     summary: Summary,
-    findings: _Findings,
+    results: dict[str, Any],
     facts: dict[str, Any],
     seconds: float,
 ) -> None:
@@ -198,7 +168,6 @@ def _finish(
         )
         raise Stopped
     if stage.run.is_main:
-        results = {"evaluation": findings.figures, "samples": findings.samples}
         section = stage_record.section(stage.name, summary, stage.run, results, facts, seconds)
         report.record(stage.dir, section)
         stage.log_line(f"{stage.name} done in {duration(seconds)}: {stage.dir}")
@@ -237,12 +206,21 @@ def _compiles(stage: Stage, wanted: bool | None) -> bool:
     return True
 
 
-def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
-    """Save, then evaluate, then sample: a failing evaluation must not cost a checkpoint."""
+def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) -> list[Hook]:
+    """Save, then evaluate, then sample: a failing evaluation must not cost a checkpoint.
+
+    results: gets the latest "evaluation" and "samples"; the previous ones stay if memory runs out,
+    and training continues.
+    """
 
     def evaluate(trainer: Trainer) -> None:
         saver.wait()
-        if figures := findings.measure():
+        try:
+            results["evaluation"] = figures = recipe.evaluate()
+        except OutOfMemory as error:
+            stage.log_line(f"warning: evaluation skipped: {error}")
+            return
+        if figures:
             saver.record_score(trainer.progress.step, figures)
             trainer.metrics.log(trainer.progress.step, dict(figures))
             shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -250,8 +228,11 @@ def _hooks(stage: Stage, saver: Saver, findings: _Findings) -> list[Hook]:
 
     def sample(trainer: Trainer) -> None:
         saver.wait()
-        findings.draw_samples()
-        for item in findings.samples[:4]:
+        try:
+            results["samples"] = gather_work(stage.run, recipe.sample)[0]
+        except OutOfMemory as error:
+            stage.log_line(f"warning: samples skipped: {error}")
+        for item in results["samples"][:4]:
             stage.log_line(f"  {item['prompt']!r} -> {item['text']!r}")
 
     loop = stage.loop
