@@ -24,7 +24,7 @@ from torch import Tensor
 from nanochat.gpt import GPT, GPTConfig, flops
 from nanochat.system import device as devices
 from nanochat.system.distributed import DTYPES
-from nanochat.training.batch_size import of_use
+from nanochat.training.batch_size import useful_rows
 from nanochat.training.trainer import Hook, Trainer
 
 VOCAB = 8192
@@ -53,7 +53,7 @@ def measure(given: argparse.Namespace) -> None:
     sizes = GPTConfig(vocab_size=VOCAB, depth=int(depth), sequence_length=int(length))
     tokens_per_step = given.tokens_per_step
     most = tokens_per_step // sizes.sequence_length
-    rows = given.rows or of_use(most, sizes.sequence_length, "cpu")
+    rows = given.rows or useful_rows(most, sizes.sequence_length, "cpu")
     tokens = (given.steps + SKIPPED) * tokens_per_step
     words = f"--depth {depth} --sequence-length {length} --dtype {dtype} --val-rows 1 --run speed"
     words += f" --tokens-per-step {tokens_per_step} --tokens {tokens} --warmup-steps 0"
