@@ -215,7 +215,7 @@ def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, c
 
     monkeypatch.setattr(bits_per_byte, "_sum_losses", fails_at_first)
     folder = train(base, "--save-every", "4", "--eval-every", "4")
-    assert "warning: evaluation skipped: out of memory; a smaller" in capsys.readouterr().out
+    assert "warning: evaluation skipped: out of memory; reduce it" in capsys.readouterr().out
     assert list(rows(folder, "val_bpb")) == [8, 12, 16]
     assert (folder / "result.json").exists()
 
