@@ -149,7 +149,7 @@ def test_a_single_turn_that_is_too_long_loses_its_beginning():
 
 def test_a_limit_without_room_is_refused(encoder):
     assert len(render_prompt(users("abc"), encoder, 5)) == 5
-    with pytest.raises(ConfigError, match="room for 5 tokens at least, got 4"):
+    with pytest.raises(ConfigError, match="room for at least 5 tokens, got 4"):
         render_prompt(users("abc"), encoder, 4)
 
 
@@ -167,8 +167,8 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
     [
         (3, 'a conversation must be an object with a list "messages"'),
         ({}, 'a conversation must be an object with a list "messages"'),
-        ({"messages": []}, '"messages" must be a list of one message or more'),
-        ({"messages": "hello"}, '"messages" must be a list of one message or more'),
+        ({"messages": []}, '"messages" must be a list of at least one message'),
+        ({"messages": "hello"}, '"messages" must be a list of at least one message'),
         ({"messages": ["hello"]}, "message 1 is not an object with role and content"),
         ({"messages": [{"role": "user"}]}, r"message 1 \(user\): content must be text or a list"),
         ({"messages": [ANSWER]}, "message 1 has role 'assistant', expected \"user\""),
@@ -204,7 +204,7 @@ def test_valid_conversations_come_back_as_they_are():
 
 
 def test_a_prompt_must_end_with_the_user(encoder):
-    with pytest.raises(DataError, match='the last message must be the "user"'):
+    with pytest.raises(DataError, match='the last message must have role "user"'):
         render_prompt([USER, ANSWER], encoder)
 
 

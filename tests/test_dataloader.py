@@ -410,7 +410,7 @@ def test_conversations_without_any_answer_end_in_an_error_not_in_a_loop():
         chat_source(conversations)
     rows = ChatRows(conversations, TOKENIZER, CHAT_T, seed=0)
     with pytest.raises(DataError, match="none of the 50 conversations has an assistant's answer"):
-        rows.take({"epoch": 0, "bucket": 0, "row": 0}, 1)
+        rows.read({"epoch": 0, "bucket": 0, "row": 0}, 1)
 
 
 def test_too_few_conversations_are_refused_with_figures():

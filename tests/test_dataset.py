@@ -138,7 +138,7 @@ def test_two_documents_are_enough_for_a_split():
 
 def test_one_document_is_refused_with_the_remedy(tmp_path):
     path = write_jsonl(tmp_path / "one.jsonl", [{"text": "All there is."}])
-    with pytest.raises(DataError, match=r"holds 1 document, too few .* --val-data FILE"):
+    with pytest.raises(DataError, match=r"has 1 document, too few .* --val-data FILE"):
         open_texts(tmp_path, path)
     assert [p for p in (tmp_path / "base" / "data").iterdir() if p.is_dir()] == []
 
@@ -224,7 +224,7 @@ def test_parquet_of_other_columns_is_refused(tmp_path):
     with pytest.raises(DataError, match="no column 'text' or 'content'; columns: body"):
         open_texts(tmp_path, tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="column 'text' holds int64, not text"):
+    with pytest.raises(DataError, match="column 'text' has type int64, not text"):
         open_texts(tmp_path, tmp_path / "b.parquet")
 
 
@@ -371,7 +371,7 @@ def test_two_that_open_the_same_data_at_once_prepare_it_once(tmp_path, caplog):
         for worker in workers:
             worker.join(60)
     assert len(found) == 3 and len({dataset.hash for dataset in found}) == 1
-    assert caplog.text.count("preparing data set") == 1
+    assert caplog.text.count("preparing dataset") == 1
 
 
 @pytest.mark.timeout(60)

@@ -353,7 +353,7 @@ def test_a_shard_that_lost_its_end_on_disk_is_fetched_again(shards, tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"<html>busy</html>", "is no parquet file"), (parquet(["a"], "body"), "no column 'text'")],
+    [(b"<html>busy</html>", "is not a parquet file"), (parquet(["a"], "body"), "no column 'text'")],
 )
 def test_an_invalid_shard_is_an_error(shards, tmp_path, data, message):
     shards.files[shard_path(0)] = data

@@ -289,7 +289,7 @@ def test_own_conversations_keep_roles_parts_and_system(tmp_path):
         ('{"messages": [{"role": "user", "content": "a"}]}', 'must have the role "assistant"'),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', 'expected "user"'),
         ('{"messages": [{"role": "user", "content": 3}]}', "content must be text"),
-        ('{"messages": []}', "one message or more"),
+        ('{"messages": []}', "at least one message"),
     ],
 )
 def test_a_line_that_is_wrong_is_named(tmp_path, line, message):

@@ -134,7 +134,7 @@ def test_an_error_in_the_background_reaches_the_one_who_asks(dataset, tmp_path):
     shards = TokenShards(dataset, "train", CountingTokenizer(), tmp_path)
     (dataset.folder / shards.shards[0].file).unlink()
     shards.prepare(0)
-    with pytest.raises(Exception, match="is gone; run again"):
+    with pytest.raises(Exception, match="is missing; run again"):
         shards.open(0)
 
 

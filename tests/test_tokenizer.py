@@ -631,13 +631,13 @@ def changed(value, **fields):
     [
         ({"format": 99}, "not a tokenizer: it has format 99, this program reads 1"),
         ({"kind": "word"}, "not a tokenizer: it is of kind 'word', expected bpe or char"),
-        ({"ranks": ["AA=="] * 2}, "not a tokenizer: a token is there twice"),
+        ({"ranks": ["AA=="] * 2}, "not a tokenizer: a token appears twice"),
         ({"ranks": ["no base64!"]}, "not a tokenizer"),
         ({"ranks": None}, "not a tokenizer"),
-        ({"ranks": []}, "not a tokenizer: a token that every vocabulary has is missing"),
+        ({"ranks": []}, "not a tokenizer: a token that every vocabulary needs is missing"),
         ({"pattern": "("}, "not a tokenizer"),
         ({"pattern": 3}, "not a tokenizer"),
-        ({"specials": ["<|other|>"]}, "it has other special tokens"),
+        ({"specials": ["<|other|>"]}, "it has different special tokens"),
     ],
 )
 def test_a_damaged_vocabulary_is_refused(fields, message):

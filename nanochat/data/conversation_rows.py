@@ -1,7 +1,7 @@
-"""The training stream of conversations: whole ones, packed into rows of T+1 tokens.
+"""The training stream of conversations, packed unsplit into rows of T+1 tokens.
 
-Owns the order of conversations, their rendering in buckets, and what becomes of over-long ones.
-Knows no batch, rank or device.
+Owns the order of conversations, their rendering in buckets, and the truncation of long ones. Knows
+no batch, rank or device.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import Conversation, render
 
-BUCKET = 1024  # conversations packed together: enough that little room is left, few to render
-SAMPLED_BUCKETS = 8  # of which the length of an epoch is estimated
+BUCKET = 1024  # conversations packed together: enough to fill rows well, few enough to render fast
+SAMPLED_BUCKETS = 8  # from which the length of an epoch is estimated
 
 
 @dataclass
 class ChatCounts:
-    """What one bucket of conversations became."""
+    """What packing one bucket of conversations gave."""
 
     conversations: int = 0
     truncated: int = 0
@@ -35,7 +35,7 @@ class ChatCounts:
 
 @dataclass(frozen=True)
 class PackedBucket:
-    """Packed conversations: inputs and targets int32 [rows, T], targets -1 where no loss is."""
+    """Packed conversations: inputs and targets int32 [rows, T], targets -1 if without loss."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -45,8 +45,8 @@ class PackedBucket:
 class ChatRows:
     """Conversations in a seeded order, bucket by bucket, epoch after epoch.
 
-    A conversation is never split. One of more than T+1 tokens is cut off there; one without a
-    token to learn (left) is dropped.
+    A conversation is never split. One longer than T+1 tokens is truncated; one that then has no
+    token to learn is dropped.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ChatRows:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on, as JSON types, to tell whether a state belongs to them."""
+        """What the rows depend on, as JSON types: a saved position fits only an equal identity."""
         return {
             "conversations": len(self._conversations),
             "tokenizer": self._tokenizer.sha256[:16],
@@ -77,7 +77,7 @@ class ChatRows:
         return -(-len(self._conversations) // BUCKET)
 
     def sample(self) -> tuple[ChatCounts, float]:
-        """What the first buckets become, and how many times as many conversations there are."""
+        """Counts over the first buckets, and the factor that scales them to all conversations."""
         total = ChatCounts()
         for index in range(min(self.buckets, SAMPLED_BUCKETS)):
             for name, value in vars(self.bucket(0, index).counts).items():
@@ -85,11 +85,11 @@ class ChatRows:
         return total, len(self._conversations) / total.conversations
 
     def digest(self) -> str:
-        """The first bucket's rows in 16 hex digits: other conversations have another."""
+        """16 hex digits of the first bucket's rows, to tell different conversations apart."""
         return hashlib.sha256(self.bucket(0, 0).inputs.tobytes()).hexdigest()[:16]
 
     def bucket(self, epoch: int, index: int) -> PackedBucket:
-        """One bucket of an epoch, from memory if it was asked for lately."""
+        """One bucket of an epoch; the two made last are cached."""
         key = (epoch, index)
         with self._lock:
             if key not in self._kept:
@@ -98,12 +98,12 @@ class ChatRows:
                 self._kept[key] = self._make(epoch, index)
             return self._kept[key]
 
-    def take(
+    def read(
         self, position: dict[str, Any], count: int
     ) -> tuple[list[tuple[PackedBucket, int]], dict[str, Any]]:
-        """The next rows from a position, as (bucket, row) pairs, and the position after them.
+        """The next `count` rows from a position, as (bucket, row) pairs, and the next position.
 
-        Raises: DataError if a whole epoch has no row.
+        Raises: DataError if an entire epoch has no row.
         """
         epoch, index, row = (int(position[name]) for name in ("epoch", "bucket", "row"))
         found: list[tuple[PackedBucket, int]] = []
@@ -132,12 +132,12 @@ class ChatRows:
         counts = ChatCounts(conversations=len(mine))
         rendered = []
         for number in mine:
-            done = render(self._conversations[int(number)], self._tokenizer)
-            tokens, mask = done.tokens[: self.T + 1], done.mask[: self.T + 1]
+            full = render(self._conversations[int(number)], self._tokenizer)
+            tokens, mask = full.tokens[: self.T + 1], full.mask[: self.T + 1]
             if not any(mask[1:]):
                 counts.dropped += 1
                 continue
-            counts.truncated += len(done.tokens) > self.T + 1
+            counts.truncated += len(full.tokens) > self.T + 1
             rendered.append((tokens, mask))
         rows = pack_conversations([len(tokens) for tokens, _ in rendered], self.T + 1)
         shuffle = np.random.default_rng((self._seed, epoch, index)).permutation(len(rows))
@@ -154,7 +154,7 @@ class ChatRows:
                 end = at + len(item)
                 tokens[row, at:end] = item
                 targets[row, at:end] = np.where(mask, item, IGNORED)
-                # the first token of a conversation is no continuation of the one before
+                # the previous conversation does not predict the first token of the next
                 targets[row, at] = IGNORED
                 at = end
             counts.tokens += at

@@ -1,7 +1,7 @@
-"""Batches for the training loop: this rank's share of each step, ready ahead of time.
+"""Batches for the training loop: this rank's share of each step, prefetched.
 
-Owns the dealing of rows to ranks and micro-batches, the thread that prepares them and the copy to
-the device. What the rows are is the business of token_stream and chat_rows.
+Owns the distribution of rows to ranks and micro-batches, the prefetch thread and the copy to the
+device. Does not own the rows' content: see token_stream and conversation_rows.
 """
 
 import queue
@@ -26,15 +26,15 @@ from nanochat.tokenizer.conversation import Conversation
 
 __all__ = ["Batch", "BatchSource", "ChatBatches", "StreamBatches", "TokenStream"]
 
-AHEAD_STEPS = 3  # steps prepared before they are asked for
-UNRECORDED = {"packing": "split"}  # what rows were before checkpoints said it of them
+AHEAD_STEPS = 3  # steps prepared in advance
+UNRECORDED = {"packing": "split"}  # values that old checkpoints do not record
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows for one forward pass: inputs and targets int64 [B, T], targets -1 where no loss is.
+    """Rows for one forward pass: inputs and targets int64 [B, T], targets -1 if without loss.
 
-    weights: float [B, T] factors of the token losses, or None for ones.
+    weights: float [B, T] factors of the token losses, or None if all are 1.
     """
 
     inputs: Tensor
@@ -43,7 +43,7 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """What the training loop takes its batches from."""
+    """Where the training loop gets its batches."""
 
     def next_step(self) -> list[Batch]:
         """This rank's micro-batches of one optimizer step, on the run's device."""
@@ -52,14 +52,14 @@ class BatchSource(Protocol):
         """Where the next step starts, as JSON types; the same on every rank."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken, whatever the number of ranks was then."""
+        """Resume at a saved state; the number of ranks may have changed since."""
 
     def close(self) -> None:
         """Stop preparing batches."""
 
 
-# Takes a position; gives this rank's inputs and targets and the position after the step.
-Take = Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray, dict[str, Any]]]
+# From a position to this rank's inputs and targets and the position after the step.
+ReadStep = Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray, dict[str, Any]]]
 
 
 class _Prefetched:
@@ -67,7 +67,7 @@ class _Prefetched:
 
     def __init__(
         self,
-        take: Take,
+        read_step: ReadStep,
         position: dict[str, Any],
         *,
         identity: dict[str, Any],
@@ -75,7 +75,7 @@ class _Prefetched:
         run: Run,
     ) -> None:
         self.wait_s = 0.0  # time next_step spent waiting for data
-        self._take = take
+        self._read_step = read_step
         self._position = position
         self._identity = identity
         self._micro_rows = micro_rows
@@ -89,7 +89,7 @@ class _Prefetched:
 
         All of a source's micro-batches have the same shape, on every rank.
         """
-        begin_s = time.perf_counter()
+        start_s = time.perf_counter()
         if self._queue is None:
             self._start()
         assert self._queue is not None
@@ -98,7 +98,7 @@ class _Prefetched:
             self.close()
             raise item
         batches, self._position = item
-        self.wait_s += time.perf_counter() - begin_s
+        self.wait_s += time.perf_counter() - start_s
         device = self._run.device
         return [
             Batch(b.inputs.to(device, non_blocking=True), b.targets.to(device, non_blocking=True))
@@ -110,9 +110,9 @@ class _Prefetched:
         return {**self._position, "stream": self._identity}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken, whatever the number of ranks was then.
+        """Resume at a saved state; the number of ranks may have changed since.
 
-        Raises: CheckpointError if it was taken from other rows than these.
+        Raises: CheckpointError if the state belongs to different rows.
         """
         now, before = self._identity, state.get("stream", {})
         for name in {**before, **now} if before else {}:
@@ -120,15 +120,15 @@ class _Prefetched:
             if now.get(name) != was:
                 raise CheckpointError(
                     f"cannot resume: the {name} of the training rows was {was} and is now "
-                    f"{now.get(name)}; give the options of before, or start another run"
+                    f"{now.get(name)}; give the previous options, or start another run"
                 )
         self.close()
         self._position = {name: int(state[name]) for name in self._position}
 
     def close(self) -> None:
-        """Stop the thread and wait for it; the next call of next_step starts another.
+        """Stop the prefetch thread and wait for it; next_step would start a new one.
 
-        A thread still at work while Python shuts down could crash the process.
+        A thread still running while Python shuts down could crash the process.
         """
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -137,11 +137,11 @@ class _Prefetched:
 
     def _start(self) -> None:
         self._stop, self._queue = threading.Event(), queue.Queue(AHEAD_STEPS)
-        # The thread keeps no reference to this object, so that it ends when the object is gone.
+        # The thread holds no reference to this object, so it ends when the object is collected.
         weakref.finalize(self, self._stop.set)
         self._thread = threading.Thread(
             target=_prepare,
-            args=(self._take, self._position, self._micro_rows),
+            args=(self._read_step, self._position, self._micro_rows),
             kwargs={
                 "pinned": self._run.device.type == "cuda",
                 "out": self._queue,
@@ -154,7 +154,7 @@ class _Prefetched:
 
 
 def _prepare(
-    take: Take,
+    read_step: ReadStep,
     position: dict[str, Any],
     micro_rows: int,
     *,
@@ -162,13 +162,13 @@ def _prepare(
     out: "queue.Queue[Any]",
     stop: threading.Event,
 ) -> None:
-    """Put (micro-batches, next position) after (micro-batches, next position) into a queue."""
+    """Keep a queue filled with pairs of (micro-batches, next position)."""
     while not stop.is_set():
         item: Any
         try:
-            inputs, targets, position = take(position)
+            inputs, targets, position = read_step(position)
             item = _micro_batches(inputs, targets, micro_rows, pinned=pinned), position
-        except BaseException as error:  # the loop that asks for the step is to see it
+        except BaseException as error:  # raised again in next_step
             item = error
         while not stop.is_set():
             try:
@@ -193,10 +193,10 @@ def _micro_batches(
 
 
 def micro_batch_rows(batch_rows: int, device_rows: int, world_size: int) -> tuple[int, int]:
-    """How many micro-batches of how many rows each rank has, the same on all ranks.
+    """Micro-batches per rank and rows per micro-batch, the same on all ranks.
 
-    The rows of a step are shared out evenly; what is missing to equal shapes is made up by rows
-    without targets, fewer than there are micro-batches on all ranks together.
+    The rows of a step are distributed evenly. Short micro-batches are padded with rows that have
+    no targets; there are fewer of these than micro-batches on all ranks together.
     """
     per_rank = -(-batch_rows // world_size)
     count = -(-per_rank // device_rows)
@@ -206,7 +206,7 @@ def micro_batch_rows(batch_rows: int, device_rows: int, world_size: int) -> tupl
 class StreamBatches(_Prefetched):
     """Batches of the document stream; a BatchSource.
 
-    batch_rows: rows of a step over all ranks. device_rows: at most so many rows a micro-batch.
+    batch_rows: rows of a step over all ranks. device_rows: at most this many rows per micro-batch.
     Raises: DataError if the data has fewer rows than one step needs.
     """
 
@@ -218,7 +218,7 @@ class StreamBatches(_Prefetched):
         share = len(range(run.rank, batch_rows, run.world_size))
         pad = stream.pad_id
 
-        def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        def read_step(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
             row = position["next_row"]
             inputs, targets = stream.inputs_targets(row + run.rank, share, stride=run.world_size)
             inputs = pad_rows(inputs, shape, pad)
@@ -226,14 +226,14 @@ class StreamBatches(_Prefetched):
             return inputs, targets, {"next_row": row + batch_rows}
 
         super().__init__(
-            take, {"next_row": 0}, identity=stream.identity, micro_rows=micro_rows, run=run
+            read_step, {"next_row": 0}, identity=stream.identity, micro_rows=micro_rows, run=run
         )
 
 
 class ChatBatches(_Prefetched):
     """Batches of packed conversations, epoch after epoch; a BatchSource.
 
-    batch_rows: rows of a step over all ranks. device_rows: at most so many rows a micro-batch.
+    batch_rows: rows of a step over all ranks. device_rows: at most this many rows per micro-batch.
     Raises: DataError if the conversations do not fill one step.
     """
 
@@ -262,12 +262,12 @@ class ChatBatches(_Prefetched):
         shape = count * micro_rows, T
         pad = tokenizer.bos_id
 
-        def take(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-            found, after = rows.take(position, batch_rows)
+        def read_step(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+            found, after = rows.read(position, batch_rows)
             mine = found[run.rank :: run.world_size]
             inputs = pad_rows((bucket.inputs[row] for bucket, row in mine), shape, pad)
             targets = pad_rows((bucket.targets[row] for bucket, row in mine), shape, IGNORED)
             return inputs, targets, after
 
         start = {"epoch": 0, "bucket": 0, "row": 0}
-        super().__init__(take, start, identity=rows.identity, micro_rows=micro_rows, run=run)
+        super().__init__(read_step, start, identity=rows.identity, micro_rows=micro_rows, run=run)

@@ -1,7 +1,8 @@
 """Where training text comes from: one call turns any source into shards with a fixed split.
 
 Owns the options that name a source, the split into training and validation text, and the data
-folders under base/data. Reading files, hub access and the shard layout are modules of their own.
+folders under base/data. Does not own reading files (text_files), hub access (hub) or the shard
+layout (shards).
 """
 
 import hashlib
@@ -25,23 +26,23 @@ from nanochat.system.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-POCKET_SEED = 0  # the corpus is one fixed text, whatever the seed of the run
-VALIDATION_CHARACTERS = 1_000_000  # held out where the user does not say how much
+POCKET_SEED = 0  # the corpus is one fixed text, independent of the run's seed
+VALIDATION_CHARACTERS = 1_000_000  # held out by default
 MAX_LANES = 16
 TRAIN, VAL = "train", "val"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Text to learn from."""
+    """Training and validation text."""
 
     data: str = option(
         "pocket",
-        "pocket, climbmix, fineweb-edu, hf:ORG/NAME[:CONFIG][:SPLIT], or a .txt/.jsonl/.parquet "
-        "file (also .gz, .zst), a folder, a glob or a comma-separated list of these",
+        "training text: pocket, climbmix, fineweb-edu, hf:ORG/NAME[:CONFIG][:SPLIT], or a "
+        ".txt/.jsonl/.parquet file (also .gz, .zst), a folder, a glob or a comma-separated list",
     )
     val_data: str | None = option(
-        None, "validation text: files or hf:ORG/NAME; none holds out a part of --data"
+        None, "validation text: files or hf:ORG/NAME; none holds out part of --data"
     )
     val_frac: float | None = option(
         None,
@@ -50,25 +51,27 @@ class DataOptions:
         most=0.5,
     )
     shards: int = option(
-        8, "training shards of climbmix and fineweb-edu to use, of about 100 MB each", least=1
+        8, "training shards to use of climbmix or fineweb-edu, about 100 MB each", least=1
     )
     pocket_characters: int = option(
         40_000_000, "characters of pocket text to train on", least=10_000
     )
     invalid_utf8: str = option(
-        "error", "what to do with bytes that are not UTF-8", choices=("error", "replace")
+        "error",
+        "bytes that are not UTF-8: stop with an error, or replace them by U+FFFD",
+        choices=("error", "replace"),
     )
 
     def __post_init__(self) -> None:
         if not self.data.strip():
             raise ConfigError("--data is empty; give pocket, climbmix, hf:ORG/NAME or files")
         if self.val_data is not None and self.val_frac is not None:
-            raise ConfigError("--val-data and --val-frac exclude each other; give one of them")
+            raise ConfigError("--val-data and --val-frac exclude each other; give only one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A frozen list of shards in a folder, each of the training or of the validation split."""
+    """A fixed list of shards in a folder, each part of the training or the validation split."""
 
     name: str
     folder: Path
@@ -76,13 +79,13 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """What the text is, in 16 hex digits: equal for equal shards in the same order."""
+        """16 hex digits that identify the text: equal for equal shards in the same order."""
         rows = [[shard.split, shard.digest] for shard in self.all_shards]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The shard list as JSON types, to be frozen in a run's config."""
+        """The shard list as JSON types, for a run's config."""
         rows = [
             {"file": shard.file, "split": shard.split, "digest": shard.digest}
             for shard in self.all_shards
@@ -97,7 +100,7 @@ class Dataset:
         found = [shard for shard in self.all_shards if shard.split == split]
         if not found:
             remedy = "give --val-data" if split == VAL else "give more text"
-            raise DataError(f"data set {self.name} has no {split} text; {remedy}")
+            raise DataError(f"dataset {self.name} has no {split} text; {remedy}")
         return found
 
     def documents(self, split: str) -> Iterator[str]:
@@ -106,28 +109,30 @@ class Dataset:
             yield from shard_files.read_texts(self.folder / shard.file)
 
     def columns(self, split: str) -> Iterator[pa.StringArray]:
-        """The same documents as Arrow columns, which the Rust side reads without a copy."""
+        """The same documents as Arrow columns, which Rust reads without a copy."""
         for shard in self.shards(split):
             yield from shard_files.read_columns(self.folder / shard.file)
 
     def characters(self, split: str) -> int | None:
-        """How many characters a split has, or None where that was never counted."""
+        """How many characters a split has, or None if they were never counted."""
         counts = [shard.characters for shard in self.shards(split)]
         return None if None in counts else sum(c for c in counts if c is not None)
 
 
 def open_data(options: DataOptions, *, base: Path) -> Dataset:
-    """Make the data set that the options name, or open it if it is already there.
+    """Open the dataset that the options name, preparing it first if necessary.
 
-    base: the base folder (storage.base_dir()). Several processes may call this at once: one
-    prepares the data and the others wait for it, so every rank of a run calls it.
+    base: the base folder (storage.base_dir()). Every rank of a run calls this: one process
+    prepares the data and the others wait for it.
     Raises: DataError or ConfigError for data that is missing, empty or damaged.
     """
     if options.data not in ("pocket", *hub.HUB_SHARDS):
         return _open_texts(options, base)
     for flag, value in (("--val-data", options.val_data), ("--val-frac", options.val_frac)):
         if value is not None:
-            raise ConfigError(f"{flag} does not go with --data {options.data}: it has its own")
+            raise ConfigError(
+                f"{flag} does not go with --data {options.data}, which has its own split"
+            )
     if options.data == "pocket":
         return _open_pocket(options, base)
     folder = base / "data" / options.data
@@ -161,7 +166,7 @@ def _open_pocket(options: DataOptions, base: Path) -> Dataset:
 
 
 def _open_texts(options: DataOptions, base: Path) -> Dataset:
-    """Files or a hub data set of any size, with a validation split of their own or held out."""
+    """Files or a hub dataset of any size, with separate or held-out validation text."""
     counts = ReadCounts()
     source = _text_source(options.data, "--data", options, counts)
     val_source = options.val_data and _text_source(options.val_data, "--val-data", options, counts)
@@ -185,9 +190,9 @@ def _open_texts(options: DataOptions, base: Path) -> Dataset:
 
 @dataclass(frozen=True)
 class _TextSource:
-    stem: str  # of the data folder's name
-    identity: Any  # JSON; changes when the text may have changed
-    characters: int | None  # about
+    stem: str  # start of the data folder's name
+    identity: Any  # as JSON types; changes if the text may have changed
+    characters: int | None  # estimated
     texts: Iterable[str]
 
 
@@ -195,10 +200,10 @@ def _text_source(spec: str, flag: str, options: DataOptions, counts: ReadCounts)
     if spec.startswith("hf:"):
         name = hub.parse_name(spec, flag=flag)
         parts = [part for part in (name.name, name.config, name.split) if part]
-        return _TextSource(_plain("-".join(parts)), parts, None, hub.hub_documents(name, counts))
+        return _TextSource(_slug("-".join(parts)), parts, None, hub.hub_documents(name, counts))
     files = find_files(spec, flag=flag)
     return _TextSource(
-        stem=_plain(files[0].name.split(".")[0] if len(files) == 1 else "files"),
+        stem=_slug(files[0].name.split(".")[0] if len(files) == 1 else "files"),
         identity=[_file_identity(path) for path in files],
         characters=estimate_characters(files),
         texts=read_documents(
@@ -207,7 +212,7 @@ def _text_source(spec: str, flag: str, options: DataOptions, counts: ReadCounts)
     )
 
 
-def _plain(name: str) -> str:
+def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "files"
 
 
@@ -223,7 +228,7 @@ def _lanes(characters: int | None) -> int:
 
 
 def choose_val_frac(wanted: float | None, characters: int | None) -> float:
-    """The share of documents to hold out: the user's, else one that gives a million characters."""
+    """The share of documents to hold out: as wanted, else about a million characters."""
     if wanted is not None:
         return wanted
     if not characters:
@@ -232,19 +237,19 @@ def choose_val_frac(wanted: float | None, characters: int | None) -> float:
 
 
 def document_hash(text: str) -> int:
-    """64 bits that depend on a document's text alone."""
+    """A 64-bit hash of a document's text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def split_documents(texts: Iterable[str], val_frac: float) -> Iterator[tuple[str, int, str]]:
-    """Deal documents to (split, hash, text) by their hash alone, wherever they lie on disk.
+    """Assign documents to splits by their hash alone; yields (split, hash, text).
 
-    Equal documents share a split, so that no training text is in validation. If the hash picks
-    no document at all, the one with the smallest hash becomes the validation split.
+    Equal documents share a split, so no training text is in validation. If the hash selects no
+    document, the one with the smallest hash becomes the validation split.
     Raises: DataError if no training document is left.
     """
-    limit = val_frac * 2**32  # of the upper 32 bits; the lower ones deal documents to shards
-    smallest: tuple[int, str] | None = None  # held back until it is known whether it is needed
+    limit = val_frac * 2**32  # for the upper 32 bits; the lower bits assign documents to shards
+    smallest: tuple[int, str] | None = None  # kept back until we know whether it is needed
     counts = {TRAIN: 0, VAL: 0}
     for text in texts:
         row = document_hash(text), text
@@ -264,8 +269,8 @@ def split_documents(texts: Iterable[str], val_frac: float) -> Iterator[tuple[str
     if counts[VAL] and not counts[TRAIN]:
         total = f"{counts[VAL]} document" + "s" * (counts[VAL] > 1)
         raise DataError(
-            f"the data holds {total}, too few to hold any out for validation; give --val-data "
-            "FILE or more documents"
+            f"the data has {total}, too few to hold any out for validation; give --val-data FILE "
+            "or more documents"
         )
 
 
@@ -284,14 +289,14 @@ def _build(
     *,
     lanes: int,
 ) -> Dataset:
-    """Write a data folder from (split, hash, text), unless one of the same recipe is whole."""
+    """Write a data folder from (split, hash, text), unless a complete one of this recipe exists."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{stem}-{digest}"
     folder = base / "data" / name
     with storage.lock(base / "data" / f".{name}.lock"):
         found = shard_files.read_manifest(folder)
-        if not found or not all(shard_files.is_whole(folder, shard) for shard in found):
-            log.info("preparing data set %s", name)
+        if not found or not all(shard_files.is_complete(folder, shard) for shard in found):
+            log.info("preparing dataset %s", name)
             storage.remove_leftovers(base / "data", f"{name}.")
             with storage.atomic_folder(folder) as temporary:
                 found = _write(temporary, documents, lanes)
@@ -309,5 +314,5 @@ def _write(folder: Path, documents: Iterable[tuple[str, int, str]], lanes: int) 
         writer.abandon()
         raise
     if not any(shard.split == TRAIN for shard in shards):
-        raise DataError("the data holds no text to train on; give --data with text in it")
+        raise DataError("the data has no text to train on; give --data with text in it")
     return shards

@@ -1,7 +1,7 @@
-"""Text from the Hugging Face hub: ready-made shards over HTTP, or any data set by `datasets`.
+"""Text from the Hugging Face hub: ready-made shards over HTTP, or any dataset by `datasets`.
 
-Owns the download of many shards at once, with progress, and the `hf:` specification. The transfer
-of one file is downloads.fetch.
+Owns parallel downloads of shards, their progress, and `hf:` names. Does not own the transfer of one
+file (downloads.fetch).
 """
 
 import logging
@@ -26,18 +26,18 @@ from nanochat.system.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 8
-SAY_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
 class HubShards:
-    """A repository of parquet shards, of which the last is for validation."""
+    """A repository of parquet shards; the last one is for validation."""
 
     repository: str
     count: int
 
     def url(self, index: int) -> str:
-        """The address of a shard."""
+        """The URL of a shard."""
         name = shard_files.shard_name(index)
         return f"{storage.hub_endpoint()}/datasets/{self.repository}/resolve/main/{name}"
 
@@ -49,21 +49,21 @@ HUB_SHARDS = {
 
 
 def download_shards(name: str, train_shards: int, folder: Path) -> list[Shard]:
-    """The first training shards and the validation shard of a hub data set, downloading what lacks.
+    """The first training shards and the validation shard of a hub dataset; downloads missing ones.
 
     Several processes may do this in one folder at once; they share the work.
-    Raises: DataError if a shard cannot be had; ConfigError if there are not so many.
+    Raises: DataError if a shard cannot be downloaded; ConfigError if the dataset has fewer shards.
     """
     source = HUB_SHARDS[name]
     if train_shards >= source.count:
         raise ConfigError(f"--shards {train_shards}: {name} has {source.count - 1} training shards")
     splits = dict.fromkeys(range(train_shards), "train") | {source.count - 1: "val"}
-    known = _whole_shards(folder)
+    known = _complete_shards(folder)
     missing = [index for index in splits if shard_files.shard_name(index) not in known]
     if missing:
         log.info("%s: %d of %d shards to download", name, len(missing), len(splits))
         _download(source, missing, splits, folder, _Meter(name, len(missing)))
-        known = _whole_shards(folder)
+        known = _complete_shards(folder)
     return [known[shard_files.shard_name(index)] for index in splits]
 
 
@@ -71,9 +71,9 @@ def _listed_shards(folder: Path) -> dict[str, Shard]:
     return {shard.file: shard for shard in shard_files.read_manifest(folder)}
 
 
-def _whole_shards(folder: Path) -> dict[str, Shard]:
+def _complete_shards(folder: Path) -> dict[str, Shard]:
     listed = _listed_shards(folder).items()
-    return {file: shard for file, shard in listed if shard_files.is_whole(folder, shard)}
+    return {file: shard for file, shard in listed if shard_files.is_complete(folder, shard)}
 
 
 def _download(
@@ -88,7 +88,7 @@ def _download(
             for job in as_completed(jobs):
                 job.result()
         except BaseException:
-            meter.stop()  # the others end at their next chunk; their parts stay for the next run
+            meter.stop()  # the others stop at their next chunk; their parts stay for the next run
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -96,7 +96,7 @@ def _download(
 def _download_one(source: HubShards, index: int, split: str, folder: Path, meter: "_Meter") -> None:
     path = folder / shard_files.shard_name(index)
     known = _listed_shards(folder).get(path.name)
-    if known is not None and not shard_files.is_whole(folder, known):
+    if known is not None and not shard_files.is_complete(folder, known):
         path.unlink(missing_ok=True)
     downloads.fetch(
         source.url(index), path, token=storage.hub_token(), progress=meter.follow(index)
@@ -115,7 +115,9 @@ def _describe(path: Path, split: str) -> Shard:
             columns, documents = file.schema_arrow.names, file.metadata.num_rows
     except pa.ArrowException as error:
         path.unlink()
-        raise DataError(f"{path} is no parquet file ({error}); deleted, run again") from None
+        raise DataError(
+            f"{path} is not a parquet file ({error}); it was deleted, run again"
+        ) from None
     if "text" not in columns:
         raise DataError(f"{path} has no column 'text'; columns: {', '.join(columns)}")
     return Shard(
@@ -128,11 +130,11 @@ def _describe(path: Path, split: str) -> Shard:
 
 
 class _Stopped(Exception):
-    """Another download failed; this one is not wanted any more."""
+    """Another download failed, so this one is no longer needed."""
 
 
 class _Meter:
-    """Adds up what several downloads have done and says so now and then."""
+    """Adds up the progress of several downloads and logs it every LOG_EVERY_S seconds."""
 
     def __init__(self, name: str, files: int) -> None:
         self._name = name
@@ -140,19 +142,19 @@ class _Meter:
         self._finished = 0
         self._received = 0
         self._lengths: dict[int, int] = {}
-        self._start_s = self._said_s = time.monotonic()
+        self._start_s = self._logged_s = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Make every download end at its next chunk."""
+        """Make every download stop at its next chunk."""
         self._stop.set()
 
     def finish(self) -> None:
         """Count a finished file."""
         with self._lock:
             self._finished += 1
-            self._say(always=self._finished == self._files)
+            self._log(always=self._finished == self._files)
 
     def follow(self, index: int) -> downloads.DownloadProgress:
         """A progress callback for one file."""
@@ -163,21 +165,21 @@ class _Meter:
             if self._stop.is_set():
                 raise _Stopped
             with self._lock:
-                # What was on disk before does not count towards the speed.
+                # What was already on disk does not count towards the speed.
                 if before is not None and done > before:
                     self._received += done - before
                 before = done
                 if length:
                     self._lengths[index] = length
-                self._say()
+                self._log()
 
         return progress
 
-    def _say(self, *, always: bool = False) -> None:
+    def _log(self, *, always: bool = False) -> None:
         now_s = time.monotonic()
-        if not always and now_s - self._said_s < SAY_EVERY_S:
+        if not always and now_s - self._logged_s < LOG_EVERY_S:
             return
-        self._said_s = now_s
+        self._logged_s = now_s
         rate = self._received / max(now_s - self._start_s, 1e-9)
         left = ""
         if self._lengths and rate:
@@ -208,7 +210,7 @@ SPLIT_NAMES = ("train", "validation", "valid", "val", "dev", "test")
 
 
 def parse_name(spec: str, *, flag: str = "--data") -> HubName:
-    """Read `hf:ORG/NAME[:CONFIG][:SPLIT]`; a single extra part is a split if it is named as one.
+    """Read `hf:ORG/NAME[:CONFIG][:SPLIT]`; a single extra part is a split if it has a split's name.
 
     Raises: ConfigError for anything else.
     """
@@ -224,9 +226,9 @@ def parse_name(spec: str, *, flag: str = "--data") -> HubName:
 
 
 def hub_documents(source: HubName, counts: ReadCounts) -> Iterator[str]:
-    """Every document of a hub data set that is not blank, streamed.
+    """Every document of a hub dataset that is not blank, streamed.
 
-    Raises: DataError if it cannot be had or has no text.
+    Raises: DataError if the dataset cannot be read or has no text.
     """
     for row in _stream(source):
         text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
@@ -253,7 +255,7 @@ def _stream(source: HubName) -> Iterator[dict[str, Any]]:
     try:
         rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
         yield from rows
-    # `datasets` raises its own, the hub's, fsspec's and the network's errors, with no common base.
+    # `datasets` raises its own, the hub's, fsspec's and network errors, which share no base class.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(

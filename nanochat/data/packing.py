@@ -1,7 +1,7 @@
 """Packing documents and conversations of uneven length into rows of one length, and padding.
 
-Owns the two packers and the padding of batches. Knows no file, no tokenizer and no tensor: it deals
-in lengths and places.
+Owns the packers and the padding of batches. Knows no file, tokenizer or tensor: only lengths and
+positions.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-IGNORED = -1  # in rows: no token here; in targets: no loss here
+IGNORED = -1  # in rows: padding; in targets: no loss
 WIDTH_STEP = 32  # padded widths are multiples of this: every new shape costs time and memory
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class RowPlan:
     """Rows as lists of pieces of one long token array.
 
     Piece p is tokens[starts[p] : starts[p] + lengths[p]]; row i holds the pieces
-    row_ends[i - 1] .. row_ends[i], put together without gaps.
+    row_ends[i - 1] .. row_ends[i], concatenated.
     """
 
     starts: np.ndarray  # int64 [pieces]
@@ -36,7 +36,7 @@ class RowPlan:
         return range(int(self.row_ends[row - 1]) if row else 0, int(self.row_ends[row]))
 
     def fill(self, tokens: np.ndarray, row: int, out: np.ndarray) -> int:
-        """Copy a row's tokens to the front of out [row_tokens]; returns how many they are."""
+        """Copy a row's tokens to the start of out [row_tokens]; returns their number."""
         at = 0
         for piece in self.pieces(row):
             start, length = int(self.starts[piece]), int(self.lengths[piece])
@@ -46,18 +46,18 @@ class RowPlan:
 
 
 def document_rows(tokens: int, row_tokens: int) -> int:
-    """How many rows `pack_documents` makes of so many tokens; every row but the last is full."""
-    # A last row of one token would have nothing to predict.
+    """How many rows `pack_documents` makes of `tokens` tokens; all but the last are full."""
+    # A last row with a single token would have nothing to predict.
     return max(0, (tokens - 1 + row_tokens - 1) // row_tokens)
 
 
 def pack_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generator) -> RowPlan:
-    """Pack documents into full rows, best fit first; what fits nowhere is split, not cropped.
+    """Pack documents into full rows by best fit; what fits nowhere is split, not cropped.
 
-    offsets: int64 [documents + 1], document d is tokens offsets[d] .. offsets[d + 1].
-    row_tokens: tokens of a row. rng: which documents of equal length share a row.
-    Every token is used once and every row but the last is full, so that the number of rows is
-    `document_rows` of the number of tokens (a single token left over at the end is not used).
+    offsets: int64 [documents + 1]; document d is tokens offsets[d] .. offsets[d + 1].
+    row_tokens: tokens per row. rng: decides which documents of equal length share a row.
+    Every token is used once and every row but the last is full, so there are
+    `document_rows(tokens, row_tokens)` rows (a single token left over at the end is dropped).
     Source: Fewer Truncations Improve Language Modeling, arXiv 2404.10830, section 3.
     """
     starts, lengths = _cut_long(offsets, row_tokens)
@@ -68,12 +68,12 @@ def pack_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generato
 
 
 def crop_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generator) -> RowPlan:
-    """Pack documents into full rows that each begin with one; what does not fit is thrown away.
+    """Pack documents into full rows that each start with a document; drop what does not fit.
 
-    Arguments as of `pack_documents`. How many rows there are, and how many tokens are thrown away,
-    follows from the documents' lengths alone. A document has at least two tokens.
-    Source: nanochat's loader, "BOS-aligned best fit": for each row the longest document that fits,
-    again and again; where none fits, the beginning of the shortest.
+    Arguments as for `pack_documents`. The numbers of rows and of dropped tokens depend only on the
+    documents' lengths. A document has at least two tokens.
+    Source: nanochat's loader, "BOS-aligned best fit": fill each row with the longest document that
+    fits, repeatedly; if none fits, with the beginning of the shortest.
     """
     return _pack(offsets[:-1].astype(np.int64), np.diff(offsets), row_tokens, rng, crop=True)
 
@@ -86,7 +86,7 @@ def _pack(
     *,
     crop: bool,
 ) -> RowPlan:
-    """Pack pieces into rows; crop: what a row leaves of a piece is not put into another."""
+    """Pack pieces into rows; crop: drop what does not fit instead of splitting the piece."""
     full = lengths == row_tokens
     pool = _ByLength()
     shorter_starts, shorter_lengths = starts[~full].tolist(), lengths[~full].tolist()
@@ -116,7 +116,7 @@ def _pack(
 
 
 def _cut_long(offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths of pieces of at most row_tokens, each document cut from its front."""
+    """Starts and lengths of pieces of at most row_tokens; long documents are cut from the front."""
     offsets = offsets.astype(np.int64)
     sizes = np.diff(offsets)
     counts = -(-sizes // row_tokens)
@@ -128,38 +128,38 @@ def _cut_long(offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndar
 
 
 class _ByLength:
-    """Numbers by a length; of those of one length, the last put in is the first taken."""
+    """Items by length; of items of one length, the last one put in is the first one out."""
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []  # the distinct ones, ascending
-        self._numbers: dict[int, list[int]] = {}
+        self.lengths: list[int] = []  # distinct, ascending
+        self._items: dict[int, list[int]] = {}
 
-    def put(self, number: int, length: int) -> None:
-        if length not in self._numbers:
+    def put(self, item: int, length: int) -> None:
+        if length not in self._items:
             insort(self.lengths, length)
-            self._numbers[length] = []
-        self._numbers[length].append(number)
+            self._items[length] = []
+        self._items[length].append(item)
 
     def pop(self, index: int) -> tuple[int, int]:
-        """Take a number of length lengths[index]; returns both."""
+        """Take out an item of length lengths[index]; returns the item and its length."""
         length = self.lengths[index]
-        numbers = self._numbers[length]
-        number = numbers.pop()
-        if not numbers:
-            del self._numbers[length], self.lengths[index]
-        return number, length
+        items = self._items[length]
+        item = items.pop()
+        if not items:
+            del self._items[length], self.lengths[index]
+        return item, length
 
 
 def pack_conversations(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[list[int]]:
-    """Pack whole items into rows, longest first, each into the fullest row that still takes it.
+    """Pack items uncut into rows, longest first, each into the fullest row that has room for it.
 
-    lengths: tokens of each item, 1 .. row_tokens. Returns the items' numbers row by row; the rows
-    need not be full. Items of equal length keep their order.
+    lengths: tokens of each item, 1 .. row_tokens. Returns the indices of each row's items; rows
+    may have room left. Items of equal length keep their order.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     assert not len(lengths) or (lengths.min() > 0 and lengths.max() <= row_tokens)
     rows: list[list[int]] = []
-    open_rows = _ByLength()  # by their free tokens
+    open_rows = _ByLength()  # row numbers by free tokens
     for item in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[item])
         index = bisect_left(open_rows.lengths, length)
@@ -176,7 +176,7 @@ def pack_conversations(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> 
 def pad_rows(
     rows: Iterable[Sequence[int] | np.ndarray], shape: tuple[int, int], fill: int
 ) -> np.ndarray:
-    """Rows of different lengths as one int64 array, filled up on the right and at the bottom."""
+    """Rows of different lengths as one int64 array, padded on the right and at the bottom."""
     padded = np.full(shape, fill, dtype=np.int64)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
@@ -186,8 +186,8 @@ def pad_rows(
 def batches(items: Sequence[T], tokens: int, width: Callable[[T], int]) -> Iterator[Sequence[T]]:
     """Consecutive items, the widest first, in batches of at most `tokens` with padding.
 
-    Widest first, so that running out of memory shows at once and not after an hour. An item wider
-    than `tokens` is a batch by itself.
+    Widest first, so that running out of memory shows at once, not after an hour. An item wider
+    than `tokens` is its own batch.
     """
     start = 0
     while start < len(items):

@@ -1,7 +1,7 @@
-"""Parquet shards of text and the manifest that freezes which ones a data set is made of.
+"""Parquet shards of text, and the manifest that fixes which shards make up a dataset.
 
 Owns the layout of a data folder: shard_00000.parquet (column `text`) ... and manifest.json.
-Knows no source of text.
+Does not know where text comes from.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from nanochat.system import storage
 from nanochat.system.errors import DataError
 
 FORMAT = 1
-# About 15 M tokens of English: small enough to encode while the one before is trained on.
+# About 15 M tokens of English: small enough to encode while training on the previous shard.
 SHARD_CHARACTERS = 64_000_000
 ROW_GROUP_CHARACTERS = 2_000_000
-BATCH_ROWS = 512  # documents read at a time
+BATCH_ROWS = 512  # documents per read
 SCHEMA = pa.schema([("text", pa.string())])
 
 
@@ -30,8 +30,8 @@ SCHEMA = pa.schema([("text", pa.string())])
 class Shard:
     """One parquet file of documents.
 
-    digest: hex sha256 that names the content: of the texts, or of the file where it came from
-    the hub. documents and characters are None where nobody has read the file yet.
+    digest: hex sha256 that names the content: of the texts, or of the file if it came from the
+    hub. documents and characters are None if the file was never read.
     """
 
     file: str
@@ -48,7 +48,7 @@ def shard_name(index: int) -> str:
 
 
 def read_columns(path: Path) -> Iterator[pa.StringArray]:
-    """The documents of one shard, in order, some at a time; none of them null or empty.
+    """The documents of one shard in order, in batches, without null or empty ones.
 
     Raises: DataError if the file is missing, damaged or has no column `text`.
     """
@@ -58,7 +58,7 @@ def read_columns(path: Path) -> Iterator[pa.StringArray]:
                 texts = batch.column(0)
                 yield texts.filter(pc.greater(pc.binary_length(texts), 0))
     except FileNotFoundError:
-        raise DataError(f"{path} is gone; run again to make it anew") from None
+        raise DataError(f"{path} is missing; run again to recreate it") from None
     except (pa.ArrowException, IndexError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and run again") from None
 
@@ -75,8 +75,8 @@ def read_texts(path: Path) -> Iterator[str]:
 class ShardWriter:
     """Writes documents into shards of about SHARD_CHARACTERS each.
 
-    lanes: training shards open at a time; documents are dealt to them by their hash, so that
-    neighbours in the source end up far apart.
+    lanes: training shards open at a time. Documents are distributed among them by their hash, so
+    neighbors in the source end up far apart.
     """
 
     def __init__(self, folder: Path, *, lanes: int = 1) -> None:
@@ -99,7 +99,7 @@ class ShardWriter:
             self.shards.append(self._open.pop(place).close())
 
     def close(self) -> list[Shard]:
-        """Finish the open shards; returns all of them in the order of their names."""
+        """Finish the open shards; returns all shards, sorted by name."""
         while self._open:
             self.shards.append(self._open.popitem()[1].close())
         return sorted(self.shards, key=lambda shard: shard.file)
@@ -107,7 +107,9 @@ class ShardWriter:
     def abandon(self) -> None:
         """Close the files without finishing the shards, after an error."""
         while self._open:
-            with contextlib.suppress(OSError, pa.ArrowException):  # the first error is the one
+            with contextlib.suppress(
+                OSError, pa.ArrowException
+            ):  # the first error is the one to report
                 self._open.popitem()[1].writer.close()
 
 
@@ -158,7 +160,7 @@ def write_manifest(folder: Path, shards: list[Shard], recipe: dict[str, Any]) ->
 
 
 def read_manifest(folder: Path) -> list[Shard]:
-    """The shards that a folder's manifest lists; none if there is no manifest that can be read."""
+    """The shards that a folder's manifest lists; empty if it has no readable manifest."""
     try:
         manifest = storage.read_json(folder / "manifest.json", "manifest")
         if manifest["format"] == FORMAT:
@@ -168,7 +170,7 @@ def read_manifest(folder: Path) -> list[Shard]:
     return []
 
 
-def is_whole(folder: Path, shard: Shard) -> bool:
-    """Whether a shard's file is there in its full length."""
+def is_complete(folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file exists and has its full length."""
     path = folder / shard.file
     return path.is_file() and path.stat().st_size == shard.bytes

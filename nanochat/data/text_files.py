@@ -1,8 +1,8 @@
-"""Documents out of a user's text files, whatever their format.
+"""Documents from a user's text files, and the rows of JSON lines.
 
-Owns finding the files a specification names, decompression, and bad input. Knows no split and no
-shard. Formats: .txt and .md (cut into documents at blank lines), .jsonl (one object a line, key
-`text` or `content`), .parquet (column `text` or `content`); all but parquet also as .gz or .zst.
+Owns finding files, decompression, and reports of bad input. Knows no split and no shard. Formats:
+.txt and .md (cut into documents at blank lines), .jsonl (one object per line, key `text` or
+`content`), .parquet (column `text` or `content`); all but parquet also as .gz or .zst.
 """
 
 import codecs
@@ -32,17 +32,17 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass
 class ReadCounts:
-    """What reading skipped or changed, for a warning afterwards."""
+    """What was skipped or changed while reading, for a warning afterwards."""
 
     empty: int = 0
     replaced: int = 0
 
 
 def find_files(spec: str, *, flag: str = "--data") -> list[Path]:
-    """The files that a path, folder, glob or comma-separated list of them names, sorted.
+    """The files named by a path, folder, glob or comma-separated list of these, sorted.
 
-    flag: what the user gave it with, for the message.
-    Raises: DataError if a part names nothing, or a file of a format that cannot be read.
+    flag: the option that holds the list, for the message.
+    Raises: DataError if a part names no file, or a file of an unknown format.
     """
     parts = [spec] if Path(spec).expanduser().exists() else spec.split(",")
     files: dict[Path, None] = {}
@@ -59,7 +59,9 @@ def _find(part: str, flag: str) -> list[Path]:
         found = sorted(p for p in path.rglob("*") if _visible(p, path) and p.is_file())
         readable = [p for p in found if kind_of(p)]
         if not readable:
-            raise DataError(f"folder {part} holds no text among {len(found)} files; give {FORMATS}")
+            raise DataError(
+                f"folder {part} has no text among its {len(found)} files; give {FORMATS}"
+            )
         return readable
     found = [path] if path.is_file() else _glob(path, flag)
     for file in found:
@@ -98,7 +100,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def estimate_characters(files: Sequence[Path]) -> int:
-    """About how many characters the files hold, from their sizes on disk."""
+    """About how many characters the files have, from their sizes on disk."""
     # zstd and gzip make English about three times smaller (measured on prose: 3.8 and 2.8)
     packed = (*COMPRESSIONS, ".parquet")
     return sum(f.stat().st_size * (3 if f.suffix.lower() in packed else 1) for f in files)
@@ -109,15 +111,15 @@ def read_documents(
 ) -> Iterator[str]:
     """Every document of the files that is not blank, in order.
 
-    replace_invalid: put U+FFFD in place of bytes that are not UTF-8, instead of refusing them.
-    Raises: DataError naming the file and the place for anything that cannot be read.
+    replace_invalid: replace bytes that are not UTF-8 by U+FFFD instead of raising an error.
+    Raises: DataError naming the file and the place of anything that cannot be read.
     """
-    # A 1 MB file is to give some thirty documents (so that some can be held out), a folder of
-    # thousands of articles whole ones.
-    piece = min(32_768, max(1_024, estimate_characters(files) // 32))
+    # A 1 MB file should give about thirty documents, so that some can be held out; in a folder of
+    # thousands of articles, each should stay one document.
+    size = min(32_768, max(1_024, estimate_characters(files) // 32))
     for path in files:
-        with _naming_file(path):
-            for text in _read(path, piece, replace_invalid, counts):
+        with _errors_naming(path):
+            for text in _read(path, size, replace_invalid, counts):
                 if text.strip():
                     yield text
                 else:
@@ -125,16 +127,16 @@ def read_documents(
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place (file and line) and the object of each line that is not blank; unpacks .gz, .zst.
+    """The place (file and line) and the object of each line that is not blank; reads .gz and .zst.
 
-    Raises: DataError naming the file, and the line if it is no JSON object.
+    Raises: DataError naming the file, and the line if it is not a JSON object.
     """
-    with _naming_file(path), open_stream(path) as stream:
+    with _errors_naming(path), open_stream(path) as stream:
         yield from _read_json(stream, path, False, ReadCounts())
 
 
 @contextlib.contextmanager
-def _naming_file(path: Path) -> Iterator[None]:
+def _errors_naming(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -145,17 +147,17 @@ def _naming_file(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _read(path: Path, piece: int, replace: bool, counts: ReadCounts) -> Iterator[str]:
+def _read(path: Path, size: int, replace: bool, counts: ReadCounts) -> Iterator[str]:
     kind = kind_of(path)
     if kind == "parquet":
         yield from _read_parquet(path, replace, counts)
         return
     with open_stream(path) as stream:
         if kind == "plain":
-            yield from _read_plain(stream, path, piece, replace, counts)
+            yield from _read_plain(stream, path, size, replace, counts)
         else:
             for place, row in _read_json(stream, path, replace, counts):
-                yield _sound(_json_text(row, place), place, replace, counts)
+                yield _without_surrogates(_json_text(row, place), place, replace, counts)
 
 
 def open_stream(path: Path) -> IO[bytes]:
@@ -170,10 +172,10 @@ def open_stream(path: Path) -> IO[bytes]:
 
 
 def _read_plain(
-    stream: IO[bytes], path: Path, piece: int, replace: bool, counts: ReadCounts
+    stream: IO[bytes], path: Path, size: int, replace: bool, counts: ReadCounts
 ) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace" if replace else "strict")
-    waiting, lines, read_bytes = "", 1, 0
+    rest, lines, read_bytes = "", 1, 0
     while True:
         chunk = stream.read(CHUNK_BYTES)
         pending = len(decoder.getstate()[0])
@@ -189,25 +191,25 @@ def _read_plain(
             text = text.removeprefix("\ufeff")
         lines += text.count("\n")
         read_bytes += len(chunk)
-        waiting += text
+        rest += text
         start = 0
-        while len(waiting) - start >= 2 * piece:
-            end = _cut(waiting, start, piece)
-            yield waiting[start:end]
+        while len(rest) - start >= 2 * size:
+            end = _cut(rest, start, size)
+            yield rest[start:end]
             start = end
-        waiting = waiting[start:]
+        rest = rest[start:]
         if not chunk:
-            yield waiting
+            yield rest
             return
 
 
-def _cut(text: str, start: int, piece: int) -> int:
-    """Where the document that starts at `start` ends: after a blank line, else a line, a word."""
+def _cut(text: str, start: int, size: int) -> int:
+    """The end of the document at `start`: after a blank line, else after a line, else a word."""
     for mark in ("\n\n", "\n", " "):
-        found = text.find(mark, start + piece, start + 2 * piece)
+        found = text.find(mark, start + size, start + 2 * size)
         if found >= 0:
             return found + len(mark)
-    return start + piece
+    return start + size
 
 
 def _read_json(
@@ -223,10 +225,10 @@ def _read_json(
         try:
             row = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{place}: not JSON ({error}); write one object a line") from None
+            raise DataError(f"{place}: not JSON ({error}); write one object per line") from None
         if not isinstance(row, dict):
             kind = type(row).__name__
-            raise DataError(f"{place}: {kind} instead of an object; write one object a line")
+            raise DataError(f"{place}: {kind} instead of an object; write one object per line")
         yield place, row
 
 
@@ -252,7 +254,7 @@ def _read_parquet(path: Path, replace: bool, counts: ReadCounts) -> Iterator[str
             raise DataError(f"{path}: no column 'text' or 'content'; columns: {names}")
         kind = schema.field(column).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise DataError(f"{path}: column {column!r} holds {kind}, not text")
+            raise DataError(f"{path}: column {column!r} has type {kind}, not text")
         number = 0
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
             for value in batch.column(0).cast(pa.large_binary()).to_pylist():
@@ -273,8 +275,8 @@ def _decode(
         return text
 
 
-def _sound(text: str, place: str, replace: bool, counts: ReadCounts) -> str:
-    """JSON may spell half a surrogate pair, which is no character and cannot be stored."""
+def _without_surrogates(text: str, place: str, replace: bool, counts: ReadCounts) -> str:
+    """The text, checked for halves of surrogate pairs: JSON can hold them, UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,8 +1,8 @@
-"""Shards of text as token arrays on disk: encoded once, mapped into memory afterwards.
+"""Shards of text as token arrays on disk: encoded once, then memory-mapped.
 
-Owns base/tokens/<tokenizer>/<shard>.{tokens,docs}.npy. The name of a file is the content of its
-shard, so that data sets which share shards share their tokens. Every process may ask for a shard
-at any time: one encodes it, the others wait.
+Owns base/tokens/<tokenizer>/<shard>.{tokens,docs}.npy. Files are named by the content of their
+shard, so datasets that share shards also share tokens. Any process may open a shard at any time:
+one encodes it and the others wait.
 """
 
 import io
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Result = TypeVar("Result")
 
-BATCH_BYTES = 4_000_000  # encoded at a time: enough for many cores, little memory
+BATCH_BYTES = 4_000_000  # encoded at a time: enough for many cores, yet little memory
 
 
 @dataclass(frozen=True)
 class EncodedShard:
-    """The tokens of a shard's documents, each with its own BOS in front.
+    """The tokens of a shard's documents, each starting with BOS.
 
     tokens: uint16 or uint32 [tokens], memory-mapped. offsets: int64 [documents + 1].
     """
@@ -45,34 +45,34 @@ class EncodedShard:
 
 
 class TokenShards:
-    """The encoded shards of one split of a data set, made when they are first asked for."""
+    """The encoded shards of one split of a dataset; each is encoded on first use."""
 
     def __init__(self, dataset: Dataset, split: str, tokenizer: Tokenizer, base: Path) -> None:
         self.shards: list[Shard] = dataset.shards(split)
         self._source = dataset.folder
         self._tokenizer = tokenizer
         self._folder = base / "tokens" / tokenizer.sha256[:16]
-        self._ahead: dict[int, Future[EncodedShard]] = {}
+        self._pending: dict[int, Future[EncodedShard]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def open(self, index: int) -> EncodedShard:
-        """One encoded shard; encodes it first if need be."""
-        waiting = self._ahead.pop(index, None)
-        return waiting.result() if waiting else self._open(index)
+        """One encoded shard; encodes it first if necessary."""
+        pending = self._pending.pop(index, None)
+        return pending.result() if pending else self._open(index)
 
     def prepare(self, index: int) -> None:
-        """Start encoding a shard in the background, if it is not there yet."""
-        if index in self._ahead:
+        """Start encoding a shard in the background unless it is already encoded."""
+        if index in self._pending:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._ahead[index] = self._pool.submit(self._open, index)
+        self._pending[index] = self._pool.submit(self._open, index)
 
     def close(self) -> None:
-        """Stop what runs in the background, after the shard it is at."""
+        """Stop encoding in the background once the current shard is done."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -104,15 +104,15 @@ class TokenShards:
         dtype, count = np.dtype(np.uint16), 0
         with storage.atomic_file(_path(stem, "tokens")) as file:
             _write_header(file, dtype, 0)
-            begin = file.tell()
-            for tokens, offsets in _ahead(encode, _batches(path)):
+            header_bytes = file.tell()
+            for tokens, offsets in _map_ahead(encode, _batches(path)):
                 file.write(tokens.data)
                 dtype, count = tokens.dtype, count + len(tokens)
                 sizes.append(np.diff(offsets))
             file.seek(0)
-            _write_header(file, dtype, count)  # NumPy leaves room for the length to grow
-            assert file.tell() == begin, "the header has grown"
-        # Written last: a shard with offsets is a whole one.
+            _write_header(file, dtype, count)  # NumPy pads the header, so a longer number fits
+            assert file.tell() == header_bytes, "the header has grown"
+        # Written last: a shard that has offsets is complete.
         with storage.atomic_file(_path(stem, "docs")) as file:
             offsets = np.cumsum(np.concatenate(sizes))
             _write_header(file, offsets.dtype, len(offsets))
@@ -120,34 +120,34 @@ class TokenShards:
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype, length: int) -> None:
-    """The header of an .npy file. np.save would lose the error number of a full disk."""
+    """Write the header of an .npy file; np.save would lose the errno of a full disk."""
     header = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def _batches(path: Path) -> Iterator[pa.StringArray]:
     columns: list[pa.StringArray] = []
-    waiting = 0
+    collected_bytes = 0
     for column in shard_files.read_columns(path):
         columns.append(column)
-        waiting += column.nbytes
-        if waiting >= BATCH_BYTES:
+        collected_bytes += column.nbytes
+        if collected_bytes >= BATCH_BYTES:
             yield columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
-            columns, waiting = [], 0
+            columns, collected_bytes = [], 0
     if columns:
         yield pa.concat_arrays(columns)
 
 
-def _ahead(make: Callable[[T], Result], items: Iterator[T]) -> Iterator[Result]:
-    """make(item) of each item, in order; two are made in the background while one is used."""
+def _map_ahead(make: Callable[[T], Result], items: Iterator[T]) -> Iterator[Result]:
+    """make(item) of each item, in order, computed up to two items ahead in the background."""
     with ThreadPoolExecutor(2, thread_name_prefix="encode") as pool:
-        waiting: deque[Future[Result]] = deque()
+        pending: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(make, item))
+            if len(pending) > 2:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _path(stem: Path, kind: str) -> Path:
@@ -155,39 +155,39 @@ def _path(stem: Path, kind: str) -> Path:
 
 
 def _load(stem: Path) -> EncodedShard | None:
-    """An encoded shard, or None if it is not there, torn, or does not add up."""
+    """An encoded shard, or None if its files are missing, damaged or inconsistent."""
     paths = _path(stem, "tokens"), _path(stem, "docs")
     if not all(path.is_file() for path in paths):
         return None
     tokens, offsets = _map(paths[0], np.uint16, np.uint32), _map(paths[1], np.int64)
-    if tokens is None or offsets is None or not _adds_up(tokens, offsets):
-        log.warning("%s is torn; encoding it again", paths[0])
+    if tokens is None or offsets is None or not _consistent(tokens, offsets):
+        log.warning("%s is damaged; encoding it again", paths[0])
         return None
     return EncodedShard(tokens, np.array(offsets))
 
 
 def _map(path: Path, *dtypes: type[np.generic]) -> np.ndarray | None:
-    """The array of an .npy file that was written here, or None if a bit of its header is not so."""
+    """The array of an .npy file, or None if its header is not exactly what we would write."""
     size = path.stat().st_size
     for dtype in map(np.dtype, dtypes):
-        header = io.BytesIO()
-        _write_header(header, dtype, 0)
-        length, rest = divmod(size - len(header.getvalue()), dtype.itemsize)
+        buffer = io.BytesIO()
+        _write_header(buffer, dtype, 0)
+        length, rest = divmod(size - len(buffer.getvalue()), dtype.itemsize)
         if length < 0 or rest:
             continue
-        header.seek(0)
-        _write_header(header, dtype, length)
-        begin = header.getvalue()
+        buffer.seek(0)
+        _write_header(buffer, dtype, length)
+        header = buffer.getvalue()
         with path.open("rb") as file:
-            if file.read(len(begin)) != begin:
+            if file.read(len(header)) != header:
                 continue
-        if length == 0:  # nothing can be mapped
+        if length == 0:  # an empty file cannot be mapped
             return np.zeros(0, dtype)
-        return np.memmap(path, dtype, mode="r", offset=len(begin), shape=(length,))
+        return np.memmap(path, dtype, mode="r", offset=len(header), shape=(length,))
     return None
 
 
-def _adds_up(tokens: np.ndarray, offsets: np.ndarray) -> bool:
+def _consistent(tokens: np.ndarray, offsets: np.ndarray) -> bool:
     return (
         len(offsets) > 0
         and offsets[0] == 0

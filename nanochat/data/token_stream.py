@@ -1,7 +1,7 @@
-"""The training stream of documents: row i is a function of data set, tokenizer, T and seed.
+"""The training stream of documents: row i is a function of dataset, tokenizer, T and seed.
 
-Owns the order of shards and rows and the way from a row's number to its tokens. Knows no batch,
-rank or device.
+Owns the order of shards and rows, and finding a row's tokens by its number. Knows no batch, rank
+or device.
 """
 
 import functools
@@ -23,11 +23,11 @@ PACKERS = {"split": pack_documents, "crop": crop_documents}
 class TokenStream:
     """An endless, numbered list of rows of T+1 tokens, epoch after epoch.
 
-    Each epoch takes the shards in a seeded order; each shard is packed by itself, its documents
-    grouped anew every epoch, and its rows permuted. Every token is in one row of each epoch (but
-    for a single one that may be left over in a shard); with packing="crop", every row begins with
-    a document and what does not fit is thrown away. Shards are encoded when rows of them are asked
-    for, the next one in the background.
+    Each epoch takes the shards in a seeded order. Each shard is packed separately: its documents
+    are regrouped every epoch and its rows permuted. Every token is in exactly one row of an epoch
+    (except a single one that may be left over per shard). With packing="crop", every row starts
+    with a document and the text that does not fit is dropped. Shards are encoded when their rows
+    are first read, the next one in the background.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TokenStream:
         packing: str = "split",
     ) -> None:
         self.name = f"{dataset.name} ({split})"
-        # What the rows depend on, as JSON types, to tell whether a state belongs to them.
+        # What the rows depend on, as JSON types: a saved position fits only an equal identity.
         self.identity = {
             "data": dataset.hash,
             "tokenizer": tokenizer.sha256[:16],
@@ -56,15 +56,15 @@ class TokenStream:
         self._packing = packing
         self._shards = TokenShards(dataset, split, tokenizer, base)
         self._counts = np.zeros(len(self._shards), dtype=np.int64)
-        self._rows = self._tokens = self._cropped = 0  # of the shards that are counted
-        self._known = 0  # shards of the first epoch's order whose rows are counted
+        self._rows = self._tokens = self._cropped = 0  # totals of the shards counted so far
+        self._known = 0  # shards counted so far, in the first epoch's order
         self._ends: tuple[tuple[int, int], np.ndarray] = (-1, 0), self._counts
         self._plans: dict[tuple[int, int], Plan] = {}
         self._lock = threading.RLock()
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows that hold every token once. The first call encodes whatever is not encoded yet."""
+        """Rows that hold every token once. The first call encodes all shards not encoded yet."""
         with self._lock:
             while self._known < len(self._shards):
                 self._count_next()
@@ -72,14 +72,14 @@ class TokenStream:
 
     @property
     def cropped_share(self) -> float:
-        """Share of the tokens of the shards looked at so far that is thrown away by cropping."""
+        """Share of tokens that cropping drops, over the shards counted so far."""
         with self._lock:
             return self._cropped / max(self._tokens, 1)
 
     def require(self, rows: int, what: str = "batch") -> None:
-        """Make sure that an epoch has at least so many rows.
+        """Make sure that an epoch has at least `rows` rows.
 
-        Raises: DataError with the figures if it has fewer.
+        Raises: DataError with the numbers if it has fewer.
         """
         with self._lock:
             while self._rows < rows and self._known < len(self._shards):
@@ -87,7 +87,7 @@ class TokenStream:
             found = self._rows
         if found < rows:
             raise DataError(
-                f"data set {self.name} is too small: {self._tokens:,} tokens make {found:,} rows "
+                f"dataset {self.name} is too small: {self._tokens:,} tokens make {found:,} rows "
                 f"of {self.T}, one {what} needs {rows:,}; give more text, a smaller "
                 "--tokens-per-step or a shorter --sequence-length"
             )
@@ -95,14 +95,14 @@ class TokenStream:
     def rows(self, start: int, count: int, *, stride: int = 1) -> np.ndarray:
         """Rows start, start + stride, ...: int64 [count, T+1].
 
-        The last row of a shard may be short: it is filled up with BOS.
+        The last row of a shard may be short: it is padded with BOS.
         """
         return self._read(start, count, stride)[0]
 
     def inputs_targets(
         self, start: int, count: int, *, stride: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows as model inputs and targets: int64 [count, T] each, targets -1 where no token is."""
+        """Rows as model inputs and targets: int64 [count, T] each, targets -1 at padding."""
         rows, lengths = self._read(start, count, stride)
         targets = rows[:, 1:].copy()
         targets[np.arange(1, self.T + 1) >= lengths[:, None]] = IGNORED
@@ -113,7 +113,7 @@ class TokenStream:
         self._shards.close()
 
     def _read(self, start: int, count: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows filled up with BOS, and how many tokens each really has."""
+        """Rows padded with BOS, and how many real tokens each has."""
         out = np.full((count, self.T + 1), self.pad_id, dtype=np.int64)
         lengths = np.zeros(count, dtype=np.int64)
         for i in range(count):
@@ -124,14 +124,14 @@ class TokenStream:
         return out, lengths
 
     def _locate(self, row: int) -> tuple[int, int, int]:
-        """The epoch of a row, the position of its shard in that epoch, its number in the shard."""
+        """A row's epoch, its shard's position in that epoch, and its number in the shard."""
         while row >= self._rows and self._known < len(self._shards):
             self._count_next()
         if self._rows == 0:
             self.require(1)
         epoch = row // self._rows if self._known == len(self._shards) else 0
         key = (epoch, self._known)
-        if self._ends[0] != key:  # with many shards, too much work for every row
+        if self._ends[0] != key:  # with many shards, too slow to do for every row
             self._ends = key, np.cumsum(self._counts[self._order(epoch)])
         ends = self._ends[1]
         row -= epoch * self._rows
@@ -142,11 +142,11 @@ class TokenStream:
         return _shuffled(len(self._shards), self._seed, epoch)
 
     def _count_next(self) -> None:
-        """Count the rows of the next shard of the first epoch's order."""
+        """Count the rows of the next shard in the first epoch's order."""
         index = int(self._order(0)[self._known])
         shard = self._shards.open(index)
         tokens = len(shard.tokens)
-        if self._packing == "crop":  # the only way to know is to pack
+        if self._packing == "crop":  # only packing tells how many
             plan = crop_documents(shard.offsets, self.T + 1, np.random.default_rng(0))
             self._counts[index] = len(plan)
             self._cropped += tokens - int(plan.lengths.sum())
@@ -174,7 +174,7 @@ class TokenStream:
 
 @functools.lru_cache(maxsize=4)
 def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The numbers below `count` in an epoch's order; asked for again and again, so kept."""
+    """The numbers below `count` in an epoch's order; cached, as every row needs it."""
     order = np.random.default_rng((seed, epoch)).permutation(count)
     order.setflags(write=False)
     return order

@@ -1,8 +1,8 @@
 """Text to token ids and back: byte-pair and character vocabularies behind one interface.
 
-Owns the special tokens, the vocabulary file and training. Knows neither conversations (see
-`conversation`) nor data sets. tiktoken encodes and decodes at run time; the Rust encoder, whose
-tokens are identical, encodes batches and texts that are too long for tiktoken.
+Owns the special tokens, the vocabulary file and training. Knows no conversations (see
+`conversation`) and no datasets. tiktoken encodes and decodes single texts; the Rust encoder, which
+gives identical tokens, encodes batches and texts that are too long for tiktoken.
 """
 
 import base64
@@ -34,7 +34,7 @@ SPECIAL_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
-# GPT-4's pattern with digits in twos, which costs a small vocabulary fewer tokens for numbers.
+# GPT-4's pattern with digits in twos, so numbers take fewer tokens of a small vocabulary.
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -44,8 +44,8 @@ MIN_CHAR_SIZE = 2 + len(SPECIAL_TOKENS)  # one character and U+FFFD
 FILE_NAME = "tokenizer.json"
 FORMAT = 1
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# tiktoken panics on about 1,000,000 whitespace characters in a row: its regex keeps one
-# backtracking state for each. Texts from this length on go through the Rust encoder.
+# tiktoken panics on about 1,000,000 consecutive whitespace characters: its regex engine keeps a
+# backtracking state for each. Texts of this length or more go through the Rust encoder.
 LONG_TEXT_CHARACTERS = 100_000
 
 Texts: TypeAlias = "Sequence[str] | _rustbpe.ArrowColumn"
@@ -53,7 +53,7 @@ EncodedBatch = tuple[np.ndarray, np.ndarray]
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package knows about a vocabulary."""
+    """A vocabulary as the rest of the package uses it."""
 
     name: str
     vocab_size: int
@@ -65,31 +65,32 @@ class Tokenizer(Protocol):
         """The id of a special token such as "<|bos|>"."""
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary tokens of a text; what looks like a special token stays plain text."""
+        """Ordinary tokens of a text; text that looks like a special token stays plain text."""
 
     def encode_batch(self, texts: Texts, *, bos: bool) -> EncodedBatch:
-        """Tokens [N] (uint16, or uint32 where ids need it) and offsets [len(texts) + 1] int64.
+        """Tokens [N] (uint16, or uint32 if ids need it) and offsets int64 [len(texts) + 1].
 
-        The tokens of texts[i] are tokens[offsets[i] : offsets[i + 1]]; bos puts `<|bos|>` first.
+        The tokens of texts[i] are tokens[offsets[i] : offsets[i + 1]]. bos: start each text with
+        `<|bos|>`.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, specials as their names, broken UTF-8 as U+FFFD."""
+        """The text of tokens: special tokens by name, invalid UTF-8 as U+FFFD."""
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """The raw bytes of tokens, specials as their names."""
+        """The raw bytes of tokens, special tokens by name."""
 
     def to_json(self) -> dict[str, Any]:
-        """All there is to know, as JSON types; `from_json` reads it."""
+        """The complete vocabulary as JSON types; `from_json` reads it."""
 
 
 class BpeTokenizer:
-    """Byte-pair encoding: a token's id is its rank, the special tokens follow."""
+    """Byte-pair encoding: a token's id is its rank; the special tokens follow."""
 
     name = "bpe"
 
     def __init__(self, tokens: Sequence[bytes], *, pattern: str = SPLIT_PATTERN) -> None:
-        """tokens: in rank order; the 256 single bytes must be among them."""
+        """tokens: in rank order, including the 256 single bytes."""
         self.pattern = pattern
         self.tokens = list(tokens)
         self._special = _special_ids(len(self.tokens))
@@ -110,7 +111,7 @@ class BpeTokenizer:
         return self._special[name]
 
     def encode(self, text: str) -> list[int]:
-        # tiktoken's engine gives up, with a panic, on long runs and on patterns that backtrack.
+        # tiktoken's regex engine panics on long runs and on patterns that backtrack.
         if len(text) >= LONG_TEXT_CHARACTERS or self.pattern not in _rustbpe.PATTERNS:
             ids: list[int] = self.encode_batch([text], bos=False)[0].tolist()
             return ids
@@ -143,12 +144,12 @@ class BpeTokenizer:
 
 
 class CharTokenizer:
-    """One token a character; characters not in the vocabulary become U+FFFD, which always is."""
+    """One token per character; unknown characters become U+FFFD, which is always in it."""
 
     name = "char"
 
     def __init__(self, characters: str) -> None:
-        """characters: in id order, each once, U+FFFD among them."""
+        """characters: in id order, each once, including U+FFFD."""
         self.characters = characters
         self._special = _special_ids(len(characters))
         self.vocab_size = len(characters) + len(SPECIAL_TOKENS)
@@ -192,10 +193,10 @@ class CharTokenizer:
 
 @dataclass(frozen=True)
 class TrainingText:
-    """What a vocabulary was learnt from.
+    """The text that a vocabulary was learned from.
 
-    pieces: different ones. lost_bytes: of text that a memory limit kept out of the counts;
-    lost_count: no piece was counted too low by more than this.
+    bytes: of text. pieces: number of distinct pieces. lost_bytes: text that a memory limit kept
+    out of the counts. lost_count: the most by which a piece's count may be too low.
     """
 
     bytes: int
@@ -217,13 +218,13 @@ def train_bpe(
     """Learn a byte-pair vocabulary.
 
     texts: documents, UTF-8 files of one document each, or Arrow columns of documents.
-    vocab_size: with the nine special tokens. Little text may not fill it: the result is smaller.
-    threads: that read the text; None takes all cores. They change nothing of an exact result.
-    memory: bytes that the counts of pieces may take; rare ones are dropped to stay within them, and
+    vocab_size: including the special tokens; the result is smaller if the text has too few pairs.
+    threads: threads that read the text; None uses all cores. Does not affect an exact result.
+    memory: bytes that the counts of pieces may take; rare pieces are dropped to stay within it, and
         which ones depends on the order of texts and on the threads. None counts exactly.
-    counted: called once the text is read and merging begins.
-    progress: called now and then with the number of tokens learnt so far.
-    Raises: ConfigError for a size that cannot be; DataError if there is no text.
+    counted: called once, when the text has been read and merging starts.
+    progress: called about ten times a second with the number of tokens learned so far.
+    Raises: ConfigError for an impossible size; DataError if there is no text.
     """
     if vocab_size < MIN_BPE_SIZE:
         raise ConfigError(f"vocab_size must be at least {MIN_BPE_SIZE}, got {vocab_size}")
@@ -247,7 +248,7 @@ def train_bpe(
             progress=progress,
         )
     except ValueError as error:
-        raise DataError(f"the vocabulary cannot be learnt: {error}") from error
+        raise DataError(f"the vocabulary cannot be learned: {error}") from error
     if read == 0:
         raise DataError("the text to learn a vocabulary from is empty; give --data with text in it")
     return BpeTokenizer(tokens, pattern=pattern)
@@ -256,9 +257,9 @@ def train_bpe(
 def train_char(texts: Iterable[str], vocab_size: int | None = None) -> CharTokenizer:
     """Collect the characters of the texts, in code point order.
 
-    vocab_size: with U+FFFD and the nine special tokens; the rarest characters are left out. None
-        takes every character.
-    Raises: ConfigError for a size that cannot be; DataError if there is no text.
+    vocab_size: including U+FFFD and the special tokens; the rarest characters are left out. None
+        keeps every character.
+    Raises: ConfigError for an impossible size; DataError if there is no text.
     """
     if vocab_size is not None and vocab_size < MIN_CHAR_SIZE:
         raise ConfigError(f"vocab_size must be at least {MIN_CHAR_SIZE}, got {vocab_size}")
@@ -274,14 +275,14 @@ def train_char(texts: Iterable[str], vocab_size: int | None = None) -> CharToken
 
 
 def locate(name: str) -> Path:
-    """Where a tokenizer lies: by its name in base/tokenizers, else by a file's or folder's path."""
+    """The path of a tokenizer, given its name in base/tokenizers or a file or folder."""
     known = storage.base_dir() / "tokenizers" / name
     path = Path(name)
     return path if path.exists() and not known.exists() else known
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
-    """Write a tokenizer as one JSON file, whole or not at all."""
+    """Write a tokenizer as one JSON file, atomically."""
     storage.write_json(path, tokenizer.to_json())
 
 
@@ -289,7 +290,7 @@ def load(path: Path) -> Tokenizer:
     """Read a tokenizer.
 
     path: its JSON file, or the folder that holds tokenizer.json.
-    Raises: DataError if it is missing, damaged or no tokenizer.
+    Raises: DataError if it is missing, damaged or not a tokenizer.
     """
     if path.is_dir():
         path = path / FILE_NAME
@@ -301,9 +302,9 @@ def load(path: Path) -> Tokenizer:
 
 
 def from_json(value: Any) -> Tokenizer:
-    """A tokenizer from what `to_json` gave.
+    """A tokenizer from the output of `to_json`.
 
-    Raises: DataError if the value is not that, or was changed since.
+    Raises: DataError if the value is something else or was changed.
     """
     try:
         if value["format"] != FORMAT:
@@ -312,7 +313,7 @@ def from_json(value: Any) -> Tokenizer:
         if _digest(content) != value["sha256"]:
             raise ValueError("it does not match its sha256, so it was changed or damaged")
         if value["specials"] != list(SPECIAL_TOKENS):
-            raise ValueError(f"it has other special tokens: {value['specials']}")
+            raise ValueError(f"it has different special tokens: {value['specials']}")
         if value["kind"] == "char":
             _check_distinct(value["characters"], {REPLACEMENT})
             return CharTokenizer(value["characters"])
@@ -329,9 +330,9 @@ def from_json(value: Any) -> Tokenizer:
 def _check_distinct(items: Sequence[str] | Sequence[bytes], needed: Iterable[Any]) -> None:
     found = set(items)
     if len(found) != len(items):
-        raise ValueError("a token is there twice")
+        raise ValueError("a token appears twice")
     if not found.issuperset(needed) or b"" in found:
-        raise ValueError("a token that every vocabulary has is missing")
+        raise ValueError("a token that every vocabulary needs is missing")
 
 
 def _as_json(kind: str, **fields: Any) -> dict[str, Any]:
@@ -345,7 +346,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _special_ids(first: int) -> dict[str, int]:
-    return {name: first + place for place, name in enumerate(SPECIAL_TOKENS)}
+    return {name: first + index for index, name in enumerate(SPECIAL_TOKENS)}
 
 
 def _token_bytes(tokens: Sequence[bytes]) -> np.ndarray:
@@ -362,7 +363,7 @@ def _code_points(text: str) -> np.ndarray:
 
 
 def _repaired(text: str) -> str:
-    """The text with surrogate pairs joined and lone surrogates as U+FFFD, as tiktoken does it."""
+    """The text with surrogate pairs joined and lone surrogates as U+FFFD, as in tiktoken."""
     try:
         text.encode()
     except UnicodeEncodeError:

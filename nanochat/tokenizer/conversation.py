@@ -1,12 +1,12 @@
-"""Conversations as tokens: rendering with a loss mask, prompts, and decoding as tokens arrive.
+"""Conversations as tokens: rendering with a loss mask, prompts, and streaming decoding.
 
-Owns the chat format. A conversation is {"messages": [...]}: an optional system message, then user
-and assistant in turn. Knows no data set and no model.
+Owns the chat format. A conversation is {"messages": [...]}: an optional system message, then
+alternating user and assistant messages. Knows no dataset and no model.
 
     <|bos|> <|user_start|> ... <|user_end|> <|assistant_start|> ... <|assistant_end|> <|user_start|>
 
 Inside an assistant's message, <|python_start|> 2+3 <|python_end|> calls the calculator and
-<|output_start|> 5 <|output_end|> is what it answered.
+<|output_start|> 5 <|output_end|> is its result.
 """
 
 import codecs
@@ -36,14 +36,14 @@ class Message(TypedDict):
 
 
 class Conversation(TypedDict):
-    """What people and the assistant said, in order."""
+    """Messages in order."""
 
     messages: list[Message]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as tokens; mask[i] is 1 where token i is to be predicted, else 0."""
+    """A conversation as tokens; mask[i] is 1 if predicting token i counts in the loss, else 0."""
 
     tokens: list[int]
     mask: list[int]
@@ -51,7 +51,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class _Turn:
-    """A user's message and the answer to it, if there is one yet."""
+    """A user's message and its answer, None if there is no answer yet."""
 
     user: str
     answer: list[Part] | None
@@ -60,7 +60,7 @@ class _Turn:
 def validate(conversation: Any) -> Conversation:
     """Check a conversation and return it.
 
-    Raises: DataError saying which message is wrong, how, and what would be right.
+    Raises: DataError naming the message that is wrong, the error and what is expected.
     """
     if not isinstance(conversation, dict) or "messages" not in conversation:
         raise DataError(
@@ -71,41 +71,41 @@ def validate(conversation: Any) -> Conversation:
 
 
 def render(conversation: Conversation, tokenizer: Tokenizer) -> Rendered:
-    """Tokens of a whole conversation, with the mask of what the model learns to say.
+    """Tokens of a conversation and the mask of those that the model learns to generate.
 
-    That is the assistant's text, its tool calls and <|assistant_end|>; not what a tool answered.
+    These are the assistant's text, its tool calls and <|assistant_end|>, but not tool outputs.
     Raises: DataError if the conversation is not valid.
     """
     system, turns = _turns(conversation["messages"])
-    return _render_turns(turns, tokenizer, _system_lead(system))
+    return _render_turns(turns, tokenizer, _system_prefix(system))
 
 
 def render_prompt(
     messages: Sequence[Message], tokenizer: Tokenizer, max_tokens: int | None = None
 ) -> list[int]:
-    """Tokens of a conversation so far, ending where the assistant is to speak.
+    """Tokens of a conversation so far, ending where the assistant's answer starts.
 
-    max_tokens: the oldest turns are left out until the prompt fits; the system message stays. If
-        the last user message alone does not fit, its beginning is cut off.
+    max_tokens: the oldest turns are dropped until the prompt fits; the system message stays. If
+        the last user message alone does not fit, its beginning is cut off. None: no limit.
     Raises: DataError if the messages are not valid or the last is not the user's; ConfigError if
-        max_tokens leaves no room at all.
+        max_tokens is too small for any prompt.
     """
     system, turns = _turns(messages, for_prompt=True)
-    lead = _system_lead(system)
+    prefix = _system_prefix(system)
     end = [tokenizer.special_id("<|assistant_start|>")]
     kept: Sequence[_Turn] = turns
     if max_tokens is not None:
         room = max_tokens - len(end)
-        kept = _fitting_turns(turns, tokenizer, lead, room)
+        kept = _fitting_turns(turns, tokenizer, prefix, room)
         if not kept:
-            return [*_cut_turn(turns[-1], tokenizer, lead, room), *end]
-    return [*_render_turns(kept, tokenizer, lead).tokens, *end]
+            return [*_cut_turn(turns[-1], tokenizer, prefix, room), *end]
+    return [*_render_turns(kept, tokenizer, prefix).tokens, *end]
 
 
 class StreamDecoder:
-    """Decode tokens one by one, never showing half a character.
+    """Decode tokens one by one without ever returning part of a character.
 
-    What `push` and `flush` give adds up to `tokenizer.decode` of all the tokens.
+    The outputs of `push` and `flush` add up to `tokenizer.decode` of all the tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -113,38 +113,38 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """The text that has become certain with this token."""
+        """The text that this token completes."""
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def flush(self) -> str:
-        """What was held back, as no token follows: U+FFFD for a broken character, else nothing."""
+        """The text held back at the end: U+FFFD for an incomplete character, else nothing."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
 
 
-def _system_lead(system: str) -> str:
-    """What the first user message begins with; the format has no system turn."""
+def _system_prefix(system: str) -> str:
+    """The system message as the start of the first user message; there is no system turn."""
     return f"{system}\n\n" if system else ""
 
 
-def _render_turns(turns: Sequence[_Turn], tokenizer: Tokenizer, lead: str) -> Rendered:
+def _render_turns(turns: Sequence[_Turn], tokenizer: Tokenizer, prefix: str) -> Rendered:
     rendered = Rendered([tokenizer.bos_id], [0])
     for number, turn in enumerate(turns):
-        _append_turn(rendered, turn, tokenizer, lead if number == 0 else "")
+        _append_turn(rendered, turn, tokenizer, prefix if number == 0 else "")
     return rendered
 
 
-def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, lead: str) -> None:
-    def add(ids: Sequence[int], learnt: int) -> None:
+def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, prefix: str) -> None:
+    def add(ids: Sequence[int], learned: int) -> None:
         rendered.tokens.extend(ids)
-        rendered.mask.extend([learnt] * len(ids))
+        rendered.mask.extend([learned] * len(ids))
 
     def special(name: str) -> list[int]:
         return [tokenizer.special_id(f"<|{name}|>")]
 
     add(special("user_start"), 0)
-    add(tokenizer.encode(lead + turn.user), 0)
+    add(tokenizer.encode(prefix + turn.user), 0)
     add(special("user_end"), 0)
     if turn.answer is None:
         return
@@ -161,46 +161,48 @@ def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, lead: st
 
 
 def _fitting_turns(
-    turns: Sequence[_Turn], tokenizer: Tokenizer, lead: str, room: int
+    turns: Sequence[_Turn], tokenizer: Tokenizer, prefix: str, room: int
 ) -> Sequence[_Turn]:
-    """The longest end of the conversation that fits, or nothing if not even the last turn does.
+    """The most recent turns that fit; empty if not even the last one does.
 
-    Older turns than fit are not looked at, however many there are.
+    Turns older than those that fit are not encoded, however many there are.
     """
-    fitting: Sequence[_Turn] = ()
-    later = 0  # tokens of the turns behind the one that is looked at
-    if len(tokenizer.encode(lead)) > room:
-        return fitting
+    kept: Sequence[_Turn] = ()
+    later = 0  # tokens of the later turns
+    if len(tokenizer.encode(prefix)) > room:
+        return kept
     for first in reversed(range(len(turns))):
         turn = turns[first : first + 1]
-        if later + len(_render_turns(turn, tokenizer, lead).tokens) > room:
+        if later + len(_render_turns(turn, tokenizer, prefix).tokens) > room:
             break
-        fitting = turns[first:]
+        kept = turns[first:]
         later += len(_render_turns(turn, tokenizer, "").tokens) - 1  # without <|bos|>
-    return fitting
+    return kept
 
 
-def _cut_turn(turn: _Turn, tokenizer: Tokenizer, lead: str, room: int) -> list[int]:
-    """A turn that does not fit, as long as fits: at most half of the room is the system's."""
+def _cut_turn(turn: _Turn, tokenizer: Tokenizer, prefix: str, room: int) -> list[int]:
+    """A turn cut to fit; the system message gets at most half of the room."""
     start, end = tokenizer.special_id("<|user_start|>"), tokenizer.special_id("<|user_end|>")
     text_room = room - 3  # bos, start and end
     if text_room < 1:
-        raise ConfigError(f"a prompt needs room for 5 tokens at least, got {room + 1}")
-    head = tokenizer.encode(lead)[: text_room // 2]
+        raise ConfigError(f"a prompt needs room for at least 5 tokens, got {room + 1}")
+    head = tokenizer.encode(prefix)[: text_room // 2]
     tail = tokenizer.encode(turn.user)[-(text_room - len(head)) :]
     return [tokenizer.bos_id, start, *head, *tail, end]
 
 
 def _turns(messages: Any, *, for_prompt: bool = False) -> tuple[str, list[_Turn]]:
-    """The system text and the turns of checked messages.
+    """Check messages and return the system text and the turns.
 
-    for_prompt: the last message must be the user's, and answers given so far may be empty.
+    for_prompt: the last message must be the user's, and earlier answers may be empty.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(f'"messages" must be a list of one message or more, got {_short(messages)}')
+        raise DataError(
+            f'"messages" must be a list of at least one message, got {_short(messages)}'
+        )
     system, turns = "", list[_Turn]()
     for number, message in enumerate(messages, start=1):
-        role, parts = _checked(message, number)
+        role, parts = _parse_message(message, number)
         text = "".join(part["text"] for part in parts)
         wanted = "assistant" if turns and turns[-1].answer is None else "user"
         if role == "system" and number == 1:
@@ -212,15 +214,15 @@ def _turns(messages: Any, *, for_prompt: bool = False) -> tuple[str, list[_Turn]
         elif role == "assistant":
             turns[-1] = _Turn(turns[-1].user, parts)
         if not text and not (for_prompt and role == "assistant"):
-            raise DataError(f"message {number} ({role}) is empty; leave it out or fill it in")
+            raise DataError(f"message {number} ({role}) is empty; remove it or add text")
     if not turns:
         raise DataError('a conversation needs a message of role "user"')
     if for_prompt and turns[-1].answer is not None:
-        raise DataError('the last message must be the "user"\'s for the assistant to answer')
+        raise DataError('the last message must have role "user" for the assistant to answer')
     return system, turns
 
 
-def _checked(message: Any, number: int) -> tuple[str, list[Part]]:
+def _parse_message(message: Any, number: int) -> tuple[str, list[Part]]:
     if not isinstance(message, dict):
         raise DataError(f"message {number} is not an object with role and content")
     role, content = message.get("role"), message.get("content")

@@ -1,6 +1,6 @@
-"""Vocabularies that tiktoken publishes, such as gpt2: loaded in limited time, safe on long texts.
+"""Vocabularies that tiktoken publishes, such as gpt2: loaded with a timeout, safe on long texts.
 
-Owns the load, its time limit and the choice of the encoder. Our own vocabularies are `tokenizer`'s.
+Owns the load, its timeout and the choice of the encoder. Does not own our own vocabularies (bpe).
 """
 
 import threading
@@ -14,17 +14,17 @@ import tiktoken
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import _rustbpe
 
-# tiktoken fetches its vocabularies without a time limit; a network that drops packets would hang.
+# tiktoken downloads without a timeout: a network that drops packets would hang it forever.
 LOAD_LIMIT_S = 30.0
-# tiktoken panics on about 1,000,000 whitespace characters in a row. Cutting a text would change
-# the tokens at the cuts, so what only tiktoken can encode must be no longer than this.
+# tiktoken panics on about 1,000,000 consecutive whitespace characters. Cutting a text would change
+# the tokens at the cuts, so texts that only tiktoken can encode must not be longer than this.
 TIKTOKEN_CHARACTERS = 50_000
 
 T = TypeVar("T")
 
 
 class PublishedTokenizer:
-    """A published vocabulary; the Rust encoder does the work where it knows the split pattern."""
+    """A published vocabulary; uses the Rust encoder if it has the split pattern built in."""
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self.name = encoding.name
@@ -32,9 +32,9 @@ class PublishedTokenizer:
         self._encoder = _rust_encoder(encoding)
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary tokens of a text; what looks like a special token stays plain text.
+        """Ordinary tokens of a text; text that looks like a special token stays plain text.
 
-        Raises: ConfigError for a text that is too long, where only tiktoken can encode it.
+        Raises: ConfigError if the text is too long and only tiktoken can encode it.
         """
         if self._encoder is not None:
             data, _ = self._encoder.encode_batch([text])
@@ -53,9 +53,9 @@ class PublishedTokenizer:
 
 
 def load(name: str) -> PublishedTokenizer:
-    """A published vocabulary by tiktoken's name for it, from tiktoken's cache or the network.
+    """A published vocabulary by its tiktoken name, from tiktoken's cache or the network.
 
-    Raises: ConfigError if neither gives it within LOAD_LIMIT_S seconds.
+    Raises: ConfigError if it cannot be loaded within LOAD_LIMIT_S seconds.
     """
     try:
         return PublishedTokenizer(_within(LOAD_LIMIT_S, lambda: tiktoken.get_encoding(name)))
@@ -65,22 +65,22 @@ def load(name: str) -> PublishedTokenizer:
         reason = type(error).__name__
     raise ConfigError(
         f"the vocabulary of {name} cannot be loaded ({reason}); connect to the network once, or "
-        "set TIKTOKEN_CACHE_DIR to a folder that holds it"
+        "set TIKTOKEN_CACHE_DIR to a folder that has it"
     )
 
 
 def _rust_encoder(encoding: tiktoken.Encoding) -> _rustbpe.Encoder | None:
-    """The Rust encoder of a vocabulary; None where its ids or its pieces would be others."""
+    """The Rust encoder of a vocabulary; None if its ids or pieces would differ."""
     ranks = encoding._mergeable_ranks
     tokens = sorted(ranks, key=ranks.__getitem__)
-    gapless = all(ranks[token] == place for place, token in enumerate(tokens))
+    gapless = all(ranks[token] == rank for rank, token in enumerate(tokens))
     if encoding._pat_str not in _rustbpe.PATTERNS or not gapless:
         return None
     return _rustbpe.Encoder(tokens, encoding._pat_str)
 
 
 def _within(limit_s: float, work: Callable[[], T]) -> T:
-    """The result or error of some work; TimeoutError if it takes longer."""
+    """Do some work in a thread; TimeoutError if it takes longer than the limit."""
     done: Future[T] = Future()
 
     def run() -> None:
