@@ -181,8 +181,8 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 
 
 BAD_FILES = {
-    "empty.txt": (b"", "holds no text to train on"),
-    "blank.txt": (b"  \n\n ", "holds no text to train on"),
+    "empty.txt": (b"", "has no text to train on"),
+    "blank.txt": (b"  \n\n ", "has no text to train on"),
     "latin1.txt": ("day\ncafé".encode("latin-1"), r"line 2, byte 7: not UTF-8; .*--invalid-utf8"),
     "utf16.txt": ("day".encode("utf-16"), "looks like UTF-16"),
     "latin1.jsonl": (b'{"text": "a"}\n{"text": "\xe9"}', "line 2, byte 24: not UTF-8"),
@@ -258,7 +258,7 @@ def test_an_invalid_byte_at_the_edge_of_a_chunk_is_placed_right(tmp_path):
     [
         ("nothing.txt", "no such file, folder or glob match"),
         ("*.jsonl", "no such file, folder or glob match"),
-        ("folder", "holds no text among 1 files"),
+        ("folder", "has no text among its 1 files"),
         ("folder/image.png", "cannot tell the format"),
     ],
 )

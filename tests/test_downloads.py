@@ -435,7 +435,7 @@ def test_a_hub_data_set_is_streamed_into_shards(tmp_path, monkeypatch):
     [
         (ConnectionError("no route\nto host"), r"hf:a/b \(config None, split train\).*no route;"),
         ([{"body": "x"}], "hf:a/b has no column 'text' or 'content'; columns: body"),
-        ([], "holds no text to train on"),
+        ([], "has no text to train on"),
     ],
 )
 def test_a_hub_data_set_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, rows, message):
