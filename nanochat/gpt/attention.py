@@ -77,6 +77,7 @@ def attend(
     q: (B, T, H, D); k, v: (B, T, H_kv, D) with H a multiple of H_kv. score_bound: known upper bound
     of |q k scale|, None if there is none. Returns (B, T, H, D).
     """
+    # A window that covers the text is plain causal attention, for which kernels are fastest.
     if window is not None and window >= q.shape[1] - 1:
         window = None
     if backend.name == "fa3":
@@ -92,6 +93,7 @@ def attend(
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    # torch expects heads before tokens: [B, T, H, D] -> [B, H, T, D], and back.
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -110,12 +112,14 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Te
     """
     B, T, H, D = q.shape
     blocks = -(-T // window)
+    # A query of block j sees at most `window` keys back: all of them are in blocks j - 1 and j.
     pad = (0, 0, 0, 0, 0, blocks * window - T)  # later keys are never seen by real queries
-    q, k, v = (F.pad(x, pad) for x in (q, k, v))
+    q, k, v = (F.pad(x, pad) for x in (q, k, v))  # [B, blocks * window, H, D]
+    # The first block has no predecessor.
     first = _causal(q[:, :window], k[:, :window], v[:, :window], scale=scale)
     rest = F.scaled_dot_product_attention(
         q[:, window:].reshape(B * (blocks - 1), window, H, D).transpose(1, 2),
-        _with_previous(k, window).transpose(1, 2),
+        _with_previous(k, window).transpose(1, 2),  # [B * (blocks - 1), H_kv, S = 2 window, D]
         _with_previous(v, window).transpose(1, 2),
         attn_mask=_band_mask(window, q.device),
         scale=scale,
@@ -128,12 +132,13 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Te
 def _with_previous(x: Tensor, window: int) -> Tensor:
     """Blocks 1, 2, .. of x, each after its predecessor: (B * (blocks - 1), 2 window, H, D)."""
     B, T, H, D = x.shape
-    blocks = x.view(B, T // window, window, H, D)
+    blocks = x.view(B, T // window, window, H, D)  # [B, blocks, window, H, D]
     return torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=2).flatten(0, 1)
 
 
 def _band_mask(window: int, device: torch.device) -> Tensor:
     """(window, 2 window): query r of a block sees keys r .. r + window of its two blocks."""
+    # Query r is at column window + r of the two blocks; `window` keys before it start at column r.
     row = torch.arange(window, device=device)[:, None]
     column = torch.arange(2 * window, device=device)[None, :]
     return (column >= row) & (column <= row + window)
@@ -146,9 +151,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Te
     B, T, H, D = q.shape
     if k.shape[2] != H and not _varlen_has_gqa():
         k, v = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (k, v))
+    # The function takes all rows as one sequence and the positions at which rows start.
     starts = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
     grouped: dict[str, Any] = {"enable_gqa": True} if k.shape[2] != H else {}
-    flat_q, flat_k, flat_v = (x.reshape(B * T, x.shape[2], D) for x in (q, k, v))
+    flat_q, flat_k, flat_v = (x.reshape(B * T, x.shape[2], D) for x in (q, k, v))  # [N, H, D]
     y = varlen_attn(
         flat_q,
         flat_k,
@@ -213,6 +219,7 @@ def _backend(name: str) -> Backend:
 @functools.cache
 def _choose_for_gpu(device: torch.device) -> Backend:
     """The first backend that works on this GPU; warns once per device if none has windows."""
+    # Tried rather than looked up: a kernel may be installed and still not run on this GPU.
     reasons = {}
     for name in GPU_BACKENDS:
         reason = _why_not(name, device)
@@ -248,6 +255,8 @@ def _why_not(name: str, device: torch.device) -> str | None:
 
 def _probe(name: str, device: torch.device) -> str | None:
     """Compare a small windowed problem with the blocked reference, forward and backward."""
+    # A kernel may run and still be wrong. One that is off by a key in its window, for example,
+    # would train without an error a model that sees different keys when it is decoded.
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, 256, 4, 128, generator=generator) for _ in range(4)]
     q, k, v, grad = (x.to(device, torch.bfloat16) for x in inputs)

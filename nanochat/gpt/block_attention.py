@@ -57,10 +57,10 @@ def block_attention(
         score_bound = None
     B, T, H, D = q.shape
     if k.shape[2] != H:
-        k, v = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (k, v))
+        k, v = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (k, v))  # [B, T, H, D]
     q, k, v = (x.transpose(1, 2).reshape(B * H, T, D) for x in (q, k, v))
     y: Tensor = _BlockAttention.apply(q, k, v, window, scale, score_bound)
-    return y.view(B, H, T, D).transpose(1, 2)
+    return y.view(B, H, T, D).transpose(1, 2)  # [B, T, H, D]
 
 
 def scores_made(length: int, window: int | None) -> int:
@@ -69,6 +69,8 @@ def scores_made(length: int, window: int | None) -> int:
     return sum((piece.end - piece.start) * (piece.back + piece.block) for piece in pieces)
 
 
+# Why blocks: large matrix products are what CPUs do fastest in bfloat16, and a block of queries is
+# multiplied only by keys that one of its queries may see, so little of the work is masked.
 @dataclass(frozen=True)
 class _Piece:
     """Queries start..end in blocks of equal size; each block sees `back` keys before itself."""
@@ -86,6 +88,7 @@ class _Piece:
         """The part of x (N, T, D) that each block sees: (N x blocks, back + block, D)."""
         seen = x[:, self.start - self.back : self.end]
         if self.end - self.start > self.block:
+            # Overlapping windows of the keys: neighbors share `back` of them.
             seen = seen.unfold(1, self.back + self.block, self.block).mT
         return seen.reshape(-1, self.back + self.block, x.shape[2])
 
@@ -125,10 +128,11 @@ class _BlockAttention(torch.autograd.Function):
             weights, normalizer = _weights(
                 piece, q, k, window=window, scale=scale, score_bound=score_bound
             )
+            # weights: [N * blocks, block, S], S = back + block
             outputs.append((weights @ piece.keys(v)).view(q.shape[0], -1, q.shape[2]))
             normalizers.append(normalizer.view(q.shape[0], -1, 1))
             kept.append(weights)
-        normalizer = torch.cat(normalizers, dim=1)
+        normalizer = torch.cat(normalizers, dim=1)  # [N, T, 1]
         y = (torch.cat(outputs, dim=1) / normalizer).to(q.dtype)
         ctx.save_for_backward(q, k, v, y, normalizer, *kept)
         ctx.window, ctx.scale = window, scale
@@ -140,8 +144,9 @@ class _BlockAttention(torch.autograd.Function):
         q, k, v, y, normalizer, *kept = ctx.saved_tensors
         sum_dtype = normalizer.dtype
         grad = grad.to(sum_dtype) / normalizer
-        # The term of the softmax's gradient that is the same for all keys of a query.
-        grad_dot_y = (grad * y).sum(-1, keepdim=True)
+        # With P the weights and dP = dY V^T, a softmax has dS = P * (dP - sum over keys of P * dP).
+        # That sum equals dY . Y, so it is the same for all keys of a query and needs no weights.
+        grad_dot_y = (grad * y).sum(-1, keepdim=True)  # [N, T, 1]
         grad = grad.to(q.dtype)
         grad_q = []
         grad_k = grad_v = grad_dot_y.new_zeros(())
@@ -164,9 +169,11 @@ def _pieces(length: int, window: int | None) -> list[_Piece]:
     size = max(smallest, -(-length // (MAX_BLOCKS * smallest)) * smallest)
     back = length if window is None else min(length, -(-window // BLOCK) * BLOCK)
     pieces = []
+    # Each of these sees all keys from the first one on, so shapes differ and blocks run one by one.
     for start in range(0, back, size):
         end = min(back, start + size)
         pieces.append(_Piece(start, end, block=end - start, back=start))
+    # From here on every block sees the same number of keys: one batched product for all.
     full_blocks_end = back + (length - back) // BLOCK * BLOCK
     if full_blocks_end > back:
         pieces.append(_Piece(back, full_blocks_end, block=BLOCK, back=back))
@@ -189,6 +196,7 @@ def _weights(
     The shift is the query's largest score, or 0 if scores are bounded. Keys that a query does not
     see have weight 0.
     """
+    # [N * blocks, block, S]; positions count from the first key that the block sees.
     scores = piece.queries(q) @ piece.keys(k).mT
     scores = scores.to(torch.promote_types(q.dtype, torch.float32)) * scale
     position = torch.arange(piece.back + piece.block, dtype=torch.int32, device=q.device)
@@ -196,9 +204,11 @@ def _weights(
     hidden = key > query
     if window is not None:
         hidden = hidden | (key < query - window)
+    # With bounded scores exp cannot overflow: the maximum need not be found and subtracted.
     if score_bound is None:
         scores = scores.masked_fill(hidden, -torch.inf)
         weights = exp_for(q.dtype, scores - scores.amax(-1, keepdim=True), bound=None)
     else:
+        # Masked scores are within the bound too, so they are set to 0 afterwards.
         weights = exp_for(q.dtype, scores, bound=score_bound).masked_fill(hidden, 0.0)
     return weights.to(q.dtype), weights.sum(-1, keepdim=True)

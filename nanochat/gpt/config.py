@@ -45,6 +45,8 @@ class GPTConfig:
         "rms", "norm layers; rms has no weights", choices=("rms", "rms_weight", "layer")
     )
     qk_norm: bool = option(True, "normalize queries and keys")
+    # Most layers need nearby tokens only, and a short window makes their attention cheaper; the L
+    # layers carry information over the full context, and the last one must see it.
     window_pattern: str = option(
         "SSSL",
         "attention per layer, repeated: S sees --window tokens back, L everything; last layer: L",
@@ -76,6 +78,7 @@ class GPTConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
+        # Heads of 128 use the GPU's matrix units best; a narrow model would have too few of them.
         head_dim = 64 if self.depth < 8 else 128
         width = -(-64 * self.depth // head_dim) * head_dim
         if self.heads is not None:

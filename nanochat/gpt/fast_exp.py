@@ -28,8 +28,11 @@ def bounded_exp(x: Tensor, bound: float) -> Tensor:
     Squares exp(x / 2^n) n times, with n from the bound. Each squaring doubles the relative error:
     it is 4e-5 for a bound of 16.
     """
+    # The polynomial is accurate on a small interval only: exp(x) = exp(x / 2^n)^(2^n) brings any
+    # bounded x there. The division by 2^n is in the coefficients and costs nothing.
     halvings = max(0, math.ceil(math.log2(bound / RANGE)))
     y: float | Tensor = MINIMAX[-1] * 2.0 ** (-halvings * (len(MINIMAX) - 1))
+    # Horner's rule: one multiply-add for each coefficient.
     for power in range(len(MINIMAX) - 2, -1, -1):
         y = y * x + MINIMAX[power] * 2.0 ** (-halvings * power)
     assert isinstance(y, Tensor)
@@ -44,6 +47,7 @@ def exp_for(dtype: torch.dtype, x: Tensor, bound: float | None) -> Tensor:
     Otherwise computed as a power of two: Inductor materializes any exp that is used twice on a CPU,
     and exp2 avoids that.
     """
+    # Uncompiled, each operation of the polynomial would be a pass over memory, slower than exp.
     compiled_on_cpu = torch.compiler.is_compiling() and x.device.type == "cpu"
     if bound is not None and dtype == torch.bfloat16 and compiled_on_cpu:
         return bounded_exp(x, bound)

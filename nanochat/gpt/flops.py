@@ -43,6 +43,7 @@ def flops_per_token(config: GPTConfig, length: int) -> float:
     weights = sum(counts[group] for group in MATRIX_GROUPS)
     if config.tied_head:
         weights += counts["embedding"]
+    # Per key and channel: 2 for the score and 2 for the weighted sum, and twice that backward.
     keys = sum(visible_keys(length, window) for window in config.windows)
     return 6 * weights + 12 * keys * config.width
 

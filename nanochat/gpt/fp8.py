@@ -96,27 +96,33 @@ class _Fp8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        # e4m3 has 3 bits of mantissa, for activations and weights, whose range is small.
         x8, x_scale = quantize(x, torch.float8_e4m3fn)
         w8, w_scale = quantize(weight, torch.float8_e4m3fn)
         ctx.save_for_backward(x8, x_scale, w8, w_scale)
         ctx.dtype = x.dtype
+        # [M, K] x [K, N] -> [M, N]; the transposed view of a row-major weight is column-major.
         return _product(x8, w8.T, x_scale, w_scale, dtype=x.dtype, fast=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x8, x_scale, w8, w_scale = ctx.saved_tensors
+        # e5m2 trades a bit of precision for range: gradients spread over many orders of magnitude.
         g8, g_scale = quantize(grad, torch.float8_e5m2)
+        # The hardware multiplies row-major by column-major only, so the other layouts are copied.
         grad_x = _product(g8, _column_major(w8), g_scale, w_scale, dtype=ctx.dtype, fast=False)
         grad_w = _product(
             g8.T.contiguous(), _column_major(x8), g_scale, x_scale, dtype=ctx.dtype, fast=False
         )
-        return grad_x, grad_w
+        return grad_x, grad_w  # [M, K], [N, K]
 
 
 def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x in fp8, scaled so that its largest value is the format's largest, and the inverse scale."""
+    # The scale is computed from the current tensor: one more pass, but no history to keep.
     largest = torch.finfo(dtype).max
+    # fp8 has few exponents: without a scale small values would become 0 and large ones saturate.
     factor = x.abs().amax().float().clamp(min=1e-12) / largest  # () float32
     return (x.float() / factor).clamp(-largest, largest).to(dtype), factor
 

@@ -60,6 +60,7 @@ class Norm(nn.Module):
         weight = None if self.weight is None else self.weight.to(x.dtype)
         if self.kind == "layer":
             return F.layer_norm(x, (self.channels,), weight, eps=NORM_EPS)
+        # RMS norm divides by the root mean square and subtracts no mean: cheaper, and as good.
         return F.rms_norm(x, (self.channels,), weight, eps=NORM_EPS)
 
 
@@ -71,7 +72,8 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        # Weights are stored in float32, as small updates would be rounded away in bfloat16.
+        return F.linear(x, self.weight.to(x.dtype))  # [..., inputs] -> [..., outputs]
 
 
 class Embedding(nn.Module):
@@ -83,7 +85,7 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         if ids.device.type != "cpu":
-            return F.embedding(ids, self.weight)
+            return F.embedding(ids, self.weight)  # [B, T, C]
         rows: Tensor = _Lookup.apply(ids, self.weight)
         return rows
 
@@ -141,6 +143,7 @@ class Attention(nn.Module):
         self.v = Linear(config.width, kv_width, dtype)
         self.out = Linear(config.width, config.width, dtype)
         kind = config.norm if config.norm != "layer" else "rms_weight"
+        # Norms of q and k bound the scores, so that no softmax saturates and stops learning.
         self.q_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
         self.k_norm = Norm(kind, config.head_dim, dtype) if config.qk_norm else None
         # RMS-normed vectors have length sqrt(D), so their product is at most D.
@@ -160,15 +163,20 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x: (B, T, C); value: (B, T, kv heads x D) value embedding or None. Returns (B, T, C)."""
         by_head = (*x.shape[:2], -1, self.head_dim)
+        # Grouped queries: H / H_kv query heads share each key and value head, which makes the cache
+        # of decoding smaller by that factor. q: [B, T, H, D]; k, v: [B, T, H_kv, D]
         q, k, v = self.q(x).view(by_head), self.k(x).view(by_head), self.v(x).view(by_head)
         if self.value_gate is not None and value is not None:
+            # Each head chooses per token how much of the value embedding it adds: 0 to 3 times.
             gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.weight.shape[1]]))
-            v = v + gate.unsqueeze(-1) * value.view(by_head)
+            v = v + gate.unsqueeze(-1) * value.view(by_head)  # gate: [B, T, H_kv]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        # After the norm, whose weights would distort the rotated pairs.
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
+            # Keys and values of earlier tokens are stored; only those of new ones are computed.
             y = cache.attend(self.layer, q, k, v, scale=self.scale)
         else:
             y = attention.attend(
@@ -180,7 +188,7 @@ class Attention(nn.Module):
                 backend=backend,
                 score_bound=self.score_bound,
             )
-        return self.out(y.reshape(x.shape))
+        return self.out(y.reshape(x.shape))  # [B, T, H, D] -> [B, T, C]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -188,7 +196,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Source: RoFormer, arXiv 2104.09864, in the half-split layout of Llama.
     """
-    a, b = x.chunk(2, dim=-1)
+    # Each pair (a_i, b_i) is rotated by an angle proportional to its position. The product of a
+    # query and a key then depends on the difference of their angles: on their distance alone.
+    a, b = x.chunk(2, dim=-1)  # [B, T, H, D / 2] each
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
@@ -204,14 +214,16 @@ class MLP(nn.Module):
         self.down = Linear(inner, config.width, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.up(x)
+        h = self.up(x)  # [B, T, inner]
         if self.gate is not None:
+            # SwiGLU: one projection decides how much of the other passes.
             h = F.silu(self.gate(x)) * h
         elif self.activation == "relu2":
+            # Squared ReLU: as cheap as ReLU, sparse, and smooth at 0.
             h = _SquaredRelu.apply(h)
         else:
             h = F.gelu(h)
-        return self.down(h)
+        return self.down(h)  # [B, T, C]
 
 
 class _SquaredRelu(torch.autograd.Function):
@@ -237,6 +249,7 @@ class _SquaredRelu(torch.autograd.Function):
 def mlp_width(config: GPTConfig) -> int:
     """Inner width of the MLP: 4 x width, or 8/3 of it in multiples of 64 for SwiGLU."""
     if config.activation == "swiglu":
+        # Three matrices of 8/3 have the parameters of two matrices of 4.
         return -(-8 * config.width // (3 * 64)) * 64
     return 4 * config.width
 
@@ -259,5 +272,6 @@ class Block(nn.Module):
         backend: attention.Backend,
         cache: Cache | None,
     ) -> Tensor:
+        # Norms are at the inputs, not on the stream: gradients reach every layer through the sums.
         x = x + self.attention(self.attention_norm(x), rope, value, backend, cache)
         return x + self.mlp(self.mlp_norm(x))

@@ -47,7 +47,7 @@ def cross_entropies(
     rows = chunk_rows(hidden.shape[0], head_weight.shape[0], hidden.device.type)
     losses = []
     for x, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-        raw = x @ head.T
+        raw = x @ head.T  # [rows, V]
         exps, shift = _exps(capped(raw, softcap), softcap, torch.float32)
         log_z = shift + exps.sum(dim=1, keepdim=True).log()
         loss = (log_z - _chosen(raw, target, softcap))[:, 0]
@@ -86,31 +86,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         head = head_weight.to(hidden.dtype)
         rows = chunk_rows(hidden.shape[0], head_weight.shape[0], hidden.device.type)
+        # All logits together would be the largest tensor of a training step (128 KB per token for
+        # 32,768 tokens in float32), so only one chunk exists at a time. The loss has a gradient in
+        # closed form: each chunk's logits are used for it at once, not kept or computed again.
         columns = torch.arange(head_weight.shape[0], dtype=torch.int32, device=targets.device)
         token_weights = torch.where(targets == IGNORED, 0.0, token_weights)
         total = token_weights.new_zeros(())
         grad_hidden, grad_head = [], torch.zeros_like(head_weight)
         chunks = (tensor.split(rows) for tensor in (hidden, targets, token_weights))
         for x, target, token_weight in zip(*chunks, strict=True):
-            raw = x @ head.T
+            raw = x @ head.T  # [rows, C] -> [rows, V]
             logits = capped(raw, softcap)
             exps, shift = _exps(logits, softcap, x.dtype)
-            sums = exps.sum(dim=1, keepdim=True)
+            sums = exps.sum(dim=1, keepdim=True)  # [rows, 1]
             log_z = shift + sums.log()
             total = total + ((log_z - _chosen(raw, target, softcap))[:, 0] * token_weight).sum()
+            # d loss / d logits is the predicted probabilities minus 1 at the target ...
             probs = exps * (1 / sums)
             grad_logits = torch.where(columns == target.to(torch.int32)[:, None], probs - 1, probs)
+            # ... times the slope of the cap: tanh' = 1 - tanh^2.
             if softcap is not None:
                 grad_logits = grad_logits * (1 - (logits * (1 / softcap)).square())
             grad_logits = (grad_logits * token_weight[:, None]).to(x.dtype)
-            grad_hidden.append(grad_logits @ head)
-            grad_head += grad_logits.T @ x
+            grad_hidden.append(grad_logits @ head)  # [rows, C]
+            grad_head += grad_logits.T @ x  # [V, C], in the weight's dtype
         ctx.save_for_backward(torch.cat(grad_hidden), grad_head)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        # Everything is computed already; by the chain rule the incoming 0-d gradient is a factor.
         grad_hidden, grad_head = ctx.saved_tensors
         return (grad_hidden * grad).to(grad_hidden.dtype), grad_head * grad, None, None, None
 
@@ -124,6 +130,7 @@ def _exps(
     """
     if softcap is not None and softcap <= SAFE_CAP:
         return exp_for(dtype, logits, bound=softcap), 0.0
+    # exp overflows float32 above 88; subtracting the largest logit changes no probability.
     shift = logits.amax(dim=1, keepdim=True)
     return exp_for(dtype, logits - shift, bound=None), shift
 

@@ -55,6 +55,7 @@ class GPT(nn.Module):
         self.embedding_norm = (
             Norm(config.norm, config.width, dtype) if config.embedding_norm else None
         )
+        # Value embeddings are lookups: many parameters that cost memory but hardly any compute.
         self.value_embeddings = nn.ModuleDict(
             {
                 str(layer): Embedding(config.vocab_size, kv_width, dtype)
@@ -110,6 +111,7 @@ class GPT(nn.Module):
     def init_weights(self, generator: torch.Generator) -> None:
         """Give every parameter its initial value, which does not depend on the model's device."""
         for name, parameter in self.named_parameters():
+            # Drawn in the order of the parameters: another order would be another model.
             parameter.copy_(initial_value(name, parameter.shape, self.config, generator))
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
@@ -122,8 +124,9 @@ class GPT(nn.Module):
         cache: a view of the stored keys and values of the preceding tokens.
         Raises: ConfigError for a text that is longer than the model has positions for.
         """
-        x = self._embed(tokens, cache)
+        x = self._embed(tokens, cache)  # [B, T, C]
         x0, middle = x, x
+        # Not while decoding: a layer that ran twice would store its keys twice.
         recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
         for layer in range(self.config.depth):
             if recompute:
@@ -135,6 +138,8 @@ class GPT(nn.Module):
                 x = self._layer(layer, x, x0, tokens, cache)
             if layer == self.config.depth // 2:
                 middle = x
+        # What the middle layers wrote for later layers is partly useless to the head; subtracting
+        # it here saves the last layers from learning to cancel it.
         if self.backout_scale is not None:
             x = x - self.backout_scale[0] * middle
         return self.final_norm(x)
@@ -143,10 +148,14 @@ class GPT(nn.Module):
         self, layer: int, x: Tensor, x0: Tensor, tokens: Tensor, cache: Cache | None = None
     ) -> Tensor:
         """The residual stream (B, T, C) after a layer; x0 is the stream before the first one."""
+        # Every layer gets the token's embedding again, which fades as layers add to the stream.
         if self.residual_scales is not None and self.x0_scales is not None:
             x = self.residual_scales[layer] * x + self.x0_scales[layer] * x0
+        # A second embedding, added to the values of attention: what a token contributes when others
+        # attend to it is looked up and not only computed from the stream.
         value = None
         if str(layer) in self.value_embeddings:
+            # [B, T, H_kv * D]
             value = self.value_embeddings[str(layer)](tokens).to(self.compute_dtype)
         rope = self._rope(tokens.shape[1], cache)
         out: Tensor = self.blocks[layer](x, rope, value, self.attention, cache)
@@ -155,6 +164,8 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
         logits = at_least_fp32(F.linear(hidden, self.head_weight.to(hidden.dtype)))
+        # The cap keeps single logits from growing without limit, which makes training unstable;
+        # tanh leaves small logits nearly unchanged.
         cap = self.config.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -164,10 +175,10 @@ class GPT(nn.Module):
         tokens, targets: (B, T); targets of -1 have no loss. weights: (B, T), or 0-d for all tokens.
         """
         return linear_cross_entropy(
-            self.hidden(tokens).flatten(0, 1),
-            self.head_weight,
-            targets.flatten(),
-            weights.to(self.head_weight.dtype).expand(tokens.shape).flatten(),
+            self.hidden(tokens).flatten(0, 1),  # [N, C], N = B * T
+            self.head_weight,  # [V, C]
+            targets.flatten(),  # [N]
+            weights.to(self.head_weight.dtype).expand(tokens.shape).flatten(),  # [N]
             softcap=self.config.softcap,
         )
 
@@ -175,9 +186,9 @@ class GPT(nn.Module):
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (B, T) in nats, at least float32; 0 where targets (B, T) are -1."""
         losses = cross_entropies(
-            self.hidden(tokens).flatten(0, 1),
-            self.head_weight,
-            targets.flatten(),
+            self.hidden(tokens).flatten(0, 1),  # [N, C]
+            self.head_weight,  # [V, C]
+            targets.flatten(),  # [N]
             softcap=self.config.softcap,
         )
         return losses.view(tokens.shape)
@@ -186,6 +197,7 @@ class GPT(nn.Module):
         """A copy without gradients, with matrices stored in dtype; shares no memory."""
         with torch.device("meta"):
             twin = GPT(self.config, compute_dtype=dtype, attention_backend=self.attention_backend)
+        # Decoding reads every matrix for each token: stored in 16 bits they are read twice as fast.
         twin.load_state_dict(
             {
                 name: value.to(dtype if value.ndim >= 2 else value.dtype, copy=True)
@@ -198,6 +210,7 @@ class GPT(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """The (V, C) matrix that computes the logits."""
+        # A tied head saves V x C parameters, but one matrix then serves two purposes.
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
@@ -210,15 +223,19 @@ class GPT(nn.Module):
         x = self._embed_tokens(tokens, positions)
         if self.smear_gate is None or self.smear_scale is None:
             return x
-        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        # Smear: a gate adds the previous token's embedding, so that the first layer already sees
+        # pairs of tokens, for which attention would need a layer.
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))  # [B, T, C], zeros before the first token
         if cache is not None:
             cache.store_tokens(tokens)
+            # While decoding, the first token's predecessor is in the cache, not in this call.
             before = torch.cat([self._embed_previous(cache), x[:, :-1]], dim=1)
+        # [B, T, 1]
         gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.weight.shape[1]]))
         return x + self.smear_scale[0] * gate * before
 
     def _embed_tokens(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
-        x = self.embedding(tokens)
+        x = self.embedding(tokens)  # [B, T, C]
         if self.position_embedding is not None:
             table = self.position_embedding.weight
             _check_length(tokens.shape[1], table.shape[0])
@@ -228,7 +245,7 @@ class GPT(nn.Module):
 
     def _embed_previous(self, cache: Cache) -> Tensor:
         """(B, 1, C): embedding of the token before each row's first; 0 at the start of a text."""
-        start = cache.positions[:, :1]
+        start = cache.positions[:, :1]  # [B, 1]
         x = self._embed_tokens(cache.previous_tokens()[:, None], (start - 1).clamp(min=0))
         return x * (start > 0).unsqueeze(-1)
 
@@ -238,9 +255,10 @@ class GPT(nn.Module):
             return None
         cos, sin = self.rope
         if cache is not None:
-            return cos[cache.positions], sin[cache.positions]
+            # Rows of a decoding batch have different lengths, so each has its own positions.
+            return cos[cache.positions], sin[cache.positions]  # [B, T, 1, D / 2]
         _check_length(length, cos.shape[0])
-        return cos[None, :length], sin[None, :length]
+        return cos[None, :length], sin[None, :length]  # [1, T, 1, D / 2]
 
 
 def rope_tables(
@@ -252,10 +270,13 @@ def rope_tables(
             config.max_positions, 1, config.head_dim // 2, dtype=dtype, device=device
         )
         return empty, empty
+    # Pair i of a head's channels turns by position * base^(-2i / D): from one radian per token for
+    # the first pair to almost none for the last, so that pairs encode near and far distances.
+    # In float64 on the CPU: the tables are then the same on every device, also for late positions.
     exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device="cpu")
-    rates = config.rope_base ** (-exponent / config.head_dim)
+    rates = config.rope_base ** (-exponent / config.head_dim)  # [D / 2]
     positions = torch.arange(config.max_positions, dtype=torch.float64, device="cpu")
-    angles = torch.outer(positions, rates)[:, None, :]
+    angles = torch.outer(positions, rates)[:, None, :]  # [positions, 1, D / 2]
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 

@@ -32,6 +32,7 @@ def _matrix(scale: float) -> Initializer:
     """Uniform with a standard deviation of scale / sqrt(width)."""
 
     def initialize(value: Tensor, config: GPTConfig, generator: torch.Generator) -> Tensor:
+        # With this deviation a product over the width keeps the scale of its input.
         bound = (3 / config.width) ** 0.5  # uniform within it has a std of 1 / sqrt(width)
         return value.uniform_(-scale * bound, scale * bound, generator=generator)
 
@@ -60,6 +61,8 @@ class Kind:
     count_group: str
 
 
+# Matrices that write to the residual stream (out, down) start at 0: at first every layer passes its
+# input on unchanged. The head starts near 0, so that the first predictions are almost uniform.
 KINDS = (
     Kind(r"embedding\.weight", _embedding, "embedding", "embedding"),
     Kind(r"position_embedding\.weight", _embedding, "embedding", "positions"),

@@ -42,6 +42,8 @@ def adamw_update(
     finite: 0-d bool on the device, only for the fused kernels (CPU and CUDA); if False, nothing
     changes.
     """
+    # Moments are averages of gradients that start at 0, so early ones are too small; the kernel
+    # divides by 1 - beta^step to correct that. Decay is decoupled: it does not enter the moments.
     # The kernel increments these in place; fp32 represents integers exactly up to 2^24.
     done = torch.as_tensor(steps_done, dtype=torch.float32, device=weights[0].device)
     steps = [done.clone() for _ in weights]
@@ -62,5 +64,6 @@ def adamw_update(
         weight_decay=settings.weight_decay * decay_scale,
         eps=settings.eps,
         maximize=False,
+        # The kernel skips its update where this is 1, as it does under a gradient scaler.
         found_inf=None if finite is None else (~finite).float(),
     )

@@ -56,6 +56,8 @@ class MuonGroup:
         finite: 0-d bool on the device; if False, nothing changes.
         """
         assert self.grads is not None
+        # Matrices of one shape are copied into one stack [L, R, C], as a few large batched products
+        # are much faster than one small product per matrix.
         weights = torch.zeros_like(self.momentum)
         views: list[Tensor] = []
         slots: list[Tensor] = []
@@ -111,6 +113,7 @@ class MuonGroup:
             for key, stack in self._stacks().items():
                 slots = stack[self._slots(bucket)]
                 for i, name in enumerate(bucket.names):
+                    # Rank 0 sends full tensors: the number of ranks may have changed since.
                     full = fetch(f"{name}.{key}", stack.shape[1:])
                     if first <= i < first + len(bucket.owned) // size:
                         slots[i - first].copy_(full)
@@ -150,6 +153,7 @@ class AdamWGroup:
 
     def owned_grads(self) -> list[Tensor]:
         """The summed gradients that this rank adds to the global norm; padding is zero."""
+        # Every rank holds the full sum of a replicated bucket: only one may count it.
         counted = [b for b in self.buckets if not b.replicated or b.transport.rank == 0]
         return [b.grad for b in counted if b.grad is not None and b.grad.numel()]
 
@@ -170,6 +174,7 @@ class AdamWGroup:
                 pieces[3] += second.split(sizes)
         if not pieces[0]:
             return
+        # Slices of all buckets go to one fused call: many small tensors cost about as much as one.
         decay_scale = settings.weight_decay_scale if self.scheduled_decay else 1.0
         adamw_update(
             *pieces,

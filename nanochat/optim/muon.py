@@ -54,6 +54,10 @@ def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
     stack: (L, R, C), any scale. Computes in `dtype` and returns that dtype. Zero stays zero.
     Source: arXiv 2505.16932.
     """
+    # An odd polynomial of a matrix, a X + b (X X^T) X + c (X X^T)^2 X, acts on its singular values
+    # and keeps its singular vectors. Composed polynomials that push every value towards 1 therefore
+    # orthogonalize with matrix products alone, which unlike an SVD are fast, also in bfloat16.
+    # The Frobenius norm is at least the largest singular value: after the division all are below 1.
     norms = stack.norm(dim=(-2, -1), keepdim=True)  # (L, 1, 1)
     x = torch.empty_like(stack, dtype=dtype)
     torch.div(stack, norms * POLAR_SAFETY + TINY, out=x)
@@ -61,13 +65,15 @@ def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
     if tall:  # so that the Gram matrix has the size of the shorter side
         x = x.mT.contiguous()
     for a, b, c in POLAR_EXPRESS:
-        gram = x @ x.mT
+        gram = x @ x.mT  # [L, n, n] with n the shorter side
+        # Inner: b gram + c gram^2; outer: a x + that times x. Sums are fused into the products.
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
 def variance_dim(rows: int, columns: int) -> int:
     """The dimension that NorMuon averages over: the longer side keeps one moment per index."""
+    # The columns of a tall orthogonalized matrix have norm 1 already; only its rows differ.
     return -1 if rows >= columns else -2
 
 
@@ -78,6 +84,8 @@ def variance_shape(rows: int, columns: int) -> tuple[int, int]:
 
 def shape_lr_scale(rows: int, columns: int) -> float:
     """Factor on the learning rate: tall matrices then change outputs as much as square ones."""
+    # An orthogonal tall matrix maps an input to an output of the same norm, which is spread over
+    # more channels: the change of each is smaller by the root of rows / columns.
     return max(1.0, rows / columns) ** 0.5
 
 
@@ -102,12 +110,19 @@ def muon_update(
     compiled calls. finite: 0-d bool on the device; if False, nothing changes.
     With cautious decay a matrix whose gradients have all been zero does not change.
     """
+    # Gradients of matrices are dominated by a few directions. Orthogonalizing the update makes all
+    # its singular values about 1, so that rare directions are learned as fast as frequent ones: it
+    # is the steepest descent for a limit on the spectral norm of the update.
     rows, columns = weights.shape[-2:]
+    # Nothing here waits for the device: a step that is not finite is computed and has no effect.
     if finite is not None:  # momentum interpolated towards itself stays exactly the same
         torch.where(finite, grads, momentum, out=grads)
+    # Momentum averages the noise of batches out. Nesterov adds the newest gradient once more: it
+    # looks ahead to where the momentum will be after this step.
     momentum.lerp_(grads, 1 - momentum_beta)
     update = grads.lerp_(momentum, momentum_beta) if recipe.nesterov else momentum.clone()
     if recipe.row_equilibration:
+        # Equal row norms improve the conditioning, so the polynomials come closer to orthogonal.
         update.div_(update.norm(dim=-1, keepdim=True).clamp_min_(TINY))
     update = polar_express(update, polar_dtype).to(weights.dtype)
     # Renormalization and variance reduction only scale rows, columns and matrices, so their factors
@@ -117,6 +132,8 @@ def muon_update(
     # Factors are tensors because addcmul_(value=...) refuses numbers that float32 cannot represent.
     keep: float | Tensor = 1.0 if finite is None else finite
     if weight_decay is not None:
+        # Where update and weight have the same sign, the update shrinks the weight and decay
+        # agrees. Elsewhere decay would work against what the gradient asks for.
         if recipe.cautious_decay:
             decays = (update * weights).gt_(0)  # 1 for weights that decay, 0 for others
         else:
@@ -137,15 +154,21 @@ def _update_scale(
     sums = torch.linalg.vector_norm(update, dim=dim, keepdim=True).square_()  # (L, R, 1), (L, 1, C)
     norms = sums.sum(dim=(-2, -1), keepdim=True).sqrt_()  # (L, 1, 1)
     scale = torch.ones_like(norms)
+    # An orthogonal R x C matrix has the Frobenius norm sqrt(min(R, C)); the polynomials miss it a
+    # little, differently for every matrix and step.
     if recipe.renormalize:
         scale = min(rows, columns) ** 0.5 / norms.clamp_min(TINY)
     if recipe.variance_beta is None:
         return scale
+    # NorMuon: after orthogonalization rows (or columns) still have different sizes. Dividing by a
+    # running root mean square, as Adam does for each element, gives each neuron an equal step at
+    # the cost of one number per neuron.
     sums.mul_(scale.square())
     means = sums / update.size(dim)
     if finite is not None:
         means = means.where(finite, variance)
     variance.lerp_(means, 1 - recipe.variance_beta)
     per_neuron = variance.clamp_min(1e-10).rsqrt_()
+    # Only the distribution over neurons changes: the norm, and with it the learning rate, does not.
     new_norms = (sums * per_neuron.square()).sum(dim=(-2, -1), keepdim=True).sqrt_()
     return scale * per_neuron * (norms * scale / new_norms.clamp_min(TINY))

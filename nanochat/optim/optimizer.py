@@ -87,10 +87,13 @@ def build(model: GPT, cfg: OptimConfig, run: Run, *, tokens_per_step: int) -> "M
     settings = adamw_settings(cfg, model.config, tokens_per_step)
     groups: list[Group] = []
     for group, named in members.items():
+        # Embeddings and head have a row per token, and rows of rare tokens get few gradients:
+        # orthogonalizing would raise their noise to full size. Hence Muon for inner matrices only.
         if group == "matrix" and cfg.matrix_optimizer != "adamw":
             groups += _muon_groups(named, cfg, run, transport)
         else:
             buckets = tensor_buckets(named, transport)
+            # Only the matrices' decay is scheduled; the small decays of the rest are constant.
             groups.append(AdamWGroup(buckets, settings[group], scheduled_decay=group == "matrix"))
     return MuonAdamW(groups, run)
 
@@ -99,6 +102,8 @@ def adamw_settings(
     cfg: OptimConfig, model: GPTConfig, tokens_per_step: int
 ) -> dict[str, AdamWSettings]:
     """AdamW's settings for each group. Betas and decays are from nanochat's d12 sweeps."""
+    # Adam's update has a fixed size per element whatever the gradient, so in a wider model the same
+    # learning rate changes sums over the width by more. Muon's is scaled to its matrix already.
     wide = (REFERENCE_WIDTH / model.width) ** 0.5
     eps = ADAMW_EPS_TOKENS / tokens_per_step
 
@@ -128,6 +133,7 @@ def _muon_groups(
     """One group per matrix shape, split into buckets of consecutive matrices, last layer first."""
     recipe = muon.MuonRecipe() if cfg.matrix_optimizer == "muon" else muon.PLAIN
     shapes: dict[torch.Size, list[str]] = {}
+    # The backward pass finishes the last layer first, so its buckets can be sent first.
     for name in reversed(list(members)):
         shapes.setdefault(members[name].shape, []).append(name)
     groups: list[Group] = []
@@ -170,6 +176,7 @@ class MuonAdamW:
         self.checks_finite_on_device = self._device.type == "cuda"
         self._owner = {id(b): group for group in self.groups for b in group.buckets}
         self._buckets = [b for group in self.groups for b in group.buckets]
+        # After the first step this is the order in which gradients become complete.
         self._order: list[int] = list(range(len(self._buckets)))  # in which buckets are reduced
         self._completed: list[int] = []
         self._order_learned = run.world_size == 1
@@ -219,7 +226,9 @@ class MuonAdamW:
         self._finish_reducing()
         grads = [grad for group in self.groups for grad in group.owned_grads()]
         norm, sums = self._sums(grads, partial_sums)
+        # One overflow would put NaN into the moments for good, so such a step is skipped.
         finite = norm.isfinite() & sums.isfinite().all()
+        # The host would have to wait for a GPU's answer: the flag stays there, and kernels read it.
         if self.checks_finite_on_device:
             self._update(settings, finite)
         elif bool(finite):
@@ -235,6 +244,7 @@ class MuonAdamW:
         """Update all groups and exchange their weights, unless `finite` is False. Collective."""
         gathers: deque[Pending] = deque()
         for group in self.groups:
+            # While new weights of this group are sent, the next group's update is computed.
             group.update(settings, self.steps_done, finite)
             for bucket in group.buckets:
                 gathers.append(bucket.gather_weights())
@@ -272,6 +282,8 @@ class MuonAdamW:
 
         def fetch(key: str, shape: torch.Size) -> Tensor:
             found = tuple(state[key].shape) if self.run.is_main and key in state else None
+            # Every rank must learn that a tensor is missing: if only rank 0 raised, the rest
+            # would wait forever.
             found = broadcast_object(self.run, found)
             if found != tuple(shape):
                 raise CheckpointError(
@@ -291,6 +303,7 @@ class MuonAdamW:
 
     def _grad_ready(self, index: int, name: str, _: Tensor) -> None:
         """Called when the gradient of a parameter is complete."""
+        # Gradients of earlier micro-batches stay in `.grad` and are sent once, with the last one.
         if not self._last:
             return
         waiting = self._buckets[index].waiting_for
@@ -309,6 +322,7 @@ class MuonAdamW:
             self._launch_next()
 
     def _launch_next(self) -> None:
+        # Flattened gradients are freed as soon as they are sent, not at the end of the step.
         for launched in self._order[: self._launched]:
             pending = self._buckets[launched].pending
             assert pending is not None
@@ -328,6 +342,8 @@ class MuonAdamW:
     def _sums(self, grads: Sequence[Tensor], partial_sums: Tensor | None) -> tuple[Tensor, Tensor]:
         """The norm of the global gradient and the sums over ranks. Collective."""
         like = self._buckets[0].parameters[0].detach()
+        # Ranks own disjoint slices, so the squares of their norms add up to that of all gradients.
+        # One collective carries the loss as well: each costs a round trip.
         norms = torch.stack([like.new_zeros(()), *torch._foreach_norm(list(grads))])
         own = like.new_zeros(0) if partial_sums is None else partial_sums.to(like.dtype)
         full = all_reduce_sum(self.run, torch.cat([norms.square().sum().view(1), own]))
@@ -337,6 +353,8 @@ class MuonAdamW:
         """After the first step, reduce buckets in the order in which rank 0 completed them."""
         if self._order_learned:
             return
+        # Ranks may complete buckets in different orders, and a collective that ranks call in
+        # different orders hangs: all take rank 0's order.
         rest = [i for i in self._order if i not in self._completed]
         self._order = broadcast_object(self.run, self._completed + rest)
         self._order_learned = True

@@ -45,6 +45,8 @@ def scaled_plan(
     to be trained with the same ratio.
     """
     parameters = flops.scaling_parameters(config)
+    # At a fixed ratio of tokens to parameters a larger model also trains on more tokens, so all
+    # laws are in terms of tokens relative to the reference.
     reference_tokens = ratio * flops.scaling_parameters(_reference(config))
     tokens = tokens or max(1, round(ratio * parameters))
     relative_tokens = tokens / reference_tokens
@@ -64,6 +66,8 @@ def scaled_plan(
 
 def batch_lr_scale(tokens_per_step: int) -> float:
     """Factor on all learning rates: square root of the batch relative to the reference, bounded."""
+    # The noise of a mean over n tokens falls as 1 / sqrt(n). Adam and Muon normalize their updates,
+    # so less noise does not make steps larger by itself: the learning rate does, by sqrt(n).
     return max(MIN_LR_SCALE, math.sqrt(tokens_per_step / REFERENCE_TOKENS_PER_STEP))
 
 
@@ -72,6 +76,9 @@ def best_tokens_per_step(relative_tokens: float, sequence_length: int) -> int:
 
     relative_tokens: training tokens divided by those of the reference model.
     """
+    # Larger batches stop helping once a batch's mean gradient is almost free of noise. The lower
+    # the loss, the weaker the signal in the noise: longer training runs make use of larger batches,
+    # and over many of them the best batch grew as this power of the training tokens.
     best = REFERENCE_TOKENS_PER_STEP * relative_tokens**BATCH_EXPONENT
     rows = 2 ** round(math.log2(best)) / sequence_length
     return max(1, round(rows)) * sequence_length

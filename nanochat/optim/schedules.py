@@ -48,12 +48,17 @@ def warmup_decay(
 
     def settings(step: int) -> StepSettings:
         left = _fraction(total_steps - step, warmdown)  # 1 before the warmdown, to 0 at the end
+        # Warmup: the first gradients are large and the moments not yet averages of many.
         if step < warmup:
             lr_scale = (step + 1) / warmup
         else:
+            # Warmdown: at a constant rate the noise of batches keeps weights moving around a
+            # minimum; smaller and smaller steps average it out, which lowers the loss much further.
             lr_scale = final_lr_frac + (1 - final_lr_frac) * left
+        # Early gradients change fast, so old ones mislead: a short memory first, then a long one.
         momentum = MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * _fraction(step, rise)
         momentum += (MOMENTUM_END - MOMENTUM_PEAK) * (1 - left)
+        # The decay ends with the run, so that the last weights are not pulled away from what fits.
         decay = 0.5 * (1 + math.cos(math.pi * _fraction(step, total_steps)))
         return StepSettings(lr_scale, momentum, decay)
 

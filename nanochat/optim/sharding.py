@@ -17,6 +17,10 @@ SMALL_NUMEL = 2**14  # smaller tensors are not worth splitting over ranks
 BUCKET_BYTES = 8 * 2**20  # large enough for full bandwidth, small enough to start early
 
 
+# ZeRO-style sharding: instead of an all-reduce of gradients, after which every rank would update
+# all weights, a reduce-scatter gives each rank the summed gradients of its slice only. It updates
+# that slice, and an all-gather returns the new weights. Both together send as much as one
+# all-reduce, but moments and the time of the update are divided by the number of ranks.
 @dataclass(frozen=True, kw_only=True)
 class Transport:
     """The collectives of a process group, with substitutes for those its backend lacks."""
@@ -34,8 +38,9 @@ class Transport:
         if self.can_scatter:
             work = dist.reduce_scatter_tensor(owned, full, async_op=True)
             return Pending(work, keep=full)
+        # Without reduce-scatter: sum everything, keep a slice. Correct, with more traffic.
         work = dist.all_reduce(full, async_op=True)
-        own = full.view(self.world_size, -1)[self.rank]
+        own = full.view(self.world_size, -1)[self.rank]  # [world_size, n] -> [n]
         return Pending(work, keep=full, copy=([owned], [own]))
 
     def all_reduce(self, tensor: Tensor) -> "Pending":
@@ -57,6 +62,7 @@ class Pending:
     """A running collective; keeps its tensors alive until `wait`."""
 
     work: object | None = None
+    # A tensor that Python frees while a collective still reads it could be overwritten.
     keep: Tensor | None = None
     copy: tuple[list[Tensor], list[Tensor]] | None = (
         None  # destinations and sources, copied at the end
@@ -136,6 +142,7 @@ class Bucket:
         full = self._pack([_grad(p) for p in self.parameters], direct)
         for p in self.parameters:
             p.grad = None
+        # Alone the gradients are complete, and without padding or `out` they are not even copied.
         if alone:
             self.grad, self.pending = full, Pending()
         elif self.replicated:
@@ -148,6 +155,7 @@ class Bucket:
         """Flat views into the parameters that together are this rank's slice, in order."""
         views, start = [], 0
         for p in self.parameters:
+            # A slice may start and end within a parameter: AdamW's update works on any part of it.
             low = max(self.owned.start - start, 0)
             high = min(self.owned.stop - start, p.numel())
             if low < high:
@@ -207,6 +215,7 @@ def matrix_buckets(
 ) -> list[Bucket]:
     """Buckets of matrices of one shape, in order, in which each rank owns complete matrices."""
     example = members[names[0]]
+    # Muon needs complete matrices, so a bucket is split between matrices, never within one.
     per_rank = math.ceil(BUCKET_BYTES / (example.numel() * example.itemsize * transport.world_size))
     count = len(names) if transport.world_size == 1 else per_rank * transport.world_size
     buckets = []
