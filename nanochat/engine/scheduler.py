@@ -192,22 +192,22 @@ class Engine:
         """
         if not self._waiting or (self._slots and len(self._free_slots) < self._admit_at):
             return
-        readers = {tuple(slot.sequences[0].request.prompt): slot for slot in self._slots}
+        by_prompt = {tuple(slot.sequences[0].request.prompt): slot for slot in self._slots}
         while self._waiting:
             seq = self._waiting[0]
             prompt = tuple(seq.request.prompt)
-            reader = readers.get(prompt)
+            donor = by_prompt.get(prompt)
             if len(seq.tokens) > self.max_len:
                 events.append(self._finish(seq, "length"))
                 continue
-            if reader is not None and reader.sequences[0].tokens == seq.tokens:
-                reader.sequences.append(seq)
-                seq.slot = reader
+            if donor is not None and donor.sequences[0].tokens == seq.tokens:
+                donor.sequences.append(seq)
+                seq.slot = donor
             elif self._free_slots:
                 slot = self._take_slot([seq])
-                if reader is not None:  # the prompt's last token is needed for its hidden state
-                    self._copy_prefix(reader, slot, min(reader.cached, len(prompt) - 1))
-                readers.setdefault(prompt, slot)
+                if donor is not None:  # the prompt's last token is needed for its hidden state
+                    self._copy_prefix(donor, slot, min(donor.cached, len(prompt) - 1))
+                by_prompt.setdefault(prompt, slot)
             else:
                 break
             self._waiting.popleft()
