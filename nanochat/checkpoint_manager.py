@@ -91,6 +91,8 @@ def save(
     Raises: OSError(ENOSPC) on a full disk; no partial checkpoint is left behind.
     """
     path = stage_dir / f"step_{step:06d}"
+    # All files are written and fsynced in a temporary folder, then it is renamed: the rename is the
+    # commit. A crash before it leaves no step_ folder, after it a complete one.
     with storage.atomic_folder(path) as folder:
         _save_tensors(dict(weights), folder / WEIGHTS)
         _save_tensors(dict(optimizer_state), folder / OPTIMIZER)
@@ -110,6 +112,7 @@ def save(
 
 def remove(path: Path) -> None:
     """Remove a checkpoint; to a reader it is either complete or gone."""
+    # The reverse of the commit: first the rename, then the files.
     # If killed while removing files, it must not leave a checkpoint that looks complete.
     hidden = path.rename(path.with_name(f".{path.name}.removed_"))
     shutil.rmtree(hidden)

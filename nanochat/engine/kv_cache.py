@@ -1,5 +1,9 @@
 """Keys and values of sequences in progress, in fixed slots, so that each token is computed once.
 
+Attention is causal: the keys and values of a token depend only on it and the tokens before it, and
+never change afterward. Stored, a new token costs one forward pass of one token; without them it
+would cost a pass over the complete sequence again.
+
 Owns the memory of the slots, and attention over it. Does not own which sequence is in which slot
 (scheduler) or the model that computes keys and values (gpt).
 Shapes: B rows of a call, T tokens per row, S stored positions attended to, H query heads, H_kv key
@@ -46,9 +50,13 @@ class KVCache:
         self.slots = slots
         self.max_len = max_len
         self.device = device
+        # Sequences start and end at different times, so each slot has its own length; positions
+        # after it hold leftovers of earlier sequences, which the masks hide.
         self.lengths = [0] * slots
         stored = torch.float32 if device.type == "cpu" and dtype in HALF_DTYPES else dtype
         # One extra position: padding is written there and never read.
+        # One block per layer, the longest possible S for every slot: [depth, slots, S, H_kv, D].
+        # A slot's keys of one layer are contiguous, so adjacent slots are a batch without a copy.
         shape = (config.depth, slots, max_len + 1, config.kv_heads, config.head_dim)
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
@@ -57,12 +65,13 @@ class KVCache:
     def reset(self, slot: int, length: int = 0) -> None:
         """Drop everything in a slot after its first `length` tokens."""
         assert 0 <= length <= self.lengths[slot]
-        self.lengths[slot] = length
+        self.lengths[slot] = length  # nothing is erased: the next sequence overwrites it
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """Replace the content of other slots by the first `length` tokens of one slot."""
         assert source not in targets and length <= self.lengths[source]
         for memory in (self.k, self.v, self.tokens[None]):
+            # [depth, targets, length, ...] from [depth, 1, length, ...]
             memory[:, list(targets), :length] = memory[:, source : source + 1, :length]
         for slot in targets:
             self.lengths[slot] = length
@@ -104,10 +113,10 @@ class CacheView:
         self.spread = self.width == 1 and high - low <= 2 * len(slot_ids)
         host = torch.tensor([slot_ids, starts, ends], dtype=torch.int64)
         self._slots, self._starts, stops = host.to(cache.device, non_blocking=True).unbind()
-        positions = self._starts[:, None] + torch.arange(self.width, device=cache.device)
+        positions = self._starts[:, None] + torch.arange(self.width, device=cache.device)  # [B, T]
         # Padding repeats its row's last position: it needs a valid one, and a key to see.
         self.positions = torch.minimum(positions, stops[:, None] - 1)
-        self._written = positions
+        self._written = positions  # [B, T], where each token is stored
         if len(set(counts)) > 1:
             self._written = torch.where(positions < stops[:, None], positions, cache.max_len)
 
@@ -122,24 +131,26 @@ class CacheView:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [B, T, H_kv, D]; return attention of the queries [B, T, H, D]."""
         cache = self.cache
-        keys, values = cache.k[layer], cache.v[layer]
+        keys, values = cache.k[layer], cache.v[layer]  # [slots, S, H_kv, D]
         self._write(keys, k)
         self._write(values, v)
         window = cache.windows[layer]
         if self.fresh:
+            # New sequences see only their own tokens of this call: ordinary causal attention.
             backend = attention.choose("auto", cache.device)
             return attention.attend(q, k, v, window=window, scale=scale, backend=backend)
+        # In a layer with a window, no query sees a key before the earliest query's window.
         begin = 0
         if window is not None:
             begin = max(0, self.first - window) // BUCKET * BUCKET
         span = slice(begin, self.end)
-        mask = self._mask(window, begin)
+        mask = self._mask(window, begin)  # [B, 1, T, S]
         q, dtype = q.to(keys.dtype), q.dtype
         if self.width > 1:
             y = _attend_many(q, self._rows(keys, span), self._rows(values, span), mask, scale)
         else:
             y = self._attend_one(q, keys, values, span=span, mask=mask, scale=scale)
-        return y.to(dtype)
+        return y.to(dtype)  # [B, T, H, D]
 
     def _write(self, memory: Tensor, x: Tensor) -> None:
         if self.fresh and self.in_order:
@@ -158,17 +169,20 @@ class CacheView:
     ) -> Tensor:
         """One query per row; the heads that share a key head become queries of one head."""
         if not self.in_order and self.spread:
+            # [B, 1, H, D] -> [slots in range, 1, H, D]; idle slots get a query of zeros.
             keys, values = keys[self.slot_range, span], values[self.slot_range, span]
-            place = self._slots - self.slot_range.start
+            place = self._slots - self.slot_range.start  # [B]
             q = q.new_zeros(keys.shape[0], *q.shape[1:]).index_copy_(0, place, q)
         else:
             place = None
             keys, values = self._rows(keys, span), self._rows(values, span)
-        grouped = q.view(q.shape[0], keys.shape[2], -1, q.shape[3])  # (B, H_kv, H / H_kv, D)
+        # [B, 1, H, D] -> [B, H_kv, H / H_kv, D]: each key head is read once for all its queries.
+        # Decoding is bound by reading the cache, not by arithmetic.
+        grouped = q.view(q.shape[0], keys.shape[2], -1, q.shape[3])
         y = F.scaled_dot_product_attention(
             grouped, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, scale=scale
         )
-        y = y.reshape(q.shape)
+        y = y.reshape(q.shape)  # [B, 1, H, D]
         return y if place is None else y.index_select(0, place)
 
     @functools.cached_property
@@ -183,9 +197,9 @@ class CacheView:
     def _mask(self, window: int | None, begin: int) -> Tensor:
         """What to add to the scores, [B, 1, T, S]: 0 where a query sees a key, else -inf; kept."""
         if window not in self._masks:
-            query = self._mask_positions[:, None, :, None]
-            key = torch.arange(begin, self.end, device=query.device)
-            hidden = key > query
+            query = self._mask_positions[:, None, :, None]  # [B, 1, T, 1]
+            key = torch.arange(begin, self.end, device=query.device)  # [S]
+            hidden = key > query  # [B, 1, T, S]; also hides what is beyond the slot's length
             if window is not None:
                 hidden |= key < query - window
             mask = torch.zeros(hidden.shape, dtype=self.cache.k.dtype, device=query.device)
@@ -196,11 +210,11 @@ class CacheView:
 def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Several queries per row that continue stored sequences."""
     y = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
+        q.transpose(1, 2),  # [B, H, T, D]
+        k.transpose(1, 2),  # [B, H_kv, S, D]
         v.transpose(1, 2),
         attn_mask=mask,
         scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
     )
-    return y.transpose(1, 2)
+    return y.transpose(1, 2)  # [B, T, H, D]

@@ -3,7 +3,8 @@
 Owns the sampling settings, the truncation rules and the random numbers. Knows no model, no cache.
 
 The noise is a hash of (row's seed, row's position, token id), not the next draw of a generator: a
-request with a seed gets the same tokens alone, in a batch of 64, or after a restart.
+request with a seed gets the same tokens alone, in a batch of 64, or after a restart. One generator
+for the batch would give a row different draws depending on the rows beside it.
 """
 
 from __future__ import annotations
@@ -129,24 +130,30 @@ def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
     Source: the exponential race (the Gumbel-max trick): argmax of p_i / E_i with E_i ~ Exp(1).
     """
     if batch.greedy:
-        return logits.argmax(dim=-1)
+        return logits.argmax(dim=-1)  # [B]
+    # Temperature below 1 sharpens the distribution, above 1 flattens it; near 0 it is the argmax.
     scores = logits.float() / batch.temperature  # [B, V]
+    # The race: for independent E_i ~ Exp(1), token i has the largest p_i / E_i with probability
+    # exactly p_i. In logs that is argmax(score_i - log E_i), which needs no normalized p; as -log E
+    # is Gumbel noise, this is the Gumbel-max trick.
     if not batch.ranked:
-        ids = torch.arange(scores.shape[1], device=scores.device)[None]
+        ids = torch.arange(scores.shape[1], device=scores.device)[None]  # [1, V]
         return (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1)
     if batch.candidates < scores.shape[1]:
-        scores, ids = scores.topk(batch.candidates, dim=-1)
+        scores, ids = scores.topk(batch.candidates, dim=-1)  # [B, K] each
     else:
         scores, ids = scores.sort(dim=-1, descending=True)
     scores = scores.masked_fill(~_kept(scores, batch), float("-inf"))
     winner = (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1, keepdim=True)
-    return ids.gather(1, winner)[:, 0]
+    return ids.gather(1, winner)[:, 0]  # [B]
 
 
 def _kept(scores: Tensor, batch: SamplingBatch) -> Tensor:
     """Which candidates to keep, bool [B, K]; scores [B, K] are in descending order."""
-    rank = torch.arange(scores.shape[1], device=scores.device)[None]
-    in_top_k = rank < batch.top_k
+    rank = torch.arange(scores.shape[1], device=scores.device)[None]  # [1, K]
+    in_top_k = rank < batch.top_k  # [B, K]
+    # top-p keeps the smallest set of likeliest tokens whose probability reaches p: a token stays
+    # while those before it have not reached p. Few stay where the model is sure, many where not.
     probs = scores.masked_fill(~in_top_k, float("-inf")).softmax(dim=-1)
     mass_before = probs.cumsum(dim=-1) - probs
     in_top_p = (mass_before < batch.top_p) | (batch.top_p >= 1)  # at 1, rounding must not drop any
@@ -155,8 +162,8 @@ def _kept(scores: Tensor, batch: SamplingBatch) -> Tensor:
 
 def _log_exponential(seed: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
     """Log of Exp(1) noise, [B, K] fp32, that depends only on (seed, position, token id)."""
-    key = _mix(_mix(seed) + positions * _GOLDEN)
-    bits = _mix(key[:, None] + ids * _GOLDEN) & 0x7FFFFFFF
+    key = _mix(_mix(seed) + positions * _GOLDEN)  # [B]
+    bits = _mix(key[:, None] + ids * _GOLDEN) & 0x7FFFFFFF  # [B, K]
     # Small draws decide the race; as floats of 31 bits they keep their relative precision. A short
     # series gives their -log(1 - u): log1p costs six times as much as everything else on a CPU.
     u = ((bits.float() + 0.5) * 2.0**-31).clamp_(max=1 - 2.0**-24)

@@ -166,16 +166,19 @@ class Engine:
         if not ready and self._slots:
             tools = [tool for slot in self._slots for tool in slot.pending_tools]
             wait(tools, return_when=FIRST_COMPLETED)
+        # Continuous batching: the batch is formed again in every step, so that a finished sequence
+        # is replaced at once instead of padding the batch until the longest one ends. Decoding and
+        # prefilling are separate passes: together, each decoded token would be padded to a chunk.
         decoding = [slot for slot in ready if slot.uncached == 1]
         prefilling = prefill_batch([slot for slot in ready if slot.uncached > 1])
-        hidden = [self._forward(slots) for slots in (decoding, prefilling) if slots]
+        hidden = [self._forward(slots) for slots in (decoding, prefilling) if slots]  # [B, C] each
         sampling = [slot for slot in decoding + prefilling if not slot.uncached]
         if sampling:
             sequences = [seq for slot in sampling for seq in slot.sequences]
             logits = self.model.logits(torch.cat(hidden))  # [slots, V]
-            if len(sequences) > len(sampling):
+            if len(sequences) > len(sampling):  # sequences of one slot share its logits
                 counts = torch.tensor([len(slot.sequences) for slot in sampling])
-                logits = logits.repeat_interleave(
+                logits = logits.repeat_interleave(  # [sequences, V]
                     counts.to(self.device), dim=0, output_size=len(sequences)
                 )
             for seq, token in zip(sequences, self._sample(sequences, logits), strict=True):
@@ -192,6 +195,8 @@ class Engine:
         """
         if not self._waiting or (self._slots and len(self._free_slots) < self._admit_at):
             return
+        # Prefix sharing: many samples of one prompt, as in reinforcement learning, need only one
+        # prefill. Keys and values depend on nothing but the tokens, so they can be copied.
         by_prompt = {tuple(slot.sequences[0].request.prompt): slot for slot in self._slots}
         while self._waiting:
             seq = self._waiting[0]
@@ -262,10 +267,12 @@ class Engine:
         for slot, count in zip(slots, counts, strict=True):
             slot.cached += count
         if T == 1:
-            return hidden[:, 0]
+            return hidden[:, 0]  # [B, C]
+        # Only the last token's hidden state predicts something new; without the others, the head
+        # computes logits for one token per slot instead of T.
         last = [(i, n - 1) for i, n in enumerate(counts) if not slots[i].uncached]
         row_index, column_index = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
-        return hidden[row_index.to(self.device), column_index.to(self.device)]
+        return hidden[row_index.to(self.device), column_index.to(self.device)]  # [slots, C]
 
     def _sample(self, sequences: list[ActiveSequence], logits: Tensor) -> list[int]:
         """Sample a token for every sequence; the only wait for the device in a step."""
@@ -302,7 +309,10 @@ class Engine:
                 events.append(Event(seq.id, kind, text, token))
 
     def _follow_tools(self, seq: ActiveSequence, token: int, events: list[Event]) -> None:
-        """Note where a tool call starts; at its end run it, or park the slot while it runs."""
+        """Note where a tool call starts; at its end run it, or park the slot while it runs.
+
+        text --python_start--> code --python_end--> the tool runs --its output is forced--> text
+        """
         if token == self._special["python_start"]:
             seq.code_start = len(seq.tokens)
         elif token == self._special["python_end"] and seq.code_start is not None:
@@ -327,6 +337,8 @@ class Engine:
 
     def _force_output(self, seq: ActiveSequence, output: str, events: list[Event]) -> None:
         """Append a tool's output: tokens the sequence reads but did not sample."""
+        # The mask marks these tokens with 0: the model did not choose them, so reinforcement
+        # learning must neither reward nor punish them.
         start, end = self._special["output_start"], self._special["output_end"]
         forced = [start, *self.tokenizer.encode(output), end]
         room = min(

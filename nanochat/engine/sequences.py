@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from nanochat.engine.requests import Request, Transcript
 
+# A prefill pass processes many tokens at once and is bound by arithmetic; a decode pass processes
+# one token per sequence and is bound by reading the weights. A long prompt in one pass would stall
+# every decoding sequence, so it is cut into chunks with a decode pass between them.
 PREFILL_CHUNK = 512  # tokens of a sequence per step; bounds how long decoding sequences wait
 PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; bounds memory
 

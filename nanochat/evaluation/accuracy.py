@@ -26,6 +26,8 @@ class Accuracy:
     @property
     def centered(self) -> float:
         """0 for guessing, 1 if all answers are correct."""
+        # Guessing gets 25% with four options and 50% with two: uncentered, a mean over such tasks
+        # would mostly show how many options they have.
         return (self.value - self.baseline) / (1 - self.baseline)
 
     @property

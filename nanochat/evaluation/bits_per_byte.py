@@ -1,6 +1,10 @@
 """Bits per byte: how well a model compresses text, whatever its vocabulary.
 
 Owns the two measures: over fixed validation rows, and over complete documents. Does not load data.
+
+The loss per token cannot be compared across tokenizers: a larger vocabulary makes fewer tokens of a
+text, each harder to predict. The total loss divided by the bytes of the text can. It is also the
+size to which an arithmetic coder would compress the text with the model's predictions.
 """
 
 import itertools
@@ -54,7 +58,7 @@ def bits_per_byte(
         nats, size = 0.0, 0
         for start in range(0, len(mine), batch_rows):
             batch = mine[start : start + batch_rows]
-            inputs, targets = batch[:, :-1], batch[:, 1:]
+            inputs, targets = batch[:, :-1], batch[:, 1:]  # [B, T] each
             lengths = token_bytes[targets].astype(np.int64)
             counted = np.where(lengths > 0, targets, -1)
             nats += _sum_losses(model, inputs, counted, run.device)
@@ -130,7 +134,7 @@ def _sum_losses(
     model: TokenLosses, inputs: np.ndarray, targets: np.ndarray, device: torch.device
 ) -> float:
     """Summed loss of one batch in nats; summed in float64 on the CPU (MPS has no float64)."""
-    losses = model.token_losses(
+    losses = model.token_losses(  # [B, T]
         torch.from_numpy(np.ascontiguousarray(inputs)).to(device),
         torch.from_numpy(np.ascontiguousarray(targets)).to(device),
     )
@@ -144,4 +148,4 @@ def _over_ranks(run: Run, measure: Callable[[], tuple[float, ...]]) -> list[floa
 
 
 def _bits(nats: float, size: float) -> float:
-    return nats / (math.log(2) * size) if size else math.inf
+    return nats / (math.log(2) * size) if size else math.inf  # ln 2 nats are one bit

@@ -107,6 +107,8 @@ def preferred_letters(engine: Engine, task: EvalTask, indices: Sequence[int]) ->
     """
     if task.kind != "choice":
         raise ConfigError(f"{task.name} is answered in free text; it has no option letters")
+    # Comparing the letters only, a model that would start with "The answer is" still gets a score,
+    # and one forward pass per item is enough.
     prompts = {
         i: render_prompt(task[i]["messages"][:-1], engine.tokenizer, engine.max_len)
         for i in indices
@@ -138,7 +140,7 @@ def _next_token_logits(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tens
     width = min(engine.max_len, up_to_multiple(max(map(len, prompts)), WIDTH_STEP))
     inputs = pad_rows(prompts, (len(prompts), width), 0)
     hidden = engine.model.hidden(torch.from_numpy(inputs).to(engine.device))  # [B, T, C]
-    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=engine.device)
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=engine.device)  # [B]
     return engine.model.logits(hidden[torch.arange(len(prompts)), last]).float().cpu()
 
 

@@ -3,6 +3,9 @@
 Owns the scoring and the results. An item becomes one token sequence per answer option
 (core_bundle); the option with the lowest loss is the model's answer. Nothing is generated.
 
+Likelihoods, because a small base model seldom writes an answer in the requested form, although it
+often finds the correct option likelier than the wrong ones: a signal long before it can answer.
+
 Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5.
 """
 
@@ -191,6 +194,7 @@ def _score(reader: Reader, options: Sequence[AnswerOption]) -> list[_Score]:
         hidden = reader.model.hidden(tokens.to(reader.device))  # [B, T, C]
         numbers = [(place, number) for place, row in enumerate(batch) for number in rows[row]]
         parts = [
+            # [scored tokens, C]: position i predicts token i + 1
             hidden[place, options[number].start - 1 : len(options[number].tokens) - 1]
             for place, number in numbers
         ]
@@ -199,6 +203,7 @@ def _score(reader: Reader, options: Sequence[AnswerOption]) -> list[_Score]:
         end = 0
         for (_, number), part in zip(numbers, parts, strict=True):
             start, end = end, end + len(part)
+            # The mean, not the sum: a sum would favor short options.
             scores[number] = _Score(losses[start:end].mean().item(), bool(hits[start:end].all()))
     return [scores[number] for number in range(len(options))]
 
