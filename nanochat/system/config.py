@@ -40,10 +40,7 @@ class RunOptions:
         choices=("float64", "float32", "bfloat16", "float16"),
     )
     threads: int | None = option(
-        None,
-        "CPU threads per process; none divides the cores among the processes",
-        least=1,
-        most=MAX_THREADS,
+        None, "CPU threads per process; none divides up the cores", least=1, most=MAX_THREADS
     )
     seed: int = option(1337, "seed of weights, data order and sampling", least=0)
     wandb: str | None = option(None, "Weights & Biases project to log to; none logs to files only")

@@ -154,8 +154,7 @@ def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     functorch.autograd_cache_allow_custom_autograd_functions = True
     # Fused multiply-add: one instruction, one rounding.
     options: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
-    result: Callable[_P, _R] = torch.compile(function, dynamic=False, options=options)
-    return result
+    return torch.compile(function, dynamic=False, options=options)
 
 
 def cores() -> int:

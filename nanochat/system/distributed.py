@@ -45,11 +45,11 @@ DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat1
 class Run:
     """This process's rank, device and compute dtype."""
 
-    rank: int
-    world_size: int
-    local_rank: int
     device: torch.device
-    compute_dtype: torch.dtype
+    compute_dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -59,13 +59,7 @@ class Run:
 
 def single_run(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
     """A run of one process, without a process group: for tools and tests."""
-    return Run(
-        rank=0,
-        world_size=1,
-        local_rank=0,
-        device=devices.choose_device(device),
-        compute_dtype=dtype,
-    )
+    return Run(device=devices.choose_device(device), compute_dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +88,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
     and every machine prints it once. Collective.
     """
     rank, world_size, local_rank = _place()
+    me = failures.Process(rank=rank, world_size=world_size)
     # Log records (download progress, fallbacks) are shown by one process per machine.
     logging.basicConfig(
         level=logging.INFO if local_rank == 0 else logging.ERROR, format="%(message)s"
@@ -102,7 +97,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
         store = None
         if world_size > 1:
             stack.callback(_leave_group)  # after the store has the reason of a failure
-            store = stack.enter_context(_store(rank, world_size))
+            store = stack.enter_context(_store(me))
         device = devices.choose_device(options.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
@@ -111,14 +106,8 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
             devices.keep_memory()
         torch.manual_seed(options.seed)
         if store is not None:
-            _join_group(store, rank, world_size, device)
-        run = Run(
-            rank=rank,
-            world_size=world_size,
-            local_rank=local_rank,
-            device=device,
-            compute_dtype=torch.float32,
-        )
+            _join_group(store, me, device)
+        run = Run(device=device, rank=rank, world_size=world_size, local_rank=local_rank)
         # from rank 0, as the others may not have the file it was read from
         started = broadcast_object(run, started or StartedWith())
         _set_threads(options.threads, started, run)
@@ -130,10 +119,9 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
 
 
 @contextlib.contextmanager
-def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
+def _store(me: failures.Process) -> Iterator[dist.Store]:
     """The run's store, hosted by torchrun; failures are reported through it. Collective."""
-    store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
-    me = failures.Process(rank=rank, world_size=world_size)
+    store, _, _ = next(dist.rendezvous("env://", me.rank, me.world_size, timeout=TIMEOUT))
     try:
         yield store
     except (Stopped, ReportedElsewhere):
@@ -145,16 +133,16 @@ def _store(rank: int, world_size: int) -> Iterator[dist.Store]:
         raise raised from None
 
 
-def _join_group(store: dist.Store, rank: int, world_size: int, device: torch.device) -> None:
+def _join_group(store: dist.Store, me: failures.Process, device: torch.device) -> None:
     """Start the process group once every process has connected. Collective."""
-    failures.wait_for_all(store, failures.Process(rank=rank, world_size=world_size))
+    failures.wait_for_all(store, me)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         timeout=TIMEOUT,
         device_id=device if device.type == "cuda" else None,
         store=dist.PrefixStore("group", store),
-        rank=rank,
-        world_size=world_size,
+        rank=me.rank,
+        world_size=me.world_size,
     )
 
 
@@ -177,8 +165,7 @@ def from_main(run: Run, work: Callable[[], T]) -> T:
 
     Machines need not share a file system: only rank 0 is sure to have the run's files.
     """
-    found: T = broadcast_object(run, main_only(run, work))
-    return found
+    return cast(T, broadcast_object(run, main_only(run, work)))
 
 
 def on_all(run: Run, work: Callable[[], T]) -> T:

@@ -188,9 +188,7 @@ class _Download(BaseHandler):
             headers["Range"] = f"bytes={have}-"
             tag = self.tag_file.read_text(encoding="utf-8") if self.tag_file.is_file() else ""
             if tag and not tag.startswith("W/"):
-                headers["If-Range"] = (
-                    tag.strip()
-                )  # if the file has changed, the server sends all of it
+                headers["If-Range"] = tag.strip()  # if the file has changed, all of it is sent
         return build_opener(self).open(Request(self.url, headers=headers), timeout=TIMEOUT_S)
 
     def _receive(self, response: Any, start: int) -> None:

@@ -105,8 +105,7 @@ def describe_error(error: Exception) -> str:
 def _record(store: dist.Store, me: Process, text: str) -> dict[str, Any]:
     """Record the reason unless another process already has; returns the recorded one."""
     reason = json.dumps({"rank": me.rank, "host": me.host, "text": text})
-    found: dict[str, Any] = json.loads(store.compare_set(REASON, "", reason))
-    return found
+    return json.loads(store.compare_set(REASON, "", reason))
 
 
 def _read(store: dist.Store) -> dict[str, Any] | None:

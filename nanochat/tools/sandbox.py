@@ -186,12 +186,7 @@ def filter_system_calls() -> None:
         (load, 0, 0, 0),  # the number of the call
         (jump_at_least, 0, 1, 0x40000000),  # the x32 variants of the x86-64 calls
         (ret, 0, 0, ERRNO | EPERM),
-        (
-            jump_equal,
-            0,
-            1,
-            clone3,
-        ),  # its flags are in memory, out of reach; libc then falls back to clone
+        (jump_equal, 0, 1, clone3),  # its flags are in memory, out of reach; libc then uses clone
         (ret, 0, 0, ERRNO | ENOSYS),
     ]
     for number in denied:
