@@ -111,7 +111,9 @@ def test_the_best_is_still_known_after_a_resume(base, monkeypatch):
 
 
 def test_the_best_needs_evaluations_where_it_is_saved(base):
-    with pytest.raises(ConfigError, match="--keep-best needs an evaluation at every saved checkpoint"):
+    with pytest.raises(
+        ConfigError, match="--keep-best needs an evaluation at every saved checkpoint"
+    ):
         train(base, "--save-every", "4", "--eval-every", "3", "--keep-best")
 
 
