@@ -311,8 +311,8 @@ def test_a_checkpoint_with_an_invalid_description_is_named(base, content):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("empty.txt", b"", "the data holds no text"),
-        ("blank.txt", b" \n\n", "the data holds no text"),
+        ("empty.txt", b"", "the data has no text"),
+        ("blank.txt", b" \n\n", "the data has no text"),
         ("rubbish.parquet", b"PAR1 and no more", "rubbish.parquet is damaged"),
         ("latin.txt", b"caf\xe9 " * 100, "latin.txt, line 1, byte 3: not UTF-8"),
         ("rows.jsonl", b'{"txt": "a"}\n', "no text under the key 'text'"),

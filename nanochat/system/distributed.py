@@ -135,6 +135,7 @@ def _store(me: failures.Process) -> Iterator[dist.Store]:
 
 def _join_group(store: dist.Store, me: failures.Process, device: torch.device) -> None:
     """Start the process group once every process has connected. Collective."""
+    # init_process_group alone would wait for a process that has failed until the timeout.
     failures.wait_for_all(store, me)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -154,6 +155,8 @@ def _leave_group() -> None:
 def main_only(run: Run, work: Callable[[], T]) -> T | None:
     """Call `work` on rank 0; the others get None. Its error is raised on all. Collective."""
     found, error = _attempt(work) if run.is_main else (None, None)
+    # If rank 0 raised without telling the others, they would wait for it in the next collective
+    # until the timeout.
     sent = broadcast_object(run, error and _portable(error))
     if error := error or sent:
         raise error

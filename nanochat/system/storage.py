@@ -63,6 +63,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
+            # A file system may write the rename to disk before the data: without this fsync a
+            # crash could leave an empty file under the final name.
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)

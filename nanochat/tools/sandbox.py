@@ -112,6 +112,7 @@ def enter(request: dict[str, Any]) -> None:
         raise Refused(f"Landlock and seccomp exist on Linux only, this is {sys.platform}")
     if platform.machine() not in MACHINES:
         raise Refused(f"no system call table for {platform.machine()}")
+    # The system call filter comes last: it denies prlimit64, which setting limits needs.
     limit_resources(request["limits"])
     _prctl(PR_SET_PDEATHSIG, 9)  # die with the parent process
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
