@@ -1,4 +1,4 @@
-"""The chat in the terminal, sampling from the command line, and the start of the chat server."""
+"""The chat in the terminal, sampling from the command line, and starting the chat server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWERS = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A base folder with a run of a base and a chat checkpoint."""
+    """A base folder with a run that has a base and a chat checkpoint."""
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(folder))
@@ -50,10 +50,10 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-def run_script(base: Path, *words: str, text: str | None = None) -> subprocess.CompletedProcess:
+def run_script(base: Path, *args: str, text: str | None = None) -> subprocess.CompletedProcess:
     environment = {**os.environ, "NANOCHAT_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", *words, "--dtype", "float32", "--threads", "1"],
+        [sys.executable, "-m", *args, "--dtype", "float32", "--threads", "1"],
         cwd=ROOT,
         env=environment,
         input=text,
@@ -68,19 +68,19 @@ def talk(monkeypatch, capsys, *lines: str, **options) -> tuple[str, chat_cli.Cha
     """Type lines into a chat with the scripted engine; return what it printed."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
     chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig(**options))
-    waiting = list(lines)
+    remaining = list(lines)
 
     def type_line(prompt: str) -> str:
-        if not waiting:
+        if not remaining:
             raise EOFError
-        return waiting.pop(0)
+        return remaining.pop(0)
 
     monkeypatch.setattr("builtins.input", type_line)
-    chat_cli.talk(chat)
+    chat_cli.chat_loop(chat)
     return capsys.readouterr().out, chat
 
 
-def test_a_chat_answers_shows_tools_and_remembers(monkeypatch, capsys):
+def test_a_chat_answers_shows_tools_and_keeps_the_conversation(monkeypatch, capsys):
     out, chat = talk(monkeypatch, capsys, "hi", "sum", "/quit", "never read")
     assert out == "Hello!\nIt is [6*7 = 42] 42.\n"
     assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 2
@@ -96,11 +96,11 @@ def test_commands_clear_regenerate_and_set(monkeypatch, capsys):
     lines = ["hi", "/clear", "/regen", "hi", "/regen", "/set temperature 0.25", "/set top_k none"]
     out, chat = talk(monkeypatch, capsys, *lines, "/set max_new_tokens 3", "hi", "/help", "/what")
     assert out.count("Hello!\n") == 3
-    assert "(there is nothing to answer again)" in out
-    assert "Hel [cut off at the limit of tokens]" in out
+    assert "(no message to answer again)" in out
+    assert "Hel [cut off at the token limit]" in out
     assert "temperature 0.25  top_k none  top_p none  max_new_tokens 3" in out
     assert "/regen             answer the last message again" in out
-    assert "/what is no command" in out
+    assert "unknown command /what; /help lists the commands" in out
     assert chat.sampling.temperature == 0.25
     assert len(chat.messages) == 4
 
@@ -111,24 +111,24 @@ def test_commands_clear_regenerate_and_set(monkeypatch, capsys):
         ("/set temperature -1", "--temperature must be from 0 to 100, got -1.0"),
         ("/set temperature hot", "--temperature must be a number, got 'hot'"),
         ("/set max_new_tokens 0", "--max-new-tokens must be at least 1, got 0"),
-        ("/set warmth 3", "is no setting; there are temperature, top_k, top_p, max_new_tokens"),
+        ("/set warmth 3", "'warmth'; choose from temperature, top_k, top_p, max_new_tokens"),
         ("/set one", "use /set NAME VALUE"),
     ],
 )
-def test_a_wrong_setting_is_told_and_the_chat_goes_on(monkeypatch, capsys, line, message):
+def test_an_invalid_option_is_reported_and_the_chat_continues(monkeypatch, capsys, line, message):
     out, _ = talk(monkeypatch, capsys, line, "hi")
     assert message in out
     assert out.endswith("Hello!\n\n")
 
 
-def test_the_system_message_is_used_and_forgotten(monkeypatch, capsys):
+def test_the_system_prompt_is_used_and_removed(monkeypatch, capsys):
     out, chat = talk(monkeypatch, capsys, "/system Be brief.", "hi", "/system", "hi")
     assert chat.system is None
-    # the scripted engine knows "hi" only without a system message before it
+    # the scripted engine knows "hi" only without a system prompt before it
     assert out.startswith("(system: Be brief.)\n?\n(system: none)\n")
 
 
-def test_messages_may_have_several_lines_and_answers_no_control_characters(monkeypatch, capsys):
+def test_messages_can_span_lines_and_answers_lose_control_characters(monkeypatch, capsys):
     out, _ = talk(monkeypatch, capsys, "two\\", "lines", "/clear", "escape")
     assert out.startswith("I see.\n")
     assert "cbold\n" in out
@@ -151,14 +151,14 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert re.fullmatch(r"abcab?c? \[stopped\]\n", out)
     assert chat.engine.idle
-    said = out.removesuffix(" [stopped]\n")
-    assert chat.messages[-1]["content"] == [{"type": "text", "text": said}]
+    text = out.removesuffix(" [stopped]\n")
+    assert chat.messages[-1]["content"] == [{"type": "text", "text": text}]
     chat_cli.answer(chat, "hi")
     assert capsys.readouterr().out == "Hello!\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_at_the_prompt_does_not_leave(monkeypatch, capsys):
+def test_ctrl_c_at_the_prompt_does_not_quit(monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
     chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig())
     results = iter([KeyboardInterrupt, "hi", EOFError])
@@ -170,38 +170,36 @@ def test_ctrl_c_at_the_prompt_does_not_leave(monkeypatch, capsys):
         raise result
 
     monkeypatch.setattr("builtins.input", type_line)
-    chat_cli.talk(chat)
-    assert capsys.readouterr().out == "  (/quit or Ctrl-D leaves)\nHello!\n\n"
+    chat_cli.chat_loop(chat)
+    assert capsys.readouterr().out == "  (/quit or Ctrl-D to quit)\nHello!\n\n"
 
 
 def test_one_shot_prints_the_answer_only_from_a_flag_or_from_stdin(base, monkeypatch, capsys):
-    words = ["--run", "demo", "--temperature", "0", "--max-new-tokens", "9"]
-    pipe = run_script(base, "scripts.chat_cli", *words, text="What?\n")
+    args = ["--run", "demo", "--temperature", "0", "--max-new-tokens", "9"]
+    pipe = run_script(base, "scripts.chat_cli", *args, text="What?\n")
     assert (pipe.returncode, pipe.stderr) == (0, "")
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
-    words += ["--dtype", "float32", "--threads", "1"]
-    chat_cli.main([*words, "-p", "What?"])
+    args += ["--dtype", "float32", "--threads", "1"]
+    chat_cli.main([*args, "-p", "What?"])
     answer = capsys.readouterr().out
     assert pipe.stdout == answer != "\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
     with pytest.raises(ConfigError, match="stdin is empty; pipe a question in, or use --prompt"):
-        chat_cli.main(words)
+        chat_cli.main(args)
 
 
-def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
-    base, monkeypatch, capsys
-):
+def test_sample_continues_a_prompt_with_a_base_model_reproducibly(base, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
-    words = ["--run", "demo", "--stage", "base_train", "--prompt", "Once", "--num-samples", "3"]
-    words += ["--max-new-tokens", "12", "--dtype", "float32", "--threads", "1", "--temperature"]
+    args = ["--run", "demo", "--stage", "base_train", "--prompt", "Once", "--num-samples", "3"]
+    args += ["--max-new-tokens", "12", "--dtype", "float32", "--threads", "1", "--temperature"]
     outs = []
     for temperature, seed in (("1", "1"), ("1", "1"), ("1", "2"), ("0", "1")):
-        sample.main([*words, temperature, "--seed", seed])
+        sample.main([*args, temperature, "--seed", seed])
         outs.append(capsys.readouterr().out)
     assert outs[0] == outs[1] != outs[2]
-    stage = words.index("--stage")
-    sample.main([*words[:stage], *words[stage + 2 :], "1", "--seed", "1"])
-    assert capsys.readouterr().out == outs[0]  # the base model is what continues plain text best
+    stage = args.index("--stage")
+    sample.main([*args[:stage], *args[stage + 2 :], "1", "--seed", "1"])
+    assert capsys.readouterr().out == outs[0]  # without --stage, sample prefers the base model
     texts = re.split(r"--- \d\n", outs[0])[1:]
     assert len(set(texts)) == 3
     assert all(text.startswith("Once") for text in texts)
@@ -211,7 +209,7 @@ def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
 
 
 @pytest.mark.parametrize(
-    ("main", "words", "error", "message"),
+    ("main", "args", "error", "message"),
     [
         (sample.main, ["--run", "none"], CheckpointError, "nanochat base_train --run none"),
         (chat_cli.main, ["--run", "none"], CheckpointError, "has no chat_rl or chat_sft or mid"),
@@ -231,30 +229,30 @@ def test_sample_continues_a_prompt_with_a_base_model_and_repeats_with_its_seed(
         (chat_web.main, ["--run", "demo", "--host", "256.1.1.1"], ConfigError, "check --host"),
     ],
 )
-def test_mistakes_are_told_in_one_line(base, monkeypatch, main, words, error, message):
+def test_user_errors_are_one_line(base, monkeypatch, main, args, error, message):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
     with pytest.raises(error) as caught:
-        main([*(word.format(base=base) for word in words), "--dtype", "float32"])
+        main([*(arg.format(base=base) for arg in args), "--dtype", "float32"])
     assert message.format(base=base) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_port_in_use_is_told_with_another_one_to_try(base, monkeypatch):
+def test_the_error_for_a_port_in_use_suggests_another_port(base, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
             chat_web.main(["--run", "demo", "--port", str(port), "--dtype", "float32"])
     assert str(caught.value) == (
-        f"cannot listen on port {port}: it is in use; choose another one, such as --port {port + 1}"
+        f"cannot listen on port {port}: it is in use; try another port, such as --port {port + 1}"
     )
 
 
 def test_chat_web_serves_until_ctrl_c(base):
     environment = {**os.environ, "NANOCHAT_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"}
-    words = ["scripts.chat_web", "--run", "demo", "--port", "0", "--dtype", "float32"]
+    args = ["scripts.chat_web", "--run", "demo", "--port", "0", "--dtype", "float32"]
     with subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *args], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as server:
         try:
             assert server.stdout is not None

@@ -1,4 +1,4 @@
-"""The chat server speaks OpenAI's dialect, batches, refuses politely, stops when nobody listens.
+"""The chat server: OpenAI's format, batching, error responses, clients that disconnect.
 
 Most tests call the application in process; streaming and disconnects go through a real uvicorn.
 """
@@ -45,7 +45,7 @@ def wait_for(condition: Any) -> None:
 
 
 def call(app: Any, *requests: tuple[str, str, Any]) -> list[httpx.Response]:
-    """Send requests to an application in process, all at once."""
+    """Send requests to an application in process, concurrently."""
 
     async def send() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -63,7 +63,7 @@ def ask(service: EngineService, **body: Any) -> httpx.Response:
 
 
 def chunks(response: httpx.Response) -> list[Any]:
-    """The objects of a stream, with "[DONE]" as it is."""
+    """The parsed events of a stream, with "[DONE]" left as text."""
     lines = [x.removeprefix("data: ") for x in response.text.split("\n\n") if x.startswith("data")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
@@ -75,7 +75,7 @@ def service() -> Iterator[EngineService]:
         yield running
 
 
-def test_a_whole_answer_has_openais_shape(service):
+def test_a_complete_answer_has_openais_format(service):
     begin = int(time.time())
     response = ask(service, temperature=0)
     body = response.json()
@@ -102,7 +102,7 @@ def test_a_whole_answer_has_openais_shape(service):
     }
 
 
-def test_a_streamed_answer_has_openais_shape(service):
+def test_a_streamed_answer_has_openais_format(service):
     response = ask(service, stream=True, stream_options={"include_usage": True})
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["x-accel-buffering"] == "no"
@@ -121,7 +121,7 @@ def test_a_streamed_answer_has_openais_shape(service):
     assert "usage" not in chunks(ask(service, stream=True))[-2]
 
 
-def test_tool_activity_is_shown_only_to_those_who_ask(service):
+def test_tool_activity_is_returned_only_on_request(service):
     messages = [{"role": "user", "content": "sum"}]
     message = ask(service, messages=messages).json()["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "It is 42."}
@@ -186,9 +186,7 @@ def test_tool_activity_is_shown_only_to_those_who_ask(service):
         ({"stream_options": "x"}, "stream_options", "got 'x'"),
     ],
 )
-def test_mistakes_are_answered_with_the_field_the_value_and_what_would_be_right(
-    service, body, param, message
-):
+def test_errors_name_the_field_its_value_and_the_rule(service, body, param, message):
     full = {"messages": HELLO, **body} if isinstance(body, dict) else body
     response = call(create_app(service, model_name="m"), ("POST", CHAT, full))[0]
     error = response.json()["error"]
@@ -199,7 +197,7 @@ def test_mistakes_are_answered_with_the_field_the_value_and_what_would_be_right(
     assert message in error["message"]
 
 
-def test_bodies_that_are_not_json_or_too_large_and_wrong_paths_are_refused(service):
+def test_invalid_json_large_bodies_and_wrong_paths_are_rejected(service):
     app = create_app(service, model_name="m")
 
     async def send() -> list[httpx.Response]:
@@ -222,7 +220,7 @@ def test_bodies_that_are_not_json_or_too_large_and_wrong_paths_are_refused(servi
     assert responses[-1].json()["error"]["code"] == "model_not_found"
 
 
-def test_bodies_need_no_content_type_and_null_is_the_same_as_leaving_a_field_out(service):
+def test_bodies_need_no_content_type_and_null_means_the_default(service):
     app = create_app(service, model_name="m")
     body = {"messages": HELLO, "temperature": 0, "stop": None, "n": None, "stream_options": None}
     form = {"content-type": "application/x-www-form-urlencoded"}
@@ -247,7 +245,7 @@ def test_openapi_json_describes_every_route_and_field(service):
         "minimum": 1,
         "maximum": 8,
         "title": "N",
-        "description": "number of choices",
+        "description": "number of answers",
         "default": 1,
     }
     assert {option["type"] for option in fields["stop"]["anyOf"]} == {"string", "array"}
@@ -268,7 +266,7 @@ def test_models_health_and_the_page_are_served_with_safe_headers(service):
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_requests_for_other_host_names_are_refused(service):
+def test_requests_for_other_host_names_are_rejected(service):
     app = create_app(service, model_name="m", allowed_hosts=("localhost", "127.0.0.1", "::1"))
 
     async def send(host: str) -> int:
@@ -283,7 +281,7 @@ def test_requests_for_other_host_names_are_refused(service):
     ] * 3
 
 
-def test_sampling_settings_reach_the_engine_and_seeds_repeat():
+def test_sampling_settings_reach_the_engine_and_seeds_are_reproducible():
     with serving(Engine(random_model(3), TOKENIZER, slots=8)) as service:
         settings = {"temperature": 1.3, "top_k": 0, "max_tokens": 12, "seed": 5}
         texts = [
@@ -302,7 +300,7 @@ def test_sampling_settings_reach_the_engine_and_seeds_repeat():
         assert ask(service, max_completion_tokens=2).json()["usage"]["completion_tokens"] <= 2
 
 
-def test_several_choices_stream_side_by_side(service):
+def test_several_choices_are_streamed_concurrently(service):
     parts = chunks(ask(service, stream=True, n=2))[:-1]
     for index in (0, 1):
         own = [p["choices"][0] for p in parts if p["choices"][0]["index"] == index]
@@ -310,7 +308,7 @@ def test_several_choices_stream_side_by_side(service):
         assert own[-1]["finish_reason"] == "stop"
 
 
-def test_system_and_neighbouring_messages_become_one_conversation(service):
+def test_system_and_consecutive_messages_are_merged(service):
     seen: list[list[int]] = []
     engine = service.ready_engine()
     submit = engine.submit
@@ -346,7 +344,7 @@ def test_system_and_neighbouring_messages_become_one_conversation(service):
     assert seen[0].count(TOKENIZER.special_id("<|assistant_end|>")) == 1
 
 
-def test_a_conversation_longer_than_the_context_loses_its_oldest_turns():
+def test_a_conversation_longer_than_the_context_drops_its_oldest_turns():
     with serving(scripted_engine({"hi": "a" * 500})) as service:
         turns = [
             {"role": role, "content": f"{i} " + "x" * 50}
@@ -362,7 +360,7 @@ def test_a_conversation_longer_than_the_context_loses_its_oldest_turns():
         assert long.json()["usage"]["prompt_tokens"] > 200
 
 
-def test_while_the_model_loads_and_after_it_failed_the_answer_is_503():
+def test_the_status_is_503_while_the_model_loads_and_after_it_failed():
     gate = threading.Event()
     failed: list[bool] = []
 
@@ -385,8 +383,8 @@ def test_while_the_model_loads_and_after_it_failed_the_answer_is_503():
     service.stop()
 
 
-def test_requests_batch_together_and_too_many_are_turned_away():
-    # Different texts: equal ones would be computed as one row.
+def test_requests_are_batched_and_too_many_are_rejected():
+    # Different texts, because identical ones share a row.
     texts = [[{"role": "user", "content": letter}] for letter in "abcde"]
     engine = scripted_engine(dict.fromkeys("abcde", "a" * 30), delay_s=0.002)
     with serving(engine, max_in_flight=3) as service:
@@ -401,7 +399,7 @@ def test_requests_batch_together_and_too_many_are_turned_away():
         assert service.in_flight == 0
 
 
-def test_an_engine_that_fails_on_a_step_answers_500_and_goes_on():
+def test_a_failed_engine_step_gives_500_and_the_server_continues():
     engine = scripted_engine({"hi": "fine"})
     with serving(engine) as service:
         good = engine.model.script  # type: ignore[union-attr]
@@ -422,17 +420,17 @@ def test_an_engine_that_fails_on_a_step_answers_500_and_goes_on():
 
 @contextlib.contextmanager
 def listening(app: Any) -> Iterator[str]:
-    """Serve an application with uvicorn on a free port; gives its URL."""
+    """Serve an application with uvicorn on a free port; yields its URL."""
     import uvicorn
 
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             wait_for(lambda: server.started)
-            yield f"http://127.0.0.1:{place.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(10)
@@ -462,7 +460,7 @@ def test_over_a_real_connection_tokens_arrive_one_by_one():
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_the_engine(stream):
+def test_a_client_that_disconnects_frees_the_engine(stream):
     engine = scripted_engine({"hi": "a" * 240}, delay_s=0.05)
     with serving(engine) as service, listening(create_app(service, model_name="m")) as url:
         body = {"messages": HELLO, "stream": stream}
@@ -476,7 +474,7 @@ def test_a_client_that_goes_away_frees_the_engine(stream):
         assert httpx.get(url + "/health").json()["in_flight"] == 0
 
 
-def test_the_page_asks_nothing_of_the_network_and_never_inserts_html():
+def test_the_page_loads_nothing_from_other_hosts_and_never_inserts_html():
     texts = {p.name: p.read_text(encoding="utf-8") for p in STATIC.iterdir()}
     assert {"index.html", "app.js", "style.css"} <= set(texts)
     for name, text in texts.items():

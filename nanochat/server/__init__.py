@@ -1,5 +1,5 @@
-"""The chat server: an OpenAI-shaped HTTP API and a static page that uses it.
+"""The chat server: an OpenAI-compatible HTTP API and a static page that uses it.
 
-`protocol` reads requests and writes answers, `service` is the thread that owns the engine, `app`
-joins the two to HTTP.
+`protocol` defines the JSON of requests and responses, `service` runs the engine in its thread, and
+`app` connects both to HTTP.
 """

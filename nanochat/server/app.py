@@ -1,6 +1,7 @@
-"""The HTTP side of the chat server: routes, streaming, errors and the headers that keep it safe.
+"""The HTTP side of the chat server: routes, streaming, errors and security headers.
 
-Owns what is HTTP. JSON is in `protocol`, generation in `service`. FastAPI is imported on use.
+Owns: everything HTTP. Does not own: the JSON (`protocol`) or generation (`service`). FastAPI is
+imported where it is used, so that importing nanochat stays cheap.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 MAX_BODY_BYTES = 1 << 20
-PING_S = 15.0  # a comment this often keeps proxies from closing a quiet stream
-RESERVED_TOKENS = 512  # kept free for the answer when a conversation fills the context
+PING_S = 15.0  # send a comment this often, or proxies close an idle stream
+RESERVED_TOKENS = 512  # room for the answer when the conversation would fill the context
 HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -48,10 +49,10 @@ def create_app(
     defaults: SamplingOptions | None = None,
     allowed_hosts: Collection[str] | None = None,
 ) -> "FastAPI":
-    """Make the application.
+    """Create the application.
 
-    model_name: as /v1/models names it. allowed_hosts: host names that requests may be addressed
-    to, which keeps other web sites from reaching a server on this machine; None allows any.
+    model_name: the id in /v1/models. allowed_hosts: accepted host names in a request's Host header,
+    so that other web sites cannot reach a server on this machine; None accepts any.
     """
     try:
         from fastapi import FastAPI
@@ -63,7 +64,7 @@ def create_app(
 
     app = FastAPI(
         title="nanochat",
-        docs_url=None,  # its scripts come from a CDN, which our content-security-policy forbids
+        docs_url=None,  # loads its scripts from a CDN, which our content security policy blocks
         redoc_url=None,
         responses={"default": {"model": ErrorBody, "description": "OpenAI's error object"}},
         exception_handlers={
@@ -74,7 +75,7 @@ def create_app(
     )
     app.add_middleware(Guard, allowed_hosts=allowed_hosts)
     _add_routes(app, service, model_name, defaults or SamplingOptions())
-    # Not a mount at "/", which would also take known paths asked for with a wrong method.
+    # A mount at "/" would also match API paths with the wrong method and turn 405 into 404.
     app.router.default = StaticFiles(directory=STATIC, html=True)
     return app
 
@@ -91,22 +92,22 @@ def _add_routes(
         return model_card(model_name, created, max_len=max_len, defaults=defaults)
 
     @app.post("/v1/chat/completions")
-    async def chat(call: ChatRequest, request: fastapi.Request) -> Any:
+    async def chat(body: ChatRequest, http_request: fastapi.Request) -> Any:
         """Answer a conversation."""
         engine = service.ready_engine()
-        requests = await asyncio.to_thread(make_requests, call, engine, defaults)
+        requests = await asyncio.to_thread(engine_requests, body, engine, defaults)
         answer = Answer(
             model=model_name,
             prompt_tokens=len(requests[0].prompt),
-            tool_activity=call.tool_activity,
+            tool_activity=body.tool_activity,
         )
         ticket = service.open(requests)
-        if call.stream:
-            return _event_stream(ticket, _chunks(ticket, answer, call))
+        if body.stream:
+            return _event_stream(ticket, _events(ticket, answer, body))
         try:
-            completions = await _unless_gone(_completions(ticket), request.receive)
+            completions = await _unless_disconnected(_completions(ticket), http_request.receive)
             if completions is None:
-                return fastapi.Response(status_code=499)  # the client has gone, nobody reads this
+                return fastapi.Response(status_code=499)  # nobody is left to read it
             return answer.complete(completions)
         finally:
             ticket.close()
@@ -126,32 +127,32 @@ def _add_routes(
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Tell whether questions can be answered."""
+        """Report whether the model is loaded; 503 if not."""
         service.ready_engine()
         return {"status": "ok", "in_flight": service.in_flight}
 
 
-def make_requests(call: ChatRequest, engine: Engine, defaults: SamplingOptions) -> list[Request]:
-    """Render a call's prompt, the oldest turns left out if need be, once a choice.
+def engine_requests(body: ChatRequest, engine: Engine, defaults: SamplingOptions) -> list[Request]:
+    """One engine request per choice; drops the oldest turns if the prompt is too long.
 
-    Raises: ApiError 400 for a conversation that is not one.
+    Raises: ApiError 400 for messages that do not form a conversation.
     """
-    limit = call.token_limit
+    limit = body.token_limit
     reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
     try:
-        prompt = render_prompt(call.conversation(), engine.tokenizer, engine.max_len - reserved)
+        prompt = render_prompt(body.conversation(), engine.tokenizer, engine.max_len - reserved)
     except UserError as error:
         raise ApiError(400, str(error), param="messages") from None
     room = engine.max_len - len(prompt) + 1
     count = min(limit or room, room)
     return [
-        Request(prompt=prompt, params=call.params(defaults, max_new_tokens=count, choice=choice))
-        for choice in range(call.n)
+        Request(prompt=prompt, params=body.params(defaults, max_new_tokens=count, choice=choice))
+        for choice in range(body.n)
     ]
 
 
-def _event_stream(ticket: Ticket, chunks: AsyncIterator[str]) -> Any:
-    """A response of server-sent events; its end, or the client's leaving, closes the ticket."""
+def _event_stream(ticket: Ticket, events: AsyncIterator[str]) -> Any:
+    """A response of server-sent events that closes the ticket at its end or on disconnect."""
     from fastapi.responses import StreamingResponse
 
     class EventStream(StreamingResponse):
@@ -162,16 +163,16 @@ def _event_stream(ticket: Ticket, chunks: AsyncIterator[str]) -> Any:
                 ticket.close()
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return EventStream(chunks, media_type="text/event-stream", headers=headers)
+    return EventStream(events, media_type="text/event-stream", headers=headers)
 
 
-async def _chunks(ticket: Ticket, answer: Answer, call: ChatRequest) -> AsyncIterator[str]:
-    """The events of a streamed answer."""
-    for index in range(call.n):
-        yield _data(answer.opening(index))
+async def _events(ticket: Ticket, answer: Answer, body: ChatRequest) -> AsyncIterator[str]:
+    """The server-sent events of a streamed answer."""
+    for index in range(body.n):
+        yield _event(answer.opening(index))
     completions: list[Completion] = []
     try:
-        while len(completions) < call.n:
+        while len(completions) < body.n:
             try:
                 index, event = await asyncio.wait_for(ticket.next(), PING_S)
             except TimeoutError:
@@ -179,54 +180,54 @@ async def _chunks(ticket: Ticket, answer: Answer, call: ChatRequest) -> AsyncIte
                 continue
             piece = answer.piece(index, event.kind, event.text)
             if piece is not None:
-                yield _data(piece)
+                yield _event(piece)
             if event.completion is not None:
                 completions.append(event.completion)
-                yield _data(answer.closing(index, event.completion))
-    except Exception as error:  # the status line has gone out: the error goes into the stream
-        yield _data(_failure(error).body())
+                yield _event(answer.closing(index, event.completion))
+    except Exception as error:  # status 200 has been sent, so report the error in the stream
+        yield _event(_failure(error).body())
         return
-    if call.stream_options.include_usage:
-        yield _data(answer.usage_chunk(completions))
+    if body.stream_options.include_usage:
+        yield _event(answer.usage_chunk(completions))
     yield "data: [DONE]\n\n"
 
 
 async def _completions(ticket: Ticket) -> list[Completion]:
-    """Wait for every choice's end; completions in the order of the choices."""
+    """Wait for all choices; return their completions in order."""
     completions: dict[int, Completion] = {}
     while len(completions) < len(ticket.requests):
         try:
             index, event = await ticket.next()
-        except Exception as error:  # whatever ended the engine's step
+        except Exception as error:  # anything the engine's step raised
             raise _failure(error) from error
         if event.completion is not None:
             completions[index] = event.completion
     return [completions[index] for index in sorted(completions)]
 
 
-async def _unless_gone(work: Coroutine[Any, Any, T], receive: Any) -> T | None:
-    """The result of the work; None, and the work canceled, if the client leaves before it."""
+async def _unless_disconnected(work: Coroutine[Any, Any, T], receive: Any) -> T | None:
+    """Return the work's result, or cancel it and return None if the client disconnects first."""
 
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-def _data(value: dict[str, Any]) -> str:
+def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
 def _failure(error: Exception) -> ApiError:
-    """What the client is told of an error."""
+    """The error as reported to the client."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, NotReady):
@@ -235,15 +236,15 @@ def _failure(error: Exception) -> ApiError:
         return ApiError(429, f"{error}; try again soon", code="rate_limit_exceeded")
     if isinstance(error, UserError):
         return ApiError(400, str(error))
-    return ApiError(500, "the model failed on this request; the server's log says why")
+    return ApiError(500, "the model failed on this request; see the server's log")
 
 
 async def _error_response(request: Any, error: Exception) -> Any:
     from fastapi.responses import JSONResponse
 
-    told = _failure(error)
-    headers = {"retry-after": "1"} if told.status in (429, 503) else None
-    return JSONResponse(told.body(), status_code=told.status, headers=headers)
+    reported = _failure(error)
+    headers = {"retry-after": "1"} if reported.status in (429, 503) else None
+    return JSONResponse(reported.body(), status_code=reported.status, headers=headers)
 
 
 async def _invalid_request(request: Any, error: Any) -> Any:
@@ -256,9 +257,9 @@ async def _http_error(request: Any, error: Any) -> Any:
 
 
 class Guard:
-    """ASGI middleware: safe headers, bodies of bounded size, no requests for other hosts' names.
+    """ASGI middleware: adds security headers, limits the body's size, checks the Host header.
 
-    The last defeats DNS rebinding: a page elsewhere whose name is made to point to this machine.
+    The Host check blocks DNS rebinding: a foreign page whose host name resolves to this machine.
     """
 
     def __init__(self, app: Any, allowed_hosts: Collection[str] | None = None) -> None:
@@ -291,16 +292,16 @@ class Guard:
 
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         if self._allowed_hosts is not None and _host_name(host) not in self._allowed_hosts:
-            error = ApiError(403, f"this server does not answer for host {host!r}")
+            error = ApiError(403, f"host {host!r} is not allowed; use localhost")
             await JSONResponse(error.body(), status_code=403)(scope, receive, send_guarded)
             return
-        # Bodies are JSON whatever their type is said to be: `curl -d` calls everything a form.
+        # Parse every body as JSON: `curl -d` without a header declares a form.
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
         scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
         await self._app(scope, receive_bounded, send_guarded)
 
 
 def _host_name(host: str) -> str:
-    """The host header without its port."""
+    """The host name in a Host header, without the port."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") and ":" in host else host
     return name.strip("[]").lower()

@@ -1,6 +1,6 @@
-"""The JSON of the chat API: the fields of a request, and answers in OpenAI's shapes.
+"""The JSON of the chat API: a request's fields, and responses in OpenAI's format.
 
-Owns every field name. Knows no HTTP, no engine thread.
+Owns: every field name. Does not own: HTTP or the engine's thread.
 Source: OpenAI API reference, "Create chat completion" and "chat completion chunk"; the fields
 top_k, tool_activity and max_model_len are extensions.
 """
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong; `param` names the field, as in messages[0].content."""
+    """What is wrong; `param` is the path of the field, such as messages[0].content."""
 
     message: str
     type: str
@@ -40,7 +40,7 @@ class ErrorBody(BaseModel):
 
 
 class ApiError(Exception):
-    """An error that the client is told: HTTP status and OpenAI's error object."""
+    """An error reported to the client: HTTP status and OpenAI's error object."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
@@ -52,12 +52,12 @@ class ApiError(Exception):
         self.detail = ErrorDetail(message=message, type=kind, param=param, code=code)
 
     def body(self) -> Json:
-        """The error as the client reads it."""
+        """The response body."""
         return ErrorBody(error=self.detail).model_dump()
 
 
 class RequestModel(BaseModel):
-    """Fields of a request: of the exact JSON type; null is the same as leaving a field out."""
+    """Base of request models: no type conversion; null is the same as leaving a field out."""
 
     model_config = ConfigDict(strict=True)
 
@@ -68,7 +68,7 @@ class RequestModel(BaseModel):
 
 
 class MessagePart(RequestModel):
-    """A piece of a message; only the assistant's have kinds other than text."""
+    """A part of a message; only assistant messages may have types besides "text"."""
 
     type: PartType
     text: str
@@ -93,7 +93,7 @@ class ChatMessage(RequestModel):
 
 
 class StreamOptions(RequestModel):
-    """Options of a streamed answer."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
 
@@ -113,20 +113,20 @@ class ChatRequest(RequestModel):
         Field(max_length=MAX_STOPS),
         BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     ] = []
-    n: int = Field(1, ge=1, le=MAX_CHOICES, description="number of choices")
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="number of answers")
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     tool_activity: bool = Field(False, description="also return the calculator's input and output")
 
     @property
     def token_limit(self) -> int | None:
-        """Tokens after which an answer is cut off, if the client set a limit."""
+        """The client's limit on the answer's tokens, if it set one."""
         return self.max_completion_tokens or self.max_tokens
 
     def params(
         self, defaults: SamplingOptions, *, max_new_tokens: int, choice: int
     ) -> SamplingParams:
-        """The settings of one choice; each choice gets its own seed, derived from the request's."""
+        """Sampling settings of one choice; each choice gets its own seed."""
         given = self.model_dump(include={"temperature", "top_k", "top_p"}, exclude_none=True)
         return SamplingParams(
             **{**asdict(defaults), **given},
@@ -136,9 +136,10 @@ class ChatRequest(RequestModel):
         )
 
     def conversation(self) -> list[Message]:
-        """The messages as a conversation may hold them.
+        """The messages in the form the tokenizer renders.
 
-        System and developer messages become one at the front; neighbors of one role become one.
+        System and developer messages are merged into one at the front; consecutive messages of the
+        same role are merged too.
         """
         system: list[str] = []
         turns: list[tuple[str, list[Part]]] = []
@@ -150,13 +151,15 @@ class ChatRequest(RequestModel):
                 turns[-1][1].extend([{"type": "text", "text": "\n\n"}, *parts])
             else:
                 turns.append((message.role, parts))
-        lead = "\n\n".join(text for text in system if text)
+        system_text = "\n\n".join(text for text in system if text)
         messages = [Message(role=role, content=parts) for role, parts in turns]
-        return [Message(role="system", content=lead), *messages] if lead else messages
+        if system_text:
+            messages.insert(0, Message(role="system", content=system_text))
+        return messages
 
 
 def invalid_field(error: Mapping[str, Any]) -> ApiError:
-    """One of pydantic's errors about a request's body as the client is told it."""
+    """A pydantic error on the request's body, as reported to the client."""
     if error["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {error['ctx']['error']}")
     path = error["loc"][1:]  # the first part is "body"
@@ -172,7 +175,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Writes one request's answer, complete or in chunks."""
+    """Formats the answer to one request, complete or in chunks."""
 
     model: str
     prompt_tokens: int
@@ -202,7 +205,7 @@ class Answer:
         return self._chunk(index, {"role": "assistant", "content": ""})
 
     def piece(self, index: int, kind: PartType, text: str) -> Json | None:
-        """A chunk with more of a choice; None if the client does not want that kind."""
+        """The next chunk of a choice; None if the client did not ask for this kind of text."""
         if not text:
             return None
         if kind == "text":
@@ -216,16 +219,16 @@ class Answer:
         return self._chunk(index, {}, completion.finish_reason)
 
     def usage_chunk(self, completions: Sequence[Completion]) -> Json:
-        """The chunk after all choices, for clients that ask for it."""
+        """The chunk after all choices, sent if the client set include_usage."""
         return self._head("chat.completion.chunk", []) | {"usage": self.usage(completions)}
 
     def usage(self, completions: Sequence[Completion]) -> Json:
-        """Tokens read and written, forced tool output included."""
-        written = sum(len(completion.tokens) for completion in completions)
+        """Token counts; the completion's include forced tool output."""
+        completion_tokens = sum(len(completion.tokens) for completion in completions)
         return {
             "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": self.prompt_tokens + written,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
         }
 
     def _chunk(self, index: int, delta: Json, reason: str | None = None) -> Json:
@@ -243,7 +246,7 @@ class Answer:
 
 
 def model_card(name: str, created: int, *, max_len: int, defaults: SamplingOptions) -> Json:
-    """A model as /v1/models lists it."""
+    """The model's entry in /v1/models."""
     return {
         "id": name,
         "object": "model",

@@ -1,7 +1,7 @@
-"""The one thread that owns the engine, and the way to it from an asyncio event loop.
+"""The one thread that owns the engine, and access to it from an asyncio event loop.
 
-Owns the engine's life (loading, working, failed, stopped), the bound on requests in flight, and
-the delivery of events. Requests that arrive together are generated together.
+Owns: the engine's life cycle (loading, running, failed, stopped), the limit on requests in flight,
+and the delivery of events. Requests that arrive together are generated as one batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanochat.engine import Engine, Event, Request
 
 log = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT = 64  # choices waiting or running before new requests are turned away
+MAX_IN_FLIGHT = 64  # choices waiting or running before new requests are rejected
 
 
 class Busy(Exception):
@@ -30,7 +30,7 @@ class NotReady(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """One HTTP request's way to its events; used on the event loop that opened it."""
+    """One HTTP request's handle on its events; used on the event loop that opened it."""
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
@@ -38,9 +38,9 @@ class Ticket:
     _queue: asyncio.Queue[tuple[int, Event] | Exception] = field(default_factory=asyncio.Queue)
 
     async def next(self) -> tuple[int, Event]:
-        """Wait for the next event: (which of the requests, event).
+        """Wait for the next event: (index of the request, event).
 
-        Raises: what made the engine fail.
+        Raises: the engine's exception if it failed.
         """
         item = await self._queue.get()
         if isinstance(item, Exception):
@@ -48,7 +48,7 @@ class Ticket:
         return item
 
     def deliver(self, items: list[tuple[int, Event] | Exception]) -> None:
-        """Take items from the engine's thread."""
+        """Hand over items; called by the engine's thread."""
 
         def put() -> None:
             for item in items:
@@ -56,15 +56,15 @@ class Ticket:
 
         try:
             self.loop.call_soon_threadsafe(put)
-        except RuntimeError:  # the loop has closed, nobody listens
-            log.debug("dropped %d events of a closed loop", len(items))
+        except RuntimeError:  # the loop is closed, nobody listens
+            log.debug("dropped %d events: the event loop is closed", len(items))
 
 
 class EngineService:
-    """Loads an engine in a thread of its own and works for whoever opens a ticket.
+    """Loads an engine in its own thread and generates for every open ticket.
 
-    load: makes the engine, called in that thread. on_failure: called there if loading fails; what
-    it raised is in `failure`.
+    load: creates the engine. on_ready, on_failure: called when loading succeeds or fails; the
+    exception is then in `failure`. All three run in the engine's thread.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class EngineService:
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: Exception | None = None
-        self.engine: Engine | None = None  # set once it is loaded; its settings may be read
+        self.engine: Engine | None = None  # set when loaded; other threads only read settings
         self._load = load
         self._on_failure = on_failure
         self._on_ready = on_ready
@@ -85,7 +85,7 @@ class EngineService:
         # (ticket, True) submits, (ticket, False) aborts, None stops
         self._commands: queue.SimpleQueue[tuple[Ticket, bool] | None] = queue.SimpleQueue()
         self._owners: dict[int, tuple[Ticket, int]] = {}
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
     def in_flight(self) -> int:
@@ -93,32 +93,32 @@ class EngineService:
         return self._in_flight
 
     def start(self) -> None:
-        """Begin to load the model."""
+        """Start loading the model."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the step it is in."""
+        """Stop the thread after its current step."""
         self._commands.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
     def ready_engine(self) -> Engine:
-        """The loaded engine, for its settings.
+        """The loaded engine, for reading its settings.
 
-        Raises: NotReady while there is none.
+        Raises: NotReady if it is not loaded.
         """
         if self.engine is None:
             raise NotReady(str(self.failure) if self.failure else "the model is loading")
         return self.engine
 
     def open(self, requests: Sequence[Request]) -> Ticket:
-        """Hand requests to the engine; `ticket.close()` must follow, and aborts what still runs.
+        """Submit requests; call the ticket's `close` when done, which aborts any still running.
 
         Raises: NotReady; Busy if too many are in flight.
         """
         self.ready_engine()
         if self._in_flight + len(requests) > self._max_in_flight:
-            raise Busy(f"{self._in_flight} requests are in flight, the most that are taken")
+            raise Busy(f"{self._in_flight} of {self._max_in_flight} answers are in progress")
         ticket = Ticket(requests, asyncio.get_running_loop())
         self._in_flight += len(requests)
         closed = False
@@ -134,10 +134,10 @@ class EngineService:
         self._commands.put((ticket, True))
         return ticket
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             self.engine = self._load()
-        except Exception as error:  # told to every request and to whoever started the service
+        except Exception as error:  # reported to every request and through on_failure
             self.failure = error
             self._on_failure()
             return
@@ -145,15 +145,15 @@ class EngineService:
         while self._take_commands(self.engine):
             try:
                 self._dispatch(self.engine.step())
-            except Exception as error:  # one bad step must not end the server
-                log.exception("the engine failed; its requests are dropped")
+            except Exception as error:  # one failed step must not stop the server
+                log.exception("the engine failed; dropping its requests")
                 self.engine.clear()
                 for ticket in {ticket for ticket, _ in self._owners.values()}:
                     ticket.deliver([error])
                 self._owners.clear()
 
     def _take_commands(self, engine: Engine) -> bool:
-        """Do what was asked meanwhile; wait if there is nothing to do. False: stop."""
+        """Run queued commands, waiting for one if the engine is idle; False means stop."""
         while True:
             try:
                 command = self._commands.get(block=engine.idle)
@@ -173,11 +173,11 @@ class EngineService:
         for index, request in enumerate(ticket.requests):
             try:
                 self._owners[engine.submit(request)] = (ticket, index)
-            except Exception as error:  # a request that cannot be: its sender is told
+            except Exception as error:  # an invalid request: report it to its sender
                 ticket.deliver([error])
 
     def _dispatch(self, events: list[Event]) -> None:
-        """Hand events to their tickets, one call a ticket and step."""
+        """Hand events to their tickets, one call per ticket and step."""
         by_ticket: dict[Ticket, list[tuple[int, Event] | Exception]] = {}
         for event in events:
             ticket, index = self._owners[event.request_id]

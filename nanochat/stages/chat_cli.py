@@ -1,4 +1,4 @@
-"""Talk to a model in the terminal, or ask it one thing.
+"""Chat with a model in the terminal, or ask it a single question.
 
 nanochat chat_cli --run pocket
 nanochat chat_cli --run pocket -p "What is 12 * 7?"
@@ -21,27 +21,27 @@ from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer.conversation import Message, Part, PartType, render_prompt
 
 HELP = """\
-/help              this list
-/clear             begin a new conversation
-/system [TEXT]     say how the assistant should be; without TEXT, forget it
-/set [NAME VALUE]  temperature, top_k, top_p or max_new_tokens; alone, show them
+/help              show this list
+/clear             start a new conversation
+/system [TEXT]     set the system prompt; without TEXT, remove it
+/set [NAME VALUE]  set temperature, top_k, top_p or max_new_tokens; without NAME, show them
 /regen             answer the last message again
-/quit              leave (Ctrl-D does too)
-A line that ends in \\ goes on in the next. Ctrl-C stops an answer."""
-# A model's control characters could move the cursor or change the terminal's settings.
+/quit              quit (or Ctrl-D)
+A line that ends in \\ continues on the next. Ctrl-C stops an answer."""
+# Control characters in an answer could move the cursor or change the terminal's settings.
 CONTROL = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCliConfig:
-    """A chat in the terminal; with --prompt (or -p), or text on stdin, one answer and no more."""
+    """Chat in the terminal; with --prompt (or -p) or text on stdin, print one answer and exit."""
 
     common: RunOptions = nested(RunOptions)
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
-    prompt: str | None = option(None, "ask this, print the answer only, and leave")
-    system: str | None = option(None, "how the assistant should be")
-    max_new_tokens: int = option(512, "tokens after which an answer is cut off", least=1)
+    prompt: str | None = option(None, "print the answer to this and exit; none: chat")
+    system: str | None = option(None, "system prompt; none: no system prompt")
+    max_new_tokens: int = option(512, "limit of tokens per answer", least=1)
 
 
 class Chat:
@@ -58,15 +58,17 @@ class Chat:
     def ask(
         self, text: str, show: Callable[[PartType, str], None], stopped: Callable[[], bool]
     ) -> str:
-        """Add a message and its answer to the conversation; return why the answer ended.
+        """Add a message and its answer to the conversation; return the finish reason.
 
-        show: gets the answer's pieces as they come. stopped: asked between them.
+        show: called with each piece of the answer as it arrives. stopped: checked between pieces;
+        True ends the answer.
         """
-        lead: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
-        messages = [*lead, *self.messages, Message(role="user", content=text)]
+        messages = [*self.messages, Message(role="user", content=text)]
+        if self.system:
+            messages.insert(0, Message(role="system", content=self.system))
         reserved = min(self.max_new_tokens, self.engine.max_len // 4)
         prompt = render_prompt(messages, self.engine.tokenizer, self.engine.max_len - reserved)
-        self._seed += 1  # so that /regen says something new, and a session repeats
+        self._seed += 1  # /regen gives a new answer, and a session is reproducible
         params = self.sampling.params(max_new_tokens=self.max_new_tokens, seed=self._seed)
         parts: list[Part] = []
         reason = "abort"
@@ -89,8 +91,8 @@ class Chat:
             self.messages.append({"role": "assistant", "content": parts})
         return reason
 
-    def take_back(self) -> str | None:
-        """Remove the last question and its answer; return the question, None if there is none."""
+    def pop_question(self) -> str | None:
+        """Remove the last question and its answer; return the question, if there was one."""
         if not self.messages:
             return None
         question = self.messages[-2]["content"]
@@ -100,9 +102,9 @@ class Chat:
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    words = ["--prompt" if word == "-p" else word for word in words]
-    cfg = config.parse(ChatCliConfig, words, stage="chat_cli")
+    args = sys.argv[1:] if argv is None else argv
+    args = ["--prompt" if arg == "-p" else arg for arg in args]
+    cfg = config.parse(ChatCliConfig, args, stage="chat_cli")
     path = checkpoint_manager.locate(cfg.source, cfg.common, chat=cfg.source.stage is None)
     question = cfg.prompt
     if question is None and not sys.stdin.isatty():
@@ -116,11 +118,11 @@ def main(argv: list[str] | None = None) -> None:
             one_answer(chat, question)
             return
         print(f"{checkpoint_manager.describe(loaded)} on {run.device}. /help lists the commands.")
-        talk(chat)
+        chat_loop(chat)
 
 
 def one_answer(chat: Chat, question: str) -> None:
-    """Print what the assistant says and nothing else."""
+    """Print the text of the answer, without tool calls."""
 
     def show(kind: PartType, text: str) -> None:
         if kind == "text":
@@ -130,14 +132,14 @@ def one_answer(chat: Chat, question: str) -> None:
     print()
 
 
-def talk(chat: Chat) -> None:
-    """Read messages and commands until the end."""
-    with history():
+def chat_loop(chat: Chat) -> None:
+    """Read messages and commands until /quit or Ctrl-D."""
+    with line_history():
         while True:
             try:
                 text = read_message().strip()
             except KeyboardInterrupt:
-                print("  (/quit or Ctrl-D leaves)")
+                print("  (/quit or Ctrl-D to quit)")
                 continue
             except EOFError:
                 print()
@@ -145,7 +147,7 @@ def talk(chat: Chat) -> None:
             if text in ("/quit", "/exit"):
                 return
             try:
-                question = command(chat, text) if text.startswith("/") else text
+                question = run_command(chat, text) if text.startswith("/") else text
                 if question:
                     answer(chat, question)
             except UserError as error:
@@ -153,69 +155,69 @@ def talk(chat: Chat) -> None:
 
 
 def answer(chat: Chat, question: str) -> None:
-    """Print an answer as it comes; Ctrl-C ends it and keeps what was said."""
-    before: list[PartType] = ["text"]
+    """Print an answer as it arrives; Ctrl-C ends it and keeps the text so far."""
+    kinds: list[PartType] = ["text"]
     marks = {("text", "python"): "[", ("python", "python_output"): " = "}
 
     def show(kind: PartType, text: str) -> None:
-        if kind != before[-1]:
-            print(marks.get((before[-1], kind), "] "), end="")
-            before.append(kind)
+        if kind != kinds[-1]:
+            print(marks.get((kinds[-1], kind), "] "), end="")
+            kinds.append(kind)
         print(text.translate(CONTROL), end="", flush=True)
 
-    with interrupts() as stopped:
+    with interruptible() as stopped:
         reason = chat.ask(question, show, stopped)
-    if before[-1] != "text":
+    if kinds[-1] != "text":
         print("]", end="")
-    notes = {"abort": " [stopped]", "length": " [cut off at the limit of tokens]"}
+    notes = {"abort": " [stopped]", "length": " [cut off at the token limit]"}
     print(notes.get(reason, ""))
 
 
-def command(chat: Chat, text: str) -> str | None:
-    """Do what a /command says; return a question to ask, if it comes to that."""
+def run_command(chat: Chat, text: str) -> str | None:
+    """Run a /command; return the question to ask again for /regen, else None."""
     name, _, rest = text.partition(" ")
     if name == "/help":
         print(HELP)
     elif name == "/clear":
         chat.messages.clear()
-        print("(a new conversation)")
+        print("(new conversation)")
     elif name == "/system":
         chat.system = rest.strip() or None
         print(f"(system: {chat.system or 'none'})")
     elif name == "/set":
-        change(chat, rest.split())
+        set_option(chat, rest.split())
     elif name == "/regen":
-        question = chat.take_back()
+        question = chat.pop_question()
         if question is None:
-            print("(there is nothing to answer again)")
+            print("(no message to answer again)")
         return question
     else:
-        print(f"{name} is no command; /help lists them")
+        print(f"unknown command {name}; /help lists the commands")
     return None
 
 
-def change(chat: Chat, words: Sequence[str]) -> None:
-    """Show the sampling settings, or set one.
+def set_option(chat: Chat, args: Sequence[str]) -> None:
+    """Set a sampling option if given its name and value, then show them all.
 
-    Raises: ConfigError for a name or a value that cannot be.
+    Raises: ConfigError for an unknown name or an invalid value.
     """
-    shown = {**asdict(chat.sampling), "max_new_tokens": chat.max_new_tokens}
-    if len(words) == 2:
-        name = words[0].replace("-", "_")
-        if name not in shown:
-            raise ConfigError(f"{name!r} is no setting; there are {', '.join(shown)}")
-        shown[name] = config.convert(config.flat_fields(ChatCliConfig)[name], words[1])
+    options = {**asdict(chat.sampling), "max_new_tokens": chat.max_new_tokens}
+    if len(args) == 2:
+        name = args[0].replace("-", "_")
+        if name not in options:
+            raise ConfigError(f"unknown option {name!r}; choose from {', '.join(options)}")
+        options[name] = config.convert(config.flat_fields(ChatCliConfig)[name], args[1])
         if name == "max_new_tokens":
-            chat.max_new_tokens = shown[name]
+            chat.max_new_tokens = options[name]
         else:
-            chat.sampling = replace(chat.sampling, **{name: shown[name]})
-    elif words:
+            chat.sampling = replace(chat.sampling, **{name: options[name]})
+    elif args:
         raise ConfigError("use /set NAME VALUE, such as /set temperature 0.5")
-    print("  ".join(f"{name} {str(value).lower()}" for name, value in shown.items()))
+    print("  ".join(f"{name} {str(value).lower()}" for name, value in options.items()))
 
 
 def read_message() -> str:
-    """One message; lines that end in a backslash go on."""
+    """Read one message; a line that ends in a backslash continues on the next."""
     lines = [input("> ")]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
@@ -224,8 +226,8 @@ def read_message() -> str:
 
 
 @contextlib.contextmanager
-def history() -> Iterator[None]:
-    """Line editing with a history that lasts, where the platform has readline."""
+def line_history() -> Iterator[None]:
+    """Line editing with a history kept across sessions, if the platform has readline."""
     try:
         import readline
     except ImportError:
@@ -243,20 +245,20 @@ def history() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into an answer of True; a second one interrupts as usual."""
-    pressed: list[int] = []
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
+    signals: list[int] = []
 
-    def press(number: int, frame: object) -> None:
-        if pressed:
+    def handle(number: int, frame: object) -> None:
+        if signals:
             raise KeyboardInterrupt
-        pressed.append(number)
+        signals.append(number)
 
-    before = signal.signal(signal.SIGINT, press)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: bool(pressed)
+        yield lambda: bool(signals)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 if __name__ == "__main__":

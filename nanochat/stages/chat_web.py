@@ -1,4 +1,4 @@
-"""Talk to a model in the browser; other programs reach it through OpenAI's API under /v1.
+"""Chat with a model in the browser; other programs use its OpenAI-compatible API under /v1.
 
 nanochat chat_web --run pocket
 """
@@ -23,71 +23,71 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, kw_only=True)
 class ChatWebConfig:
-    """Serves a page to chat on, and POST /v1/chat/completions."""
+    """Serve a chat page and POST /v1/chat/completions."""
 
     common: RunOptions = nested(RunOptions)
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
-    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
-    port: int = option(8000, "port to listen on; 0 takes any free one", least=0, most=65535)
-    slots: int = option(16, "conversations that are answered at the same time", least=1)
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 accepts other machines")
+    port: int = option(8000, "port to listen on; 0: any free port", least=0, most=65535)
+    slots: int = option(16, "answers generated at the same time", least=1)
     max_in_flight: int = option(
-        64, "answers waiting or at work before new ones are refused", least=1
+        64, "answers queued or in progress before new requests are rejected", least=1
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatWebConfig, argv, stage="chat_web")
     path = checkpoint_manager.locate(cfg.source, cfg.common, chat=True)
-    with distributed.session(cfg.common) as run, listen(cfg.host, cfg.port) as place:
+    with distributed.session(cfg.common) as run, listen(cfg.host, cfg.port) as listener:
 
         def load() -> Engine:
             loaded = checkpoint_manager.load(path, run)
             print(f"model: {checkpoint_manager.describe(loaded)} on {run.device}", flush=True)
             return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
 
-        serve(cfg, place, load)
+        serve(cfg, listener, load)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Open the socket to serve on.
 
-    Raises: ConfigError if it cannot be had.
+    Raises: ConfigError if the address cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    place = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind((host, port))
-        place.listen(128)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
     except (OSError, OverflowError) as error:
-        place.close()
+        listener.close()
         code = getattr(error, "errno", None)
         if code == errno.EADDRINUSE:
-            remedy = f"it is in use; choose another one, such as --port {port + 1}"
+            remedy = f"it is in use; try another port, such as --port {port + 1}"
         elif code == errno.EACCES:
-            remedy = "it needs rights that you do not have; choose one above 1024 with --port"
+            remedy = "you lack the permission; choose a --port above 1024"
         else:
             remedy = f"{error}; check --host {host}"
         raise ConfigError(f"cannot listen on port {port}: {remedy}") from None
-    return place
+    return listener
 
 
-def serve(cfg: ChatWebConfig, place: socket.socket, load: Callable[[], Engine]) -> None:
-    """Answer requests until Ctrl-C.
+def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine]) -> None:
+    """Serve until Ctrl-C.
 
-    Raises: what loading the model raised.
+    Raises: the exception that loading the model raised, if any.
     """
     try:
         import uvicorn
     except ImportError as error:
         raise ConfigError(f"chat_web: {error}; pip install 'nanochat[serve]'") from None
 
-    port = place.getsockname()[1]
-    shown = "127.0.0.1" if cfg.host in ("0.0.0.0", "::") else cfg.host
+    port = listener.getsockname()[1]
+    shown_host = "127.0.0.1" if cfg.host in ("0.0.0.0", "::") else cfg.host
 
     def ready() -> None:
-        print(f"chat at http://{shown}:{port}  (Ctrl-C stops)", flush=True)
+        print(f"chat at http://{shown_host}:{port}  (Ctrl-C stops)", flush=True)
 
     def failed() -> None:
         server.should_exit = True
@@ -105,7 +105,7 @@ def serve(cfg: ChatWebConfig, place: socket.socket, load: Callable[[], Engine]) 
     server = uvicorn.Server(options)
     service.start()
     try:
-        server.run(sockets=[place])
+        server.run(sockets=[listener])
     except KeyboardInterrupt:
         print("stopped")
     finally:

@@ -1,4 +1,4 @@
-"""Continue a text with any checkpoint, a base model included.
+"""Continue a text with any checkpoint, including a base model.
 
 nanochat sample --run pocket --prompt "The capital of" --num-samples 3
 """
@@ -13,19 +13,19 @@ from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
 
-SLOTS = 32  # continuations written at the same time
+SLOTS = 32  # continuations generated at the same time
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """Continues a prompt as plain text; the text given is printed with what follows it."""
+    """Continue a prompt as plain text; prints the prompt and its continuation."""
 
     common: RunOptions = nested(RunOptions)
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
-    prompt: str = option("", "text to continue; without one the model begins by itself")
-    num_samples: int = option(1, "continuations, each with a seed of its own", least=1)
-    max_new_tokens: int = option(128, "tokens after which a continuation is cut off", least=1)
+    prompt: str = option("", "text to continue; empty: start from nothing")
+    num_samples: int = option(1, "number of continuations, each with its own seed", least=1)
+    max_new_tokens: int = option(128, "limit of tokens per continuation", least=1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,20 +37,20 @@ def main(argv: list[str] | None = None) -> None:
         prompt = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(cfg.prompt)]
         if len(prompt) > engine.max_len:
             raise ConfigError(
-                f"--prompt has {len(prompt)} tokens, the model's context {engine.max_len}; "
+                f"--prompt has {len(prompt)} tokens but the model's context is {engine.max_len}; "
                 "shorten it"
             )
         for first in range(0, cfg.num_samples, SLOTS):
             numbers = range(first, min(first + SLOTS, cfg.num_samples))
-            done = engine.generate([request(prompt, cfg, number) for number in numbers])
-            for number, completion in zip(numbers, done, strict=True):
+            completions = engine.generate([request(prompt, cfg, number) for number in numbers])
+            for number, completion in zip(numbers, completions, strict=True):
                 if cfg.num_samples > 1:
                     print(f"--- {number + 1}")
                 print(cfg.prompt + completion.text, flush=True)
 
 
 def request(prompt: list[int], cfg: SampleConfig, number: int) -> Request:
-    """One continuation to write, with a seed of its own."""
+    """The request for one continuation, with its own seed."""
     params = cfg.sampling.params(max_new_tokens=cfg.max_new_tokens, seed=cfg.common.seed + number)
     return Request(prompt=prompt, params=params, chat=False)
 

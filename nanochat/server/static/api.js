@@ -1,22 +1,22 @@
-// The server's API: what model it has, and answers piece by piece.
+// The server's API: its model, and streamed answers.
 
-/** An error with words for a person; `again` says whether trying again may help. */
+/** An error with a message for the user; `retryable` tells whether trying again may help. */
 export class ApiError extends Error {
-  constructor(message, { status = 0, again = true } = {}) {
+  constructor(message, { status = 0, retryable = true } = {}) {
     super(message);
     this.status = status;
-    this.again = again;
+    this.retryable = retryable;
   }
 }
 
-/** The model that is served: {id, max_model_len, defaults}. */
+/** The served model: {id, max_model_len, defaults}. */
 export async function fetchModel() {
   const response = await request("v1/models");
   return (await response.json()).data[0];
 }
 
 /**
- * Ask for an answer. `onPiece(type, text)` gets text, python and python_output as they come.
+ * Request an answer. `onPiece(type, text)` gets text, python and python_output as they arrive.
  * Returns {reason, usage}; rejects with an AbortError if `signal` is aborted.
  */
 export async function streamAnswer(body, signal, onPiece) {
@@ -42,7 +42,7 @@ export async function streamAnswer(body, signal, onPiece) {
     if (tool) onPiece(tool.type, tool.text);
     if (choice.finish_reason) result.reason = choice.finish_reason;
   }
-  if (result.reason === null) throw new ApiError("The answer broke off: the connection was lost.");
+  if (result.reason === null) throw new ApiError("The connection was lost before the answer was complete.");
   return result;
 }
 
@@ -52,22 +52,22 @@ async function request(path, options) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not answer. Is it still running?");
+    throw new ApiError("The server does not respond. Is it still running?");
   }
   if (response.ok) return response;
-  const said = await response.json().catch(() => null);
-  const message = said?.error?.message ?? `The server answered ${response.status}.`;
-  const kind = {
+  const body = await response.json().catch(() => null);
+  const message = body?.error?.message ?? `The server responded with status ${response.status}.`;
+  const messages = {
     429: "The server is busy. Please try again in a moment.",
     503: message.startsWith("the model is loading") ? "The model is still loading…" : message,
   };
-  throw new ApiError(kind[response.status] ?? message, {
+  throw new ApiError(messages[response.status] ?? message, {
     status: response.status,
-    again: response.status >= 429,
+    retryable: response.status >= 429,
   });
 }
 
-/** The JSON of server-sent events, until "[DONE]" or the end. */
+/** The parsed server-sent events, until "[DONE]" or the end of the stream. */
 async function* serverEvents(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
@@ -77,14 +77,14 @@ async function* serverEvents(stream) {
       piece = await reader.read();
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The answer broke off: the connection was lost.");
+      throw new ApiError("The connection was lost before the answer was complete.");
     }
     if (piece.done) return;
     pending += piece.value;
     const events = pending.split("\n\n");
     pending = events.pop();
     for (const event of events) {
-      if (!event.startsWith("data: ")) continue; // a comment that keeps the connection open
+      if (!event.startsWith("data: ")) continue; // a keep-alive comment
       const data = event.slice("data: ".length);
       if (data === "[DONE]") return;
       yield JSON.parse(data);

@@ -8,11 +8,11 @@ const KEYS = { chat: "nanochat.chat", settings: "nanochat.settings", theme: "nan
 const SUGGESTIONS = ["Who are you?", "What is 12 * 34?", "Tell me a story.", "How do you spell rabbit?"];
 const HINT = byId("status").textContent;
 
-let model = null; // what the server says of itself, once it is there
+let model = null; // the entry in /v1/models, once the server is ready
 let messages = load(KEYS.chat, []); // {role, content: text or parts, note}
-let settings = load(KEYS.settings, {}); // what differs from the server's defaults
+let settings = load(KEYS.settings, {}); // overrides of the server's defaults
 let views = [];
-let answering = null; // the AbortController of the answer that is being written
+let answering = null; // the AbortController of the answer in progress
 
 // ---------------------------------------------------------------- conversation
 
@@ -49,7 +49,7 @@ async function answer() {
     if (answering !== control) return;
     view.update({ working: true });
     byId("status").textContent = clock.line();
-    speak(message);
+    announce(message);
     scrollDown();
   });
   redraw();
@@ -64,14 +64,14 @@ async function answer() {
     if (error.name !== "AbortError") showError(error);
     message.note = error.name === "AbortError" ? "stopped" : "interrupted";
   }
-  if (!messages.includes(message)) return; // a new chat was begun meanwhile
+  if (!messages.includes(message)) return; // a new chat was started meanwhile
   if (message.content.length === 0 && message.note !== "stopped" && !byId("notice").hidden) {
     messages = messages.filter((other) => other !== message);
   }
   setAnswering(null);
   draw();
   save();
-  speak(message, true);
+  announce(message, true);
   scrollDown();
 }
 
@@ -92,7 +92,7 @@ function newChat() {
   byId("input").focus();
 }
 
-/** The conversation as the API takes it; answers that stayed empty are left out with their question. */
+/** The conversation to send; empty answers are left out together with their question. */
 function toSend() {
   const result = [];
   if (settings.system?.trim()) result.push({ role: "system", content: settings.system.trim() });
@@ -116,7 +116,7 @@ function stopwatch() {
   let first = null;
   let count = 0;
   const seconds = (since) => (performance.now() - since) / 1000;
-  // Of the whole answer: short ones arrive in one burst, whose speed would be the network's.
+  // Measured from the start: a short answer arrives in one burst, at the network's speed.
   const rate = (tokens) => (tokens > 1 ? `${(tokens / seconds(start)).toFixed(1)} tokens/s` : "");
   return {
     tick() {
@@ -129,7 +129,7 @@ function stopwatch() {
       const parts = [`${tokens} token${tokens === 1 ? "" : "s"}`];
       if (first !== null && tokens > 1) parts.push(rate(tokens));
       if (first !== null) parts.push(`first after ${((first - start) / 1000).toFixed(2)} s`);
-      if (reason === "length") parts.push("cut off at the limit");
+      if (reason === "length") parts.push("cut off at the token limit");
       return parts.join(" · ");
     },
   };
@@ -155,7 +155,7 @@ function updateSend() {
 function showError(error) {
   const known = error instanceof ApiError;
   byId("notice-text").textContent = known ? error.message : `Something went wrong: ${error.message}`;
-  byId("retry").hidden = known && !error.again;
+  byId("retry").hidden = known && !error.retryable;
   byId("notice").hidden = false;
   if (!known) console.error(error);
 }
@@ -164,7 +164,7 @@ function hideNotice() {
   byId("notice").hidden = true;
 }
 
-let follow = true; // stay at the end while the answer grows, unless the reader scrolled up
+let follow = true; // scroll with the answer, unless the reader scrolled up
 
 function scrollDown() {
   if (follow) byId("scroll").scrollTop = byId("scroll").scrollHeight;
@@ -182,14 +182,14 @@ function oncePerFrame(action) {
   };
 }
 
-/** Tell screen readers the answer by whole sentences: by tokens they would stammer. */
-function speak(message, final = false) {
+/** Announce the answer to screen readers in full sentences: single tokens would stutter. */
+function announce(message, final = false) {
   const text = plainText(message);
   const end = final ? text.length : Math.max(...[". ", "! ", "? ", "\n"].map((s) => text.lastIndexOf(s))) + 1;
-  message.spoken ??= 0;
-  if (end > message.spoken) {
-    byId("spoken").textContent = text.slice(message.spoken, end);
-    message.spoken = end;
+  message.announced ??= 0;
+  if (end > message.announced) {
+    byId("announcer").textContent = text.slice(message.announced, end);
+    message.announced = end;
   }
 }
 
@@ -217,10 +217,10 @@ function showSettings() {
 }
 
 function readSettings() {
-  const whole = (id) => (/^\d+$/.test(byId(id).value) ? Number(byId(id).value) : undefined);
+  const integer = (id) => (/^\d+$/.test(byId(id).value) ? Number(byId(id).value) : undefined);
   settings = { temperature: Number(byId("temperature").value), system: byId("system").value };
-  if (whole("top-k") !== undefined) settings.top_k = whole("top-k");
-  if (whole("max-tokens")) settings.max_tokens = whole("max-tokens");
+  if (integer("top-k") !== undefined) settings.top_k = integer("top-k");
+  if (integer("max-tokens")) settings.max_tokens = integer("max-tokens");
   byId("temperature-value").textContent = settings.temperature.toFixed(2);
   store(KEYS.settings, settings);
 }
@@ -229,7 +229,7 @@ function load(key, otherwise) {
   try {
     return JSON.parse(localStorage.getItem(key)) ?? otherwise;
   } catch {
-    return otherwise; // switched off, or not ours
+    return otherwise; // storage is disabled, or the value is not JSON
   }
 }
 
@@ -237,7 +237,7 @@ function store(key, value) {
   try {
     localStorage.setItem(key, typeof value === "string" ? value : JSON.stringify(value));
   } catch {
-    // full or switched off: the conversation lives as long as the page
+    // storage is full or disabled: the conversation lasts as long as the page
   }
 }
 
@@ -252,7 +252,7 @@ function switchTheme() {
   store(KEYS.theme, root.dataset.theme);
 }
 
-// ---------------------------------------------------------------- beginning
+// ---------------------------------------------------------------- startup
 
 async function connect() {
   try {
@@ -270,7 +270,7 @@ async function connect() {
 }
 
 function showUnanswered() {
-  byId("notice-text").textContent = "The last message has no answer yet.";
+  byId("notice-text").textContent = "The last message has not been answered yet.";
   byId("retry").hidden = false;
   byId("notice").hidden = false;
 }
@@ -312,7 +312,7 @@ byId("open-settings").addEventListener("click", () => {
 });
 byId("settings").addEventListener("input", readSettings);
 byId("settings").addEventListener("click", (event) => {
-  if (event.target === byId("settings")) byId("settings").close(); // outside of the box
+  if (event.target === byId("settings")) byId("settings").close(); // a click outside the dialog
 });
 byId("defaults").addEventListener("click", () => {
   settings = {};

@@ -1,4 +1,4 @@
-// A small part of Markdown as DOM nodes. Text becomes text nodes only, never HTML.
+// A subset of Markdown as DOM nodes. Text only ever becomes text nodes, never HTML.
 
 /** Paragraphs, headings, lists, quotes and fenced code of a text, as a document fragment. */
 export function markdown(text) {
@@ -36,7 +36,7 @@ export function markdown(text) {
 
 const ITEM = /^\s{0,3}([-*+]|\d{1,9}[.)])\s+/;
 const BLOCK = /^\s*(```|~~~|>|#{1,6}\s|[-*+]\s|\d{1,9}[.)]\s)/;
-// code, strong, emphasis, link, bare address; what does not close stays as it is
+// code, strong, emphasis, link, bare URL; unclosed markup stays plain text
 const INLINE =
   /(`+)(.+?)\1|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])(.+?)\*|\[([^\]\n]+)\]\(([^)\s]+)\)|(https?:\/\/[^\s<>"')\]]+)/s;
 
@@ -47,12 +47,12 @@ function inline(text) {
     const found = rest.match(INLINE);
     if (!found) break;
     result.append(rest.slice(0, found.index));
-    const [whole, , code, strong, emphasis, label, target, address] = found;
+    const [match, , code, strong, emphasis, label, target, url] = found;
     if (code !== undefined) result.append(element("code", code));
     else if (strong !== undefined) result.append(element("strong", inline(strong)));
     else if (emphasis !== undefined) result.append(element("em", inline(emphasis)));
-    else result.append(link(target ?? address, label ?? address) ?? whole);
-    rest = rest.slice(found.index + whole.length);
+    else result.append(link(target ?? url, label ?? url) ?? match);
+    rest = rest.slice(found.index + match.length);
   }
   result.append(rest);
   return result;

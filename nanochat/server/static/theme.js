@@ -1,8 +1,8 @@
-// Runs before the page is painted, so that a chosen theme does not flash.
+// Runs before the first paint, so that the page does not flash in the wrong theme.
 "use strict";
 try {
   const theme = localStorage.getItem("nanochat.theme");
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 } catch {
-  // storage is switched off: the system's theme it is
+  // storage is disabled: use the system's theme
 }

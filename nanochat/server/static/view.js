@@ -1,8 +1,8 @@
-// Messages as DOM nodes: what was asked, what was answered, and the tool cards in between.
+// Messages as DOM nodes: questions, answers, and tool calls as cards.
 
 import { markdown } from "./markdown.js";
 
-/** The element of one message; `update(message, info)` draws it again. */
+/** The element of one message; `update(state)` redraws what has changed. */
 export function messageView(message, actions) {
   const item = make("li", `message ${message.role}`);
   const body = make("div", "body");
@@ -17,7 +17,7 @@ export function messageView(message, actions) {
   const meta = make("span", "meta");
   foot.append(copy, again, meta);
   item.append(foot);
-  const drawn = []; // per part: what its node shows, so that only what changed is drawn
+  const drawn = []; // per part: its node and content, to redraw only what has changed
 
   function update({ working = false, last = false } = {}) {
     const groups = grouped(message.content);
@@ -39,7 +39,7 @@ export function messageView(message, actions) {
   return { item, update };
 }
 
-/** What the assistant said, without tools. */
+/** The text of an answer, without tool calls. */
 export function plainText(message) {
   return message.content
     .filter((part) => part.type === "text")
@@ -47,7 +47,7 @@ export function plainText(message) {
     .join("");
 }
 
-/** Parts with each call and its output as one. */
+/** The parts, with each tool call and its output as one group. */
 function grouped(parts) {
   const groups = [];
   for (const part of parts) {
@@ -87,14 +87,14 @@ async function copyText(button, text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    copyBySelection(text); // pages that came over plain HTTP from another machine
+    copyBySelection(text); // no clipboard access over plain HTTP from another machine
   }
   button.querySelector("use").setAttribute("href", "#check");
   setTimeout(() => button.querySelector("use").setAttribute("href", "#copy"), 1200);
 }
 
 function copyBySelection(text) {
-  const area = make("textarea", "spoken");
+  const area = make("textarea", "visually-hidden");
   area.value = text;
   document.body.append(area);
   area.select();
