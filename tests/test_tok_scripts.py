@@ -15,7 +15,7 @@ from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer import BpeTokenizer, CharTokenizer, _rustbpe, published
 
 CACHE = Path(__file__).parent.parent.parent / "shared" / "data" / "tiktoken_cache"
-PUBLISHED_ENCODING = tiktoken.get_encoding  # what the fixture below takes away
+PUBLISHED_ENCODING = tiktoken.get_encoding  # the fixture below replaces it
 UNAVAILABLE = (
     "the vocabulary of {} cannot be loaded (ConnectionError); connect to the network once, or "
     "set TIKTOKEN_CACHE_DIR to a folder that holds it"
@@ -25,7 +25,7 @@ TEXTS = [f"Mary has {n} lambs; their {n % 9} fleeces were white as snow.\n" * 3 
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    """A base folder, and texts.jsonl beside it; no tokenizer is to be had from the network."""
+    """A base folder with texts.jsonl beside it; no tokenizer can be downloaded."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     rows = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (tmp_path / "texts.jsonl").write_text(rows)
@@ -37,7 +37,7 @@ def base(tmp_path, monkeypatch):
     return tmp_path
 
 
-def words(base, *more):
+def args(base, *more):
     return ["--run", "r", "--data", str(base / "texts.jsonl"), *more]
 
 
@@ -54,41 +54,43 @@ def saved(base, name="r"):
 
 
 def test_a_bpe_tokenizer_is_trained_saved_and_recorded(base, capsys):
-    tok_train.main(words(base, "--vocab-size", "300"))
-    learnt = saved(base)
-    assert isinstance(learnt, BpeTokenizer)
-    assert learnt.vocab_size == 300
-    assert result(base, "tok_train")["settings"]["tokenizer_sha256"] == learnt.sha256
+    tok_train.main(args(base, "--vocab-size", "300"))
+    trained = saved(base)
+    assert isinstance(trained, BpeTokenizer)
+    assert trained.vocab_size == 300
+    assert result(base, "tok_train")["settings"]["tokenizer_sha256"] == trained.sha256
     assert figures(base, "tok_train")["vocabulary", "tokens"] == 300
     config = json.loads((base / "base/runs/r/tok_train/config.json").read_text())
     assert config["options"]["vocab_size"] == 300
     assert config["data"]["shards"]
-    assert "bpe tokenizer of 300 tokens" in capsys.readouterr().out
+    assert "bpe tokenizer with 300 tokens" in capsys.readouterr().out
 
 
 def test_training_twice_gives_the_same_tokenizer(base):
-    tok_train.main(words(base, "--vocab-size", "300"))
+    tok_train.main(args(base, "--vocab-size", "300"))
     first = saved(base).sha256
-    tok_train.main(words(base, "--vocab-size", "300", "--name", "other", "--threads", "1"))
+    tok_train.main(args(base, "--vocab-size", "300", "--name", "other", "--threads", "1"))
     assert saved(base, "other").sha256 == first
 
 
 def test_a_character_tokenizer_is_trained_on_request(base):
-    tok_train.main(words(base, "--tokenizer", "char"))
-    learnt = saved(base)
-    assert isinstance(learnt, CharTokenizer)
-    assert set(learnt.characters) <= set("".join(TEXTS)) | {"\ufffd"}
+    tok_train.main(args(base, "--tokenizer", "char"))
+    trained = saved(base)
+    assert isinstance(trained, CharTokenizer)
+    assert set(trained.characters) <= set("".join(TEXTS)) | {"\ufffd"}
 
 
 def test_too_little_text_for_the_vocabulary_is_noted(base, capsys):
-    tok_train.main(words(base, "--vocab-size", "5000"))
+    tok_train.main(args(base, "--vocab-size", "5000"))
     size = saved(base).vocab_size
     assert size < 5000
-    assert f"the text had pairs for {size:,} tokens only, not 5,000" in capsys.readouterr().out
+    assert (
+        f"the text only had enough pairs for {size:,} tokens, not 5,000" in capsys.readouterr().out
+    )
 
 
-def test_limits_of_characters_are_kept(base):
-    tok_train.main(words(base, "--max-characters", "700", "--max-document-characters", "40"))
+def test_character_limits_are_respected(base):
+    tok_train.main(args(base, "--max-characters", "700", "--max-document-characters", "40"))
     found = figures(base, "tok_train")
     assert found["text read", "characters"] == 700
     assert found["documents read", "documents"] == 18  # 17 of 40 characters and one of 20
@@ -104,28 +106,28 @@ def test_limits_of_characters_are_kept(base):
         (["--max-characters", "0"], "--max-characters must be at least 1 or none, got 0"),
     ],
 )
-def test_wrong_flags_are_refused_before_anything_is_written(base, flags, message):
+def test_invalid_flags_are_rejected_before_anything_is_written(base, flags, message):
     with pytest.raises(ConfigError, match=message):
-        tok_train.main(words(base, *flags))
+        tok_train.main(args(base, *flags))
     assert not (base / "base").exists()
 
 
 def test_tok_eval_needs_a_tokenizer(base):
     with pytest.raises(DataError, match="no such tokenizer; train one with `nanochat tok_train`"):
-        tok_eval.main(words(base))
+        tok_eval.main(args(base))
 
 
 def test_tok_eval_records_bytes_per_token_and_what_is_missing(base, capsys):
-    tok_train.main(words(base, "--vocab-size", "300"))
-    tok_eval.main(words(base))
-    found, learnt = figures(base, "tok_eval"), saved(base)
+    tok_train.main(args(base, "--vocab-size", "300"))
+    tok_eval.main(args(base))
+    found, trained = figures(base, "tok_eval"), saved(base)
     code = found["Python code, ours", "bytes a token"]
     assert 1 < code < 4
     text = tok_eval.OTHER_TEXTS["German"]
-    wanted = len(text.encode()) / len(learnt.encode(text))
+    wanted = len(text.encode()) / len(trained.encode(text))
     assert found["German, ours", "bytes a token"] == pytest.approx(wanted)
     characters = found["German, ours", "characters a token"]
-    assert characters == pytest.approx(len(text) / len(learnt.encode(text)))
+    assert characters == pytest.approx(len(text) / len(trained.encode(text)))
     assert 0 < found["vocabulary that occurs in the data", "of all tokens"] <= 1
     longest, *notes = result(base, "tok_eval")["notes"]
     assert longest.startswith("longest tokens: ' ")
@@ -146,16 +148,16 @@ def test_tok_eval_compares_with_the_encodings_that_can_be_loaded(base, monkeypat
         )
 
     monkeypatch.setattr(tiktoken, "get_encoding", encoding)
-    tok_train.main(words(base, "--vocab-size", "300"))
-    tok_eval.main(words(base, "--eval-characters", "500"))
+    tok_train.main(args(base, "--vocab-size", "300"))
+    tok_eval.main(args(base, "--eval-characters", "500"))
     found = figures(base, "tok_eval")
     assert found["Russian, gpt2", "bytes a token"] == 1
     assert not any("cl100k" in name for name, _ in found)
 
 
-def test_tok_eval_does_not_wait_for_a_network_that_does_not_answer(base, monkeypatch):
+def test_tok_eval_does_not_wait_for_a_network_that_does_not_respond(base, monkeypatch):
     monkeypatch.setattr(published, "LOAD_LIMIT_S", 0.05)
-    tok_train.main(words(base, "--vocab-size", "300"))
+    tok_train.main(args(base, "--vocab-size", "300"))
     never = threading.Event()
 
     def hang(name):
@@ -163,42 +165,42 @@ def test_tok_eval_does_not_wait_for_a_network_that_does_not_answer(base, monkeyp
         raise OSError("given up")
 
     monkeypatch.setattr(tiktoken, "get_encoding", hang)
-    tok_eval.main(words(base))
+    tok_eval.main(args(base))
     never.set()
     note = result(base, "tok_eval")["notes"][1]
     assert "the vocabulary of gpt2 cannot be loaded (no answer from the network in 0.05 s)" in note
 
 
-def test_texts_a_character_tokenizer_cannot_spell_get_no_figure(base):
-    tok_train.main(words(base, "--tokenizer", "char"))
-    tok_eval.main(words(base))
+def test_texts_a_character_tokenizer_cannot_represent_get_no_result(base):
+    tok_train.main(args(base, "--tokenizer", "char"))
+    tok_eval.main(args(base))
     found = figures(base, "tok_eval")
     assert found["training text, ours", "bytes a token"] == 1
     assert ("Korean, ours", "bytes a token") not in found
 
 
 def test_tokenize_shows_every_token_with_its_id(base, capsys):
-    tok_train.main(words(base, "--vocab-size", "300"))
-    learnt = saved(base)
+    tok_train.main(args(base, "--vocab-size", "300"))
+    trained = saved(base)
     text = "the cat\tsat: 日本 naïve\n"
     capsys.readouterr()
     tok_show.main([text, "--tokenizer", "r"])
     *rows, summary = capsys.readouterr().out.splitlines()
     shown = "".join(cell.rstrip(" ") for row in rows[::2] for cell in row.split("|"))
     ids = [int(id_) for row in rows[1::2] for id_ in row.split()]
-    assert ids == learnt.encode(text)
+    assert ids == trained.encode(text)
     assert shown.startswith("the")
     assert "\\t" in shown
     assert "\\n" in shown
     assert f"{len(ids)} tokens for {len(text.encode())} bytes" in summary
     tok_show.main(["hi", "--chat", "--tokenizer", "r"])
     assert "|<|bos|> |<|user_start|> |h" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="there is no text"):
+    with pytest.raises(ConfigError, match="the text is empty"):
         tok_show.main(["", "--tokenizer", "r"])
 
 
 @pytest.mark.parametrize("error", [requests.exceptions.ConnectionError, OSError, ValueError])
-def test_tokenize_says_in_one_line_that_a_vocabulary_cannot_be_loaded(base, monkeypatch, error):
+def test_tokenize_reports_in_one_line_that_a_vocabulary_cannot_be_loaded(base, monkeypatch, error):
     def unavailable(name):
         raise error("no such host")
 
@@ -209,7 +211,7 @@ def test_tokenize_says_in_one_line_that_a_vocabulary_cannot_be_loaded(base, monk
     assert str(caught.value) == wanted
 
 
-def test_tokenize_does_not_wait_for_a_network_that_does_not_answer(base, monkeypatch):
+def test_tokenize_does_not_wait_for_a_network_that_does_not_respond(base, monkeypatch):
     monkeypatch.setattr(published, "LOAD_LIMIT_S", 0.05)
     never = threading.Event()
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: never.wait(30))
@@ -235,14 +237,14 @@ def test_tokenize_shows_the_tokens_of_gpt2(gpt2, capsys):
     assert ids == gpt2.encode_ordinary(text)
     assert rows[0].startswith("|How  | many | r  | are | in | strawberry |?  |")
     assert f"{len(ids)} tokens for {len(text.encode())} bytes" in summary
-    with pytest.raises(ConfigError, match="gpt2 has no chat form"):
+    with pytest.raises(ConfigError, match="gpt2 has no chat tokens"):
         tok_show.main([text, "--tokenizer", "gpt2", "--chat"])
 
 
 def test_a_million_spaces_before_a_text_do_not_break_gpt2(gpt2):
-    # tiktoken itself panics here, with an exception that is no Exception.
+    # tiktoken itself panics here, raising something that is not an Exception.
     cfg = tok_show.TokenizeConfig(tokenizer="gpt2")
-    tokens = tok_show.cut(" " * 1_200_000 + "text", cfg)
+    tokens = tok_show.tokenize(" " * 1_200_000 + "text", cfg)
     assert len(tokens) == 1_200_000
     assert [token.bytes for token in tokens[-2:]] == [b" ", b" text"]
 
@@ -252,22 +254,22 @@ def encoding_of(pattern, ranks):
 
 
 @pytest.mark.parametrize("pattern", _rustbpe.PATTERNS)
-def test_published_vocabularies_give_the_tokens_of_tiktoken(pattern):
-    learnt = tokenizer.train_bpe(TEXTS, 400, pattern).tokens
+def test_published_vocabularies_give_the_same_tokens_as_tiktoken(pattern):
+    trained = tokenizer.train_bpe(TEXTS, 400, pattern).tokens
     text = "Mary's 12345 lambs\n\n  were  snow-white \ud800; 日本 "
-    gapless = encoding_of(pattern, {token: rank for rank, token in enumerate(learnt)})
-    gaps = encoding_of(pattern, {token: 2 * rank for rank, token in enumerate(learnt)})
+    gapless = encoding_of(pattern, {token: rank for rank, token in enumerate(trained)})
+    gaps = encoding_of(pattern, {token: 2 * rank for rank, token in enumerate(trained)})
     for encoding, length in ((gapless, 200_000), (gaps, published.TIKTOKEN_CHARACTERS)):
         given = (text * 10_000)[:length]
         wanted = encoding.encode_ordinary(given)
         assert published.PublishedTokenizer(encoding).encode(given) == wanted
 
 
-def test_a_text_too_long_for_what_only_tiktoken_encodes_is_refused(base, monkeypatch):
+def test_a_text_too_long_for_a_vocabulary_only_tiktoken_encodes_is_rejected(base, monkeypatch):
     other = encoding_of(r"\s+(?!\S)|.", {bytes([byte]): byte for byte in range(256)})
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: other)
     cfg = tok_show.TokenizeConfig(tokenizer="o200k_base")
-    assert len(tok_show.cut("a" * 50_000, cfg)) == 50_000
+    assert len(tok_show.tokenize("a" * 50_000, cfg)) == 50_000
     with pytest.raises(ConfigError, match="50,001 characters is too long for it, which takes 50,0"):
         tok_show.main([" " * 50_000 + "a", "--tokenizer", "o200k_base"])
 
@@ -277,8 +279,8 @@ def test_rows_of_tokens_are_no_wider_than_the_terminal():
         tok_show.Token(i, data, special=False) for i, data in enumerate([b"abc", b"\xe6"] * 40)
     ]
     tokens.append(tok_show.Token(7, "日本".encode(), special=True))
-    for coloured in (False, True):
-        found = tok_show.lines(tokens, 40, coloured=coloured)
+    for colored in (False, True):
+        found = tok_show.lines(tokens, 40, colored=colored)
         plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in found]
         assert all(tok_show.columns_of(line) <= 41 for line in plain)
         assert [int(word) for line in plain[1::2] for word in line.split()] == [*range(80), 7]

@@ -1,4 +1,4 @@
-"""Compare the run's tokenizer with gpt2's and cl100k's: bytes per token, by kind of text.
+"""Compare the run's tokenizer with gpt2's and cl100k's: bytes per token by kind of text.
 
 nanochat tok_eval --preset pocket
 """
@@ -26,7 +26,7 @@ NAME = "tok_eval"
 Encode = Callable[[str], list[int]]
 DATA_SPLITS = {"training text": "train", "validation text": "val"}
 REFERENCES = {"gpt2": "gpt2", "cl100k": "cl100k_base"}
-CHUNK_CHARACTERS = published.TIKTOKEN_CHARACTERS  # what every published tokenizer can encode
+CHUNK_CHARACTERS = published.TIKTOKEN_CHARACTERS  # every published tokenizer can encode this
 OTHER_TEXTS = {
     "numbers": " ".join(f"{n} + {n * 7 % 1000} = {n + n * 7 % 1000};" for n in range(1, 3000, 37)),
     "mathematics": r"Let $f(x) = x^2 - 3x + 2$. Then $f'(x) = 2x - 3 = 0$ at $x = \frac{3}{2}$, so "
@@ -46,21 +46,21 @@ OTHER_TEXTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TokEvalConfig:
-    """The tokenizer compared with those of GPT-2 and GPT-4."""
+    """Compare the tokenizer with those of GPT-2 and GPT-4."""
 
     common: RunOptions = nested(RunOptions)
     data: DataOptions = nested(DataOptions)
     name: str | None = option(
-        None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's own"
+        None, "tokenizer in $NANOCHAT_BASE_DIR/tokenizers, or a path; none: the run's"
     )
     eval_characters: int = option(
-        2_000_000, "characters of each split of the data to encode", least=1
+        2_000_000, "number of characters to encode from each split of the data", least=1
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokEvalConfig, argv, stage=NAME)
-    begin_s = time.perf_counter()
+    start_s = time.perf_counter()
     own = tokenizer.load(tokenizer.locate(cfg.name or cfg.common.run))
     texts = domains(cfg)
     references, notes = load_references()
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         folder,
         {
             "title": NAME,
-            "seconds": time.perf_counter() - begin_s,
+            "seconds": time.perf_counter() - start_s,
             "peak_memory_bytes": device.memory_used(torch.device("cpu")),
             "settings": {"tokenizer_sha256": own.sha256, "vocab_size": own.vocab_size},
             "results": results,
@@ -87,21 +87,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def domains(cfg: TokEvalConfig) -> dict[str, list[str]]:
-    """Texts of several kinds, each in chunks: the data's two splits, code, and foreign ones."""
+    """Texts by kind, in chunks: the data's two splits, Python code, and several built-in texts."""
     dataset = open_data(cfg.data, base=storage.base_dir())
     present = {shard.split for shard in dataset.all_shards}
-    found = {
+    texts = {
         domain: chunked(dataset.documents(split), cfg.eval_characters)
         for domain, split in DATA_SPLITS.items()
         if split in present
     }
     source = sorted(Path(nanochat.__file__).parent.rglob("*.py"))
-    found["Python code"] = chunked((path.read_text("utf-8") for path in source), 200_000)
-    return found | {name: [text] for name, text in OTHER_TEXTS.items()}
+    texts["Python code"] = chunked((path.read_text("utf-8") for path in source), 200_000)
+    return texts | {name: [text] for name, text in OTHER_TEXTS.items()}
 
 
 def chunked(documents: Iterable[str], characters: int) -> list[str]:
-    """The first `characters` of the documents, in pieces that every encoder can take."""
+    """The first `characters` of the documents, in chunks that every encoder accepts."""
     chunks: list[str] = []
     for document in documents:
         for start in range(0, len(document), CHUNK_CHARACTERS):
@@ -113,14 +113,14 @@ def chunked(documents: Iterable[str], characters: int) -> list[str]:
 
 
 def load_references() -> tuple[dict[str, Encode], list[str]]:
-    """The published tokenizers that can be had, and a note on each that cannot."""
+    """The published tokenizers that can be loaded, and a note on each that cannot."""
     loaded: dict[str, Encode] = {}
     notes: list[str] = []
     with ThreadPoolExecutor() as pool:
-        waiting = {name: pool.submit(published.load, full) for name, full in REFERENCES.items()}
-    for name, reference in waiting.items():
+        futures = {name: pool.submit(published.load, full) for name, full in REFERENCES.items()}
+    for name, future in futures.items():
         try:
-            loaded[name] = reference.result().encode
+            loaded[name] = future.result().encode
         except ConfigError as error:
             notes.append(f"{name} is left out: {error}")
     return loaded, notes
@@ -128,7 +128,7 @@ def load_references() -> tuple[dict[str, Encode], list[str]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A kind of text: its size, and its tokens by tokenizer."""
+    """A kind of text: its size, and its number of tokens by tokenizer."""
 
     domain: str
     size_bytes: int
@@ -139,7 +139,7 @@ class Comparison:
 def compare(
     domain: str, chunks: Sequence[str], own: Tokenizer, references: dict[str, Encode]
 ) -> Comparison:
-    """Count a text's tokens by each tokenizer; ours only if it can spell the text."""
+    """Count a text's tokens by each tokenizer; ours only if it can represent the text."""
     ids, offsets = own.encode_batch(chunks, bos=False)
     tokens = {name: sum(map(len, map(encode, chunks))) for name, encode in references.items()}
     if [own.decode(ids[i:j].tolist()) for i, j in pairwise(offsets)] == list(chunks):
@@ -149,7 +149,7 @@ def compare(
 
 
 def table(rows: Sequence[Comparison], names: Sequence[str]) -> str:
-    """Bytes per token, a line for each kind of text; a dash where characters are unknown."""
+    """Bytes per token, one line per kind of text; "-" if a tokenizer lacks its characters."""
     lines = ["bytes per token".ljust(20) + "".join(name.rjust(10) for name in [*names, "bytes"])]
     for row in rows:
         counts = [row.tokens.get(name) for name in names]
@@ -160,7 +160,7 @@ def table(rows: Sequence[Comparison], names: Sequence[str]) -> str:
 
 
 def figures(rows: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """The comparison as the report takes it."""
+    """The comparison as results of the report."""
     return [
         {"name": f"{row.domain}, {name}", "value": size / max(1, count), "unit": f"{unit} a token"}
         for row in rows
@@ -170,14 +170,13 @@ def figures(rows: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def longest_tokens(own: Tokenizer, count: int = 20) -> str:
-    """The longest tokens in words: what the vocabulary was spent on."""
+    """The longest tokens as text: they show what the vocabulary was spent on."""
     order = np.argsort(-own.token_bytes, kind="stable")[:count]
-    shown = ", ".join(repr(own.decode([int(token)])) for token in order)
-    return f"longest tokens: {shown}"
+    return "longest tokens: " + ", ".join(repr(own.decode([int(token)])) for token in order)
 
 
 def vocabulary_use(own: Tokenizer, texts: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """How much of the vocabulary the data's own text makes use of."""
+    """The share of the vocabulary that occurs in the data's text."""
     chunks = [chunk for domain in DATA_SPLITS for chunk in texts.get(domain, [])]
     ids = own.encode_batch(chunks, bos=False)[0]
     counts = np.bincount(ids, minlength=own.vocab_size)

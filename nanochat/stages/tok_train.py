@@ -24,35 +24,35 @@ from nanochat.system.metrics import duration
 from nanochat.tokenizer import Tokenizer
 
 NAME = "tok_train"
-SAY_EVERY_S = 2.0
+LOG_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokTrainConfig:
-    """A vocabulary learnt from text."""
+    """Train a tokenizer's vocabulary on text."""
 
     common: RunOptions = nested(RunOptions)
     data: DataOptions = nested(DataOptions)
     tokenizer: str = option(
-        "bpe", "bpe: byte pairs; char: a token for each character", choices=("bpe", "char")
+        "bpe", "bpe: byte pair encoding; char: one token per character", choices=("bpe", "char")
     )
     vocab_size: int = option(
-        32_768, "tokens with the nine special ones; of char, at most: rare characters are left out"
+        32_768, "tokens, including the nine special ones; char drops the rarest characters to fit"
     )
     name: str | None = option(
-        None, "name in $NANOCHAT_BASE_DIR/tokenizers to save it under; none: the run's name"
+        None, "folder in $NANOCHAT_BASE_DIR/tokenizers to save it in; none: the run's name"
     )
     max_characters: int | None = option(
-        2_000_000_000, "characters to learn from, of the beginning of the data; none: all", least=1
+        2_000_000_000, "train on the first this many characters of the data; none: all", least=1
     )
     max_document_characters: int | None = option(
-        None, "characters to learn from of each document; none: all", least=1
+        None, "train on the first this many characters of each document; none: all", least=1
     )
     count_memory: int | None = option(
         None,
-        "bytes that the counts of pieces may take, for text of 100 GB and more; rare pieces are "
-        "dropped to stay within them, and the loss is told; none: exact",
-        least=10_000_000,  # with less next to nothing could be counted
+        "memory limit for the counts of pieces, in bytes, for 100 GB of text and more; the rarest "
+        "pieces are dropped and the loss is reported; none: no limit, exact counts",
+        least=10_000_000,  # with less, almost nothing could be counted
     )
 
     def __post_init__(self) -> None:
@@ -66,29 +66,30 @@ class TokTrainConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokTrainConfig, argv, stage=NAME)
-    begin_s = time.perf_counter()
+    start_s = time.perf_counter()
     dataset = open_data(cfg.data, base=storage.base_dir())
-    texts = Reading(dataset.columns("train"), cfg, dataset.characters("train"))
-    learnt, notes = train(cfg, texts)
+    texts = TextReader(dataset.columns("train"), cfg, dataset.characters("train"))
+    trained, notes = train(cfg, texts)
     for note in notes:
         print(f"note: {note}")
     name = cfg.name or cfg.common.run
     path = storage.base_dir() / "tokenizers" / name / tokenizer.FILE_NAME
-    tokenizer.save(learnt, path)
-    seconds = time.perf_counter() - begin_s
+    tokenizer.save(trained, path)
+    seconds = time.perf_counter() - start_s
     print(
-        f"saved {learnt.name} tokenizer of {learnt.vocab_size:,} tokens in {seconds:.1f} s: {path}"
+        f"saved {trained.name} tokenizer with {trained.vocab_size:,} tokens in {seconds:.1f} s: "
+        f"{path}"
     )
     folder = storage.stage_dir(cfg.common.run, NAME)
-    facts: dict[str, Any] = {"tokenizer_sha256": learnt.sha256, "path": str(path)}
+    facts: dict[str, Any] = {"tokenizer_sha256": trained.sha256, "path": str(path)}
     report.write_config(folder, cfg, data=dataset.manifest, **facts)
-    report.record(folder, section(learnt, texts, seconds=seconds, facts=facts, notes=notes))
+    report.record(folder, section(trained, texts, seconds=seconds, facts=facts, notes=notes))
 
 
-class Reading:
-    """Columns of documents within the limits of the options; counts them, says how far they are.
+class TextReader:
+    """Columns of documents, cut to the limits of the options; counts them and prints progress.
 
-    expected: characters there are to read, where that is known.
+    expected: number of characters in the data, if known.
     """
 
     def __init__(
@@ -103,16 +104,16 @@ class Reading:
         self.characters = 0
 
     def __iter__(self) -> Iterator[pa.StringArray]:
-        begin_s = said_s = time.monotonic()
+        start_s = printed_s = time.monotonic()
         for column in self._source:
             yield self._within_limits(column)
             if self._limit is not None and self.characters >= self._limit:
                 return
-            if time.monotonic() - said_s > SAY_EVERY_S:
-                said_s = time.monotonic()
+            if time.monotonic() - printed_s > LOG_EVERY_S:
+                printed_s = time.monotonic()
                 share = self.characters / self._expected if self._expected else None
                 read = f"read {self.characters / 1e6:,.1f} million characters"
-                print(read + left(said_s - begin_s, share), flush=True)
+                print(read + progress_text(printed_s - start_s, share), flush=True)
 
     def _within_limits(self, column: pa.StringArray) -> pa.StringArray:
         if self._document_limit is not None:
@@ -129,39 +130,39 @@ class Reading:
         return column
 
 
-def left(elapsed_s: float, share: float | None) -> str:
-    """How much longer it takes if `share` of the work took `elapsed_s`; nothing if not known."""
+def progress_text(elapsed_s: float, share: float | None) -> str:
+    """The share done and the time left if it took `elapsed_s`; "" if the share is unknown."""
     if not share:
         return ""
     return f", {share:.0%}, {duration(elapsed_s / share - elapsed_s)} left"
 
 
-def train(cfg: TokTrainConfig, texts: Reading) -> tuple[Tokenizer, list[str]]:
-    """Learn the vocabulary that the options ask for; with notes on what is not as asked."""
+def train(cfg: TokTrainConfig, texts: TextReader) -> tuple[Tokenizer, list[str]]:
+    """Train the tokenizer; the notes tell where the result differs from the options."""
     if cfg.tokenizer == "char":
         strings = (text for column in texts for text in column.to_pylist())
         return tokenizer.train_char(strings, cfg.vocab_size), []
-    begin_s = said_s = time.monotonic()
+    start_s = printed_s = time.monotonic()
     notes = []
 
     def counted(text: tokenizer.TrainingText) -> None:
-        nonlocal begin_s
-        begin_s = time.monotonic()
+        nonlocal start_s
+        start_s = time.monotonic()
         print(f"{text.pieces:,} different pieces in {text.bytes / 1e6:,.1f} MB", flush=True)
         if text.lost_bytes:
             notes.append(
                 f"--count-memory dropped rare pieces, {text.lost_bytes / text.bytes:.2%} of the "
-                f"text; no count is too low by more than {text.lost_count:,}"
+                f"text; each count is too low by at most {text.lost_count:,}"
             )
 
     def progress(tokens: int) -> None:
-        nonlocal said_s
-        if time.monotonic() - said_s > SAY_EVERY_S:
-            said_s = time.monotonic()
-            rest = left(said_s - begin_s, tokens / cfg.vocab_size)
-            print(f"learnt {tokens:,} of {cfg.vocab_size:,} tokens{rest}", flush=True)
+        nonlocal printed_s
+        if time.monotonic() - printed_s > LOG_EVERY_S:
+            printed_s = time.monotonic()
+            rest = progress_text(printed_s - start_s, tokens / cfg.vocab_size)
+            print(f"learned {tokens:,} of {cfg.vocab_size:,} tokens{rest}", flush=True)
 
-    learnt = tokenizer.train_bpe(
+    trained = tokenizer.train_bpe(
         texts,
         cfg.vocab_size,
         threads=cfg.common.threads,
@@ -169,26 +170,31 @@ def train(cfg: TokTrainConfig, texts: Reading) -> tuple[Tokenizer, list[str]]:
         counted=counted,
         progress=progress,
     )
-    if learnt.vocab_size < cfg.vocab_size:
+    if trained.vocab_size < cfg.vocab_size:
         notes.append(
-            f"the text had pairs for {learnt.vocab_size:,} tokens only, not {cfg.vocab_size:,}; "
-            "more text gives more"
+            f"the text only had enough pairs for {trained.vocab_size:,} tokens, not "
+            f"{cfg.vocab_size:,}; train on more text"
         )
-    return learnt, notes
+    return trained, notes
 
 
 def section(
-    learnt: Tokenizer, texts: Reading, *, seconds: float, facts: dict[str, Any], notes: list[str]
+    trained: Tokenizer,
+    texts: TextReader,
+    *,
+    seconds: float,
+    facts: dict[str, Any],
+    notes: list[str],
 ) -> dict[str, Any]:
-    """The stage as the report takes it."""
-    lengths = learnt.token_bytes[learnt.token_bytes > 0]
+    """The stage's section of the report."""
+    lengths = trained.token_bytes[trained.token_bytes > 0]
     return {
         "title": NAME,
         "seconds": seconds,
         "peak_memory_bytes": device.memory_used(torch.device("cpu")),
         "settings": facts,
         "results": [
-            {"name": "vocabulary", "value": learnt.vocab_size, "unit": "tokens"},
+            {"name": "vocabulary", "value": trained.vocab_size, "unit": "tokens"},
             {"name": "documents read", "value": texts.documents, "unit": "documents"},
             {"name": "text read", "value": texts.characters, "unit": "characters"},
             {"name": "mean token", "value": float(lengths.mean()), "unit": "bytes"},
