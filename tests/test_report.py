@@ -1,4 +1,4 @@
-"""The record of stages and the report built from whatever they left."""
+"""The results of stages and the report built from their files."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def accuracy(name, value, n=500):
     return {"name": name, "value": value, "stderr": stderr, "n": n, "unit": "accuracy"}
 
 
-def whole_run(run):
+def full_run(run):
     train(
         run,
         "base_train",
@@ -89,7 +89,7 @@ def whole_run(run):
     return run
 
 
-def test_a_recorded_stage_is_complete_and_keeps_what_it_was_given(tmp_path):
+def test_a_recorded_stage_is_complete_and_keeps_its_section(tmp_path):
     assert not report.is_complete(tmp_path / "s")
     report.record(tmp_path / "s", {"title": "S", "notes": ["größer"]})
     assert report.is_complete(tmp_path / "s")
@@ -97,8 +97,8 @@ def test_a_recorded_stage_is_complete_and_keeps_what_it_was_given(tmp_path):
     assert found["notes"] == ["größer"] and "finished" in found
 
 
-def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
-    path = report.build(whole_run(tmp_path / "demo"))
+def test_the_page_is_well_formed_and_self_contained(tmp_path):
+    path = report.build(full_run(tmp_path / "demo"))
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert page.tags.count("svg") >= 7
@@ -108,14 +108,14 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
 
 
 def test_text_of_models_and_machines_cannot_break_the_page(tmp_path):
-    text = report.build(whole_run(tmp_path / "demo")).read_text(encoding="utf-8")
+    text = report.build(full_run(tmp_path / "demo")).read_text(encoding="utf-8")
     assert "A &amp; B &lt;processor&gt;" in text
     assert "Once &lt;b&gt;" in text and "&lt;hello&gt;" in text
     assert "<hello>" not in text
 
 
-def test_markdown_holds_figures_errors_counts_and_samples(tmp_path):
-    run = whole_run(tmp_path / "demo")
+def test_markdown_contains_results_errors_counts_and_samples(tmp_path):
+    run = full_run(tmp_path / "demo")
     report.build(run)
     text = (run / "report.md").read_text(encoding="utf-8")
     assert "| task | SFT | RL | items |" in text
@@ -126,7 +126,7 @@ def test_markdown_holds_figures_errors_counts_and_samples(tmp_path):
     assert "| matrix_lr | 0.01 |" in text
 
 
-def test_a_stage_that_was_killed_is_shown_as_far_as_it_came(tmp_path):
+def test_a_killed_stage_is_shown_up_to_its_last_row(tmp_path):
     train(tmp_path / "r", "base_train")
     (tmp_path / "r" / "mid_train").mkdir()
     (tmp_path / "r" / "chat_sft").mkdir()
@@ -139,7 +139,7 @@ def test_a_stage_that_was_killed_is_shown_as_far_as_it_came(tmp_path):
     assert found.stages[0].seconds == 20.0
 
 
-def test_odd_values_do_not_stop_the_report(tmp_path):
+def test_unusual_values_do_not_break_the_report(tmp_path):
     folder = tmp_path / "r" / "own_stage"
     rows = [{"step": s, "loss": float("nan"), "note": "text", "odd": None} for s in (1, 2)]
     rows += [{"step": s, "loss": 0.0, "grad_norm": 0.0, "extra": s} for s in (3, 4)]
@@ -154,11 +154,11 @@ def test_odd_values_do_not_stop_the_report(tmp_path):
 
 def test_a_run_without_stages_is_a_users_error(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(DataError, match="holds no stage to report on"):
+        with pytest.raises(DataError, match="has no stages to report on"):
             report.build(folder)
 
 
-def test_validation_rows_stand_at_the_tokens_of_the_row_before():
+def test_validation_rows_use_the_tokens_of_the_previous_row():
     stage = data.StageData(
         "s", rows=[{"step": 5, "tokens": 500, "loss": 1.0}, {"step": 5, "val_bpb": 0.7}]
     )
@@ -166,7 +166,7 @@ def test_validation_rows_stand_at_the_tokens_of_the_row_before():
     assert stage.curve("val_bpb", "step") == [(5.0, 0.7)]
 
 
-def test_curves_are_drawn_in_place():
+def test_curves_are_drawn_to_scale():
     chart = plots.line_chart(
         [Curve("c", [(0.0, 0.0), (10.0, 1.0)])], x_name="steps", title="c", zero=True
     )
@@ -176,7 +176,7 @@ def test_curves_are_drawn_in_place():
     assert y0 == plots.HEIGHT - plots.BOTTOM and plots.TOP < y1 < plots.TOP + 20
 
 
-def test_logarithmic_axes_place_decades_evenly():
+def test_logarithmic_axes_space_decades_evenly():
     points = [(1e3, 1.0), (1e4, 10.0), (1e5, 100.0)]
     chart = plots.line_chart(
         [Curve("a", points, "main", "dots")], x_name="n", title="t", log_x=True, log_y=True
@@ -197,7 +197,7 @@ def test_long_curves_are_averaged_but_keep_their_ends():
     assert all(abs(y - 0.5) < 0.05 for _, y in found[1:-1])
 
 
-def test_smoothing_starts_at_the_first_value_and_skips_what_is_not_finite():
+def test_smoothing_starts_at_the_first_value_and_skips_nonfinite_values():
     points = [(0.0, 4.0), (1.0, float("nan")), (2.0, 4.0)]
     assert plots.smoothed(points, span=1.0) == [(0.0, 4.0), (1.0, 4.0), (2.0, 4.0)]
 
@@ -218,15 +218,15 @@ def test_bars_end_at_their_values_and_show_their_error():
     ("seconds", "text"),
     [(4.26, "4.3s"), (45, "45s"), (192, "3m12s"), (7500, "2h05m"), (50 * 3600, "2d02h")],
 )
-def test_durations_read_as_people_say_them(seconds, text):
+def test_durations_are_readable(seconds, text):
     assert metrics.duration(seconds) == text
 
 
-def test_the_stage_writes_the_page_and_names_the_runs_there_are(tmp_path, monkeypatch, capsys):
+def test_the_stage_writes_the_page_and_lists_the_existing_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     with pytest.raises(DataError, match="has none yet"):
         report_script.main(["--run", "demo"])
-    whole_run(tmp_path / "runs" / "demo")
+    full_run(tmp_path / "runs" / "demo")
     report_script.main(["--run", "demo"])
     assert capsys.readouterr().out.strip().endswith("report.html")
     with pytest.raises(DataError, match="--run other: no such run; existing runs: demo"):

@@ -1,4 +1,4 @@
-"""What a run found: its record, report.md and a self-contained report.html."""
+"""A run's report: stage results, report.md and a self-contained report.html."""
 
 from nanochat.report.record import build, is_complete, record, write_config
 

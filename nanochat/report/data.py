@@ -1,7 +1,7 @@
-"""What a run left on disk, read for the report: stages, their curves, accuracies and samples.
+"""A run's files, read for the report: stages, their curves, accuracies and samples.
 
-Owns reading and picking; tolerates stages that are missing, unfinished or torn. Writes nothing and
-knows neither Markdown nor HTML.
+Owns: reading and selecting; tolerates missing and unfinished stages and damaged files. Does not
+own: Markdown, HTML or any file it reads.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from nanochat.system import metrics
 
-# folder -> (title, class of its colour), in the order in which a run goes through them
+# folder -> (title, CSS class of its color), in the order in which a run executes them
 STAGES = {
     "tok_train": ("Tokenizer", "tok"),
     "tok_eval": ("Tokenizer compared", "tok"),
@@ -34,25 +34,25 @@ SERIES_NAMES = {
     "other": "other",
 }
 ACCURACY = "accuracy"  # the unit of results that go into the table of accuracies
-CENTERED = "centred accuracy"
-BYTES_A_TOKEN = "bytes a token"  # the unit of tokenizers compared
-GAIN = "points"  # the unit of a difference of accuracies, as a share
-# metric -> what its plot is called; others that a stage logs are plotted under their own names
+CENTERED = "centred accuracy"  # spelled as in the result files of existing runs
+BYTES_PER_TOKEN = "bytes a token"  # the unit of tokenizer comparisons, likewise
+GAIN = "points"  # the unit of a difference of accuracies, as a fraction
+# metric -> title of its plot; other metrics are plotted under their own names
 PLOTS = {
-    "loss": "training loss (nats a token)",
+    "loss": "training loss (nats per token)",
     "val_bpb": "validation bits per byte",
-    "val_loss": "validation loss (nats a token)",
+    "val_loss": "validation loss (nats per token)",
     "reward": "mean reward",
     "lr_scale": "learning rate (relative)",
     "grad_norm": "gradient norm",
-    "tokens_per_s": "tokens a second",
+    "tokens_per_s": "tokens per second",
 }
 NOT_PLOTTED = frozenset({"step", "tokens", "elapsed_s", "mfu", "data_wait_share"})
 
 
 @dataclass(frozen=True)
 class StageData:
-    """One stage of a run as its folder tells it."""
+    """One stage of a run, as read from its folder."""
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -61,27 +61,27 @@ class StageData:
 
     @property
     def title(self) -> str:
-        """What the stage is called in the report."""
+        """The stage's title in the report."""
         return STAGES.get(self.name, (self.name.replace("_", " "), ""))[0]
 
     @property
     def series(self) -> str:
-        """The class of the stage's colour."""
+        """The CSS class of the stage's color."""
         return STAGES.get(self.name, ("", "other"))[1]
 
     @property
     def complete(self) -> bool:
-        """Whether the stage came to its end."""
+        """Whether the stage finished."""
         return bool(self.result)
 
     @property
     def seconds(self) -> float:
-        """How long it took; of an unfinished stage, as far as its last row knows."""
+        """Duration in seconds; up to the last logged row if the stage is unfinished."""
         return self.result.get("seconds") or self.last("elapsed_s") or 0.0
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The stage's figures that are numbers."""
+        """The stage's results with numeric values."""
         return [r for r in self.result.get("results") or [] if is_number(r.get("value"))]
 
     @property
@@ -94,7 +94,7 @@ class StageData:
         return next((row[key] for row in reversed(self.rows) if is_number(row.get(key))), None)
 
     def curve(self, key: str, x_key: str) -> list[tuple[float, float]]:
-        """A metric over steps or tokens; rows without tokens take those of the row before."""
+        """A metric over steps or tokens; rows without `x_key` use the previous row's value."""
         points, x = [], 0.0
         for row in self.rows:
             x = row[x_key] if is_number(row.get(x_key)) else x
@@ -103,18 +103,18 @@ class StageData:
         return points
 
     def plotted(self) -> list[str]:
-        """The metrics with two values or more: the known ones first, then what else there is."""
-        keys: dict[str, int] = {}
+        """The metrics with at least two values: those in PLOTS first, then the rest."""
+        counts: dict[str, int] = {}
         for row in self.rows:
             for key, value in row.items():
                 if is_number(value) and key not in NOT_PLOTTED:
-                    keys[key] = keys.get(key, 0) + 1
-        curves = [key for key, points in keys.items() if points > 1]
+                    counts[key] = counts.get(key, 0) + 1
+        curves = [key for key, points in counts.items() if points > 1]
         known = [key for key in PLOTS if key in curves]
         return known + [key for key in curves if key not in PLOTS]
 
     def settings(self) -> dict[str, str]:
-        """Options and facts as short texts."""
+        """Options and other settings as short texts."""
         merged: dict[str, Any] = {}
         for part in (self.config.get("options"), self.config.get("model")):
             merged.update(part if isinstance(part, dict) else {})
@@ -124,18 +124,18 @@ class StageData:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is known of a run."""
+    """Everything the report knows about a run."""
 
     name: str
     stages: list[StageData]
 
     def get(self, name: str) -> StageData:
-        """A stage; an empty one if the run has not come to it."""
+        """A stage by name; an empty one if the run has none of that name."""
         return next((stage for stage in self.stages if stage.name == name), StageData(name))
 
     @property
     def seconds(self) -> float:
-        """Time of all stages together."""
+        """Total time of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
@@ -145,7 +145,7 @@ class RunRecord:
 
 
 def load(run_dir: Path) -> RunRecord:
-    """Read whatever stages there are, in the order in which a run goes through them."""
+    """Read the stages that exist, in the order in which a run executes them."""
     folders = [path for path in run_dir.iterdir() if path.is_dir() and path.name[0] != "."]
     stages = [stage for path in folders if (stage := _load_stage(path)) is not None]
     order = list(STAGES)
@@ -154,30 +154,30 @@ def load(run_dir: Path) -> RunRecord:
 
 
 def machine(run: RunRecord) -> dict[str, str]:
-    """What the run was made on and with, as the first stage that tells it says."""
+    """The machine and software of the run, each fact from the first stage that has it."""
     names = {
         "device": "device",
         "world_size": "processes",
-        "threads": "threads a process",
+        "threads": "threads per process",
         "compute_dtype": "compute dtype",
         "attention": "attention",
         "python": "Python",
         "torch": "torch",
         "git_commit": "commit",
     }
-    found: dict[str, str] = {}
+    facts: dict[str, str] = {}
     for key, name in names.items():
         values = (stage.config.get(key) for stage in run.stages)
         value = next((v for v in values if v is not None), None)
         if value is not None:
-            found[name] = str(value)
-    return found
+            facts[name] = str(value)
+    return facts
 
 
 def accuracies(run: RunRecord) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     """(row, {series: result}) of every accuracy, in the order in which stages recorded them.
 
-    A result says by "stage" which model it is of; without that it is of the stage it stands in.
+    A result's "stage" names the stage of the evaluated model; the default is its own stage.
     """
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for stage in run.stages:
@@ -189,21 +189,21 @@ def accuracies(run: RunRecord) -> list[tuple[str, dict[str, dict[str, Any]]]]:
 
 
 def series_of(rows: Iterable[tuple[str, dict[str, dict[str, Any]]]]) -> list[str]:
-    """The series that occur, in the order of the stages."""
+    """The series in the rows, in the order of the stages."""
     seen = {series for _, results in rows for series in results}
     return [series for series in SERIES_NAMES if series in seen]
 
 
 def item_counts(results: Iterable[dict[str, Any]]) -> str:
-    """Over how many items results were computed: the numbers that occur."""
+    """The distinct numbers of items that results were computed over, as text."""
     counts = sorted({result["n"] for result in results if result.get("n")})
     return " / ".join(f"{n:,}" for n in counts)
 
 
 def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, Any]]]]:
-    """(stage, group, samples), the stage being that of the model that wrote them.
+    """(stage of the model, group, samples); the group is "" for samples without one.
 
-    That is what a sample's "stage" says, or else where it stands; samples of no group are under "".
+    A sample's "stage" names the stage of the model that wrote it; the default is its own stage.
     """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for stage in run.stages:
@@ -214,7 +214,7 @@ def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, A
 
 
 def headline(run: RunRecord) -> list[tuple[str, str, str]]:
-    """(name, figure, remark) of what one wants to know first; what is unknown is left out."""
+    """(name, figure, note) of the most important figures; unknown ones are left out."""
     base = run.get("base_train")
     tiles = [("time", metrics.duration(run.seconds), f"over {len(run.stages)} stages")]
     if run.peak_memory_bytes:
@@ -233,13 +233,13 @@ def headline(run: RunRecord) -> list[tuple[str, str, str]]:
     if rows:
         last = series_of(rows)[-1]
         values = [results[last]["value"] for _, results in rows if last in results]
-        remark = f"mean over {len(values)} rows after {SERIES_NAMES[last]}"
-        tiles.append(("accuracy", f"{sum(values) / len(values):.1%}", remark))
+        note = f"mean over {len(values)} rows after {SERIES_NAMES[last]}"
+        tiles.append(("accuracy", f"{sum(values) / len(values):.1%}", note))
     return tiles
 
 
 def with_error(result: dict[str, Any]) -> str:
-    """A figure with its standard error, as its unit wants it.
+    """A value with its standard error, formatted for its unit.
 
     >>> with_error({"value": 0.975, "stderr": 0.007, "unit": "accuracy"})
     '97.5% ± 0.7'
@@ -261,7 +261,7 @@ def gigabytes(size: float) -> str:
 
 
 def count(value: float) -> str:
-    """A large number in words' short form: 4.4 M."""
+    """A large number with a unit prefix: 4.4 M."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"
@@ -269,12 +269,12 @@ def count(value: float) -> str:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number (a bool is none)."""
+    """Whether a value is a finite number; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def short_value(value: Any, limit: int = 120) -> str:
-    """A setting as text; "" for one too long to show."""
+    """A setting as text; "" if it is too long to show."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -294,7 +294,7 @@ def _load_stage(path: Path) -> StageData | None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a file; nothing if it is missing or torn."""
+    """The JSON object in a file; empty if the file is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):

@@ -1,6 +1,6 @@
-"""report.html: one self-contained page, without scripts, readable in light and dark.
+"""report.html: one self-contained page without scripts, in light and dark.
 
-Owns the order and markup of the page; its look is report.css, its drawings are plots.
+Owns: the page's order and markup. Does not own: its style (report.css) or its plots (`plots`).
 """
 
 import importlib.resources
@@ -14,11 +14,11 @@ from nanochat.report.plots import Bar, Curve
 from nanochat.system.metrics import duration
 
 Sections = list[tuple[str, str, str]]  # (anchor, heading, body)
-TOKENIZER_COLOURS = ("tok", "other", "base")  # ours first
+TOKENIZER_COLORS = ("tok", "other", "base")  # ours first
 
 
 def render(run: RunRecord, *, written: str) -> str:
-    """The whole page; `written` says when."""
+    """The complete page; `written` is the date and time it shows."""
     return page(
         [s for s in _sections(run) if s[2]],
         title=f"run {run.name}",
@@ -26,8 +26,8 @@ def render(run: RunRecord, *, written: str) -> str:
         heading=run.name,
         lead=_lead(run, written),
         tiles=data.headline(run),
-        footer="Accuracies carry one standard error. Colours stand for the stage that a model "
-        "came out of.",
+        footer="Accuracies are shown with one standard error. Colors show the stage that "
+        "trained the model.",
     )
 
 
@@ -41,14 +41,14 @@ def page(
     tiles: Sequence[tuple[str, str, str]],
     footer: str,
 ) -> str:
-    """A self-contained page of sections with links to them; tiles are (name, figure, remark)."""
+    """A self-contained page of sections with links to them; tiles are (name, figure, note)."""
     style = (importlib.resources.files("nanochat.report") / "report.css").read_text(
         encoding="utf-8"
     )
-    links = "".join(f'<a href="#{anchor}">{escape(head)}</a>' for anchor, head, _ in sections)
+    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in sections)
     body = "".join(
-        f'<section id="{anchor}"><h2>{escape(head)}</h2>{text}</section>'
-        for anchor, head, text in sections
+        f'<section id="{anchor}"><h2>{escape(title)}</h2>{text}</section>'
+        for anchor, title, text in sections
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -65,7 +65,7 @@ def _sections(run: RunRecord) -> Sections:
     return [
         ("results", "Accuracy", _accuracies(run)),
         ("core", "In-context tasks", _core(run)),
-        ("samples", "What it says", _samples(run)),
+        ("samples", "Samples", _samples(run)),
         ("training", "Training", "".join(_curves(s) for s in run.stages if s.rows)),
         ("tokenizer", "Tokenizer", _tokenizer(run)),
         ("stages", "Time and memory", _stages(run)),
@@ -75,18 +75,18 @@ def _sections(run: RunRecord) -> Sections:
 
 
 def _lead(run: RunRecord, written: str) -> str:
-    found = data.machine(run)
-    where = f" on {found['device']}" if "device" in found else ""
-    many = f" ({found['processes']} processes)" if found.get("processes", "1") != "1" else ""
+    facts = data.machine(run)
+    device = f" on {facts['device']}" if "device" in facts else ""
+    ranks = f" ({facts['processes']} processes)" if facts.get("processes", "1") != "1" else ""
     unfinished = [stage.title for stage in run.stages if not stage.complete]
     state = f" Not finished: {', '.join(unfinished)}." if unfinished else ""
-    return f"Trained{where}{many}. Written {written}.{state}"
+    return f"Trained{device}{ranks}. Written {written}.{state}"
 
 
 def _tiles(tiles: Sequence[tuple[str, str, str]]) -> str:
     items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd><span>{escape(remark)}</span></div>"
-        for name, figure, remark in tiles
+        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd><span>{escape(note)}</span></div>"
+        for name, figure, note in tiles
     )
     return f'<dl class="tiles">{items}</dl>'
 
@@ -109,7 +109,7 @@ def _accuracies(run: RunRecord) -> str:
         (name.replace("_", " "), [_bar(found[s], s) for s in series if s in found])
         for name, found in rows
     ]
-    heads = [*(data.SERIES_NAMES[s] for s in series), "items"]
+    header = ["task", *(data.SERIES_NAMES[s] for s in series), "items"]
     cells = [
         [
             name.replace("_", " "),
@@ -122,7 +122,7 @@ def _accuracies(run: RunRecord) -> str:
     chart = plots.bar_chart(bars, title="accuracy by task and stage")
     return (
         f'{_legend(series)}<figure class="wide">{chart}</figure>{_notes(notes)}'
-        f"<details><summary>As a table</summary>{table(['task', *heads], cells)}</details>"
+        f"<details><summary>As a table</summary>{table(header, cells)}</details>"
     )
 
 
@@ -140,13 +140,13 @@ def _core(run: RunRecord) -> str:
         return ""
     bars = [(r["name"].replace("_", " "), [_core_bar(r)]) for r in tasks]
     low = min(-0.1, *(r["value"] - (r.get("stderr") or 0) for r in tasks))
-    chart = plots.bar_chart(bars, title="centred accuracy by task", low=max(low, -1.0))
+    chart = plots.bar_chart(bars, title="centered accuracy by task", low=max(low, -1.0))
     rest = [r for r in stage.results if r.get("unit") != data.CENTERED]
     lines = "".join(
         f"<p><b>{escape(r['name'])}</b>: {escape(data.with_error(r))}</p>" for r in rest
     )
     return (
-        f'{lines}<p class="remark">Centred accuracy: 0 for guessing, 100% for all right.</p>'
+        f'{lines}<p class="remark">Centered accuracy: 0 for guessing, 100% for all correct.</p>'
         f'<figure class="wide">{chart}</figure>{_notes(stage.notes)}'
     )
 
@@ -157,17 +157,17 @@ def _core_bar(result: dict[str, Any]) -> Bar:
 
 
 def _tokenizer(run: RunRecord) -> str:
-    """Bytes per token by kind of text, ours beside the published vocabularies."""
+    """Bytes per token by kind of text: our vocabulary next to the published ones."""
     stage = run.get("tok_eval")
     rows: dict[str, list[Bar]] = {}
     series: dict[str, str] = {}
     for result in stage.results:
-        if result.get("unit") == data.BYTES_A_TOKEN and data.is_number(result["value"]):
+        if result.get("unit") == data.BYTES_PER_TOKEN and data.is_number(result["value"]):
             domain, _, name = result["name"].rpartition(", ")
-            colour = series.setdefault(name, TOKENIZER_COLOURS[len(series) % 3])
+            color = series.setdefault(name, TOKENIZER_COLORS[len(series) % 3])
             text = f"{result['value']:.2f}"
             rows.setdefault(domain, []).append(
-                Bar(result["value"], None, text, colour, f"{name}: {text} bytes a token")
+                Bar(result["value"], None, text, color, f"{name}: {text} bytes per token")
             )
     if not rows:
         return ""
@@ -177,8 +177,8 @@ def _tokenizer(run: RunRecord) -> str:
         f'<span class="{c}"><i></i>{escape(name)}</span>' for name, c in series.items()
     )
     return (
-        '<p class="remark">Bytes per token: the more, the shorter the sequences for the same '
-        f'text.</p><p class="legend">{legend}</p><figure class="wide">{chart}</figure>'
+        '<p class="remark">Bytes per token: higher means shorter sequences for the same text.</p>'
+        f'<p class="legend">{legend}</p><figure class="wide">{chart}</figure>'
         f"{_notes(stage.notes)}"
     )
 
@@ -234,10 +234,10 @@ def _stages(run: RunRecord) -> str:
         )
     if not rows:
         return ""
-    heads = ["stage", "time", "share", "tokens", "tokens/s", "peak memory"]
+    header = ["stage", "time", "share", "tokens", "tokens/s", "peak memory"]
     order = [s for s in data.SERIES_NAMES if any(stage.series == s for stage in run.stages)]
     bar = plots.share_bar(parts, title="time by stage")
-    return f"{bar}{_legend(order)}{table(heads, rows)}"
+    return f"{bar}{_legend(order)}{table(header, rows)}"
 
 
 def _figures(run: RunRecord) -> str:
@@ -260,15 +260,15 @@ def _figures(run: RunRecord) -> str:
 def _samples(run: RunRecord) -> str:
     blocks: list[str] = []
     for model, group, samples in reversed(data.sample_groups(run)):
-        talks = [s for s in samples if s.get("turns")]
+        dialogues = [s for s in samples if s.get("turns")]
         pairs = [s for s in samples if not s.get("turns")]
-        head = f"{model.title}: {group}" if group else model.title
+        title = f"{model.title}: {group}" if group else model.title
         kind = "continued" if model.series == "base" else "asked"
-        body = "".join(_talk(s) for s in talks) + "".join(_pair(s, kind) for s in pairs)
-        layout = "talks" if talks else "pairs"
-        first = " open" if not blocks or talks else ""
+        body = "".join(_dialogue(s) for s in dialogues) + "".join(_pair(s, kind) for s in pairs)
+        layout = "talks" if dialogues else "pairs"
+        is_open = " open" if not blocks or dialogues else ""
         blocks.append(
-            f"<details{first}><summary>{escape(head)} <em>{len(samples)}</em></summary>"
+            f"<details{is_open}><summary>{escape(title)} <em>{len(samples)}</em></summary>"
             f'<div class="{layout} {model.series}">{body}</div></details>'
         )
     return "".join(blocks)
@@ -281,15 +281,15 @@ def _pair(sample: dict[str, Any], kind: str) -> str:
     return f'<div class="asked"><p class="user">{prompt}</p><p class="assistant">{text}</p></div>'
 
 
-def _talk(sample: dict[str, Any]) -> str:
+def _dialogue(sample: dict[str, Any]) -> str:
     turns = "".join(
         f'<p class="{"user" if turn.get("role") == "user" else "assistant"}">'
         f"{escape(str(turn.get('text', '')))}</p>"
         for turn in sample.get("turns") or ()
     )
     title = sample.get("prompt")
-    head = f"<h4>{escape(str(title))}</h4>" if title else ""
-    return f'<div class="talk">{head}{turns}</div>'
+    heading = f"<h4>{escape(str(title))}</h4>" if title else ""
+    return f'<div class="talk">{heading}{turns}</div>'
 
 
 def _settings(run: RunRecord) -> str:
@@ -312,14 +312,14 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
-    """A table whose columns from `numbers_from` on are set as numbers."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
+    """An HTML table; columns from index `numbers_from` are aligned as numbers."""
 
     def cell(tag: str, column: int, text: str) -> str:
         kind = ' class="number"' if column >= numbers_from else ""
         return f"<{tag}{kind}>{escape(text)}</{tag}>"
 
-    head = "".join(cell("th", i, text) for i, text in enumerate(heads))
+    head = "".join(cell("th", i, text) for i, text in enumerate(header))
     body = "".join(
         f"<tr>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>" for row in rows
     )

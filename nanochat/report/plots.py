@@ -1,7 +1,7 @@
-"""Plots as inline SVG text: curves, bars with standard errors, a bar of shares.
+"""Plots as inline SVG: curves, bars with standard errors, and a stacked bar of shares.
 
-Owns scales, ticks and marks. Colours, fonts and the look of hovering are the style sheet's
-(report.css), by class name, so that light and dark need one drawing. Knows nothing of runs.
+Owns: scales, ticks and marks. Does not own: runs, or colors, fonts and hover effects, which
+report.css sets by class name so that one drawing serves light and dark.
 """
 
 import math
@@ -12,16 +12,17 @@ from html import escape
 Point = tuple[float, float]
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
-MAX_POINTS = 240  # a curve's points after averaging; more than there are pixels is waste
-HOVER_POINTS = 36  # places of a curve that answer to the mouse
+MAX_POINTS = 240  # points per curve after averaging; a plot has few more pixels than that
+HOVER_POINTS = 36  # points per curve that show their value under the mouse
 BAR_HEIGHT, BAR_GAP, GROUP_GAP = 9, 3, 12
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of points; `kind` are classes of the style sheet: "main" or "faint", and a colour.
+    """A series of points.
 
-    shape: "line", "dots" that tell their values, or "area", which the points go around.
+    kind: CSS classes: "main" or "faint", and a color. shape: "line", "dots" with their values as
+    tooltips, or "area", filled inside the outline that the points form.
     """
 
     label: str
@@ -32,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: a value, its standard error and what is written at its end."""
+    """One bar: a value, its standard error, the label at its end, and its tooltip."""
 
     value: float
     stderr: float | None
@@ -53,11 +54,10 @@ def line_chart(
 ) -> str:
     """Curves over a common x axis; points that are not finite are left out.
 
-    x_end: where the x axis ends at least; it starts at 0.
-    log_x, log_y: logarithmic axes, where all values are positive; such an x axis starts and ends
-    with the points. zero: the y axis starts at 0.
+    x_end: the x axis extends from 0 at least to here. log_x, log_y: logarithmic axes, if all values
+    are positive; a logarithmic x axis spans the points only. zero: the y axis starts at 0.
     """
-    curves = [replace(c, points=_drawn(c)) for c in curves]
+    curves = [replace(c, points=_visible(c)) for c in curves]
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points]
     if not xs:
@@ -83,7 +83,7 @@ def line_chart(
     parts += _y_axis(y_ticks, place, x_ticks[0])
     parts += _x_axis(x_ticks, place, x_name, y_ticks[0])
     parts += [_path(curve, place, x_name) for curve in curves]
-    if all(curve.shape == "line" for curve in curves):  # dots tell their values themselves
+    if all(curve.shape == "line" for curve in curves):  # dots have tooltips instead
         parts += _hover(curves, place, x_name)
     return "".join([*parts, "</svg>"])
 
@@ -96,9 +96,9 @@ def bar_chart(
     high: float = 1.0,
     tick: str = ".0%",
 ) -> str:
-    """Rows of horizontal bars, one bar a series, with whiskers of one standard error.
+    """Rows of horizontal bars, one bar per series, with whiskers of one standard error.
 
-    tick: format of the numbers at the axis.
+    tick: format of the numbers on the axis.
     """
     label_width, text_width, width = 240, 110, 800
     span = width - label_width - text_width
@@ -127,7 +127,7 @@ def bar_chart(
 
 
 def share_bar(parts: Sequence[tuple[str, float, str]], *, title: str) -> str:
-    """One bar cut into shares: (what a part is, its size, its class)."""
+    """One bar divided into shares: (tooltip, size, CSS class)."""
     total = sum(size for _, size, _ in parts) or 1.0
     width, x, marks = 1000.0, 0.0, []
     for tip, size, series in parts:
@@ -144,7 +144,7 @@ def share_bar(parts: Sequence[tuple[str, float, str]], *, title: str) -> str:
 
 
 def averaged(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """At most `limit` points: neighbours are averaged, the first and last keep their places."""
+    """At most `limit` points: neighbors are averaged, the first and last are kept."""
     if len(points) <= limit:
         return list(points)
     result = []
@@ -155,7 +155,7 @@ def averaged(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point], span: float = 0.03) -> list[Point]:
-    """An exponential moving average over a share of the points, without a bias at the start."""
+    """An exponential moving average over a share of the points, corrected for startup bias."""
     keep = 1 - 1 / max(1.0, span * len(points))
     result, total, weight = [], 0.0, 0.0
     for x, y in points:
@@ -167,7 +167,7 @@ def smoothed(points: Sequence[Point], span: float = 0.03) -> list[Point]:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About so many round numbers from low to high.
+    """About `count` round numbers from low to high.
 
     >>> ticks(0, 1, 5)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -182,7 +182,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def short_number(value: float) -> str:
-    """A number as it fits an axis.
+    """A number short enough for an axis.
 
     >>> short_number(1_250_000), short_number(0.00031), short_number(12.5), short_number(40_000)
     ('1.25M', '0.00031', '12.5', '40k')
@@ -198,8 +198,8 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _drawn(curve: Curve) -> list[Point]:
-    """The points that are finite; of a line no more than can be seen."""
+def _visible(curve: Curve) -> list[Point]:
+    """The finite points, averaged down to what can be seen if they form a line."""
     points = [(x, y) for x, y in curve.points if math.isfinite(x) and math.isfinite(y)]
     return averaged(points) if curve.shape == "line" else points
 
@@ -259,7 +259,7 @@ def _path(curve: Curve, place: Callable[[Point], Point], x_name: str) -> str:
 
 
 def _hover(curves: Sequence[Curve], place: Callable[[Point], Point], x_name: str) -> list[str]:
-    """Bands that show the value under the mouse, by CSS alone."""
+    """Vertical bands that show the curve's value under the mouse, by CSS alone."""
     curve = next((c for c in curves if c.kind == "main"), curves[0])
     points = averaged(curve.points, HOVER_POINTS)
     band = (WIDTH - LEFT - RIGHT) / max(1, len(points))

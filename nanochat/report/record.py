@@ -1,7 +1,7 @@
-"""The record of a finished stage, and the report of a whole run.
+"""The result of a finished stage, and the report of a run.
 
-Owns config.json, result.json and report.md; report_data reads what stages left, report_page lays
-out the page.
+Owns: config.json, result.json and report.md. Does not own: reading stages (`data`) or the page
+(`page`).
 A section is plain JSON, so that stages need no types from here:
 
     {"title": str, "seconds": float, "peak_memory_bytes": int, "settings": {name: value},
@@ -9,7 +9,7 @@ A section is plain JSON, so that stages need no types from here:
      "samples": [{"prompt", "text"} or {"prompt", "turns": [{"role", "text"}]}, also "group"],
      "notes": [str]}
 
-Every key may be absent. An accuracy has unit "accuracy" and a value in [0, 1].
+Every key is optional. An accuracy has unit "accuracy" and a value in [0, 1].
 """
 
 import datetime
@@ -49,7 +49,7 @@ def write_config(stage_dir: Path, options: Any, run: Run | None = None, **facts:
 
 
 def record(stage_dir: Path, section: dict[str, Any]) -> None:
-    """Write a stage's result.json, whole or not at all: from then on the stage is complete."""
+    """Write a stage's result.json atomically, which marks the stage as complete."""
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     storage.write_json(stage_dir / "result.json", {**section, "finished": finished})
 
@@ -60,13 +60,13 @@ def is_complete(stage_dir: Path) -> bool:
 
 
 def build(run_dir: Path) -> Path:
-    """Write report.md and report.html from what the run's stages left; return the page's path.
+    """Write report.md and report.html from the files of the run's stages; return the page's path.
 
-    Stages may be missing or unfinished. Raises: DataError if there is no stage at all.
+    Stages may be missing or unfinished. Raises: DataError if there are none.
     """
     run = data.load(run_dir) if run_dir.is_dir() else RunRecord(run_dir.name, [])
     if not run.stages:
-        raise DataError(f"{run_dir} holds no stage to report on; train one, or give --run NAME")
+        raise DataError(f"{run_dir} has no stages to report on; train one, or give --run NAME")
     written = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
     storage.write_atomic(run_dir / "report.md", markdown(run, written=written).encode())
     page = run_dir / "report.html"
@@ -75,7 +75,7 @@ def build(run_dir: Path) -> Path:
 
 
 def markdown(run: RunRecord, *, written: str) -> str:
-    """The report as Markdown: the figures and samples, without the plots."""
+    """The report as Markdown: results and samples, without plots."""
     lines = [f"# nanochat run {run.name}", "", f"Written {written}.", ""]
     lines += _table(["", "", ""], [list(tile) for tile in data.headline(run)])
     lines += _section("Accuracy", _accuracy_lines(run))
@@ -158,11 +158,11 @@ def _section(heading: str, lines: list[str]) -> list[str]:
     return [f"## {heading}", "", *lines, ""] if lines else []
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
-    return [line(heads), "|" + "---|" * len(heads), *map(line, rows), ""]
+    return [line(header), "|" + "---|" * len(header), *map(line, rows), ""]
 
 
 def _one_line(text: str) -> str:
