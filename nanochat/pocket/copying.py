@@ -100,7 +100,7 @@ def list_questions(rng: random.Random) -> str:
 
 
 def who_has_what(rng: random.Random) -> str:
-    """People with things of a colour, and questions that the text answers."""
+    """People with things of a color, and questions that the text answers."""
     names = sample(rng, first_names(), 3)
     things = sample(rng, _nouns(), 3)
     colors = sample(rng, (*words("world", "flag colors"), "grey", "golden"), 3)
