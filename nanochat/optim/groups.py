@@ -123,13 +123,9 @@ class MuonGroup:
 
     def _slots(self, bucket: Bucket) -> slice:
         size = bucket.parameters[0].numel()
-        before = 0
-        for other in self.buckets:
-            count = other.slice_size // size
-            if other is bucket:
-                return slice(before, before + count)
-            before += count
-        raise AssertionError("not a bucket of this group")
+        index = next(i for i, other in enumerate(self.buckets) if other is bucket)
+        first = sum(other.slice_size for other in self.buckets[:index]) // size
+        return slice(first, first + bucket.slice_size // size)
 
 
 @dataclass

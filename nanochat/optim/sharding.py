@@ -139,7 +139,8 @@ class Bucket:
         """
         alone = self.transport.world_size == 1
         direct = out if out is not None and alone else None
-        full = self._pack([_grad(p) for p in self.parameters], direct)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        full = self._pack(grads, direct)
         for p in self.parameters:
             p.grad = None
         # Alone the gradients are complete, and without padding or `out` they are not even copied.
@@ -204,10 +205,6 @@ class Bucket:
         if padding:
             flat.append(flat[0].new_zeros(padding))
         return torch.cat(flat, out=out) if out is not None else torch.cat(flat)
-
-
-def _grad(parameter: Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def matrix_buckets(
