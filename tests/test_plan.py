@@ -64,7 +64,7 @@ def test_the_work_of_orthogonalising_is_what_torch_counts():
 
 
 def test_a_step_that_was_timed_takes_what_is_planned_within_a_third():
-    """389 ms at 0.40 TFLOP/s: see benchmarks/RESULTS.md, the pocket model on two cores."""
+    """389 ms at 0.40 TFLOP/s: see benchmarks/HISTORY.md, the pocket model on two cores."""
     config = GPTConfig(depth=4, sequence_length=256, vocab_size=1040)
     step = StepPlan(rows=16, length=256, dtype=torch.bfloat16)
     planned = time_plan.seconds_per_step(config, step, passes=1, peak_flops=0.40e12)

@@ -71,7 +71,7 @@ def keep_memory() -> None:
     """Make glibc keep freed memory for reuse, in huge pages. Does nothing with other C libraries.
 
     By default every large activation is a new mapping, whose pages are faulted in and zeroed one
-    by one: a step of the pocket model then takes a sixth longer (see benchmarks/RESULTS.md).
+    by one: a step of the pocket model then takes a sixth longer (see benchmarks/HISTORY.md).
     The heap is extended once, as address space only, so that huge pages can be requested for all
     of it. Torch has a switch for them (THP_MEM_ALLOC_ENABLE), but it aligns every tensor to a page,
     and a freed block is then slightly too short for the next tensor of the same size.

@@ -20,11 +20,11 @@ from nanochat.training.memory_plan import StepPlan
 from nanochat.training.stage_opening import Stage
 
 Fits = Callable[[int], bool]
-ESTIMATE_ERROR = 0.15  # how far a run may exceed its estimate, see benchmarks/RESULTS.md
+ESTIMATE_ERROR = 0.15  # how far a run may exceed its estimate, see benchmarks/HISTORY.md
 # Share of a GPU's memory for what a trial does not see: fragmentation, buffers of collectives.
 GPU_HEADROOM = 0.08
 # On a CPU larger passes take more memory and no less time; measured with two threads, see
-# benchmarks/RESULTS.md.
+# benchmarks/HISTORY.md.
 TOKENS_PER_THREAD = 1024
 
 

@@ -30,7 +30,7 @@ class CpuFit:
     """Memory of a CPU process that a rehearsal cannot see; fitted to measurements, not derived.
 
     Fitted to the peak memory (VmHWM) of the cases of benchmarks/planner.py, with glibc 2.36 and
-    torch 2.15; benchmarks/RESULTS.md has the measured and estimated figures. To refit after a
+    torch 2.15; benchmarks/HISTORY.md has the measured and estimated figures. To refit after a
     change of torch or of the allocator (device.keep_memory), run benchmarks/planner.py, see which
     group of cases is off (plain, compiled, checkpointing, several passes), and change that group's
     constant until every case is within batch_size.ESTIMATE_ERROR.

@@ -31,7 +31,7 @@ class CpuCosts:
 
 
 # By compute dtype and whether kernels are fused. Fitted to the time of one thread at depths 2 to 8,
-# 256 to 1,024 tokens and vocabularies of 1,024 and 32,768, to within 8%: see benchmarks/RESULTS.md.
+# 256 to 1,024 tokens and vocabularies of 1,024 and 32,768, to within 8%: see benchmarks/HISTORY.md.
 CPU_COSTS = {
     (torch.float32, False): CpuCosts(0.92, 3300, 2100, 2000),
     (torch.float32, True): CpuCosts(0.92, 1500, 1000, 200),
