@@ -18,7 +18,7 @@ CACHE = Path(__file__).parent.parent.parent / "shared" / "data" / "tiktoken_cach
 PUBLISHED_ENCODING = tiktoken.get_encoding  # the fixture below replaces it
 UNAVAILABLE = (
     "the vocabulary of {} cannot be loaded (ConnectionError); connect to the network once, or "
-    "set TIKTOKEN_CACHE_DIR to a folder that holds it"
+    "set TIKTOKEN_CACHE_DIR to a folder that has it"
 )
 TEXTS = [f"Mary has {n} lambs; their {n % 9} fleeces were white as snow.\n" * 3 for n in range(90)]
 
