@@ -62,6 +62,9 @@ def line_chart(
     ys = [y for curve in curves for _, y in curve.points]
     if not xs:
         return ""
+    # A gradient norm spans decades, where a linear axis shows only its spikes; a loss spans less
+    # than one, and its axis is cut to the data because the differences that matter are small. Only
+    # what is compared by its height (speeds, bars) has to start at 0.
     log_y = log_y and min(ys) > 0
     change = math.log10 if log_y else float
     low, high = _padded(min(map(change, ys)), max(map(change, ys)), zero=zero and not log_y)
@@ -157,6 +160,8 @@ def averaged(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 def smoothed(points: Sequence[Point], span: float = 0.03) -> list[Point]:
     """An exponential moving average over a share of the points, corrected for startup bias."""
     keep = 1 - 1 / max(1.0, span * len(points))
+    # Dividing by the sum of the weights so far corrects the bias: an average that starts at 0
+    # would rise from there, one that starts at the first value would carry its noise for long.
     result, total, weight = [], 0.0, 0.0
     for x, y in points:
         if math.isfinite(y):
@@ -174,6 +179,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     """
     if not high > low:
         return [low]
+    # Steps of 1, 2, 2.5 or 5 times a power of ten are the ones people read without calculating.
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)

@@ -155,6 +155,9 @@ def _event_stream(ticket: Ticket, events: AsyncIterator[str]) -> Any:
     """A response of server-sent events that closes the ticket at its end or on disconnect."""
     from fastapi.responses import StreamingResponse
 
+    # Server-sent events: plain text over one long HTTP response, each event "data: ...\n\n". The
+    # answer flows one way only, so a WebSocket would add a protocol and nothing else. Starlette
+    # ends the call when the client disconnects; `finally` runs then too and frees the slot.
     class EventStream(StreamingResponse):
         async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
             try:
@@ -162,6 +165,7 @@ def _event_stream(ticket: Ticket, events: AsyncIterator[str]) -> Any:
             finally:
                 ticket.close()
 
+    # Without the second header nginx collects the events and delivers them in bursts.
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return EventStream(events, media_type="text/event-stream", headers=headers)
 
@@ -212,6 +216,7 @@ async def _unless_disconnected(work: Coroutine[Any, Any, T], receive: Any) -> T 
         while (await receive())["type"] != "http.disconnect":
             pass
 
+    # ASGI reports a disconnect only to those who call receive(), so watch it beside the work.
     task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
@@ -259,7 +264,9 @@ async def _http_error(request: Any, error: Any) -> Any:
 class Guard:
     """ASGI middleware: adds security headers, limits the body's size, checks the Host header.
 
-    The Host check blocks DNS rebinding: a foreign page whose host name resolves to this machine.
+    The Host check blocks DNS rebinding: evil.example first resolves to its own server, then to
+    127.0.0.1. The browser takes both for one origin, so the page may read this server's answers;
+    but the Host header still names evil.example.
     """
 
     def __init__(self, app: Any, allowed_hosts: Collection[str] | None = None) -> None:

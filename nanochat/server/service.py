@@ -2,6 +2,11 @@
 
 Owns: the engine's life cycle (loading, running, failed, stopped), the limit on requests in flight,
 and the delivery of events. Requests that arrive together are generated as one batch.
+
+Why one thread: a step of the model blocks for milliseconds and would stall every connection if it
+ran on the event loop; and the KV cache is shared state, which needs no locks if one thread owns it.
+The event loop sends commands through a queue; the thread sends events back with
+`call_soon_threadsafe`, the only method of a loop that other threads may call.
 """
 
 from __future__ import annotations
@@ -123,6 +128,8 @@ class EngineService:
         self._in_flight += len(requests)
         closed = False
 
+        # A client that leaves must not keep a slot of the batch busy. This only queues the abort;
+        # the engine's thread frees the slot between two steps, when nothing reads the cache.
         def close() -> None:
             nonlocal closed
             if not closed:
@@ -154,6 +161,8 @@ class EngineService:
 
     def _take_commands(self, engine: Engine) -> bool:
         """Run queued commands, waiting for one if the engine is idle; False means stop."""
+        # Draining the queue between steps is continuous batching: a new request joins the batch at
+        # the next step instead of waiting for the answers in progress to end.
         while True:
             try:
                 command = self._commands.get(block=engine.idle)

@@ -63,6 +63,8 @@ class Chat:
         show: called with each piece of the answer as it arrives. stopped: checked between pieces;
         True ends the answer.
         """
+        # A model has no memory: every turn renders the full conversation again as one prompt, which
+        # drops the oldest turns when it would leave no room for the answer.
         messages = [*self.messages, Message(role="user", content=text)]
         if self.system:
             messages.insert(0, Message(role="system", content=self.system))
@@ -72,6 +74,7 @@ class Chat:
         params = self.sampling.params(max_new_tokens=self.max_new_tokens, seed=self._seed)
         parts: list[Part] = []
         reason = "abort"
+        # Closing the stream frees the engine's slot even if the loop below ends early.
         with contextlib.closing(
             self.engine.stream(Request(prompt=prompt, params=params))
         ) as events:
@@ -86,6 +89,8 @@ class Chat:
                     parts, reason = event.completion.parts, event.completion.finish_reason
                 elif stopped():
                     break
+        # The answer joins the conversation with its tool calls, as in training: without them the
+        # model would see results appear from nowhere. A stopped answer is kept unless it is empty.
         if any(part["text"] for part in parts):
             self.messages.append({"role": "user", "content": text})
             self.messages.append({"role": "assistant", "content": parts})
