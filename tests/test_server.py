@@ -168,7 +168,7 @@ def test_tool_activity_is_returned_only_on_request(service):
         (
             {"messages": [*HELLO, {"role": "assistant", "content": "x"}]},
             "messages",
-            "the last message must be",
+            'the last message must have role "user"',
         ),
         ({"temperature": "hot"}, "temperature", "should be a valid number, got 'hot'"),
         ({"temperature": 2.1}, "temperature", "less than or equal to 2, got 2.1"),
