@@ -55,12 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         distributed.check_same_data(stage.run, task_identity(task))
         loaded = chat_stage.load_model(stage, cfg.source, ("chat_sft", "mid_train"))
         batches = RolloutBatches(
-            loaded.model,
-            loaded.tokenizer,
-            task,
-            cfg.rollouts,
-            run=stage.run,
-            seed=cfg.common.seed,
+            loaded.model, loaded.tokenizer, task, cfg.rollouts, run=stage.run, seed=cfg.common.seed
         )
         # Only now: the engine's KV cache takes much memory, which the search has to leave free.
         batches.device_rows = batch_size.device_rows(

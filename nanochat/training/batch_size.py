@@ -58,22 +58,8 @@ def device_rows(
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )
-    # On a CPU larger passes stop being faster, so the search starts at the most rows that still
-    # help; a trial could get the process killed, so memory is estimated instead.
     wanted = useful_rows(most, length, run.device.type)
-    if run.device.type == "cuda":
-        # Start at one row: a GPU asked for far too much memory may fail in worse ways.
-        fits, how, first = by_trial(model, step), "tried on this GPU", 1
-    else:
-        fits, how = _by_memory_left(model, step, most)
-        first = wanted
-    before = (
-        stage.started_with.device_rows if stage.started_with.world_size == run.world_size else None
-    )
-    if before is not None and before <= most and fits(before):
-        own, how = before, f"as before; {how}"  # other splits would change the last bits
-    else:
-        own = largest_fitting(fits, wanted, first=first)
+    own, how = _own_rows(stage, model, step, wanted)
     # Every rank runs the same number of passes: the collectives of a step have to match.
     found = min(gather_objects(run, own))
     if found == 0:
@@ -92,6 +78,26 @@ def device_rows(
         f"each device ({how}; {why})"
     )
     return rows
+
+
+def _own_rows(stage: Stage, model: GPT, step: StepPlan, wanted: int) -> tuple[int, str]:
+    """The most rows up to `wanted` that fit on this rank, and how they were found.
+
+    step: with all rows that the rank has in a step.
+    """
+    # On a CPU larger passes stop being faster, so the search starts at the most rows that still
+    # help; a trial could get the process killed, so memory is estimated instead.
+    if step.device_type == "cuda":
+        # Start at one row: a GPU asked for far too much memory may fail in worse ways.
+        fits, how, first = by_trial(model, step), "tried on this GPU", 1
+    else:
+        fits, how = _by_memory_left(model, step, step.rows)
+        first = wanted
+    started = stage.started_with
+    before = started.device_rows if started.world_size == step.world_size else None
+    if before is not None and before <= step.rows and fits(before):
+        return before, f"as before; {how}"  # other splits would change the last bits
+    return largest_fitting(fits, wanted, first=first), how
 
 
 def useful_rows(most: int, length: int, device_type: str) -> int:
