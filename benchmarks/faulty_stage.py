@@ -17,7 +17,8 @@ from torch import Tensor
 from nanochat import checkpoint_manager
 from nanochat.data import Batch, BatchSource
 from nanochat.system import config
-from nanochat.training import stage
+from nanochat.training import chat_stage
+from nanochat.training.stage import Recipe, run_training
 from nanochat.training.stage_opening import Stage
 
 NOT_FINITE = {3, 18, 19, 20, 21, 22}  # takes of the stream; five in a row make the run go back
@@ -56,14 +57,16 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
-def train(opened: Stage, recipe: stage.Recipe) -> Any:
+def run_faulty(stage: Stage, recipe: Recipe) -> None:
     """Train on batches with faults."""
-    return real_train(opened, dataclasses.replace(recipe, batches=Faulty(recipe.batches)))
+    run_training(stage, dataclasses.replace(recipe, batches=Faulty(recipe.batches)))
 
 
 if __name__ == "__main__":
     real_save, checkpoint_manager._save_tensors = checkpoint_manager._save_tensors, save_tensors
-    real_train, stage.train = stage.train, train
-    name, *words = (word for word in sys.argv[1:] if word != "--")
-    sys.argv = [name, *words]
-    config.cli(importlib.import_module(f"nanochat.stages.{name}").main)
+    name, *args = (arg for arg in sys.argv[1:] if arg != "--")
+    sys.argv = [name, *args]
+    module = importlib.import_module(f"nanochat.stages.{name}")
+    for user in (module, chat_stage):  # mid_train and chat_sft train by way of chat_stage
+        vars(user)["run_training"] = run_faulty
+    config.cli(module.main)
