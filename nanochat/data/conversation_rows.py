@@ -134,7 +134,7 @@ class ChatRows:
         for number in mine:
             full = render(self._conversations[int(number)], self._tokenizer)
             tokens, mask = full.tokens[: self.T + 1], full.mask[: self.T + 1]
-            if not any(mask[1:]):
+            if not any(mask[1:]):  # a row's first token is never a target
                 counts.dropped += 1
                 continue
             counts.truncated += len(full.tokens) > self.T + 1
@@ -146,6 +146,7 @@ class ChatRows:
     def _fill(
         self, rows: list[list[tuple[list[int], list[int]]]], counts: ChatCounts
     ) -> PackedBucket:
+        # [rows, T+1]: one token more than inputs, as targets are the inputs shifted by one
         tokens = np.full((len(rows), self.T + 1), self._tokenizer.bos_id, dtype=np.int32)
         targets = np.full((len(rows), self.T + 1), IGNORED, dtype=np.int32)
         for row, items in enumerate(rows):
@@ -160,4 +161,4 @@ class ChatRows:
             counts.tokens += at
         counts.rows = len(rows)
         counts.supervised_tokens = int((targets[:, 1:] != IGNORED).sum())
-        return PackedBucket(tokens[:, :-1], targets[:, 1:], counts)
+        return PackedBucket(tokens[:, :-1], targets[:, 1:], counts)  # [rows, T] each

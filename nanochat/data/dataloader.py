@@ -97,6 +97,8 @@ class _Prefetched:
         if isinstance(item, BaseException):
             self.close()
             raise item
+        # The position moves when a step is taken, not when it is prepared: a checkpoint must not
+        # skip the steps that are still in the queue.
         batches, self._position = item
         self.wait_s += time.perf_counter() - start_s
         device = self._run.device
@@ -186,9 +188,9 @@ def _micro_batches(
     batches = []
     for start in range(0, len(inputs), micro_rows):
         parts = [torch.from_numpy(a[start : start + micro_rows]) for a in (inputs, targets)]
-        if pinned:
+        if pinned:  # only from pinned memory can a copy to the GPU overlap with its work
             parts = [part.pin_memory() for part in parts]
-        batches.append(Batch(*parts))
+        batches.append(Batch(*parts))  # [micro_rows, T] each
     return batches
 
 
@@ -219,10 +221,12 @@ class StreamBatches(_Prefetched):
         pad = stream.pad_id
 
         def read_step(position: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+            # Rank r of w takes rows r, r + w, ... of the step: together the ranks read the same
+            # batch_rows rows, whatever w is, so a run can resume on a different number of GPUs.
             row = position["next_row"]
             inputs, targets = stream.inputs_targets(row + run.rank, share, stride=run.world_size)
-            inputs = pad_rows(inputs, shape, pad)
-            targets = pad_rows(targets, shape, IGNORED)
+            inputs = pad_rows(inputs, shape, pad)  # [count * micro_rows, T]
+            targets = pad_rows(targets, shape, IGNORED)  # the same shape; padding has no loss
             return inputs, targets, {"next_row": row + batch_rows}
 
         super().__init__(

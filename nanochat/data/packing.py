@@ -56,6 +56,8 @@ def pack_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generato
 
     offsets: int64 [documents + 1]; document d is tokens offsets[d] .. offsets[d + 1].
     row_tokens: tokens per row. rng: decides which documents of equal length share a row.
+    Plain concatenation would cut a document at every row end, and what follows a cut is predicted
+    without its beginning. Best fit cuts only documents that are longer than any gap left.
     Every token is used once and every row but the last is full, so there are
     `document_rows(tokens, row_tokens)` rows (a single token left over at the end is dropped).
     Source: Fewer Truncations Improve Language Modeling, arXiv 2404.10830, section 3.
@@ -69,6 +71,9 @@ def pack_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generato
 
 def crop_documents(offsets: np.ndarray, row_tokens: int, rng: np.random.Generator) -> RowPlan:
     """Pack documents into full rows that each start with a document; drop what does not fit.
+
+    As every row starts with BOS, each token sees its document back to the beginning, and training
+    matches generation, which also starts at BOS. The price is the dropped ends of documents.
 
     Arguments as for `pack_documents`. The numbers of rows and of dropped tokens depend only on the
     documents' lengths. A document has at least two tokens.
@@ -89,6 +94,7 @@ def _pack(
     """Pack pieces into rows; crop: drop what does not fit instead of splitting the piece."""
     full = lengths == row_tokens
     pool = _ByLength()
+    # The shuffle decides which documents of one length meet in a row, so epochs differ.
     shorter_starts, shorter_lengths = starts[~full].tolist(), lengths[~full].tolist()
     for piece in rng.permutation(len(shorter_starts)).tolist():
         pool.put(shorter_starts[piece], shorter_lengths[piece])
@@ -99,6 +105,8 @@ def _pack(
         gap = row_tokens
         while gap and pool.lengths:
             fitting = bisect_right(pool.lengths, gap)
+            # The longest piece that fits leaves the small ones for small gaps later. If none fits,
+            # cutting the shortest loses the least.
             start, length = pool.pop(max(0, fitting - 1))
             if length > gap:
                 if not crop:
@@ -120,7 +128,7 @@ def _cut_long(offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndar
     offsets = offsets.astype(np.int64)
     sizes = np.diff(offsets)
     counts = -(-sizes // row_tokens)
-    document = np.repeat(np.arange(len(sizes)), counts)
+    document = np.repeat(np.arange(len(sizes)), counts)  # [pieces]: the document of each piece
     first_piece = np.cumsum(counts) - counts
     within = np.arange(len(document)) - first_piece[document]
     starts = offsets[document] + within * row_tokens
@@ -162,6 +170,7 @@ def pack_conversations(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> 
     open_rows = _ByLength()  # row numbers by free tokens
     for item in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[item])
+        # The tightest row that has room: longest first, best fit, leaves the least padding.
         index = bisect_left(open_rows.lengths, length)
         if index == len(open_rows.lengths):
             row, space = len(rows), row_tokens

@@ -45,7 +45,11 @@ class EncodedShard:
 
 
 class TokenShards:
-    """The encoded shards of one split of a dataset; each is encoded on first use."""
+    """The encoded shards of one split of a dataset; each is encoded on first use.
+
+    Encoding once and memory-mapping costs two bytes of disk per token, but every later epoch, run
+    and rank reads tokens without a tokenizer, and ranks on one machine share the page cache.
+    """
 
     def __init__(self, dataset: Dataset, split: str, tokenizer: Tokenizer, base: Path) -> None:
         self.shards: list[Shard] = dataset.shards(split)
@@ -103,7 +107,7 @@ class TokenShards:
         sizes = [np.zeros(1, dtype=np.int64)]
         dtype, count = np.dtype(np.uint16), 0
         with storage.atomic_file(_path(stem, "tokens")) as file:
-            _write_header(file, dtype, 0)
+            _write_header(file, dtype, 0)  # the length is known only at the end
             header_bytes = file.tell()
             for tokens, offsets in _map_ahead(encode, _batches(path)):
                 file.write(tokens.data)

@@ -28,6 +28,9 @@ class TokenStream:
     (except a single one that may be left over per shard). With packing="crop", every row starts
     with a document and the text that does not fit is dropped. Shards are encoded when their rows
     are first read, the next one in the background.
+
+    As row i depends on nothing else, a resumed run needs only one number to continue exactly, any
+    number of ranks reads the same data, and no shuffled copy of the tokens is ever written.
     """
 
     def __init__(
@@ -103,10 +106,10 @@ class TokenStream:
         self, start: int, count: int, *, stride: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows as model inputs and targets: int64 [count, T] each, targets -1 at padding."""
-        rows, lengths = self._read(start, count, stride)
-        targets = rows[:, 1:].copy()
+        rows, lengths = self._read(start, count, stride)  # [count, T+1], [count]
+        targets = rows[:, 1:].copy()  # [count, T]: position t predicts token t + 1
         targets[np.arange(1, self.T + 1) >= lengths[:, None]] = IGNORED
-        return rows[:, :-1].copy(), targets
+        return rows[:, :-1].copy(), targets  # [count, T] each
 
     def close(self) -> None:
         """Stop encoding ahead."""
@@ -125,6 +128,8 @@ class TokenStream:
 
     def _locate(self, row: int) -> tuple[int, int, int]:
         """A row's epoch, its shard's position in that epoch, and its number in the shard."""
+        # The first epoch needs only the shards up to this row: training starts before all of them
+        # are encoded.
         while row >= self._rows and self._known < len(self._shards):
             self._count_next()
         if self._rows == 0:
@@ -164,6 +169,7 @@ class TokenStream:
             if self._known < len(order):
                 self._shards.prepare(int(self._order(0)[self._known]))
             shard = self._shards.open(index)
+            # Seeded by epoch and shard, not drawn from one generator: any row can be read first.
             rng = np.random.default_rng((self._seed, epoch, index))
             plan = PACKERS[self._packing](shard.offsets, self.T + 1, rng)
             while len(self._plans) > 1:

@@ -114,6 +114,7 @@ class StreamDecoder:
 
     def push(self, token: int) -> str:
         """The text that this token completes."""
+        # A token may end inside a character (tokens are bytes): the decoder keeps the rest.
         return self._decoder.decode(self._tokenizer.decode_bytes([token]))
 
     def flush(self) -> str:
@@ -143,21 +144,24 @@ def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, prefix: 
     def special(name: str) -> list[int]:
         return [tokenizer.special_id(f"<|{name}|>")]
 
+    # Loss only on what the model itself will generate. Learning to predict user messages would
+    # waste capacity; learning to predict tool outputs would teach it to make results up.
     add(special("user_start"), 0)
     add(tokenizer.encode(prefix + turn.user), 0)
     add(special("user_end"), 0)
     if turn.answer is None:
         return
-    add(special("assistant_start"), 0)
+    add(special("assistant_start"), 0)  # the prompt ends with it, so it is never generated
     for part in turn.answer:
         ids = tokenizer.encode(part["text"])
         if part["type"] == "python":
             add([*special("python_start"), *ids, *special("python_end")], 1)
         elif part["type"] == "python_output":
+            # Computed by the engine and inserted: the model reads it but never writes it.
             add([*special("output_start"), *ids, *special("output_end")], 0)
         else:
             add(ids, 1)
-    add(special("assistant_end"), 1)
+    add(special("assistant_end"), 1)  # without loss here the model would never stop
 
 
 def _fitting_turns(

@@ -1,8 +1,10 @@
 //! How often each piece occurs, counted on several threads into one table.
 //!
-//! A thread counts into a small front table of its own, which fits its cache. What falls out of it
-//! goes in groups to the shared table, which is cut by hash into parts with a lock each. Counts are
-//! exact; under a memory budget the rarest pieces are dropped, and `Loss` tells how much that was.
+//! Each thread counts into its own small front table, which fits its cache. Entries evicted from it
+//! go in groups to the shared table, which is divided by hash into parts with one lock each.
+//! Parallel counting stays exact because addition does not depend on order: each occurrence is
+//! added once, and a piece's hash always selects the same part. Under a memory budget the rarest
+//! pieces are dropped, and `Loss` reports how much that was.
 
 use std::collections::HashMap;
 use std::mem;
@@ -17,18 +19,18 @@ use crate::split::Splitter;
 
 const PARTS: usize = 64;
 const MOST_THREADS: usize = 1024;
-/// Pieces of a thread that wait for one part of the shared table.
+/// Pieces that a thread collects per part before it takes the part's lock.
 const GROUP: usize = 256;
 /// Slots of a thread's front table: half of a core's second-level cache.
 const FRONT_SLOTS: usize = 1 << 14;
-/// Bytes of different long pieces that a thread keeps to itself.
+/// Bytes of distinct long pieces that a thread keeps in its front table.
 const FRONT_LONG: usize = 1 << 18;
-/// How long the thread that delivers texts sleeps while the others have enough of them.
+/// How long the thread that delivers texts sleeps while the queue is full.
 const NAP: Duration = Duration::from_micros(300);
-/// What an entry of the map of long pieces costs beside the bytes of the piece.
+/// Memory of an entry in the map of long pieces, without the piece's bytes.
 const LONG_ENTRY: usize = 64;
 
-/// Texts that are counted one after another by one thread.
+/// Texts that one thread counts in sequence.
 pub trait Batch: Send {
     /// Call `visit` with each text; its error ends the visits and is returned.
     fn visit(&self, visit: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String>;
@@ -203,7 +205,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self, part: usize) -> MutexGuard<'_, Part> {
-        // A thread that fails while it holds a part fails the whole counting.
+        // A thread that panics while it holds a part makes the counting fail as a whole.
         self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -316,7 +318,7 @@ impl<'a> Front<'a> {
 ///
 /// `next` gives None at the end. Its error ends the counting and is returned, and so is that of
 /// `check`, which is called again and again while this thread has nothing else to do.
-/// budget: bytes of memory that the counts may take; None counts exactly whatever it takes.
+/// budget: bytes of memory that the counts may take; None counts exactly, without a limit.
 /// Errors: `next`, `check` or a batch failed, or see [`Splitter::split`].
 pub fn count_pieces<B: Batch, E: From<String>>(
     splitter: &Splitter,
@@ -385,7 +387,7 @@ fn count_received<B: Batch>(
         };
         let Ok(batch) = received else { break };
         if result.is_ok() {
-            // After a failure go on receiving, so that the sender is never left waiting.
+            // After a failure keep receiving, so that the sender never blocks.
             result = batch.visit(&mut |text| front.add_document(text, splitter));
         }
     }

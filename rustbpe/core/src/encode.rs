@@ -1,7 +1,11 @@
-//! Encoding with a finished vocabulary: the tokens that tiktoken gives, made faster.
+//! Encoding with a finished vocabulary: the same tokens as tiktoken, faster.
 //!
-//! A piece that is a token is that token. Else its bytes are merged, always the adjacent pair whose
-//! joined bytes have the lowest rank, the leftmost of equals. `PairTable` holds every such pair.
+//! A piece that is a token becomes that token. Otherwise its bytes are merged: always the adjacent
+//! pair whose joined bytes have the lowest rank, the leftmost among equals. Ranks are the order in
+//! which training made the merges, so this replays them. `PairTable` holds every such pair.
+//!
+//! Text repeats its pieces (words), so each thread caches the tokens of pieces it has met; most
+//! pieces are never merged at all. Texts are independent, so threads take groups of them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +26,7 @@ const CACHE_SLOTS: usize = 1 << 16;
 const CACHE_LONG: usize = 1 << 14;
 /// Tokens that fit a slot.
 const INLINE: usize = 4;
-/// Marks the unused places of a slot; no vocabulary has so many tokens.
+/// Marks the unused places of a slot; no vocabulary has this many tokens.
 const NONE: u32 = u32::MAX;
 
 /// A vocabulary ready to encode with; shared by threads.
@@ -106,8 +110,8 @@ impl Encoder {
 
     /// Encode texts on `threads` threads, each text with `bos` first if there is one.
     ///
-    /// `stop` set from outside ends the work early; the result is then of no use. Every token, and
-    /// `bos`, must fit `T`.
+    /// Setting `stop` ends the work early; the result is then incomplete. Every token, and `bos`,
+    /// must fit `T`.
     /// Errors: see [`Splitter::split`].
     pub fn encode_batch<T: Token>(
         &self,
@@ -150,7 +154,7 @@ impl Encoder {
         Ok(done.into_iter().map(|(_, group)| group).collect())
     }
 
-    /// What threads of earlier batches have found out; one that failed has left nothing half-done.
+    /// Caches from earlier batches; a thread that failed left no entry half-written.
     fn caches(&self) -> MutexGuard<'_, Vec<Cache>> {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,7 +179,7 @@ impl Encoder {
         Ok(Group { tokens: writer.tokens, lengths })
     }
 
-    /// Append the tokens of a piece that is none itself.
+    /// Append the tokens of a piece that is not a token itself.
     fn merge(&self, piece: &[u8], out: &mut Vec<u32>) {
         if piece.len() <= MAX_SHORT {
             merge::merge_short::<MAX_SHORT>(piece, &self.pairs, out);
@@ -275,7 +279,7 @@ fn group<'a, 'b>(texts: &'b [&'a str]) -> Vec<&'b [&'a str]> {
     groups
 }
 
-/// Tokens of pieces met before; a piece takes the place of another one now and then.
+/// Tokens of pieces met before; a new piece overwrites the one in its slot.
 struct Cache {
     slots: Vec<Slot>,
     long: HashMap<Box<[u8]>, Box<[u32]>>,

@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-/// Pieces up to this length are merged by looking at all pairs each time, longer ones by a heap.
+/// Pieces up to this length are merged by scanning all pairs for each merge, longer ones by a heap.
+///
+/// The scan is quadratic, but on a few dozen bytes in registers and cache it beats a heap.
 pub const SHORT_PIECE: usize = 64;
 /// The rank of a pair that is no token.
 const NONE: u32 = u32::MAX;
@@ -16,12 +18,12 @@ pub const MAX_TOKENS: usize = (1 << ID_BITS) - 1;
 
 /// The rank of every two tokens whose joined bytes are a token.
 ///
-/// Small, as looking things up in it is what merging waits for: eight bytes a pair, and pairs of
-/// single bytes, most of all lookups, in an array of their own.
+/// Merging mostly waits for lookups in it, so it is small: eight bytes per pair. Pairs of single
+/// bytes, which are most of the lookups, have a separate array.
 pub struct PairTable {
     bytes: [u32; 256],
     byte_pairs: Vec<u32>,
-    maybe: Vec<u64>, // a bit for every hash of a pair: most pairs that are asked for are none
+    maybe: Vec<u64>, // a Bloom filter: most pairs that are looked up are not tokens
     slots: Vec<u64>, // left, right, joined + 1; 0 where nothing is
 }
 
@@ -180,7 +182,8 @@ pub fn merge_short<const MOST: usize>(piece: &[u8], pairs: &PairTable, out: &mut
 /// Append the tokens of a piece of any length.
 pub fn merge_long(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
     let length = piece.len();
-    // A list linked both ways: the token at each first byte, NONE where it was merged away.
+    // A doubly linked list: the token at its first byte, NONE where it was merged away. The heap
+    // keeps stale entries, which are skipped when they come up: n log n instead of n^2.
     let mut ids: Vec<u32> = piece.iter().map(|&byte| pairs.bytes[byte as usize]).collect();
     let mut next: Vec<usize> = (1..=length).collect();
     let mut previous: Vec<usize> = (0..length).map(|at| at.wrapping_sub(1)).collect();
@@ -195,7 +198,7 @@ pub fn merge_long(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
             break;
         }
         if ids[at] == NONE || rank_at(&ids, &next, at) != rank {
-            continue; // one of the two was merged with something else meanwhile
+            continue; // stale: one of the two was merged with something else meanwhile
         }
         let gone = next[at];
         ids[at] = rank;

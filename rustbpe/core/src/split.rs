@@ -1,4 +1,7 @@
 //! Cutting text into the pieces that merges never cross.
+//!
+//! Without it the vocabulary would fill with tokens such as "dog." and "dog!" that repeat a word
+//! with each punctuation; and a text could not be counted or encoded piece by piece.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,7 +1,11 @@
 //! Exact byte-pair training on counted pieces.
 //!
-//! The most frequent pair is merged, then the next; of equally frequent ones the pair with the
-//! smaller ids. The outcome depends on the counts alone, not on threads or the order of pieces.
+//! A merge takes the most frequent pair of adjacent symbols and makes it one new symbol, a token,
+//! everywhere; then the next most frequent pair follows, and so on. Among equally frequent pairs,
+//! the one with the smaller ids wins. Merges never cross pieces, so equal pieces always split the
+//! same way: each distinct piece is merged once and weighted by its count, which makes training
+//! cost depend on the number of distinct pieces and not on the size of the text.
+//! The result depends on the counts alone, not on threads or the order of pieces.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -66,13 +70,15 @@ struct Word {
 }
 
 /// How often a pair occurs, and the words it may be in: some may have lost it since.
+///
+/// A stale word costs one scan that finds nothing; removing it from the list would cost more.
 #[derive(Default)]
 struct Pair {
     count: i64,
     words: Vec<u32>,
 }
 
-/// Ask for an element's memory ahead of its use; does nothing where the machine has no such thing.
+/// Load an element into the cache ahead of its use; does nothing on other architectures.
 #[inline(always)]
 fn prefetch<T>(values: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -95,6 +101,9 @@ struct Trainer<S> {
     words: Vec<Word>,
     pairs: HashMap<u64, Pair, BuildHasherDefault<PairHasher>>,
     /// Counts may be out of date, but never too low: only pairs with the newest token gain.
+    ///
+    /// A merge changes the counts of many pairs, most of which never reach the top. So losses are
+    /// not entered here at once; `pop` corrects an entry when it comes up (a lazy update).
     queue: BinaryHeap<(i64, Reverse<u64>)>,
 }
 
@@ -129,9 +138,9 @@ impl<S: Symbol> Trainer<S> {
         Ok(trainer)
     }
 
-    /// The pairs of bytes to begin with.
+    /// Count the initial pairs, those of bytes.
     fn count_pairs(&mut self) {
-        // Once to know how long the lists of words get: they take most of the memory.
+        // A first pass for the lengths of the lists of words, which take most of the memory.
         let mut sizes = vec![0; 1 << 16];
         let mut last = vec![u32::MAX; 1 << 16];
         self.for_byte_pairs(|pair, _, word| {
@@ -153,7 +162,7 @@ impl<S: Symbol> Trainer<S> {
         }
     }
 
-    /// Visit every two neighbouring bytes, as one number, with their word's count and index.
+    /// Visit every two adjacent bytes, as one number, with their word's count and index.
     fn for_byte_pairs(&self, mut visit: impl FnMut(usize, i64, u32)) {
         for (index, word) in (0..).zip(&self.words) {
             let start = word.start as usize;
@@ -186,19 +195,23 @@ impl<S: Symbol> Trainer<S> {
         Ok(tokens)
     }
 
-    /// The most frequent pair, and of equals the smallest.
+    /// The most frequent pair, and among equals the smallest.
     fn pop(&mut self) -> Option<u64> {
         while let Some((count, Reverse(key))) = self.queue.pop() {
             match self.pairs.get(&key).map_or(0, |pair| pair.count) {
+                // Exact, and no entry below can be truly larger, as entries are never too low.
                 now if now == count => return Some(key),
-                now if now > 0 => self.queue.push((now, Reverse(key))),
+                now if now > 0 => self.queue.push((now, Reverse(key))), // lower: back in line
                 _ => {}
             }
         }
         None
     }
 
-    /// Merge a pair wherever it stands, from left to right, and note what it stood next to.
+    /// Merge a pair wherever it occurs, from left to right, and note its neighbors.
+    ///
+    /// Only pairs with a neighbor change, so the new counts follow from the neighbors alone: no
+    /// other word or pair is touched.
     fn merge_words(
         &mut self,
         words: &[u32],
@@ -209,7 +222,7 @@ impl<S: Symbol> Trainer<S> {
     ) {
         let (first, second) = (S::new(first), S::new(second));
         for (place, &index) in words.iter().enumerate() {
-            // Words lie anywhere in memory: ask for the next ones while this one is at work.
+            // Words are scattered in memory: prefetch the next ones while working on this one.
             if let Some(&ahead) = words.get(place + 16) {
                 prefetch(&self.words, ahead as usize);
             }
@@ -268,7 +281,7 @@ impl<S: Symbol> Trainer<S> {
 
     fn lose(&mut self, key: u64, count: i64, merged: u64) {
         if key == merged {
-            return; // gone altogether
+            return; // removed already
         }
         if let Entry::Occupied(mut pair) = self.pairs.entry(key) {
             pair.get_mut().count -= count;
@@ -279,7 +292,7 @@ impl<S: Symbol> Trainer<S> {
     }
 }
 
-/// What stood on one side of the merged pair: by symbol, how often and in which words.
+/// The neighbors on one side of the merged pair: by symbol, how often and in which words.
 struct Neighbours {
     counts: Vec<i64>,
     words: Vec<Vec<u32>>,
@@ -308,7 +321,7 @@ impl Neighbours {
     }
 }
 
-/// Pair keys need no more than one multiplication to spread over a table.
+/// One multiplication is enough to spread pair keys over a table.
 #[derive(Default)]
 struct PairHasher(u64);
 
