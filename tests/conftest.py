@@ -1,11 +1,23 @@
 """What all tests need."""
 
 import json
+import os
 import signal
 
 import pytest
+import torch
 
 from nanochat import tokenizer
+
+
+def pytest_configure() -> None:
+    """Give each of pytest-xdist's workers a core: stages take as many threads as they see cores."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    if worker:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
