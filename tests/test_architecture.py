@@ -1,6 +1,7 @@
 """The layers of the design, read from the imports; and imports that have no effects."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,13 @@ def test_every_package_has_a_layer_that_holds_only_lower_ones():
         floors[name] = 1 + max((floors[part] for part in below), default=-1)
     assert max(floors.values()) <= 7
     assert {package_of(module_name(path)) for path in SOURCES} == set(LAYERS) | {None}
+
+
+def test_contributors_are_shown_the_same_table():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]+)\|$", text, re.MULTILINE)
+    shown = {name: set(re.findall(r"`(\w+)`", below)) for name, below in rows}
+    assert shown | {"stages": LAYERS["stages"]} == LAYERS
 
 
 def test_the_package_shows_at_most_18_names():
