@@ -52,6 +52,7 @@ def assert_repeats(function: Callable[[], Tensor], parameters: list[Tensor], tim
             assert torch.equal(expected, got)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_embedding_has_the_same_gradient_every_time():
     # Few ids and many rows: threads adding to one row at the same time would soon show.

@@ -23,6 +23,7 @@ print(in_heap / 1e6, huge_pages)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's heap")
 def test_freed_memory_is_kept_in_huge_pages():
     kept_mb, huge_pages = heap_left_by_a_tensor(keep=True)

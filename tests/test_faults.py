@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills process groups")
 def test_eight_kills_lose_nothing_and_change_nothing(tmp_path):
     words = [str(ROOT / "benchmarks" / "faults.py"), "--kills", "8", "--most", "2", "--ranks", "1"]

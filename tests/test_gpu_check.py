@@ -65,6 +65,7 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_or_takes_too_long_is_recorded_and_the_rest_goes_on(
     tmp_path, gpu_check, monkeypatch
 ):

@@ -140,6 +140,7 @@ print(json.dumps([resident, device.memory_used(run.device)]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("rows", "again"), [(16, False), (16, True)])
 def test_the_estimate_is_within_15_per_cent_of_what_a_process_takes(rows, again, tmp_path):

@@ -197,24 +197,28 @@ def texts_of(ending: list[str]) -> list[str]:
     return [text.replace(socket.gethostname(), "HOST") for text in ending]
 
 
+@pytest.mark.slow
 def test_what_the_first_machine_lacks_is_the_same_error_on_all(endings):
     first, second = texts_of(endings["no tokenizer"])
     assert first.startswith("ConfigError: no tokenizer 'missing' in ")
     assert second == first
 
 
+@pytest.mark.slow
 def test_processes_of_one_machine_report_an_error_once(endings):
     texts = texts_of(endings["reported once"])
     assert texts.count("ReportedElsewhere: ") == 1
     assert sum(text.startswith("ConfigError: no tokenizer 'missing'") for text in texts) == 1
 
 
+@pytest.mark.slow
 def test_data_that_one_machine_lacks_is_named_with_the_machine(endings):
     for text in texts_of(endings["data here only"]):
         assert text.startswith("RankError: rank 1 on HOST failed: ")
         assert "here/texts.jsonl" in text
 
 
+@pytest.mark.slow
 def test_machines_with_different_data_do_not_train_together(endings):
     for text in texts_of(endings["other data"]):
         assert text.startswith(
@@ -222,12 +226,14 @@ def test_machines_with_different_data_do_not_train_together(endings):
         )
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_between_collectives_ends_all_with_its_reason(endings):
     other, own = texts_of(endings["torn"])
     assert own == "DataError: these rows are torn"
     assert other == "RankError: rank 1 on HOST failed: these rows are torn"
 
 
+@pytest.mark.slow
 def test_a_machine_with_checkpoints_must_be_the_first(endings):
     for text in texts_of(endings["swapped"]):
         assert text.startswith("ConfigError: HOST has ")
@@ -253,6 +259,7 @@ print("rows", stream.rows_per_epoch, int(stream.rows(0, 50).sum()))
 """
 
 
+@pytest.mark.slow
 def test_processes_of_one_machine_download_and_encode_each_shard_once(tmp_path):
     server = Server()
     for index in (*range(3), 6542):
@@ -294,6 +301,7 @@ config.cli(base_train.main)
 """
 
 
+@pytest.mark.slow
 def test_under_torchrun_the_reason_of_one_rank_is_one_line_and_all_end(tmp_path):
     texts = write_texts(tmp_path)
     node = Node(tmp_path, "127.0.0.1", "lo")

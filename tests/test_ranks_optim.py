@@ -18,6 +18,7 @@ from nanochat.system.distributed import Run, all_reduce_sum, single_run
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
+pytestmark = pytest.mark.slow
 STEPS = 50
 ROWS = 12  # divisible by 1, 2, 3 and 4 ranks
 VOCAB = 131  # times the width, it is not divisible by 3

@@ -16,6 +16,7 @@ from nanochat.system.metrics import read_rows
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 ARGS = (
     "--depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 --tokens 4096 "

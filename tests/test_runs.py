@@ -119,6 +119,7 @@ def stages_of(lines: list[str]) -> list[str]:
     return [line.split("-m scripts.")[1].split()[0] for line in lines if "--nnodes" in line]
 
 
+@pytest.mark.slow
 def test_a_slurm_job_saves_before_its_time_limit_is_requeued_and_resumes(cluster):
     job = submit(cluster, SLOW="base_train")
     logs = [cluster.parent / "base" / f"node{node}.log" for node in range(2)]

@@ -97,6 +97,7 @@ def test_a_resume_skips_damaged_checkpoints(base, capsys):
         train(base, "--dtype", "float32", "--resume")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks' processes in /proc")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_to_one_rank_saves_and_ends_all(base, ranks):
@@ -170,6 +171,7 @@ def record(folder: Path, **changes: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_keeps_dtype_threads_backend_and_compiler(base, capsys, caplog):
     folder = train(base, "--dtype", "float64", "--threads", "1")
     before = record(folder)
