@@ -23,11 +23,11 @@ step ruff
 step mypy
 "$BIN/mypy"
 step shellcheck
-if command -v shellcheck >/dev/null; then shellcheck -x ./*.sh scripts/*.sh runs/*.sh; else log "shellcheck is missing: skipped (https://www.shellcheck.net)"; fi
+if [ -x "$BIN/shellcheck" ]; then "$BIN/shellcheck" -x ./*.sh scripts/*.sh runs/*.sh; else log "shellcheck is missing: skipped (its package has no build for this machine)"; fi
 step cargo
 export PYO3_PYTHON="$PYTHON"
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else log "cargo fmt is missing: skipped (rustup component add rustfmt)"; fi
 if cargo clippy --version >/dev/null 2>&1; then cargo clippy --quiet --all-targets -- -D warnings; else log "cargo clippy is missing: skipped (rustup component add clippy)"; fi
 cargo test --quiet
 step pytest
-"$PYTHON" -m pytest "$@"
+"$PYTHON" -m pytest -n 2 --dist loadfile "$@"
