@@ -248,6 +248,7 @@ def test_the_error_for_a_port_in_use_suggests_another_port(base, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_chat_web_serves_until_ctrl_c(base):
     environment = {**os.environ, "NANOCHAT_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"}
     args = ["scripts.chat_web", "--run", "demo", "--port", "0", "--dtype", "float32"]

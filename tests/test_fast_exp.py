@@ -37,6 +37,7 @@ def test_only_bfloat16_in_compiled_code_gets_the_polynomial(monkeypatch):
     assert torch.equal(fast, bounded_exp(x, 15.0))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_compiled_loss_in_bfloat16_is_that_of_plain_operations():
     generator = torch.Generator().manual_seed(0)

@@ -328,6 +328,7 @@ def compiled_and_plain(model: GPT, backend: str) -> None:
         assert float((got - expected).abs().max()) < 1e-4 * max(1, float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"kv_heads": 2, "norm": "rms_weight", "tied_head": True, "positions": "learned"}],

@@ -32,6 +32,7 @@ def test_the_memorys_parts_add_up_to_what_is_asked_for(capsys):
     assert "16 rows of 64 tokens, once a step" in text
 
 
+@pytest.mark.slow
 def test_layers_computed_again_take_less_memory_and_more_time(capsys):
     def figures(args: str) -> tuple[float, float]:
         text = printed(capsys, f"--depth 12 --gpu H100 --device-batch-size 8 {args}")
@@ -44,6 +45,7 @@ def test_layers_computed_again_take_less_memory_and_more_time(capsys):
     assert again[1] == pytest.approx(kept[1] * 4 / 3, abs=1)
 
 
+@pytest.mark.slow
 def test_auto_plans_with_the_memory_of_this_machine_only(capsys, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the machine's own memory would be the GPU's")

@@ -261,6 +261,7 @@ def results(folder):
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_continues_with_what_is_left(base, trained, capsys):
     calls, cut = trained
     cut.append(2)

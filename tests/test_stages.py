@@ -261,6 +261,7 @@ CHAT = (
 ).split()
 
 
+@pytest.mark.slow
 def test_conversations_of_your_own_train_a_chat_model(base):
     train(base)
     data = chats(base / "chats.jsonl")
@@ -305,6 +306,7 @@ def test_auto_takes_all_rows_of_a_step_where_they_fit_and_records_the_number(bas
     assert json.loads((folder / "result.json").read_text())["settings"]["device_batch_size"] == 8
 
 
+@pytest.mark.slow
 def test_a_resumed_auto_keeps_its_rows_where_they_fit(base, capsys):
     args = ["--device-batch-size", "auto", "--dtype", "float32"]
     folder = train(base, *args)
@@ -316,6 +318,7 @@ def test_a_resumed_auto_keeps_its_rows_where_they_fit(base, capsys):
     assert "auto: 8 rows of 32 tokens, 1 passes per step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monkeypatch, capsys):
     train(base, "--dtype", "float64", "--run", "whole", "--tokenizer", "tiny")
     expected = losses(base / "base" / "runs" / "whole" / "base_train")
@@ -344,6 +347,7 @@ def test_auto_splits_a_step_where_memory_is_short_and_trains_the_same(base, monk
         train(base, *args, "--run", "none", "--tokenizer", "tiny")
 
 
+@pytest.mark.slow
 def test_every_chat_stage_takes_auto_and_computes_layers_again(base):
     train(base, "--checkpoint-activations")
     chat = [arg if arg != "4" else "auto" for arg in CHAT] + ["--checkpoint-activations"]

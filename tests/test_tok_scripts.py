@@ -241,6 +241,7 @@ def test_tokenize_shows_the_tokens_of_gpt2(gpt2, capsys):
         tok_show.main([text, "--tokenizer", "gpt2", "--chat"])
 
 
+@pytest.mark.slow
 def test_a_million_spaces_before_a_text_do_not_break_gpt2(gpt2):
     # tiktoken itself panics here, raising something that is not an Exception.
     cfg = tok_show.TokenizeConfig(tokenizer="gpt2")

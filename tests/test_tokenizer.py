@@ -246,6 +246,7 @@ def long_text() -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_long_documents_and_files_are_cut_without_a_trace(tmp_path):
     text = long_text()
     assert len(text) > 5_000_000
