@@ -32,7 +32,7 @@ from nanochat.tokenizer import Tokenizer
 FORMAT_VERSION = 1
 META_KEYS = {"format", "step", "model", "tokenizer_sha256", "state", "files"}
 DAMAGED = "damaged_"  # prefix of the name of a checkpoint that is set aside
-CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")
+CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")  # the last trained first
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
 WEIGHTS, OPTIMIZER, TOKENIZER, META = (
     "model.safetensors",
@@ -103,7 +103,7 @@ def save(
             "model": dataclasses.asdict(config),
             "tokenizer_sha256": tokenizer_.sha256,
             "state": dict(state),
-            "files": {f.name: _sha256(f) for f in sorted(folder.iterdir())},
+            "files": {f.name: storage.sha256_of(f) for f in sorted(folder.iterdir())},
         }
         meta = json.loads(json.dumps(meta))  # as it will be read back: keys are strings
         storage.write_json(folder / META, {**meta, "sha256": _digest(meta)})
@@ -308,7 +308,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         )
     for name, digest in meta["files"].items():
         try:
-            intact = _sha256(path / name) == digest
+            intact = storage.sha256_of(path / name) == digest
         except FileNotFoundError:
             intact = False
         except OSError as error:
@@ -352,8 +352,3 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 def _digest(meta: Mapping[str, Any]) -> str:
     """The sha256 of a description, independent of the order and layout of its JSON."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,8 +14,9 @@ import pytest
 from nanochat.data import DataOptions, hub, open_data
 from nanochat.data.hub import HubName, HubShards, parse_name
 from nanochat.system import downloads
-from nanochat.system.downloads import fetch, sha256_of
+from nanochat.system.downloads import fetch
 from nanochat.system.errors import ConfigError, DataError
+from nanochat.system.storage import sha256_of
 
 DATA = bytes(range(256)) * 9000  # more than two chunks
 
@@ -282,7 +283,7 @@ def shard_path(index):
 
 @pytest.fixture
 def shards(server, monkeypatch):
-    """A hub with a data set of five shards, of which the last is for validation."""
+    """A hub with a dataset of five shards, of which the last is for validation."""
     monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setitem(hub.HUB_SHARDS, "climbmix", HubShards(REPOSITORY, SHARDS))

@@ -124,7 +124,7 @@ def _describe(path: Path, split: str) -> Shard:
         file=path.name,
         split=split,
         bytes=path.stat().st_size,
-        digest=downloads.sha256_of(path),
+        digest=storage.sha256_of(path),
         documents=documents,
     )
 
@@ -165,7 +165,7 @@ class _Meter:
             if self._stop.is_set():
                 raise _Stopped
             with self._lock:
-                # What was already on disk does not count towards the speed.
+                # What was already on disk does not count toward the speed.
                 if before is not None and done > before:
                     self._received += done - before
                 before = done

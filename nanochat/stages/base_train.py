@@ -18,7 +18,7 @@ from nanochat.data.dataloader import TokenStream
 from nanochat.evaluation import bits_per_byte
 from nanochat.gpt import GPT, GPTConfig, flops, fp8
 from nanochat.optim import OptimConfig, schedules
-from nanochat.optim.scaling import ScaledPlan, scaled_plan
+from nanochat.optim.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
 from nanochat.system import config, storage
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import Run, broadcast_tensors, check_same_data, from_main, on_all
@@ -59,7 +59,7 @@ class BaseTrainConfig:
         None, "tokens to train on; none: --ratio times the scaling parameters", least=1
     )
     ratio: float = option(
-        10.5, "training tokens per scaling parameter (matrices and head)", above=0
+        DEFAULT_RATIO, "training tokens per scaling parameter (matrices and head)", above=0
     )
     tokens_per_step: int | None = option(
         None, "tokens in one optimizer step; none: from the model's scale", least=1

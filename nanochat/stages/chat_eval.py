@@ -25,7 +25,7 @@ from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
 
 NAME = "chat_eval"
-CHAT_STAGES = ("mid_train", "chat_sft", "chat_rl")  # in the order of training
+CHAT_STAGES = checkpoint_manager.CHAT_STAGES[::-1]  # in the order of training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def find_models(cfg: ChatEvalConfig) -> dict[str, Path]:
         for name in CHAT_STAGES
         if (newest := checkpoint_manager.latest(storage.stage_dir(cfg.common.run, name)))
     }
-    return found or {"": checkpoint_manager.find(cfg.common.run, CHAT_STAGES[::-1])}
+    return found or {"": checkpoint_manager.find(cfg.common.run, checkpoint_manager.CHAT_STAGES)}
 
 
 def evaluate(

@@ -4,7 +4,6 @@ Owns one thing: `fetch`. It resumes where it was interrupted, checks length and 
 nothing under the final name until both are right.
 """
 
-import hashlib
 import logging
 import re
 import time
@@ -76,12 +75,6 @@ def fetch(
         part.replace(path)
         download.discard()
         storage.fsync(path.parent)
-
-
-def sha256_of(path: Path) -> str:
-    """The hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _try_until_complete(download: "_Download", wait_s: float) -> None:
@@ -238,7 +231,7 @@ class _Download(BaseHandler):
     def _check_hash(self, sha256: str | None) -> None:
         if sha256 is None:
             return
-        found = sha256_of(self.part)
+        found = storage.sha256_of(self.part)
         if found != sha256.lower():
             self.discard()
             reason = f"its sha256 is {found[:12]}..., expected {sha256[:12]}..."

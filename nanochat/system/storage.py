@@ -5,6 +5,7 @@ Owns: the base folder, atomic files and folders, locks between processes. Does n
 
 import contextlib
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -140,6 +141,12 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_leftovers(folder: Path, start: str) -> None:
