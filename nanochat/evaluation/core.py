@@ -90,7 +90,7 @@ def evaluate(
     run: Run,
     max_items: int | None = None,
     items_path: Path | None = None,
-    print_line: Callable[[str], None] = lambda line: None,
+    log_line: Callable[[str], None] = lambda line: None,
 ) -> list[Accuracy]:
     """Score a model on every task of a bundle. Collective.
 
@@ -109,7 +109,7 @@ def evaluate(
         item_rows = [row for part in distributed.gather_work(run, score) for row in part]
         item_rows.sort(key=lambda row: row["item"])
         result = accuracy(task.name, [row["correct"] for row in item_rows], task.baseline)
-        print_line(
+        log_line(
             f"{task.name}: {result.value:.3f} +- {result.stderr:.3f} of {result.n:,} items, "
             f"centered {result.centered:.3f}"
         )

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             run=run,
             max_items=cfg.max_items,
             items_path=stage.dir / "items.jsonl",
-            print_line=stage.log_line,
+            log_line=stage.log_line,
         )
         record(stage, found, cfg.max_items)
         stage.close()

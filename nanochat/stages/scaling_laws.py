@@ -234,12 +234,12 @@ def train_all(
     """Train the members that are not done, adding them to `done`. Raises: Stopped if asked to."""
     todo = [member for member in members if member.name not in done]
     planned, _ = planned_seconds(cfg, todo)
-    begin_s, planned_so_far = time.monotonic(), 0.0
+    start_s, planned_so_far = time.monotonic(), 0.0
     for number, member in enumerate(todo, start=1):
         row = done[member.name] = train(cfg, member, folder)
         write_page(cfg, members, done, folder)
         planned_so_far += planned[number - 1]
-        rest_s = (time.monotonic() - begin_s) * (sum(planned) / planned_so_far - 1)
+        rest_s = (time.monotonic() - start_s) * (sum(planned) / planned_so_far - 1)
         print(
             f"{number}/{len(todo)}  {member.budget:.3g} FLOPs, {member.description}, "
             f"seed {member.seed}: {row[sweep.LOSS]:.4f} bits per byte "

@@ -61,12 +61,12 @@ def wait_for_all(store: dist.Store, me: Process) -> None:
     Raises: RankError if one of them fails meanwhile; ConfigError if some do not connect.
     """
     store.add(HERE, 1)
-    begin_s = time.monotonic()
+    start_s = time.monotonic()
     while (here := store.add(HERE, 0)) < me.world_size:
         found = _read(store)
         if found is not None:
             raise RankError(_others_reason(found))
-        if time.monotonic() - begin_s > JOIN_S:
+        if time.monotonic() - start_s > JOIN_S:
             raise ConfigError(
                 f"only {here} of {me.world_size} processes connected within "
                 f"{JOIN_S / 60:.0f} minutes; check the logs of the other machines, and that they "

@@ -68,7 +68,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
 
     Raises: Stopped if a signal asked for it; a checkpoint has been saved.
     """
-    begin_s = time.perf_counter()
+    start_s = time.perf_counter()
     run, model, facts = stage.run, recipe.model, recipe.facts
     optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=recipe.tokens_per_step)
     resumed = _resumed(stage, recipe.batches)
@@ -116,10 +116,10 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         )
         if resumed is not None and stage.resume_from is not None:
             _restore(trainer, stage.resume_from, resumed["state"])
-            begin_s -= trainer.progress.elapsed_s  # count the time before the interruption
+            start_s -= trainer.progress.elapsed_s  # count the time before the interruption
             trainer.run_due(hooks[1:])
         summary = trainer.fit()
-        _finish(stage, trainer, summary, results, facts, time.perf_counter() - begin_s)
+        _finish(stage, trainer, summary, results, facts, time.perf_counter() - start_s)
 
 
 def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:

@@ -128,11 +128,11 @@ class Trainer:
         Raises: TrainingError if several steps in a row are not finite, and rewinding to the last
             checkpoint does not help; the checkpoint is kept.
         """
-        begin_s = time.perf_counter()
+        start_s = time.perf_counter()
         hooks_s = 0.0
         self._window = _Window()
         while self.progress.step < self.total_steps and not self.stopping:
-            step_begin_s = time.perf_counter()
+            step_start_s = time.perf_counter()
             self._step()
             due = self._row_is_due()
             self._read(0 if due else self._lag)
@@ -140,7 +140,7 @@ class Trainer:
                 self._read(0)
             self.after_step()
             if self._warm:  # the first step builds kernels
-                self._steps_s.append(time.perf_counter() - step_begin_s)
+                self._steps_s.append(time.perf_counter() - step_start_s)
             if self._must_rewind():
                 self._read(0)
                 if self._must_rewind():
@@ -154,12 +154,12 @@ class Trainer:
                 self._warm_up()
             if self.stopping:
                 self.progress.elapsed_s += time.perf_counter() - self._window.start_s
-            hook_begin_s = time.perf_counter()
+            hook_start_s = time.perf_counter()
             self._run_hooks()
-            spent_s = time.perf_counter() - hook_begin_s
+            spent_s = time.perf_counter() - hook_start_s
             hooks_s += spent_s
             self._window.start_s += spent_s  # evaluation is not training time
-        training_s = max(time.perf_counter() - begin_s - hooks_s, 1e-9)
+        training_s = max(time.perf_counter() - start_s - hooks_s, 1e-9)
         return Summary(
             steps=self.progress.step,
             trained_steps=self._trained_steps,
@@ -174,9 +174,9 @@ class Trainer:
 
     def _step(self) -> None:
         """One optimizer step over all of this rank's micro-batches. Collective."""
-        wait_begin_s = time.perf_counter()
+        wait_start_s = time.perf_counter()
         micro_batches = self.batches.next_step()
-        self._window.wait_s += time.perf_counter() - wait_begin_s
+        self._window.wait_s += time.perf_counter() - wait_start_s
         # A mean of micro-batch means would weight tokens by how few targets their batch has, so the
         # losses are summed and divided by the global count. It is all-reduced up front because the
         # last backward pass already sends gradients, which have to be scaled by then.
@@ -318,10 +318,10 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Measure the peak speed after the first step; before it the compiler uses the cores."""
-        begin_s = time.perf_counter()
+        start_s = time.perf_counter()
         self._warm = True
         self.peak_flops = devices.peak_flops(self.run.device, self.run.compute_dtype)
-        self._window.start_s += time.perf_counter() - begin_s
+        self._window.start_s += time.perf_counter() - start_s
 
     def _step_s(self, share: float) -> float | None:
         """This quantile of the last steps' times; None before the second step."""
