@@ -34,7 +34,7 @@ def make_dataset(folder, texts=TEXTS, **options):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data set of several shards, and its base folder."""
+    """A dataset of several shards, and its base folder."""
     base = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_files, "SHARD_CHARACTERS", 5000)

@@ -41,7 +41,7 @@ def tokens_of(stream, start: int, count: int) -> np.ndarray:
 
 @pytest.fixture
 def several(tmp_path, monkeypatch):
-    """A data set of several shards."""
+    """A dataset of several shards."""
     monkeypatch.setattr(shard_files, "SHARD_CHARACTERS", 2000)
     return dataset_of(tmp_path, [f"fox {i}: " + "quick " * (i % 13) for i in range(300)])
 

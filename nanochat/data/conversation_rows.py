@@ -23,7 +23,7 @@ SAMPLED_BUCKETS = 8  # from which the length of an epoch is estimated
 
 @dataclass
 class ChatCounts:
-    """What packing one bucket of conversations gave."""
+    """Counts from packing one bucket of conversations."""
 
     conversations: int = 0
     truncated: int = 0

@@ -32,7 +32,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass
 class ReadCounts:
-    """What was skipped or changed while reading, for a warning afterwards."""
+    """What was skipped or changed while reading, for a warning afterward."""
 
     empty: int = 0
     replaced: int = 0

@@ -93,7 +93,7 @@ def chat_core(accuracies: Sequence[Accuracy]) -> tuple[float, float] | None:
 
 
 def draw_items(count: int, max_items: int | None) -> list[int]:
-    """All items, or a fixed random draw: data sets are often sorted by subject."""
+    """All items, or a fixed random draw: datasets are often sorted by subject."""
     if max_items is None or max_items >= count:
         return list(range(count))
     return sorted(random.Random(0).sample(range(count), max_items))

@@ -209,6 +209,6 @@ def _weights(
         scores = scores.masked_fill(hidden, -torch.inf)
         weights = exp_for(q.dtype, scores - scores.amax(-1, keepdim=True), bound=None)
     else:
-        # Masked scores are within the bound too, so they are set to 0 afterwards.
+        # Masked scores are within the bound too, so they are set to 0 afterward.
         weights = exp_for(q.dtype, scores, bound=score_bound).masked_fill(hidden, 0.0)
     return weights.to(q.dtype), weights.sum(-1, keepdim=True)

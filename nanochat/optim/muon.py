@@ -55,7 +55,7 @@ def polar_express(stack: Tensor, dtype: torch.dtype) -> Tensor:
     Source: arXiv 2505.16932.
     """
     # An odd polynomial of a matrix, a X + b (X X^T) X + c (X X^T)^2 X, acts on its singular values
-    # and keeps its singular vectors. Composed polynomials that push every value towards 1 therefore
+    # and keeps its singular vectors. Composed polynomials that push every value toward 1 therefore
     # orthogonalize with matrix products alone, which unlike an SVD are fast, also in bfloat16.
     # The Frobenius norm is at least the largest singular value: after the division all are below 1.
     norms = stack.norm(dim=(-2, -1), keepdim=True)  # (L, 1, 1)
@@ -115,7 +115,7 @@ def muon_update(
     # is the steepest descent for a limit on the spectral norm of the update.
     rows, columns = weights.shape[-2:]
     # Nothing here waits for the device: a step that is not finite is computed and has no effect.
-    if finite is not None:  # momentum interpolated towards itself stays exactly the same
+    if finite is not None:  # momentum interpolated toward itself stays exactly the same
         torch.where(finite, grads, momentum, out=grads)
     # Momentum averages the noise of batches out. Nesterov adds the newest gradient once more: it
     # looks ahead to where the momentum will be after this step.

@@ -163,7 +163,7 @@ class MuonAdamW:
 
     A step: for every micro-batch `with accumulate(last=...): loss.backward()`, with one backward
     pass each, then `step(settings)`. Losses must be divided by the global token count already, as
-    gradients are summed over ranks. `step` consumes the gradients: `.grad` is None afterwards.
+    gradients are summed over ranks. `step` consumes the gradients: `.grad` is None afterward.
     A parameter without a gradient is treated as having a zero gradient.
     """
 

@@ -31,7 +31,7 @@ class BaseLossConfig:
     common: RunOptions = nested(RunOptions)
     source: str | None = option(None, "checkpoint or stage folder; none: the base model of --run")
     documents: str | None = option(
-        None, "text files to measure completely; none: rows of the data set it was trained on"
+        None, "text files to measure completely; none: rows of the dataset it was trained on"
     )
     window: int | None = option(
         None, "tokens of --documents per window; none: the model's sequence length", least=1
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def training_data(loaded: Loaded) -> DataOptions:
-    """The data set that the model was trained on, from its stage's config.json.
+    """The dataset that the model was trained on, from its stage's config.json.
 
     Raises: DataError or ConfigError if it is not recorded.
     """

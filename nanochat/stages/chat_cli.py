@@ -251,7 +251,7 @@ def line_history() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
     signals: list[int] = []
 
     def handle(number: int, frame: object) -> None:

@@ -33,7 +33,7 @@ class PlanConfig:
     )
     ratio: float = option(DEFAULT_RATIO, "training tokens per scaling parameter", above=0)
     tokens_per_step: int | None = option(
-        None, "tokens in one optimizer step; none: from the scale", least=1
+        None, "tokens in one optimizer step; none: from the model's scale", least=1
     )
     device_batch_size: int | Literal["auto"] = option(
         16,

@@ -138,7 +138,7 @@ def progress_text(elapsed_s: float, share: float | None) -> str:
 
 
 def train(cfg: TokTrainConfig, texts: TextReader) -> tuple[Tokenizer, list[str]]:
-    """Train the tokenizer; the notes tell where the result differs from the options."""
+    """Train the tokenizer; the notes describe where the result differs from the options."""
     if cfg.tokenizer == "char":
         strings = (text for column in texts for text in column.to_pylist())
         return tokenizer.train_char(strings, cfg.vocab_size), []

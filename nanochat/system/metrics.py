@@ -1,7 +1,7 @@
 """Logs a stage's metrics: to metrics.jsonl always, to Weights & Biases on request.
 
 One row is one dict with a "step". Also prints lines and durations to the console. Does not own:
-what a console line says (trainer).
+what a console line contains (trainer).
 """
 
 import contextlib
