@@ -206,7 +206,7 @@ def test_arrow_columns_are_read_like_strings(kind):
     )
     first, second = columns(texts, kind)
     for bos in (True, False):
-        with pytest.raises(DataError, match="a column holds nulls"):
+        with pytest.raises(DataError, match="a column contains nulls"):
             trained().encode_batch(first, bos=bos)
         parts = [trained().encode_batch(c.drop_null(), bos=bos) for c in (first, second)]
         wanted, offsets = trained().encode_batch(texts, bos=bos)
@@ -300,7 +300,7 @@ def test_a_memory_limit_drops_the_rarest_pieces_and_says_how_much():
 def test_sizes_at_the_limits_and_texts_without_pieces():
     assert tokenizer.train_bpe(["hello hello"], 265).tokens == [bytes([b]) for b in range(256)]
     assert tokenizer.train_bpe(["hello"], 300, pattern=r"\d+").vocab_size == 265
-    with pytest.raises(DataError, match="vocab_size must be 256 to 2097151, got 3000000"):
+    with pytest.raises(DataError, match="vocab_size must be from 256 to 2097151, got 3000000"):
         tokenizer.train_bpe([TEXT], 3_000_009)
     for nothing in ([], [""], iter([])):
         with pytest.raises(DataError, match="is empty"):

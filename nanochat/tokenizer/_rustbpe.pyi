@@ -8,10 +8,10 @@ PATTERN: str
 """Our split pattern."""
 
 PATTERNS: tuple[str, str, str]
-"""Patterns with a hand-written scanner: ours, cl100k's and gpt2's. Others use a regex engine."""
+"""Patterns with a hand-written scanner (ours, cl100k, gpt2); the rest use a regex engine."""
 
 class ArrowColumn(Protocol):
-    """A column of strings such as pyarrow.StringArray; it is read without a copy."""
+    """A column of strings such as pyarrow.StringArray, read without a copy."""
 
     def __len__(self) -> int: ...
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[Any, Any]: ...
@@ -29,28 +29,29 @@ def train(
 ) -> list[bytes]:
     """Learn the tokens of a vocabulary, in rank order: the 256 bytes, then one token per merge.
 
-    texts: documents, paths of UTF-8 files with one each, or columns of them (nulls are skipped).
-    vocab_size: without special tokens; the result is smaller if the text runs out of pairs.
-    threads: threads that count pieces; None uses all cores.
-    memory: bytes that the counts may take; the rarest pieces are dropped to stay within it, and
-    then the result depends on the order of texts. None: exact.
+    texts: documents, paths of UTF-8 files with one document each, or columns of documents (nulls
+    are skipped).
+    vocab_size: excludes special tokens; the result is smaller if the text runs out of pairs.
+    threads: number of threads that count pieces; None uses all cores.
+    memory: limit for the piece counts in bytes. The rarest pieces are dropped to stay within it,
+    and the result then depends on the order of the texts. None: exact, no limit.
     counted: called once with the bytes of text, the number of distinct pieces, the dropped bytes,
-    and the most by which a piece's count may be too low.
+    and the largest possible undercount of a piece.
     progress: called about ten times a second with the number of tokens so far.
     Raises: ValueError for a size below 256, or an invalid pattern or text; OSError.
     """
 
 def split(text: str, pattern: str) -> list[str]:
-    """The pieces of a text, which merges never cross; for tests."""
+    """Split a text into the pieces that merges never cross; for tests."""
 
 @final
 class Encoder:
-    """Encodes batches of texts into the same tokens as tiktoken."""
+    """Encodes batches of texts; produces the same tokens as tiktoken."""
 
     def __new__(cls, tokens: Sequence[bytes], pattern: str) -> Encoder:
         """tokens: in rank order, distinct, including the 256 single bytes.
 
-        Raises: ValueError if they are not, or if the pattern is not valid.
+        Raises: ValueError if they are not, or if the pattern is invalid.
         """
 
     def encode_batch(
@@ -64,5 +65,5 @@ class Encoder:
         """Tokens of `width` bytes each (2 or 4) and offsets of 8 bytes, in native byte order.
 
         The tokens of texts[i] are tokens[offsets[i] : offsets[i + 1]]; `bos` precedes each text.
-        Raises: ValueError if a token does not fit the width, or a column has nulls.
+        Raises: ValueError if a token does not fit in the width, or a column contains nulls.
         """

@@ -1,4 +1,4 @@
-//! Columns of strings that another library holds, read in place by the Arrow C data interface.
+//! String columns owned by another library, read in place through the Arrow C data interface.
 //!
 //! Source: <https://arrow.apache.org/docs/format/CDataInterface.html> and its PyCapsule protocol.
 
@@ -37,36 +37,36 @@ struct Array {
     private_data: *mut c_void,
 }
 
-/// A column of strings; its memory stays where it is until this is dropped.
+/// A column of strings; its memory is released when this is dropped.
 pub struct Column {
     array: Array,
-    wide: bool, // offsets of 64 bits
+    wide: bool, // 64-bit offsets
 }
 
-// SAFETY: the memory is immutable, and the interface lets any thread release it.
+// SAFETY: the memory is immutable, and the interface allows any thread to release it.
 unsafe impl Send for Column {}
 unsafe impl Sync for Column {}
 
 impl Drop for Column {
     fn drop(&mut self) {
         if let Some(release) = self.array.release {
-            // SAFETY: an array that was moved here and not released yet.
+            // SAFETY: the array was moved here and has not been released yet.
             unsafe { release(&mut self.array) };
         }
     }
 }
 
 impl Column {
-    /// A column from an object with `__arrow_c_array__`; None for an object without.
+    /// A column from an object with `__arrow_c_array__`; None for any other object.
     ///
-    /// Errors: TypeError for an array that does not hold strings.
+    /// Errors: TypeError if the array does not hold strings.
     pub fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
         let Some(export) = object.getattr_opt("__arrow_c_array__")? else { return Ok(None) };
         let pair = export.call0()?.cast_into::<PyTuple>()?;
         let (schema, array) = (pair.get_item(0)?, pair.get_item(1)?);
         let schema = schema.cast::<PyCapsule>()?.pointer_checked(Some(c"arrow_schema"))?;
         let array = array.cast::<PyCapsule>()?.pointer_checked(Some(c"arrow_array"))?;
-        // SAFETY: capsules of these names point to these structures; their strings end with 0.
+        // SAFETY: capsules with these names point to these structs, whose strings end with 0.
         let format = unsafe { CStr::from_ptr(schema.cast::<Schema>().as_ref().format) };
         let wide = match format.to_bytes() {
             b"u" | b"z" => false,
@@ -78,7 +78,7 @@ impl Column {
                 )));
             }
         };
-        // SAFETY: as above. Moving an array out leaves one that counts as released.
+        // SAFETY: as above. Clearing `release` marks the source array as released.
         let array = unsafe {
             let source = array.cast::<Array>().as_mut();
             let moved = std::ptr::read(source);
@@ -87,7 +87,9 @@ impl Column {
         };
         let column = Self { array, wide };
         if column.array.release.is_none() || column.array.n_buffers != 3 {
-            return Err(PyValueError::new_err("an Arrow column was used up or is damaged"));
+            return Err(PyValueError::new_err(
+                "an Arrow column is damaged or was already consumed",
+            ));
         }
         Ok(Some(column))
     }
@@ -97,7 +99,7 @@ impl Column {
         self.array.length as usize
     }
 
-    /// The rows in runs of about `size` bytes.
+    /// Ranges of consecutive rows of about `size` bytes each.
     pub fn runs(&self, size: usize) -> Vec<Range<usize>> {
         let mut runs = Vec::new();
         let (mut first, mut bytes) = (0, 0);
@@ -111,7 +113,7 @@ impl Column {
         runs
     }
 
-    /// The strings of some rows in order, those that are null left out.
+    /// The strings of a range of rows in order, without nulls.
     ///
     /// Errors: a string that is not UTF-8.
     pub fn texts(&self, rows: Range<usize>) -> Result<Vec<&str>, String> {
@@ -125,21 +127,21 @@ impl Column {
     }
 
     fn buffer(&self, index: usize) -> *const c_void {
-        // SAFETY: a column of strings has three buffers.
+        // SAFETY: a string column has three buffers (checked in `from_python`).
         unsafe { *self.array.buffers.add(index) }
     }
 
     fn is_null(&self, row: usize) -> bool {
         let bits = self.buffer(0).cast::<u8>();
         let at = self.array.offset as usize + row;
-        // SAFETY: the bitmap, where there is one, has a bit for each row.
+        // SAFETY: the bitmap, if present, has one bit per row.
         !bits.is_null() && unsafe { *bits.add(at / 8) } >> (at % 8) & 1 == 0
     }
 
     fn bytes(&self, row: usize) -> &[u8] {
         let at = self.array.offset as usize + row;
         let offsets = self.buffer(1);
-        // SAFETY: there is one offset more than rows, and all of them lie within the data.
+        // SAFETY: there is one more offset than rows, and all of them are within the data.
         unsafe {
             let (start, end) = match self.wide {
                 true => (*offsets.cast::<i64>().add(at), *offsets.cast::<i64>().add(at + 1)),
@@ -149,7 +151,7 @@ impl Column {
                 }
             };
             if start >= end {
-                return &[]; // the data of a column of empty strings may be missing
+                return &[]; // a column of empty strings may have no data buffer
             }
             let data = self.buffer(2).cast::<u8>();
             slice::from_raw_parts(data.add(start as usize), (end - start) as usize)

@@ -1,6 +1,6 @@
 //! The Python module `nanochat.tokenizer._rustbpe`: a thin layer over `rustbpe_core`.
 //!
-//! Work runs without the GIL; Ctrl-C is looked for between steps; errors become ValueError.
+//! Work runs without the GIL and checks for Ctrl-C between steps; errors become ValueError.
 
 mod arrow;
 mod text;
@@ -20,15 +20,15 @@ use rustbpe_core::scanner::{Cl100k, Gpt2, Ours, Rules};
 use rustbpe_core::split::Splitter;
 use rustbpe_core::train;
 
-/// Texts of fewer bytes are encoded without a look for Ctrl-C.
+/// Batches of fewer bytes are encoded without checking for Ctrl-C.
 const SHORT_BYTES: usize = 4 << 20;
-/// How often a long computation looks for Ctrl-C and reports progress.
+/// How often a long computation checks for Ctrl-C and reports progress.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 use crate::arrow::Column;
 use crate::text::{Feeder, text_of};
 
-/// What may end a computation early.
+/// Why a computation ended early.
 enum Failure {
     Input(String),
     Python(PyErr),
@@ -62,7 +62,7 @@ impl From<Failure> for PyErr {
 }
 
 /// Learn the tokens of a vocabulary, in rank order.
-#[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
+#[expect(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
 #[pyfunction]
 #[pyo3(
     name = "train",
@@ -118,7 +118,7 @@ fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, |count| count.get())
 }
 
-/// Encodes batches of texts; its tokens are those of tiktoken.
+/// Encodes batches of texts; produces the same tokens as tiktoken.
 #[pyclass(frozen, module = "nanochat.tokenizer._rustbpe")]
 struct Encoder {
     inner: encode::Encoder,
@@ -150,7 +150,9 @@ impl Encoder {
         match width {
             2 if largest <= 0xFFFF => self.encode::<u16>(py, texts, bos, threads),
             4 => self.encode::<u32>(py, texts, bos, threads),
-            _ => Err(PyValueError::new_err(format!("tokens do not fit {width} bytes"))),
+            _ => Err(PyValueError::new_err(format!(
+                "token ids up to {largest} do not fit in a width of {width} bytes; use 4"
+            ))),
         }
     }
 }
@@ -167,7 +169,7 @@ impl Encoder {
             py.detach(|| {
                 let texts = column.texts(0..column.rows()).map_err(Failure::Input)?;
                 if texts.len() < column.rows() {
-                    return Err(Failure::Input("a column holds nulls; leave them out".into()));
+                    return Err(Failure::Input("a column contains nulls; drop them".into()));
                 }
                 self.encode_groups::<T>(&texts, bos, threads)
             })?
@@ -192,7 +194,7 @@ impl Encoder {
         Ok((tokens, offsets))
     }
 
-    /// Encode on other threads while this one looks for Ctrl-C.
+    /// Encode on other threads while this one checks for Ctrl-C.
     fn encode_groups<T: Token>(
         &self,
         texts: &[&str],
@@ -220,7 +222,7 @@ impl Encoder {
                         }
                     }
                     Err(RecvTimeoutError::Disconnected) => {
-                        return Err(Failure::Input("the encoding thread failed".into()));
+                        return Err(Failure::Input("the encoding thread panicked".into()));
                     }
                 }
             }
@@ -264,7 +266,7 @@ fn write_offsets<T>(groups: &[Group<T>], bytes: &mut [u8]) {
     }
 }
 
-/// The pieces of a text that merges never cross; for tests.
+/// Split a text into the pieces that merges never cross; for tests.
 #[pyfunction]
 fn split(text: &Bound<'_, PyAny>, pattern: &str) -> PyResult<Vec<String>> {
     let text = text_of(text)?;

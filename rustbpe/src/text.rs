@@ -1,4 +1,4 @@
-//! Python's texts as Rust's, and the batches of them that go to counting threads.
+//! Converts Python texts to Rust and groups them into batches for the counting threads.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,10 +19,10 @@ use crate::arrow::Column;
 
 /// Documents go to counting threads in batches of about this many bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
-/// And of at most so many documents.
+/// Maximum number of documents in a batch.
 const BATCH_TEXTS: usize = 1 << 16;
 
-/// The characters of a str; surrogate pairs are joined and lone ones replaced, as tiktoken does.
+/// The characters of a str; surrogate pairs are joined and lone ones replaced, as in tiktoken.
 pub fn text_of(item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
     let Ok(text) = item.cast::<PyString>() else {
         let kind = item.get_type().qualname()?;
@@ -38,7 +38,7 @@ pub fn text_of(item: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
     }
 }
 
-/// What one counting thread gets at a time.
+/// A batch of texts for one counting thread.
 pub enum Texts {
     Documents(Documents),
     Rows(Arc<Column>, Range<usize>),
@@ -55,19 +55,21 @@ impl Batch for Texts {
 
 /// Reads a Python iterator of str, bytes, paths of text files and Arrow columns.
 ///
-/// Long documents and files are cut where that changes no piece, so that batches are short; rows of
-/// a column, and documents for a pattern that is not built in, stay whole.
+/// Long documents and files are cut at places that change no piece, to keep batches small. Rows of
+/// a column are never cut, nor is anything if the pattern is not built in.
 pub struct Feeder<'a> {
     items: Option<Py<PyIterator>>,
     splitter: &'a Splitter,
     ready: VecDeque<Texts>,
-    file: Option<(PathBuf, File, Vec<u8>)>, // what was read of it and not handed out
+    file: Option<(PathBuf, File, Vec<u8>)>, // the last: bytes read but not yet handed out
 }
 
 impl<'a> Feeder<'a> {
     pub fn new(texts: &Bound<'_, PyAny>, splitter: &'a Splitter) -> PyResult<Self> {
         if texts.is_instance_of::<PyString>() || texts.is_instance_of::<PyBytes>() {
-            return Err(PyTypeError::new_err("texts must be a list or iterator of texts, got one"));
+            return Err(PyTypeError::new_err(
+                "texts must be a list or iterator of texts, got a single text",
+            ));
         }
         let items = Some(texts.try_iter()?.unbind());
         Ok(Self { items, splitter, ready: VecDeque::new(), file: None })
@@ -90,7 +92,7 @@ impl<'a> Feeder<'a> {
         }
     }
 
-    /// Take items until there is a batch of documents, or one of another kind.
+    /// Take items until a batch of documents is full, or until a file or column follows.
     fn read_items(&mut self, py: Python<'_>) -> PyResult<()> {
         py.check_signals()?;
         let Some(mut items) = self.items.as_ref().map(|items| items.clone_ref(py).into_bound(py))
@@ -145,7 +147,7 @@ impl<'a> Feeder<'a> {
         self.ready.extend(runs.into_iter().map(|rows| Texts::Rows(column.clone(), rows)));
     }
 
-    /// Add a document; all of a long one but its end becomes batches of its own.
+    /// Add a document; a long one is first cut into separate batches, except for its end.
     fn push(&mut self, mut text: &str, documents: &mut Documents) {
         while text.len() > 2 * BATCH_BYTES {
             let Some(cut) = self.splitter.next_cut(text.as_bytes(), BATCH_BYTES) else { break };
@@ -157,11 +159,11 @@ impl<'a> Feeder<'a> {
         documents.push(text);
     }
 
-    /// Read on in the open file, to the next place where it may be cut.
+    /// Continue reading the open file up to the next place where it may be cut.
     fn read_file(&mut self) -> Result<(), Failure> {
         let Some((path, mut file, mut rest)) = self.file.take() else { return Ok(()) };
         let searched = rest.len();
-        let wanted = (BATCH_BYTES as u64).max(searched as u64); // long lines are read ever faster
+        let wanted = (BATCH_BYTES as u64).max(searched as u64); // doubles the read size on long lines
         let read = file.by_ref().take(wanted).read_to_end(&mut rest);
         let read = read.map_err(|error| named(error, &path))?;
         let end = match read {
@@ -184,7 +186,7 @@ impl<'a> Feeder<'a> {
     }
 }
 
-/// An error of the system as Python's OSError, with the file's name.
+/// A system error as Python's OSError, with the file's name.
 fn named(error: std::io::Error, path: &Path) -> PyErr {
     let reason = error.to_string();
     PyOSError::new_err((error.raw_os_error(), reason, path.display().to_string()))

@@ -1,10 +1,10 @@
 //! How often each piece occurs, counted on several threads into one table.
 //!
-//! Each thread counts into its own small front table, which fits its cache. Entries evicted from it
-//! go in groups to the shared table, which is divided by hash into parts with one lock each.
+//! Each thread counts into its own small front table, which fits in its core's cache. Evicted
+//! entries go in groups to the shared table, which is divided by hash into parts, each with a lock.
 //! Parallel counting stays exact because addition does not depend on order: each occurrence is
 //! added once, and a piece's hash always selects the same part. Under a memory budget the rarest
-//! pieces are dropped, and `Loss` reports how much that was.
+//! pieces are dropped, and `Loss` reports how much was lost.
 
 use std::collections::HashMap;
 use std::mem;
@@ -18,10 +18,10 @@ use crate::key::{self, KeyTable, MAX_SHORT, pack, unpack};
 use crate::split::Splitter;
 
 const PARTS: usize = 64;
-const MOST_THREADS: usize = 1024;
+const MAX_THREADS: usize = 1024;
 /// Pieces that a thread collects per part before it takes the part's lock.
 const GROUP: usize = 256;
-/// Slots of a thread's front table: half of a core's second-level cache.
+/// Slots of a thread's front table: half of a core's L2 cache.
 const FRONT_SLOTS: usize = 1 << 14;
 /// Bytes of distinct long pieces that a thread keeps in its front table.
 const FRONT_LONG: usize = 1 << 18;
@@ -32,11 +32,11 @@ const LONG_ENTRY: usize = 64;
 
 /// Texts that one thread counts in sequence.
 pub trait Batch: Send {
-    /// Call `visit` with each text; its error ends the visits and is returned.
+    /// Call `visit` with each text; stops at its first error and returns it.
     fn visit(&self, visit: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<(), String>;
 }
 
-/// Documents one after another in one buffer; `ends[i]` is where document i ends.
+/// Documents concatenated in one buffer; document i ends at `ends[i]`.
 #[derive(Default)]
 pub struct Documents {
     pub text: String,
@@ -66,7 +66,7 @@ impl Batch for Documents {
 pub struct Loss {
     /// No piece's count is too low by more than this.
     pub count: u64,
-    /// Text that is missing from the counts.
+    /// Bytes of text missing from the counts.
     pub bytes: u64,
 }
 
@@ -74,7 +74,7 @@ pub struct Loss {
 #[derive(Clone)]
 pub struct PieceCounts {
     parts: Vec<Part>,
-    /// Bytes of text that were counted, dropped ones included.
+    /// Bytes of text that were counted, including dropped ones.
     pub bytes: u64,
 }
 
@@ -85,7 +85,7 @@ impl Default for PieceCounts {
 }
 
 impl PieceCounts {
-    /// Add one piece a number of times. An empty piece counts for nothing.
+    /// Add `count` occurrences of a piece. An empty piece is ignored.
     pub fn add_piece(&mut self, piece: &[u8], count: u64) {
         match piece.len() {
             0 => {}
@@ -97,7 +97,7 @@ impl PieceCounts {
         }
     }
 
-    /// Number of different pieces.
+    /// Number of distinct pieces.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.short.len() + part.long.len()).sum()
     }
@@ -112,13 +112,13 @@ impl PieceCounts {
         Loss { count, bytes }
     }
 
-    /// Bytes of all different pieces.
+    /// Total bytes of the distinct pieces.
     pub fn piece_bytes(&self) -> usize {
         let short = |part: &Part| part.short.iter().map(|(key, _)| unpack(key).1).sum::<usize>();
         self.parts.iter().map(|part| short(part) + part.long_bytes).sum()
     }
 
-    /// Call `visit` with each piece and its count, in no order, and free them on the way.
+    /// Call `visit` with each piece and its count, in no particular order, freeing them on the way.
     pub fn drain(self, mut visit: impl FnMut(&[u8], u64)) {
         for part in self.parts {
             for (key, count) in part.short.iter() {
@@ -157,18 +157,18 @@ impl Part {
 
     /// Drop the rarest pieces until at most half of the budget is in use.
     fn prune(&mut self, budget: usize) {
-        let mut most = 0;
+        let mut threshold = 0;
         while self.memory() > budget / 2 && self.short.len() + self.long.len() > 0 {
-            most = self.least_count().max(most + 1);
+            threshold = self.least_count().max(threshold + 1);
             let lost = &mut self.loss.bytes;
             self.short.retain(|key, count| {
-                let keep = count > most;
+                let keep = count > threshold;
                 *lost += if keep { 0 } else { count * unpack(key).1 as u64 };
                 keep
             });
             let long_bytes = &mut self.long_bytes;
             self.long.retain(|piece, count| {
-                let keep = *count > most;
+                let keep = *count > threshold;
                 if !keep {
                     *lost += *count * piece.len() as u64;
                     *long_bytes -= piece.len();
@@ -177,7 +177,7 @@ impl Part {
             });
             self.long.shrink_to_fit();
         }
-        self.loss.count += most;
+        self.loss.count += threshold;
     }
 
     fn least_count(&self) -> u64 {
@@ -196,7 +196,7 @@ fn part_of_long(piece: &[u8]) -> usize {
     (piece.iter().fold(1, mix).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58) as usize
 }
 
-/// The shared table while it is filled.
+/// The shared table while counting.
 struct Shared {
     parts: Vec<Mutex<Part>>,
     part_budget: usize,
@@ -205,15 +205,15 @@ struct Shared {
 
 impl Shared {
     fn lock(&self, part: usize) -> MutexGuard<'_, Part> {
-        // A thread that panics while it holds a part makes the counting fail as a whole.
+        // A poisoned lock is harmless here: a panicking thread makes the whole count fail anyway.
         self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one thread keeps to itself.
+/// The private tables of one thread.
 struct Front<'a> {
     shared: &'a Shared,
-    slots: Vec<(u64, u64, u64)>, // the key's halves and the count; 0 where nothing is kept
+    slots: Vec<(u64, u64, u64)>, // the key's halves and the count; count 0: empty
     groups: Vec<Vec<(u128, u64)>>,
     long: HashMap<Box<[u8]>, u64>,
     long_bytes: usize,
@@ -299,7 +299,7 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Hand everything over and return how many bytes of text were counted.
+    /// Hand over everything that is left; returns the bytes of text counted.
     fn finish(mut self) -> u64 {
         for (low, high, count) in mem::take(&mut self.slots) {
             if count > 0 {
@@ -314,11 +314,11 @@ impl<'a> Front<'a> {
     }
 }
 
-/// Count pieces on `threads` threads while `next` delivers texts on this one.
+/// Count pieces on `threads` threads while `next` delivers texts on the calling thread.
 ///
-/// `next` gives None at the end. Its error ends the counting and is returned, and so is that of
-/// `check`, which is called again and again while this thread has nothing else to do.
-/// budget: bytes of memory that the counts may take; None counts exactly, without a limit.
+/// `next` returns None at the end. `check` is called repeatedly while the calling thread waits. An
+/// error from either stops the counting and is returned.
+/// budget: limit for the memory of the counts in bytes; None counts exactly, without a limit.
 /// Errors: `next`, `check` or a batch failed, or see [`Splitter::split`].
 pub fn count_pieces<B: Batch, E: From<String>>(
     splitter: &Splitter,
@@ -327,7 +327,7 @@ pub fn count_pieces<B: Batch, E: From<String>>(
     mut next: impl FnMut() -> Result<Option<B>, E>,
     check: impl Fn() -> Result<(), E>,
 ) -> Result<PieceCounts, E> {
-    let threads = threads.clamp(1, MOST_THREADS);
+    let threads = threads.clamp(1, MAX_THREADS);
     let shared = Shared {
         parts: (0..PARTS).map(|_| Mutex::default()).collect(),
         part_budget: budget.map_or(usize::MAX, |bytes| bytes / PARTS),
@@ -363,7 +363,7 @@ pub fn count_pieces<B: Batch, E: From<String>>(
         shared.stop.store(fed.is_err(), Ordering::Relaxed);
         let mut counted = Ok(0);
         for worker in workers {
-            let part = worker.join().unwrap_or_else(|_| Err("a counting thread failed".into()));
+            let part = worker.join().unwrap_or_else(|_| Err("a counting thread panicked".into()));
             counted = counted.and_then(|sum| Ok(sum + part?));
         }
         fed?;
@@ -387,7 +387,7 @@ fn count_received<B: Batch>(
         };
         let Ok(batch) = received else { break };
         if result.is_ok() {
-            // After a failure keep receiving, so that the sender never blocks.
+            // After a failure, keep receiving so that the sender never blocks.
             result = batch.visit(&mut |text| front.add_document(text, splitter));
         }
     }

@@ -4,8 +4,8 @@
 //! pair whose joined bytes have the lowest rank, the leftmost among equals. Ranks are the order in
 //! which training made the merges, so this replays them. `PairTable` holds every such pair.
 //!
-//! Text repeats its pieces (words), so each thread caches the tokens of pieces it has met; most
-//! pieces are never merged at all. Texts are independent, so threads take groups of them.
+//! Text repeats its pieces (words), so each thread caches the tokens of pieces it has seen; most
+//! pieces never need merging. Texts are independent, so threads take groups of them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,18 +18,18 @@ use crate::split::Splitter;
 
 /// Texts are handed to threads in groups of about this many bytes.
 const GROUP_BYTES: usize = 256 << 10;
-/// Below this a thread costs more than it brings.
+/// Below this, starting threads costs more than it saves.
 const PARALLEL_BYTES: usize = 64 << 10;
-/// Number of slots of a thread's cache: 2 MiB, the size of a core's second-level cache.
+/// Slots of a thread's cache: 2 MiB, the size of a core's L2 cache.
 const CACHE_SLOTS: usize = 1 << 16;
-/// Pieces longer than a key whose tokens a thread keeps.
+/// Maximum number of pieces longer than a key that a thread caches.
 const CACHE_LONG: usize = 1 << 14;
-/// Tokens that fit a slot.
+/// Tokens that fit in a slot.
 const INLINE: usize = 4;
-/// Marks the unused places of a slot; no vocabulary has this many tokens.
+/// Marks unused entries of a slot; no vocabulary has this many tokens.
 const NONE: u32 = u32::MAX;
 
-/// A vocabulary ready to encode with; shared by threads.
+/// A vocabulary prepared for encoding; shared by threads.
 pub struct Encoder {
     /// Number of tokens.
     pub size: usize,
@@ -40,7 +40,7 @@ pub struct Encoder {
     caches: Mutex<Vec<Cache>>,
 }
 
-/// What a token is written as: `u16` where the vocabulary allows it, else `u32`.
+/// The integer type of a token: `u16` if the vocabulary allows it, else `u32`.
 pub trait Token: Copy + Send + Sync {
     fn from_id(id: u32) -> Self;
 }
@@ -57,7 +57,7 @@ impl Token for u32 {
     }
 }
 
-/// The tokens of consecutive texts, and how many each of them has.
+/// The tokens of consecutive texts, and the number of tokens of each text.
 pub struct Group<T> {
     pub tokens: Vec<T>,
     pub lengths: Vec<usize>,
@@ -66,14 +66,17 @@ pub struct Group<T> {
 impl Encoder {
     /// tokens: bytes in rank order.
     ///
-    /// Errors: an empty or repeated token, a single byte that is missing, a pattern that is not
-    /// valid.
+    /// Errors: an empty or repeated token, a missing single byte, an invalid pattern.
     pub fn new(tokens: &[&[u8]], pattern: &str) -> Result<Self, String> {
         let mut short = KeyTable::default();
         let mut long = HashMap::new();
         let mut bytes = [false; 256];
         if tokens.len() > merge::MAX_TOKENS {
-            return Err("the vocabulary has too many tokens".into());
+            return Err(format!(
+                "the vocabulary has {} tokens; the maximum is {}",
+                tokens.len(),
+                merge::MAX_TOKENS
+            ));
         }
         for (rank, &token) in tokens.iter().enumerate() {
             let rank = rank as u32;
@@ -81,20 +84,20 @@ impl Encoder {
                 0 => return Err(format!("token {rank} is empty")),
                 length @ ..=MAX_SHORT => {
                     let value = short.entry(key::pack(token, 0, length));
-                    // Values are ranks + 1, as 0 stands for a key that is new.
+                    // Values are ranks + 1, as 0 means a new key.
                     mem::replace(value, u64::from(rank) + 1) != 0
                 }
                 _ => long.insert(token.into(), rank).is_some(),
             };
             if repeated {
-                return Err(format!("token {rank} is there twice"));
+                return Err(format!("token {rank} repeats an earlier token"));
             }
             if let [byte] = token {
                 bytes[*byte as usize] = true;
             }
         }
         if let Some(byte) = bytes.iter().position(|&present| !present) {
-            return Err(format!("there is no token for the byte 0x{byte:02x}"));
+            return Err(format!("the vocabulary has no token for the byte 0x{byte:02x}"));
         }
         let splitter = Splitter::new(pattern)?;
         let size = tokens.len();
@@ -108,10 +111,10 @@ impl Encoder {
         })
     }
 
-    /// Encode texts on `threads` threads, each text with `bos` first if there is one.
+    /// Encode texts on `threads` threads; each text starts with `bos` if it is given.
     ///
-    /// Setting `stop` ends the work early; the result is then incomplete. Every token, and `bos`,
-    /// must fit `T`.
+    /// Setting `stop` ends the work early; the result is then incomplete. Every token and `bos` must
+    /// fit in `T`.
     /// Errors: see [`Splitter::split`].
     pub fn encode_batch<T: Token>(
         &self,
@@ -142,7 +145,7 @@ impl Encoder {
             let parts: Vec<Result<_, String>> = thread::scope(|scope| {
                 let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
                 let join = |worker: thread::ScopedJoinHandle<'_, _>| {
-                    worker.join().unwrap_or_else(|_| Err("an encoding thread failed".into()))
+                    worker.join().unwrap_or_else(|_| Err("an encoding thread panicked".into()))
                 };
                 workers.into_iter().map(join).collect()
             });
@@ -154,7 +157,7 @@ impl Encoder {
         Ok(done.into_iter().map(|(_, group)| group).collect())
     }
 
-    /// Caches from earlier batches; a thread that failed left no entry half-written.
+    /// Caches from earlier batches; a thread that panicked never returned its cache.
     fn caches(&self) -> MutexGuard<'_, Vec<Cache>> {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,7 +168,7 @@ impl Encoder {
         bos: Option<u32>,
         cache: &mut Cache,
     ) -> Result<Group<T>, String> {
-        // Prose has four to five bytes a token.
+        // Prose has four to five bytes per token.
         let room = texts.iter().map(|text| text.len() / 4 + 2).sum();
         let tokens = Vec::with_capacity(room);
         let mut writer = Writer { encoder: self, cache, merged: vec![], tokens };
@@ -262,7 +265,7 @@ fn write<T: Token>(ids: &[u32], tokens: &mut Vec<T>) {
     tokens.extend(ids.iter().map(|&id| T::from_id(id)));
 }
 
-/// Cut texts into runs of about [`GROUP_BYTES`].
+/// Divide texts into consecutive groups of about [`GROUP_BYTES`].
 fn group<'a, 'b>(texts: &'b [&'a str]) -> Vec<&'b [&'a str]> {
     let mut groups = Vec::new();
     let (mut first, mut size) = (0, 0);
@@ -279,7 +282,7 @@ fn group<'a, 'b>(texts: &'b [&'a str]) -> Vec<&'b [&'a str]> {
     groups
 }
 
-/// Tokens of pieces met before; a new piece overwrites the one in its slot.
+/// Tokens of pieces seen before; a new piece overwrites the one in its slot.
 struct Cache {
     slots: Vec<Slot>,
     long: HashMap<Box<[u8]>, Box<[u32]>>,
@@ -287,7 +290,7 @@ struct Cache {
 
 #[derive(Clone)]
 struct Slot {
-    key: u128, // 0 is no piece's
+    key: u128, // 0: empty
     tokens: [u32; INLINE],
 }
 

@@ -1,12 +1,12 @@
-//! Pieces of up to 15 bytes as one number, and a table of such numbers.
+//! Pieces of up to 15 bytes packed into one integer, and a hash table with such keys.
 //!
-//! Nearly all pieces are this short. As a number, a piece is compared and hashed in a few
+//! Nearly all pieces are this short. As an integer, a piece is compared and hashed in a few
 //! instructions and stored without an allocation or a pointer.
 
-/// Longest piece that fits a key; the key's last byte is the length.
+/// Longest piece that fits in a key; the key's last byte is the length.
 pub const MAX_SHORT: usize = 15;
 
-/// The bytes `start..end` of `text` and their number in one integer, never 0.
+/// Pack the bytes `start..end` of `text` and their length into one integer, never 0.
 ///
 /// Needs 1 to [`MAX_SHORT`] bytes.
 #[inline]
@@ -28,13 +28,13 @@ pub fn pack(text: &[u8], start: usize, end: usize) -> u128 {
     bits | (length as u128) << 120
 }
 
-/// The bytes that were packed.
+/// The packed bytes and their length.
 pub fn unpack(key: u128) -> ([u8; 16], usize) {
     let bytes = key.to_le_bytes();
     (bytes, bytes[MAX_SHORT] as usize)
 }
 
-/// A number that depends on all bits of the key; its upper bits are good ones.
+/// A hash of all bits of the key; its upper bits are the best mixed.
 #[inline]
 pub fn hash(key: u128) -> u64 {
     let low = (key as u64) ^ 0x9E37_79B9_7F4A_7C15;
@@ -44,23 +44,23 @@ pub fn hash(key: u128) -> u64 {
 }
 
 /// Slots of an empty table.
-const LEAST: usize = 1 << 6;
+const MIN_SLOTS: usize = 1 << 6;
 
-/// Values of `u64` by key, in open addressing.
+/// A hash table from keys to `u64`, with open addressing.
 #[derive(Clone)]
 pub struct KeyTable {
-    slots: Vec<[u64; 3]>, // the key's halves and the value; no key has a last half of 0
+    slots: Vec<[u64; 3]>, // the key's halves and the value; no key has an upper half of 0
     used: usize,
 }
 
 impl Default for KeyTable {
     fn default() -> Self {
-        Self { slots: vec![[0; 3]; LEAST], used: 0 }
+        Self { slots: vec![[0; 3]; MIN_SLOTS], used: 0 }
     }
 }
 
 impl KeyTable {
-    /// The value of a key, to be changed; 0 where it was not there.
+    /// A mutable reference to the value of a key; inserts 0 if the key is new.
     #[inline]
     pub fn entry(&mut self, key: u128) -> &mut u64 {
         if self.used * 4 >= self.slots.len() * 3 {
@@ -79,7 +79,7 @@ impl KeyTable {
         (slot[1] != 0).then_some(slot[2])
     }
 
-    /// All keys with their values, in no order.
+    /// All keys with their values, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (u128, u64)> {
         let used = self.slots.iter().filter(|slot| slot[1] != 0);
         used.map(|slot| (u128::from(slot[0]) | u128::from(slot[1]) << 64, slot[2]))
@@ -101,12 +101,12 @@ impl KeyTable {
         at
     }
 
-    /// Bytes that the table takes.
+    /// Size of the table in bytes.
     pub fn memory(&self) -> usize {
         self.slots.len() * size_of::<[u64; 3]>()
     }
 
-    /// Keep what `keep` says of a key and its value, in a table that is as small as may be.
+    /// Remove the entries for which `keep` returns false, then shrink the table.
     pub fn retain(&mut self, mut keep: impl FnMut(u128, u64) -> bool) {
         self.used = 0;
         for slot in &mut self.slots {
@@ -116,7 +116,7 @@ impl KeyTable {
                 *slot = [0; 3];
             }
         }
-        self.resize((self.used * 2).next_power_of_two().max(LEAST));
+        self.resize((self.used * 2).next_power_of_two().max(MIN_SLOTS));
     }
 
     fn resize(&mut self, slots: usize) {

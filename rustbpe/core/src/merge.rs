@@ -3,39 +3,39 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-/// Pieces up to this length are merged by scanning all pairs for each merge, longer ones by a heap.
+/// Pieces up to this length are merged by scanning all pairs for each merge; longer ones by a heap.
 ///
 /// The scan is quadratic, but on a few dozen bytes in registers and cache it beats a heap.
 pub const SHORT_PIECE: usize = 64;
-/// The rank of a pair that is no token.
+/// The rank of a pair that does not form a token.
 const NONE: u32 = u32::MAX;
-/// Bits of a token in a slot of the table of pairs: left, right and joined fit 64.
+/// Bits per token in a slot of the pair table: left, right and joined fit in 64.
 const ID_BITS: u32 = 21;
-/// Slots for pairs to a word of 64 bits that say whether a pair may be there: 8 bits a slot.
-const MAYBE_SHARE: usize = 8;
-/// Tokens that a vocabulary may have.
+/// Slots of the pair table per 64-bit word of the Bloom filter: 8 filter bits per slot.
+const SLOTS_PER_FILTER_WORD: usize = 8;
+/// Maximum number of tokens in a vocabulary.
 pub const MAX_TOKENS: usize = (1 << ID_BITS) - 1;
 
-/// The rank of every two tokens whose joined bytes are a token.
+/// Maps each pair of tokens whose joined bytes are a token to the rank of that token.
 ///
-/// Merging mostly waits for lookups in it, so it is small: eight bytes per pair. Pairs of single
-/// bytes, which are most of the lookups, have a separate array.
+/// Lookups here dominate the time of a merge, so the table is small: eight bytes per pair. Pairs of
+/// single bytes, which are most of the lookups, have a separate array.
 pub struct PairTable {
     bytes: [u32; 256],
     byte_pairs: Vec<u32>,
-    maybe: Vec<u64>, // a Bloom filter: most pairs that are looked up are not tokens
-    slots: Vec<u64>, // left, right, joined + 1; 0 where nothing is
+    filter: Vec<u64>, // a Bloom filter: most pairs that are looked up are not tokens
+    slots: Vec<u64>,  // left, right, joined + 1; 0: empty
 }
 
 impl PairTable {
-    /// tokens: bytes in rank order, all different, at most [`MAX_TOKENS`], all single bytes in them.
+    /// tokens: bytes in rank order; distinct, at most [`MAX_TOKENS`], including all single bytes.
     pub fn new(tokens: &[&[u8]]) -> Self {
         let pairs = all_pairs(tokens);
         let size = (pairs.len() * 3 / 2).next_power_of_two().max(64);
         let mut table = Self {
             bytes: [NONE; 256],
             byte_pairs: vec![NONE; 1 << 16],
-            maybe: vec![0; size / MAYBE_SHARE],
+            filter: vec![0; size / SLOTS_PER_FILTER_WORD],
             slots: vec![0; size],
         };
         for (rank, token) in (0..).zip(tokens) {
@@ -46,8 +46,8 @@ impl PairTable {
         for (left, right, rank) in pairs {
             let key = pair_key(left, right);
             let hash = pair_hash(key);
-            let (word, bit) = table.maybe_place(hash);
-            table.maybe[word] |= bit;
+            let (word, bit) = table.filter_place(hash);
+            table.filter[word] |= bit;
             let at = table.find(key, hash);
             table.slots[at] = key | u64::from(rank + 1);
             if let ([left], [right]) = (tokens[left as usize], tokens[right as usize]) {
@@ -57,13 +57,13 @@ impl PairTable {
         table
     }
 
-    /// The rank of two tokens joined, or a rank above all others.
+    /// The rank of two tokens joined, or [`NONE`], which is above all ranks.
     #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
         let key = pair_key(left, right);
         let hash = pair_hash(key);
-        let (word, bit) = self.maybe_place(hash);
-        if self.maybe[word] & bit == 0 {
+        let (word, bit) = self.filter_place(hash);
+        if self.filter[word] & bit == 0 {
             return NONE;
         }
         let slot = self.slots[self.find(key, hash)];
@@ -71,8 +71,8 @@ impl PairTable {
     }
 
     #[inline]
-    fn maybe_place(&self, hash: u64) -> (usize, u64) {
-        (hash as usize & (self.maybe.len() - 1), 1 << (hash >> 32 & 63))
+    fn filter_place(&self, hash: u64) -> (usize, u64) {
+        (hash as usize & (self.filter.len() - 1), 1 << (hash >> 32 & 63))
     }
 
     /// The slot that holds a pair, or the empty one where it belongs.
@@ -91,7 +91,7 @@ fn pair_key(left: u32, right: u32) -> u64 {
     u64::from(left) << (2 * ID_BITS) | u64::from(right) << ID_BITS
 }
 
-/// A number that depends on all bits of a pair; its lower bits are good ones.
+/// A hash of all bits of a pair; its lower bits are the best mixed.
 fn pair_hash(key: u64) -> u64 {
     key.wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
 }
@@ -103,17 +103,17 @@ fn byte_pair(left: u8, right: u8) -> usize {
 /// Every way to cut a token into two tokens: left, right, and the token.
 ///
 /// Prefixes and suffixes are looked up by a rolling hash, which makes this linear in the length of
-/// a token; what that finds is then looked up by its bytes.
+/// a token; matches are then verified by their bytes.
 fn all_pairs(tokens: &[&[u8]]) -> Vec<(u32, u32, u32)> {
     const BASE: u64 = 0x9E37_79B9_7F4A_7C15 | 1;
     let roll = |hash: u64, byte: u8| hash.wrapping_mul(BASE).wrapping_add(u64::from(byte) + 1);
-    let whole = |token: &[u8]| token.iter().fold(0, |hash, &byte| roll(hash, byte));
+    let hash_of = |token: &[u8]| token.iter().fold(0, |hash, &byte| roll(hash, byte));
     let hashes: HashSet<(u64, usize)> =
-        tokens.iter().map(|token| (whole(token), token.len())).collect();
+        tokens.iter().map(|token| (hash_of(token), token.len())).collect();
     let ranks: HashMap<&[u8], u32> = tokens.iter().copied().zip(0..).collect();
     let mut pairs = Vec::new();
     for (rank, token) in (0..).zip(tokens) {
-        let total = whole(token);
+        let total = hash_of(token);
         let mut prefix = 0;
         // total = prefix * BASE^(length of suffix) + suffix; powers count down from the front.
         let mut power = (1..token.len()).fold(1u64, |power, _| power.wrapping_mul(BASE));
@@ -132,7 +132,7 @@ fn all_pairs(tokens: &[&[u8]]) -> Vec<(u32, u32, u32)> {
     pairs
 }
 
-/// The number that gives 1 when multiplied by the odd `value` (Newton's iteration, 5 -> 64 bits).
+/// The inverse of the odd `value` modulo 2^64 (Newton's iteration; 5 steps give 64 bits).
 const fn inverse(value: u64) -> u64 {
     let mut result = value;
     let mut step = 0;
@@ -143,11 +143,11 @@ const fn inverse(value: u64) -> u64 {
     result
 }
 
-/// Append the tokens of a piece of at most `MOST` bytes.
-pub fn merge_short<const MOST: usize>(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
+/// Append the tokens of a piece of at most `MAX` bytes.
+pub fn merge_short<const MAX: usize>(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
     let mut length = piece.len();
-    let mut ids = [NONE; MOST];
-    let mut ranks = [NONE; MOST]; // of the pair that begins here
+    let mut ids = [NONE; MAX];
+    let mut ranks = [NONE; MAX]; // of the pair that starts here
     for (id, &byte) in ids.iter_mut().zip(piece) {
         *id = pairs.bytes[byte as usize];
     }
@@ -182,8 +182,8 @@ pub fn merge_short<const MOST: usize>(piece: &[u8], pairs: &PairTable, out: &mut
 /// Append the tokens of a piece of any length.
 pub fn merge_long(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
     let length = piece.len();
-    // A doubly linked list: the token at its first byte, NONE where it was merged away. The heap
-    // keeps stale entries, which are skipped when they come up: n log n instead of n^2.
+    // A doubly linked list: each token is stored at its first byte, the rest is NONE. The heap keeps
+    // stale entries, which are skipped when popped: n log n instead of n^2.
     let mut ids: Vec<u32> = piece.iter().map(|&byte| pairs.bytes[byte as usize]).collect();
     let mut next: Vec<usize> = (1..=length).collect();
     let mut previous: Vec<usize> = (0..length).map(|at| at.wrapping_sub(1)).collect();
@@ -198,7 +198,7 @@ pub fn merge_long(piece: &[u8], pairs: &PairTable, out: &mut Vec<u32>) {
             break;
         }
         if ids[at] == NONE || rank_at(&ids, &next, at) != rank {
-            continue; // stale: one of the two was merged with something else meanwhile
+            continue; // stale: one of the two has since been merged with another neighbor
         }
         let gone = next[at];
         ids[at] = rank;

@@ -1,26 +1,26 @@
-//! Split patterns written out by hand: one pass, and eight letters at a time where they are ASCII.
+//! Hand-written scanners for the built-in split patterns: one pass, eight ASCII letters at a time.
 //!
-//! Owns the patterns below; any other goes through the regex engine (`split`).
+//! Owns: the patterns below. Does not own: other patterns, which the regex engine runs (`split`).
 
 use std::sync::LazyLock;
 
 use crate::unicode::{LETTERS, NUMBERS, SPACES};
 
-/// What tells one built-in pattern from another.
+/// How the built-in patterns differ.
 pub trait Rules {
     const PATTERN: &str;
-    /// Most numbers in a piece.
+    /// Maximum number of `\p{N}` characters in a piece.
     const NUMBERS: usize;
-    /// Numbers take a space before them.
+    /// A preceding space joins a number.
     const SPACED_NUMBERS: bool = false;
-    /// Contractions in either case, any character but a newline before letters, newlines after
-    /// punctuation, and whitespace that ends with its last newline.
+    /// Contractions in upper and lower case, any character but a newline before letters, newlines
+    /// after punctuation, and whitespace up to its last newline.
     const GPT4: bool = true;
-    /// Whitespace at the end of the text is one piece, whatever its newlines.
+    /// Whitespace at the end of the text is one piece, even with newlines.
     const END: bool = true;
 }
 
-/// Our own pattern: GPT-4's with numbers in twos, as small vocabularies learn those better.
+/// Our own pattern: GPT-4's, but with two digits per piece, which suits small vocabularies.
 pub struct Ours;
 
 impl Rules for Ours {
@@ -61,12 +61,12 @@ enum Class {
     Other,
     Letter,
     Number,
-    Space,   // whitespace but for the next
+    Space,   // whitespace except newlines
     Newline, // \r and \n
 }
 use Class::{Letter, Newline, Number, Other, Space};
 
-/// The class of every code point, in pages of 256 of which equal ones are kept once.
+/// The class of every code point, in pages of 256; identical pages are stored once.
 struct Classes {
     ascii: [Class; 128],
     page_of: Vec<u16>,
@@ -99,7 +99,7 @@ static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
 
 /// Call `visit` with start and end of each piece of a text, in order.
 ///
-/// Every character begins a piece or goes on with one: nothing is left out.
+/// The pieces cover the text without gaps.
 #[inline]
 pub fn scan<R: Rules>(text: &str, mut visit: impl FnMut(usize, usize)) {
     let scanner = Scanner { text: text.as_bytes(), classes: &CLASSES };
@@ -111,16 +111,16 @@ pub fn scan<R: Rules>(text: &str, mut visit: impl FnMut(usize, usize)) {
     }
 }
 
-/// The first place at or after `from` where a text may be cut without a change of any piece.
+/// The first place at or after `from` where a text may be cut without changing any piece.
 ///
-/// That is behind a newline between a visible ASCII character and an ASCII letter: the newline ends
-/// a piece by every built-in pattern, at the end of a text as well as before a letter.
+/// That is after a newline between a visible ASCII character and an ASCII letter: in every built-in
+/// pattern such a newline ends a piece, both at the end of a text and before a letter.
 pub fn next_cut(text: &[u8], from: usize) -> Option<usize> {
     let from = from.max(2);
-    let behind = text.get(from - 2..)?.windows(3).position(|around| {
+    let found = text.get(from - 2..)?.windows(3).position(|around| {
         around[1] == b'\n' && around[0].is_ascii_graphic() && around[2].is_ascii_alphabetic()
     });
-    behind.map(|place| place + from)
+    found.map(|place| place + from)
 }
 
 struct Scanner<'a> {
@@ -129,9 +129,9 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Where the piece that begins at `start` ends. `start` is a character's first byte.
+    /// The end of the piece that starts at `start`, which is a character's first byte.
     ///
-    /// The comments give the alternative of the pattern that is at work.
+    /// The comments show which alternative of the pattern applies.
     #[inline(always)]
     fn piece_end<R: Rules>(&self, start: usize) -> usize {
         let (class, length) = self.class(start);
@@ -218,11 +218,11 @@ impl Scanner<'_> {
         }
     }
 
-    /// The end of at most `most` numbers from `at` on.
+    /// The end of at most `max` numbers (`\p{N}`) starting at `at`.
     #[inline(always)]
-    fn numbers_end(&self, mut at: usize, most: usize) -> usize {
+    fn numbers_end(&self, mut at: usize, max: usize) -> usize {
         let mut count = 0;
-        while count < most {
+        while count < max {
             match self.class_or_end(at) {
                 (Number, length) => at += length,
                 _ => break,
@@ -232,7 +232,7 @@ impl Scanner<'_> {
         at
     }
 
-    /// `[^\s\p{L}\p{N}]*[\r\n]*` from `at` on, the newlines for GPT-4's rules only.
+    /// The end of `[^\s\p{L}\p{N}]*[\r\n]*` at `at`; newlines only with GPT-4's rules.
     #[inline(always)]
     fn other_end<R: Rules>(&self, mut at: usize) -> usize {
         while at < self.text.len() {
@@ -247,7 +247,7 @@ impl Scanner<'_> {
         at
     }
 
-    /// `\s++$|\s*[\r\n]|\s+(?!\S)|\s+` of the whitespace that begins at `start`.
+    /// The end of `\s++$|\s*[\r\n]|\s+(?!\S)|\s+` at `start`.
     fn whitespace_end<R: Rules>(&self, start: usize) -> usize {
         let (mut end, mut last, mut newline_end) = (start, start, None);
         while end < self.text.len() {
@@ -270,10 +270,10 @@ impl Scanner<'_> {
         if end == self.text.len() || last == start {
             return end; // nothing follows, or \s+ of one character
         }
-        last // \s+(?!\S): the last one goes with what follows
+        last // \s+(?!\S): the last one joins the next piece
     }
 
-    /// The end of `'(?i:[sdmt]|ll|ve|re)` at `start`, if it stands there; GPT-2 knows small letters.
+    /// The end of `'(?i:[sdmt]|ll|ve|re)` at `start`, if it matches; lowercase only for GPT-2.
     #[inline(always)]
     fn contraction_end<R: Rules>(&self, start: usize) -> Option<usize> {
         if self.text[start] != b'\'' {
@@ -292,7 +292,7 @@ impl Scanner<'_> {
     }
 }
 
-/// How many of eight bytes, from the lowest on, are ASCII letters.
+/// How many of the eight bytes are ASCII letters, up to the first that is not, from the lowest.
 #[inline(always)]
 fn ascii_letters(bytes: u64) -> usize {
     const EACH: u64 = 0x0101_0101_0101_0101;

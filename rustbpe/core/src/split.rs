@@ -1,7 +1,7 @@
 //! Cutting text into the pieces that merges never cross.
 //!
-//! Without it the vocabulary would fill with tokens such as "dog." and "dog!" that repeat a word
-//! with each punctuation; and a text could not be counted or encoded piece by piece.
+//! Without it, the vocabulary would fill with tokens such as "dog." and "dog!" that repeat a word
+//! with each punctuation mark, and text could not be counted or encoded piece by piece.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use fancy_regex::Regex;
 
 use crate::scanner::{self, Cl100k, Gpt2, Ours, Rules};
 
-/// Cuts text by a pattern: by hand where the pattern is a known one, else by the regex engine.
+/// Splits text by a pattern: built-in patterns have a scanner, the rest use the regex engine.
 pub enum Splitter {
     Ours,
     Cl100k,
@@ -31,9 +31,9 @@ impl Splitter {
         }
     }
 
-    /// The first place at or after `from` where a text may be cut without a change of any piece.
+    /// The first place at or after `from` where a text may be cut without changing any piece.
     ///
-    /// None where there is none, and for patterns that are not built in.
+    /// None if there is no such place, or if the pattern is not built in.
     pub fn next_cut(&self, text: &[u8], from: usize) -> Option<usize> {
         match self {
             Self::Regex(_) => None,
@@ -43,13 +43,13 @@ impl Splitter {
 
     /// Call `visit` with start and end of each piece, in order.
     ///
-    /// Errors: a pattern that is not built in gave up on this text (too much backtracking).
+    /// Errors: the regex engine gave up on this text (too much backtracking).
     #[inline]
     pub fn split(&self, text: &str, visit: impl FnMut(usize, usize)) -> Result<(), String> {
         self.split_until(&AtomicBool::new(false), text, visit)
     }
 
-    /// The same, ended by an error where the pattern is slow and `stop` is set.
+    /// Like `split`; a pattern that is not built in returns an error once `stop` is set.
     #[inline]
     pub fn split_until(
         &self,

@@ -1,6 +1,6 @@
 //! Exact byte-pair training on counted pieces.
 //!
-//! A merge takes the most frequent pair of adjacent symbols and makes it one new symbol, a token,
+//! A merge replaces the most frequent pair of adjacent symbols with a new symbol, a token,
 //! everywhere; then the next most frequent pair follows, and so on. Among equally frequent pairs,
 //! the one with the smaller ids wins. Merges never cross pieces, so equal pieces always split the
 //! same way: each distinct piece is merged once and weighted by its count, which makes training
@@ -21,15 +21,16 @@ pub type Tokens = Vec<Vec<u8>>;
 
 /// Learn merges until there are `vocab_size` tokens or no pair is left.
 ///
-/// `tick` is called after each merge with the number of tokens so far; false ends the training
-/// with an error, as do a vocabulary of less than 256 or more than [`MAX_TOKENS`], and counts beyond 2^63.
+/// `tick` is called after each merge with the number of tokens so far.
+/// Errors: `tick` returned false, `vocab_size` is below 256 or above [`MAX_TOKENS`], or the text is
+/// too large (counts above 2^63).
 pub fn train(
     counts: PieceCounts,
     vocab_size: usize,
     tick: impl FnMut(usize) -> bool,
 ) -> Result<Tokens, String> {
     if !(256..=MAX_TOKENS).contains(&vocab_size) {
-        return Err(format!("vocab_size must be 256 to {MAX_TOKENS}, got {vocab_size}"));
+        return Err(format!("vocab_size must be from 256 to {MAX_TOKENS}, got {vocab_size}"));
     }
     if vocab_size <= 1 << 16 {
         Trainer::<u16>::new(counts)?.run(vocab_size, tick)
@@ -38,7 +39,7 @@ pub fn train(
     }
 }
 
-/// A token id as narrow as the vocabulary allows: memory traffic is what training costs.
+/// A token id as narrow as the vocabulary allows: training is bound by memory traffic.
 trait Symbol: Copy + Eq {
     fn new(id: u32) -> Self;
     fn id(self) -> u32;
@@ -69,20 +70,20 @@ struct Word {
     count: i64,
 }
 
-/// How often a pair occurs, and the words it may be in: some may have lost it since.
+/// How often a pair occurs, and the words it may be in; some no longer contain it.
 ///
-/// A stale word costs one scan that finds nothing; removing it from the list would cost more.
+/// A stale word costs one fruitless scan; removing it from the list would cost more.
 #[derive(Default)]
 struct Pair {
     count: i64,
     words: Vec<u32>,
 }
 
-/// Load an element into the cache ahead of its use; does nothing on other architectures.
+/// Load an element into the cache before it is used; does nothing except on x86-64.
 #[inline(always)]
 fn prefetch<T>(values: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that reads nothing; any address will do.
+    // SAFETY: a prefetch is only a hint; any address is valid.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch(values.as_ptr().wrapping_add(index).cast(), _MM_HINT_T0);
@@ -91,7 +92,7 @@ fn prefetch<T>(values: &[T], index: usize) {
     let _ = (values, index);
 }
 
-/// Left id in the upper half, so that keys compare as pairs do.
+/// The left id is in the upper half, so keys sort like pairs.
 fn pair_key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
@@ -100,10 +101,10 @@ struct Trainer<S> {
     symbols: Vec<S>,
     words: Vec<Word>,
     pairs: HashMap<u64, Pair, BuildHasherDefault<PairHasher>>,
-    /// Counts may be out of date, but never too low: only pairs with the newest token gain.
+    /// Counts may be stale, but never too low: only pairs with the newest token gain.
     ///
     /// A merge changes the counts of many pairs, most of which never reach the top. So losses are
-    /// not entered here at once; `pop` corrects an entry when it comes up (a lazy update).
+    /// not entered here at once; `pop` corrects an entry when it reaches the top (a lazy update).
     queue: BinaryHeap<(i64, Reverse<u64>)>,
 }
 
@@ -128,8 +129,8 @@ impl<S: Symbol> Trainer<S> {
             }
         });
         if !fits {
-            return Err("the text is too large: counts beyond 2^63 or 2^32 bytes of \
-                        different pieces"
+            return Err("the text is too large: counts above 2^63, or over 2^32 bytes of \
+                        distinct pieces; give less text or set a memory limit"
                 .into());
         }
         let mut trainer =
@@ -138,9 +139,9 @@ impl<S: Symbol> Trainer<S> {
         Ok(trainer)
     }
 
-    /// Count the initial pairs, those of bytes.
+    /// Count the initial pairs, which are pairs of bytes.
     fn count_pairs(&mut self) {
-        // A first pass for the lengths of the lists of words, which take most of the memory.
+        // A first pass finds the lengths of the word lists, which take most of the memory.
         let mut sizes = vec![0; 1 << 16];
         let mut last = vec![u32::MAX; 1 << 16];
         self.for_byte_pairs(|pair, _, word| {
@@ -162,7 +163,7 @@ impl<S: Symbol> Trainer<S> {
         }
     }
 
-    /// Visit every two adjacent bytes, as one number, with their word's count and index.
+    /// Visit every pair of adjacent bytes, as one number, with its word's count and index.
     fn for_byte_pairs(&self, mut visit: impl FnMut(usize, i64, u32)) {
         for (index, word) in (0..).zip(&self.words) {
             let start = word.start as usize;
@@ -178,8 +179,8 @@ impl<S: Symbol> Trainer<S> {
         mut tick: impl FnMut(usize) -> bool,
     ) -> Result<Tokens, String> {
         let mut tokens: Tokens = (0..=255u8).map(|byte| vec![byte]).collect();
-        let mut left = Neighbours::new(vocab_size);
-        let mut right = Neighbours::new(vocab_size);
+        let mut left = Neighbors::new(vocab_size);
+        let mut right = Neighbors::new(vocab_size);
         while tokens.len() < vocab_size {
             let Some(key) = self.pop() else { break };
             let (first, second) = ((key >> 32) as u32, key as u32);
@@ -199,16 +200,16 @@ impl<S: Symbol> Trainer<S> {
     fn pop(&mut self) -> Option<u64> {
         while let Some((count, Reverse(key))) = self.queue.pop() {
             match self.pairs.get(&key).map_or(0, |pair| pair.count) {
-                // Exact, and no entry below can be truly larger, as entries are never too low.
+                // Exact, and no entry below can be larger, as entries are never too low.
                 now if now == count => return Some(key),
-                now if now > 0 => self.queue.push((now, Reverse(key))), // lower: back in line
+                now if now > 0 => self.queue.push((now, Reverse(key))), // lower: requeue
                 _ => {}
             }
         }
         None
     }
 
-    /// Merge a pair wherever it occurs, from left to right, and note its neighbors.
+    /// Merge a pair wherever it occurs, from left to right, and record its neighbors.
     ///
     /// Only pairs with a neighbor change, so the new counts follow from the neighbors alone: no
     /// other word or pair is touched.
@@ -217,8 +218,8 @@ impl<S: Symbol> Trainer<S> {
         words: &[u32],
         (first, second): (u32, u32),
         new: u32,
-        left: &mut Neighbours,
-        right: &mut Neighbours,
+        left: &mut Neighbors,
+        right: &mut Neighbors,
     ) {
         let (first, second) = (S::new(first), S::new(second));
         for (place, &index) in words.iter().enumerate() {
@@ -254,11 +255,11 @@ impl<S: Symbol> Trainer<S> {
         }
     }
 
-    /// Bring the counts of pairs up to date: (x, first) became (x, new), (second, y) (new, y).
+    /// Update the pair counts: (x, first) became (x, new), and (second, y) became (new, y).
     ///
-    /// Where the pair followed itself, x is `new`: (new, first), counted from the right a moment
-    /// before, became (new, new). So the gains come before the losses.
-    fn apply(&mut self, merged: u64, new: u32, left: &mut Neighbours, right: &mut Neighbours) {
+    /// Where the pair followed itself, x is `new`: (new, first), just counted from the right, became
+    /// (new, new). So gains are applied before losses.
+    fn apply(&mut self, merged: u64, new: u32, left: &mut Neighbors, right: &mut Neighbors) {
         let (first, second) = ((merged >> 32) as u32, merged as u32);
         for y in right.touched.clone() {
             self.gain(pair_key(new, y), right.counts[y as usize], right.take_words(y));
@@ -281,7 +282,7 @@ impl<S: Symbol> Trainer<S> {
 
     fn lose(&mut self, key: u64, count: i64, merged: u64) {
         if key == merged {
-            return; // removed already
+            return; // already removed
         }
         if let Entry::Occupied(mut pair) = self.pairs.entry(key) {
             pair.get_mut().count -= count;
@@ -292,14 +293,14 @@ impl<S: Symbol> Trainer<S> {
     }
 }
 
-/// The neighbors on one side of the merged pair: by symbol, how often and in which words.
-struct Neighbours {
+/// The neighbors on one side of the merged pair: for each symbol, its count and its words.
+struct Neighbors {
     counts: Vec<i64>,
     words: Vec<Vec<u32>>,
     touched: Vec<u32>,
 }
 
-impl Neighbours {
+impl Neighbors {
     fn new(symbols: usize) -> Self {
         Self { counts: vec![0; symbols], words: vec![Vec::new(); symbols], touched: Vec::new() }
     }
@@ -321,7 +322,7 @@ impl Neighbours {
     }
 }
 
-/// One multiplication is enough to spread pair keys over a table.
+/// One multiplication is enough to distribute pair keys over a table.
 #[derive(Default)]
 struct PairHasher(u64);
 

@@ -1,7 +1,7 @@
-//! Unicode 16 character classes, as the regex engine of tiktoken 0.14 knows them.
+//! Unicode 16 character classes, as defined by the regex engine of tiktoken 0.14.
 //!
-//! Each array holds first and last code points of ranges in turn. Written by a program from the
-//! tables of regex-syntax; a test compares every code point with the regex engine.
+//! Each array alternates the first and last code points of ranges. Generated from the tables of
+//! regex-syntax; a test compares every code point with the regex engine.
 
 /// `\p{L}`: 141,028 code points.
 #[rustfmt::skip]

@@ -1,4 +1,4 @@
-//! Encoding against a naive reference.
+//! Encoding compared with a naive reference.
 
 use std::sync::atomic::AtomicBool;
 
@@ -37,7 +37,7 @@ fn encode(encoder: &Encoder, texts: &[&str], bos: Option<u32>, threads: usize) -
     result
 }
 
-/// Merge the adjacent parts with the lowest joint rank, the leftmost first, until none is left.
+/// Merge the adjacent parts with the lowest joint rank, leftmost first, until none are left.
 fn naive(tokens: &[Vec<u8>], text: &str) -> Vec<u32> {
     let rank = |bytes: &[u8]| tokens.iter().position(|token| token == bytes);
     let mut result = Vec::new();
@@ -45,8 +45,8 @@ fn naive(tokens: &[Vec<u8>], text: &str) -> Vec<u32> {
     let mut pieces = Vec::new();
     splitter.split(text, |start, end| pieces.push(&text.as_bytes()[start..end])).unwrap();
     for piece in pieces {
-        if let Some(whole) = rank(piece) {
-            result.push(whole as u32);
+        if let Some(token) = rank(piece) {
+            result.push(token as u32);
             continue;
         }
         let mut parts: Vec<Vec<u8>> = piece.iter().map(|&byte| vec![byte]).collect();
@@ -76,7 +76,7 @@ fn tokens_equal_those_of_a_naive_encoder() {
 }
 
 #[test]
-fn pieces_around_the_limits_of_length_equal_those_of_a_naive_encoder() {
+fn pieces_near_the_length_limits_equal_those_of_a_naive_encoder() {
     let tokens = vocabulary(&(TEXT.to_owned() + &"a".repeat(100) + &"abcab".repeat(40)), 330);
     let encoder = encoder(&tokens);
     for length in [1, 14, 15, 16, 17, 62, 63, 64, 65, 66, 127, 128, 129, 300] {
@@ -99,7 +99,7 @@ fn every_token_encodes_to_itself() {
 }
 
 #[test]
-fn threads_change_nothing_and_each_text_begins_with_bos() {
+fn threads_change_nothing_and_each_text_starts_with_bos() {
     let encoder = encoder(&vocabulary(TEXT, 300));
     let texts: Vec<String> = (0..3_000).map(|i| format!("{} {i}", &TEXT[i % 90..])).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -114,23 +114,23 @@ fn threads_change_nothing_and_each_text_begins_with_bos() {
 }
 
 #[test]
-fn vocabularies_that_cannot_work_are_errors() {
+fn invalid_vocabularies_are_errors() {
     let bytes: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
     let error = |extra: &[&[u8]], skip: usize| {
         let tokens = bytes.iter().skip(skip).map(Vec::as_slice).chain(extra.iter().copied());
         Encoder::new(&tokens.collect::<Vec<_>>(), Ours::PATTERN).err().unwrap()
     };
     assert_eq!(error(&[b""], 0), "token 256 is empty");
-    assert_eq!(error(&[b"ab", b"ab"], 0), "token 257 is there twice");
+    assert_eq!(error(&[b"ab", b"ab"], 0), "token 257 repeats an earlier token");
     assert_eq!(
         error(&[b"a token of many bytes", b"a token of many bytes"], 0),
-        "token 257 is there twice"
+        "token 257 repeats an earlier token"
     );
-    assert_eq!(error(&[], 1), "there is no token for the byte 0x00");
+    assert_eq!(error(&[], 1), "the vocabulary has no token for the byte 0x00");
 }
 
 #[test]
-fn a_token_of_half_a_million_bytes_is_no_trouble() {
+fn a_token_of_half_a_million_bytes_works() {
     let tokens = vocabulary(&"a".repeat(1 << 19), 300);
     assert_eq!(tokens.last().unwrap().len(), 1 << 19);
     let encoder = encoder(&tokens);

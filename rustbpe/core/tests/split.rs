@@ -1,4 +1,4 @@
-//! The scanner against the regex engine.
+//! The scanner compared with the regex engine.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use proptest::{collection, sample};
 use rustbpe_core::scanner::{Cl100k, Gpt2, Ours, Rules, next_cut, scan};
 use rustbpe_core::split::Splitter;
 
-/// All that the pattern treats in a way of its own, and characters that look as if it did.
+/// Characters that the pattern treats specially, and characters that look like them.
 const ALPHABET: &[char] = &[
     ' ',
     ' ',
@@ -63,7 +63,7 @@ fn by_scanner<R: Rules>(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// Texts that treat the pattern's special cases together: runs of characters of the alphabet.
+/// Texts that combine the pattern's special cases: runs of characters from the alphabet.
 fn texts() -> impl Strategy<Value = String> {
     let run = (sample::select(ALPHABET), prop_oneof![3 => 1..2usize, 1 => 2..20usize]);
     collection::vec(run, 0..14)
@@ -74,7 +74,7 @@ fn check_every_code_point<R: Rules>() {
     let regex = Regex::new(R::PATTERN).unwrap();
     let points: Vec<char> = (0..=0x10FFFF).filter_map(char::from_u32).collect();
     for run in points.chunks(64) {
-        // After an apostrophe, a digit, itself and a space, and before a letter: each class shows.
+        // After an apostrophe, a digit, itself and a space, and before a letter: reveals each class.
         let contexts = run.iter().map(|c| format!("'{c}1{c}{c}a {c}"));
         let text = contexts.collect::<Vec<_>>().concat();
         let (wanted, found) = (by_regex(&regex, &text), by_scanner::<R>(&text));
@@ -83,7 +83,7 @@ fn check_every_code_point<R: Rules>() {
 }
 
 #[test]
-fn every_code_point_is_classed_as_by_the_regex_engine() {
+fn every_code_point_has_the_class_that_the_regex_engine_gives_it() {
     check_every_code_point::<Ours>();
     check_every_code_point::<Cl100k>();
     check_every_code_point::<Gpt2>();
@@ -102,7 +102,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn texts_are_cut_as_by_the_regex_engine(text in texts()) {
+    fn texts_are_split_as_by_the_regex_engine(text in texts()) {
         assert_eq!(by_scanner::<Ours>(&text), by_regex(&REGEXES[0], &text));
         assert_eq!(by_scanner::<Cl100k>(&text), by_regex(&REGEXES[1], &text));
         assert_eq!(by_scanner::<Gpt2>(&text), by_regex(&REGEXES[2], &text));
@@ -129,7 +129,7 @@ fn check_joined<R: Rules>(text: &str) {
 }
 
 #[test]
-fn pieces_join_to_the_text_whatever_its_length() {
+fn pieces_join_to_the_text_at_any_length() {
     for unit in [" ", "\n", "\t ", "a", "1", ".", "日", " \n", "'", "\u{301}"] {
         for count in [1, 2, 3, 15, 16, 17, 100_000] {
             for text in [unit.repeat(count), unit.repeat(count) + "x"] {
@@ -160,11 +160,11 @@ fn other_patterns_go_through_the_regex_engine() {
 }
 
 #[test]
-fn a_pattern_that_is_not_valid_is_an_error_not_a_panic() {
+fn an_invalid_pattern_is_an_error_not_a_panic() {
     let error = Splitter::new("(").err().unwrap();
     assert!(error.starts_with("the split pattern is not valid"), "{error}");
     let greedy = Splitter::new(r"\s+(?!\S)|\s+|\S+").unwrap();
     let spaces = " ".repeat(3_000_000) + "x";
-    // Either answer is fine, a crash is not.
+    // Either result is fine; a crash is not.
     let _ = greedy.split(&spaces, |_, _| {});
 }

@@ -1,4 +1,4 @@
-//! Training against a naive reference, and what must not change its outcome.
+//! Training compared with a naive reference, and what must not change its result.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ fn count(documents: &[&str], threads: usize, budget: Option<usize>) -> PieceCoun
     count_pieces(&splitter, threads, budget, next, || Ok(())).unwrap()
 }
 
-/// Byte-pair training as one would explain it: count all pairs afresh for each merge.
+/// Byte-pair training as one would explain it: count all pairs again for each merge.
 fn naive(counts: PieceCounts, vocab_size: usize) -> Tokens {
     let mut words: Vec<(Vec<u32>, u64)> = Vec::new();
     counts.drain(|piece, count| {
@@ -111,7 +111,7 @@ fn a_piece_may_occur_more_than_2_to_the_32_times() {
 }
 
 #[test]
-fn counts_beyond_what_fits_are_an_error() {
+fn counts_that_overflow_are_an_error() {
     let mut counts = PieceCounts::default();
     counts.add_piece(b"ab", u64::MAX);
     let error = train(counts.clone(), 300, |_| true).unwrap_err();
@@ -119,10 +119,10 @@ fn counts_beyond_what_fits_are_an_error() {
 }
 
 #[test]
-fn sizes_that_cannot_be_are_errors_and_no_text_gives_the_bytes() {
+fn invalid_sizes_are_errors_and_no_text_gives_the_bytes() {
     let counts = PieceCounts::default();
     let error = train(counts.clone(), 255, |_| true).unwrap_err();
-    assert_eq!(error, "vocab_size must be 256 to 2097151, got 255");
+    assert_eq!(error, "vocab_size must be from 256 to 2097151, got 255");
     assert_eq!(train(counts.clone(), 300, |_| true).unwrap().len(), 256);
 }
 
@@ -133,7 +133,7 @@ fn training_stops_when_told_to() {
 }
 
 #[test]
-fn a_failing_source_ends_the_counting() {
+fn a_failing_source_stops_the_count() {
     let splitter = Splitter::new(Ours::PATTERN).unwrap();
     let result = count_pieces(
         &splitter,
@@ -160,7 +160,7 @@ proptest! {
     }
 }
 
-/// Words of five letters that differ in all of them, and some that come again and again.
+/// Distinct words of nine letters, and two that repeat.
 fn many_words() -> Vec<String> {
     (0..200_000u64)
         .map(|number| {
@@ -173,7 +173,7 @@ fn many_words() -> Vec<String> {
 }
 
 #[test]
-fn a_memory_budget_bounds_what_is_lost() {
+fn a_memory_budget_bounds_the_loss() {
     let words = many_words();
     let texts: Vec<&str> = words.iter().map(String::as_str).collect();
     let exact = counts_of(&texts, 1);
