@@ -1,4 +1,4 @@
-"""Base training as a user runs it, on random text and with hooks of a benchmark's own."""
+"""Base training as a user runs it, on random text and with extra hooks from a benchmark."""
 
 import json
 import os
@@ -17,15 +17,15 @@ FIRST_LETTER, SPECIALS = 0x4E00, 10  # nine special tokens and one for unknown c
 
 
 def run(
-    words: Sequence[str],
+    args: Sequence[str],
     hooks: Callable[[Trainer], Sequence[Hook]],
     *,
     vocab_size: int,
     tokens: int,
 ) -> None:
-    """Train with the given flags on so many random tokens; the hooks run after the stage's own.
+    """Run base training with the given flags on `tokens` random tokens.
 
-    hooks: made once the trainer is there.
+    hooks: called with the trainer once it exists; its hooks run after the stage's own hooks.
     """
     build = Trainer.__init__
 
@@ -38,13 +38,13 @@ def run(
         with tempfile.TemporaryDirectory() as folder:
             os.environ["NANOCHAT_BASE_DIR"] = folder
             texts = _write_texts(Path(folder), vocab_size, tokens)
-            base_train.main([*words, "--tokenizer", "t", "--data", str(texts)])
+            base_train.main([*args, "--tokenizer", "t", "--data", str(texts)])
     finally:
         Trainer.__init__ = build  # type: ignore[method-assign]
 
 
 def char_tokenizer(vocab_size: int) -> CharTokenizer:
-    """Characters whose vocabulary, with the special tokens, has this size."""
+    """A character tokenizer whose vocabulary, including special tokens, has this size."""
     encoder = tokenizer.train_char(["".join(_letters(vocab_size))])
     assert encoder.vocab_size == vocab_size
     return encoder
@@ -55,7 +55,7 @@ def _letters(vocab_size: int) -> list[str]:
 
 
 def _write_texts(folder: Path, vocab_size: int, tokens: int) -> Path:
-    """Random characters, and a tokenizer whose vocabulary they and the special tokens fill."""
+    """Write random text, and a tokenizer of exactly its characters and the special tokens."""
     letters = _letters(vocab_size)
     tokenizer.save(char_tokenizer(vocab_size), folder / "tokenizers" / "t" / "tokenizer.json")
     rng = np.random.default_rng(0)

@@ -1,17 +1,17 @@
-"""Kill training at random moments, resume it, and compare the end with a run left alone.
+"""Kill training at random moments, resume it, and compare the result with an undisturbed run.
 
-python benchmarks/faults.py --kills 200 --folder /tmp/faults     # goes on where it was interrupted
+python benchmarks/faults.py --kills 200 --folder /tmp/faults     # continues if it was interrupted
 python benchmarks/faults.py --kills 8 --stages chat_rl --ranks 1
 
-Every stage trains a tiny model on one thread, in float32, on one rank and on two, with faults of
-its own (see faulty_stage.py): steps that are not finite, alone and five in a row, so that the run
-goes back to a checkpoint, and saves that find the disk full. Half of the kills (SIGKILL to all
-ranks) fall anywhere, half fall while a checkpoint is being written. After each, the newest
-checkpoint that the run had said was saved must be there and whole; then, in one case of three, it
-is damaged (a byte flipped, a file cut short or removed), and the one before it must do. At the end
-weights, optimizer and metrics (but for their times) must be those of the run left alone, bit for
-bit. One time in five the run is asked to end (SIGTERM to one rank) instead of killed, which does
-not count.
+Every stage trains a tiny model on one thread, in float32, on one rank and on two, with built-in
+faults (see faulty_stage.py): non-finite steps, single and five in a row, which make the run go back
+to a checkpoint, and saves that fail because the disk is full. Half of the kills (SIGKILL to all
+ranks) come at any time, half while a checkpoint is being written. After each kill, the newest
+checkpoint that the run had reported as saved must exist and be valid. Then, one time in three, it
+is damaged (a byte flipped, a file truncated or removed), and the run must resume from the previous
+one. At the end, weights, optimizer and metrics (except times) must equal those of the undisturbed
+run bit for bit. One time in five the run is asked to stop (SIGTERM to one rank) instead of being
+killed; that does not count as a kill.
 """
 
 import argparse
@@ -46,12 +46,14 @@ RL = "--steps 40 --eval-items 2 --prompts-per-step 2 --samples-per-prompt 2 --ma
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--most", type=int, default=6, help="kills of one run, at least 2")
+    parser.add_argument("--kills", type=int, default=200, help="total number of kills [200]")
+    parser.add_argument("--most", type=int, default=6, help="most kills per run, at least 2 [6]")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="kept, so that it can go on; none: temporary")
+    parser.add_argument(
+        "--folder", type=Path, help="kept, so it can be continued; default: temporary"
+    )
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -70,18 +72,21 @@ def main() -> None:
                 done += 1
                 with log.open("a") as file:
                     file.write(json.dumps(kill) + "\n")
-            print(f"{done:,} of {given.kills:,} kills: {case} ended as if left alone", flush=True)
+            print(
+                f"{done:,} of {given.kills:,} kills: {case} ended like the undisturbed run",
+                flush=True,
+            )
         kills = [json.loads(line) for line in log.read_text().splitlines()]
         in_saves = sum(kill["in_save"] for kill in kills)
         damaged = sum(kill["damaged"] is not None for kill in kills)
         print(
             f"{done:,} kills, {in_saves:,} of them while saving, {damaged:,} followed by damage to "
-            "the newest checkpoint: nothing lost, nothing different"
+            "the newest checkpoint: nothing lost, all results identical"
         )
 
 
 def prepare(folder: Path) -> None:
-    """Texts, conversations, problems and a character tokenizer."""
+    """Write texts, conversations, problems and a character tokenizer."""
     if (folder / "tokenizers" / "t" / "tokenizer.json").exists():
         return
     texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 4 for i in range(80)]
@@ -126,30 +131,31 @@ class Case:
 
     def command(self, run: str) -> list[str]:
         base = Path(os.environ["NANOCHAT_BASE_DIR"])
-        words = [*COMMON, "--run", run, "--resume"]
+        args = [*COMMON, "--run", run, "--resume"]
         if self.stage == "base_train":
-            words += [*MODEL.split(), "--tokenizer", "t", "--data", str(base / "texts.jsonl")]
-            words += ["--device-batch-size", "4", "--val-rows", "4"]
+            args += [*MODEL.split(), "--tokenizer", "t", "--data", str(base / "texts.jsonl")]
+            args += ["--device-batch-size", "4", "--val-rows", "4"]
         else:
             before = STAGES[STAGES.index(self.stage) - 1]
-            words += ["--source", str(Case(before, 1).folder("whole1")), "--device-batch-size", "4"]
+            args += ["--source", str(Case(before, 1).folder(undisturbed(1)))]
+            args += ["--device-batch-size", "4"]
             if self.stage == "chat_rl":
-                words = [word for word in words if word != "--no-compile"]
-                words += [*RL.split(), "--tasks", f"gsm8k={base / 'gsm8k'}"]
+                args.remove("--no-compile")
+                args += [*RL.split(), "--tasks", f"gsm8k={base / 'gsm8k'}"]
             else:
-                words += [*CHAT.split(), "--data", str(base / "chats.jsonl")]
+                args += [*CHAT.split(), "--data", str(base / "chats.jsonl")]
         script = str(ROOT / "benchmarks" / "faulty_stage.py")
         if self.ranks == 1:
-            return [sys.executable, script, self.stage, *words]
+            return [sys.executable, script, self.stage, *args]
         launch = ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
-        return [sys.executable, "-m", *launch, script, "--", self.stage, *words]
+        return [sys.executable, "-m", *launch, script, "--", self.stage, *args]
 
     def start(self, run: str) -> subprocess.Popen:
         (self.folder(run).parent).mkdir(parents=True, exist_ok=True)
-        with (self.folder(run).parent / f"{self.stage}.log").open("a") as said:
+        with (self.folder(run).parent / f"{self.stage}.log").open("a") as log:
             return subprocess.Popen(
                 self.command(run),
-                stdout=said,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
@@ -161,17 +167,16 @@ class Case:
             raise SystemExit(f"{self} failed in run {run}:\n{log[-3000:]}")
 
     def reference(self) -> None:
-        """The run left alone, of this case and of the stages before it on one rank."""
-        for stage in STAGES[: STAGES.index(self.stage)]:
-            if not (Case(stage, 1).folder("whole1") / "result.json").exists():
-                Case(stage, 1).finish("whole1")
-        if not (self.folder(f"whole{self.ranks}") / "result.json").exists():
-            self.finish(f"whole{self.ranks}")
+        """Run this case undisturbed, after the stages before it on one rank."""
+        before = [Case(stage, 1) for stage in STAGES[: STAGES.index(self.stage)]]
+        for case in [*before, self]:
+            if not (case.folder(undisturbed(case.ranks)) / "result.json").exists():
+                case.finish(undisturbed(case.ranks))
 
     def disturb(self, dice: random.Random, most: int) -> list[dict]:
-        """Train with up to `most` kills to the end; what was killed when.
+        """Train to the end with up to `most` kills; returns a record of each kill.
 
-        Raises: SystemExit if a checkpoint is lost or the end is another one.
+        Raises: SystemExit if a checkpoint is lost or the result differs.
         """
         run = f"killed{self.ranks}"
         folder = self.folder(run)
@@ -201,35 +206,38 @@ class Case:
             kill = {"case": str(self), "in_save": in_save, "step": step, "damaged": None}
             if dice.random() < 1 / 3 and len(checkpoint_manager.steps(folder)) > 1:
                 kill["damaged"] = damage(checkpoint_manager.latest(folder), dice)
-                log.write_text("")  # what it says was saved is no longer to be there
+                log.write_text("")  # the damaged checkpoint is no longer expected to be valid
             kills.append(kill)
         self.finish(run)
-        whole, found = self.end(f"whole{self.ranks}"), self.end(run)
-        for name in whole:
-            if whole[name] != found[name]:
-                raise SystemExit(f"{self}: {name} differs from the run left alone: see {folder}")
+        expected, found = self.end(undisturbed(self.ranks)), self.end(run)
+        for name in expected:
+            if expected[name] != found[name]:
+                raise SystemExit(f"{self}: {name} differs from the undisturbed run: see {folder}")
         return kills
 
     def worker(self, process: subprocess.Popen) -> int:
-        """A process that trains: torchrun's first child, where it has one already."""
+        """The pid of a training process: torchrun's first child, once it has one."""
         children = descendants(process.pid)
         return children[0] if self.ranks > 1 and children else process.pid
 
     def newest(self, run: str, log: Path) -> int:
-        """The step of the newest checkpoint that the run said was saved; it is whole."""
+        """The step of the newest valid checkpoint; 0 if the run has not reported a save.
+
+        Raises: SystemExit if it is older than the last one that the run reported as saved.
+        """
         lines = log.read_text().splitlines() if log.exists() else []
-        words = ("saved ", "back to ")  # what came after the one it went back to was given up
-        said = [line.removeprefix(w) for line in lines for w in words if line.startswith(w)]
-        if not said:
+        prefixes = ("saved ", "back to ")  # going back discards the checkpoints after that one
+        logged = [line.removeprefix(p) for line in lines for p in prefixes if line.startswith(p)]
+        if not logged:
             return 0
-        expected = Path(said[-1].partition(",")[0])
-        whole, _ = checkpoint_manager.newest_valid(self.folder(run))
-        if whole is None or whole < expected:
+        expected = Path(logged[-1].partition(",")[0])
+        valid, _ = checkpoint_manager.newest_valid(self.folder(run))
+        if valid is None or valid < expected:
             raise SystemExit(f"{self}: {expected} was saved and is lost")
-        return checkpoint_manager.step_of(whole)
+        return checkpoint_manager.step_of(valid)
 
     def end(self, run: str) -> dict[str, str]:
-        """What must be equal at the end, by name."""
+        """Everything that must be equal at the end, by name."""
         last = checkpoint_manager.latest(self.folder(run))
         assert last is not None
         rows = [
@@ -244,28 +252,33 @@ class Case:
         return {"checkpoint": last.name, **found, "metrics": json.dumps(rows)}
 
 
+def undisturbed(ranks: int) -> str:
+    """The name of the run that is never killed."""
+    return f"whole{ranks}"
+
+
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
+    """All child processes, recursively; empty if the process has ended."""
     try:
-        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
-        return []  # it has ended
-    return [one for word in words for one in (int(word), *descendants(int(word)))]
+        return []
+    return [pid for child in map(int, children) for pid in (child, *descendants(child))]
 
 
 def kill_all(process: subprocess.Popen) -> None:
-    """SIGKILL a process and all below it: torchrun's workers have sessions of their own."""
-    everyone = [*descendants(process.pid), process.pid]
-    for pid in everyone:
+    """SIGKILL a process and its descendants: torchrun's workers are in separate sessions."""
+    pids = [*descendants(process.pid), process.pid]
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
-    while any(is_alive(pid) for pid in everyone):
+    while any(is_alive(pid) for pid in pids):
         time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process still runs; one whose parent is gone may be a zombie for a while."""
+    """Whether a process is still running; an orphan may remain a zombie for a while."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -273,7 +286,7 @@ def is_alive(pid: int) -> bool:
 
 
 def damage(checkpoint: Path | None, dice: random.Random) -> str:
-    """Do to one file of a checkpoint what a bad disk may do; says what."""
+    """Damage one file of a checkpoint like a bad disk would; returns a description."""
     assert checkpoint is not None
     path = dice.choice(sorted(checkpoint.iterdir()))
     kind = dice.choice(("flipped", "cut", "removed"))
@@ -289,7 +302,7 @@ def damage(checkpoint: Path | None, dice: random.Random) -> str:
 
 
 def await_saving(folder: Path, process: subprocess.Popen, count: int) -> bool:
-    """Wait until a checkpoint is being written, for the `count`-th time; False if it ended."""
+    """Wait until the `count`-th checkpoint is being written; False if the process ended."""
     seen: set[str] = set()
     while process.poll() is None:
         found = (path.name for path in folder.glob(".step_*"))

@@ -1,4 +1,4 @@
-"""A training stage with faults of its own, the same in every run of it; for faults.py.
+"""A training stage with injected faults, identical in every run; used by faults.py.
 
 python benchmarks/faulty_stage.py base_train --run x ...
 """
@@ -21,29 +21,29 @@ from nanochat.training import chat_stage
 from nanochat.training.stage import Recipe, run_training
 from nanochat.training.stage_opening import Stage
 
-NOT_FINITE = {3, 18, 19, 20, 21, 22}  # takes of the stream; five in a row make the run go back
+NOT_FINITE = {3, 18, 19, 20, 21, 22}  # calls of next_step; five in a row make the run go back
 DISK_FULL = {10, 30}  # steps whose checkpoint cannot be written
 
 
 class Faulty:
-    """A BatchSource that counts its takes, and makes the loss of some of them NaN."""
+    """A BatchSource that makes the loss of some steps NaN, counted by its calls."""
 
     def __init__(self, batches: BatchSource) -> None:
         self._batches = batches
-        self._takes = 0
+        self._calls = 0
 
     def next_step(self) -> list[Batch]:
-        self._takes += 1
+        self._calls += 1
         found = self._batches.next_step()
-        if self._takes not in NOT_FINITE:
+        if self._calls not in NOT_FINITE:
             return found
         return [Batch(b.inputs, b.targets, torch.full(b.targets.shape, math.nan)) for b in found]
 
     def state(self) -> dict[str, Any]:
-        return {**self._batches.state(), "takes": self._takes}
+        return {**self._batches.state(), "takes": self._calls}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._takes = state.pop("takes")
+        self._calls = state.pop("takes")
         self._batches.load_state(state)
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Faulty:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors where there is room."""
+    """Write tensors, then fail at some steps as if the disk were full."""
     real_save(tensors, path)
     if int(path.parent.name.split(".")[1].removeprefix("step_")) in DISK_FULL:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
@@ -67,6 +67,6 @@ if __name__ == "__main__":
     name, *args = (arg for arg in sys.argv[1:] if arg != "--")
     sys.argv = [name, *args]
     module = importlib.import_module(f"nanochat.stages.{name}")
-    for user in (module, chat_stage):  # mid_train and chat_sft train by way of chat_stage
+    for user in (module, chat_stage):  # mid_train and chat_sft train through chat_stage
         vars(user)["run_training"] = run_faulty
     config.cli(module.main)

@@ -1,13 +1,14 @@
-"""What one CUDA machine makes of this package, in under ten minutes, as tables for RESULTS.md.
+"""Test and benchmark this package on one CUDA machine in under ten minutes.
 
 bash benchmarks/gpu_check.sh --out found              # everything, the most important first
 bash benchmarks/gpu_check.sh --only "train 24 bf16" --only attention
 bash benchmarks/gpu_check.sh --device cpu             # a rehearsal at tiny sizes
 
-The tests marked gpu, attention backends against float64, 8-bit linears, training steps, generation.
-Each part is a process of its own with a share of the time: what fails or takes too long is said in
-the report and the rest goes on. It needs torch and what nanochat imports; no network, no pytest and
-no compiled tokenizer. Written to the folder: gpu_check.md, gpu_check.json and gpu_check.log.
+Runs the tests marked gpu, compares attention backends with float64 and 8-bit linears with bf16,
+and times training steps and generation. Each part runs in a separate process with a time limit: if
+one fails or times out, the report says so and the rest continues. Needs torch and the packages that
+nanochat imports; no network, pytest or compiled tokenizer. Writes gpu_check.md (tables for
+RESULTS.md), gpu_check.json and gpu_check.log to the output folder.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from gpu_common import FULL, TINY, Work, reason, without_extension
 from nanochat.system import device as devices
 
 ROOT = Path(__file__).parent.parent
-RESERVE_S = 8  # of a part's time, for what it does after it has looked at the clock
+RESERVE_S = 8  # of a part's time, for the work after its last check of the clock
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A process: its name is its first words, budget_s its longest time, least_s its shortest."""
+    """A part and its arguments (name); it gets at most budget_s and is skipped below least_s."""
 
     name: str
     budget_s: float
@@ -95,37 +96,42 @@ def main() -> int:
     parts = FULL_PARTS if device.type == "cuda" else TINY_PARTS
     chosen = [part for part in parts if given.only is None or part.name in given.only]
     if not chosen:
-        print(f"gpu_check: the parts are {', '.join(p.name for p in parts)}", file=sys.stderr)
+        print(
+            f"gpu_check: no such part; choose from {', '.join(p.name for p in parts)}",
+            file=sys.stderr,
+        )
         return 1
     facts = machine(device)
-    with caches() as said:
-        facts["said"] = f"{facts['said']} {said}"
+    with caches() as cache_note:
+        facts["said"] = f"{facts['said']} {cache_note}"
         statuses = check(chosen, out, facts, given)
     print((out / "gpu_check.md").read_text(encoding="utf-8"))
     return 0 if all(status["status"] == "ok" for status in statuses) else 3
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The flags; the last three are for the processes that this one starts."""
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """Parse the flags; the last three are for the processes that this one starts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     folder = os.environ.get("OUT", "gpu_check")
-    parser.add_argument("--out", default=folder, help="folder of the report [$OUT or gpu_check]")
+    parser.add_argument("--out", default=folder, help="output folder [$OUT or gpu_check]")
     parser.add_argument("--device", help="cuda, or cpu for a rehearsal at tiny sizes")
-    parser.add_argument("--only", action="append", help="a part's name; may be given again")
-    parser.add_argument("--budget-s", type=float, default=570, help="seconds of all parts [570]")
+    parser.add_argument("--only", action="append", help="run this part only; can be repeated")
+    parser.add_argument(
+        "--budget-s", type=float, default=570, help="total time limit in seconds [570]"
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     for hidden in ("--part", "--rows"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # of time.time()
-    return parser.parse_args(words)
+    return parser.parse_args(args)
 
 
 def check(
     parts: Sequence[Part], out: Path, facts: dict[str, Any], given: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Run the parts one after another; the report is written anew after each."""
+    """Run the parts one by one; the report is rewritten after each."""
     begin_s = time.perf_counter()
     log = out / "gpu_check.log"
     log.write_text("", encoding="utf-8")
@@ -134,12 +140,12 @@ def check(
     for part in parts:
         left_s = given.budget_s - (time.perf_counter() - begin_s)
         if left_s < part.least_s or left_s <= 0:
-            status = f"skipped: {max(0.0, left_s):.0f} s are left"
+            status = f"skipped: only {max(0.0, left_s):.0f} s left"
             statuses.append({"name": part.name, "status": status, "seconds": 0.0})
         else:
             print(f"gpu_check: {part.name}", file=sys.stderr, flush=True)
-            whole = replace(part, budget_s=min(part.budget_s, left_s))
-            ended, found = run_part(whole, log, device=given.device, compiled=given.compile)
+            limited = replace(part, budget_s=min(part.budget_s, left_s))
+            ended, found = run_part(limited, log, device=given.device, compiled=given.compile)
             statuses.append(ended)
             rows += found
         raw = json.dumps({"facts": facts, "parts": statuses, "rows": rows}, indent=1)
@@ -152,19 +158,19 @@ def check(
 def run_part(
     part: Part, log: Path, *, device: str | None, compiled: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A part in a process of its own: how it ended, and its figures up to there."""
+    """Run a part in a separate process; returns its status and the rows it recorded."""
     begin_s = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         until = str(time.time() + part.budget_s)
-        words = ["--part", part.name, "--rows", str(path), "--until", until]
-        words += ["--device", device] if device else []
-        words += [] if compiled else ["--no-compile"]
+        args = ["--part", part.name, "--rows", str(path), "--until", until]
+        args += ["--device", device] if device else []
+        args += [] if compiled else ["--no-compile"]
         with log.open("a", encoding="utf-8") as file:
             file.write(f"== {part.name}\n")
             file.flush()
             process = subprocess.Popen(
-                [sys.executable, __file__, *words],
+                [sys.executable, __file__, *args],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -176,7 +182,7 @@ def run_part(
                 status = "ok"
             except subprocess.TimeoutExpired:
                 status = f"cut short after {part.budget_s:.3g} s"
-            # The compiler's helpers, if any are left, end with it.
+            # This also kills compiler workers that are still running.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -190,22 +196,22 @@ def run_part(
 
 
 def python_path() -> str:
-    """Where this checkout is imported from, whatever is installed."""
+    """A PYTHONPATH that imports this checkout, even if another copy is installed."""
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a part's file."""
+    """The complete lines of a part's file."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # torn: the part was killed
+        with contextlib.suppress(ValueError):  # cut off: the part was killed
             rows.append(json.loads(line))
     return rows
 
 
 @contextlib.contextmanager
 def caches() -> Iterator[str]:
-    """An empty compile cache for all parts together, unless one is named; says which in words."""
+    """An empty compile cache shared by all parts, unless one is set; yields a note about it."""
     if CACHE in os.environ:
         yield f"Compile cache: {os.environ[CACHE]}."
         return
@@ -215,9 +221,9 @@ def caches() -> Iterator[str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the report says of the machine."""
+    """What the report says about the machine."""
     commit = None
-    with contextlib.suppress(ImportError):  # of a package that only some parts need
+    with contextlib.suppress(ImportError):  # a package that only some parts need
         from nanochat.training import stage_record
 
         commit = stage_record.git_commit()
@@ -229,43 +235,43 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu": f"{devices.cpu_name()}, {devices.cores()} cores",
-        "command": shlex.join(["bash", "benchmarks/gpu_check.sh", *shown(sys.argv[1:])]),
+        "command": shlex.join(["bash", "benchmarks/gpu_check.sh", *without_out(sys.argv[1:])]),
         "commit": commit,
-        "said": "A rehearsal at tiny sizes: its figures mean nothing.",
+        "said": "A rehearsal at tiny sizes: its figures are meaningless.",
     }
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
         facts["said"] = f"{memory / 1e9:.0f} GB; {facts['cpu']}; " + (
-            f"peak {peak / 1e12:,.0f} TFLOP/s in bf16." if peak else "no peak known, so no MFU."
+            f"peak {peak / 1e12:,.0f} TFLOP/s in bf16." if peak else "peak unknown, so no MFU."
         )
     return facts
 
 
-def shown(words: Sequence[str]) -> list[str]:
-    """The flags without the folder, which changes no figure."""
-    kept, words = [], list(words)
-    while words:
-        word = words.pop(0)
-        if word == "--out":
-            words = words[1:]
-        elif not word.startswith("--out="):
-            kept.append(word)
+def without_out(args: Sequence[str]) -> list[str]:
+    """The flags without --out, which does not affect the figures."""
+    kept, args = [], list(args)
+    while args:
+        arg = args.pop(0)
+        if arg == "--out":
+            args = args[1:]
+        elif not arg.startswith("--out="):
+            kept.append(arg)
     return kept
 
 
 def driver() -> str | None:
-    """The driver's version, as nvidia-smi has it."""
+    """The driver version according to nvidia-smi; None if unknown."""
     if shutil.which("nvidia-smi") is None:
         return None
-    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         return done.stdout.strip().split("\n")[0] or None
     return None
 
 
 def run_here(given: argparse.Namespace) -> int:
-    """One part, in this process."""
+    """Run one part in this process."""
     device = devices.choose_device(given.device)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
@@ -278,10 +284,10 @@ def run_here(given: argparse.Namespace) -> int:
         deadline_s=time.perf_counter() + left_s - RESERVE_S,
         path=Path(given.rows),
     )
-    # Shortly before it is killed the log gets to know where it was.
+    # Log a traceback shortly before the part is killed.
     faulthandler.dump_traceback_later(max(left_s - 2, 0.1))
     try:
-        run_words(work, given.part.split())
+        run_named(work, given.part)
     except BaseException as error:
         traceback.print_exc()
         work.add("failure", text=reason(error))
@@ -289,13 +295,13 @@ def run_here(given: argparse.Namespace) -> int:
     return 0
 
 
-def run_words(work: Work, words: Sequence[str]) -> None:
-    """The part that the words name."""
+def run_named(work: Work, name: str) -> None:
+    """Run the part of this name."""
     import gpu_kernels
     import gpu_models
     import gpu_tests
 
-    match words:
+    match name.split():
         case ["train", depth, precision]:
             gpu_models.check_training(work, int(depth), precision)
         case ["decode", depth]:
@@ -307,10 +313,10 @@ def run_words(work: Work, words: Sequence[str]) -> None:
         case ["tests"]:
             gpu_tests.run_tests(work)
         case _:
-            raise ValueError(f"no part is called {' '.join(words)!r}")
+            raise ValueError(f"no part is called {name!r}")
 
 
 if __name__ == "__main__":
     if without_extension():
-        print("gpu_check: the compiled tokenizer is not built: a stand-in takes its place")
+        print("gpu_check: the compiled tokenizer is not built; using a stand-in")
     sys.exit(main())

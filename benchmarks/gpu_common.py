@@ -1,4 +1,4 @@
-"""What the parts of gpu_check share: their sizes, their clock, and where their figures go."""
+"""Shared by the parts of gpu_check: sizes, timing, and recording of results."""
 
 import json
 import statistics
@@ -21,21 +21,21 @@ EXTENSION = "nanochat.tokenizer._rustbpe"
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Sizes of everything that is measured: those of real use, or tiny ones for a rehearsal."""
+    """Sizes of everything that is measured: realistic, or tiny for a rehearsal."""
 
-    depths: tuple[int, ...]  # the most important first
+    depths: tuple[int, ...]  # most important first
     sequence_length: int
     vocab_size: int
-    device_rows: tuple[int, ...]  # rows of a forward pass, tried in this order until they fit
+    device_rows: tuple[int, ...]  # rows per forward pass, tried in this order until one fits
     tokens_per_step: int
     steps: int
-    # Of the attention problems: (rows, length, heads, key heads, channels of a head, window).
+    # Attention problems: (rows, length, heads, key heads, channels per head, window).
     attention: tuple[tuple[int, int, int, int, int, int | None], ...]
-    attention_speed: tuple[int, int, int, int]  # rows, length, heads, channels of a head
+    attention_speed: tuple[int, int, int, int]  # rows, length, heads, channels per head
     decode_batches: tuple[int, ...]
-    prompt: int  # tokens of a prompt
+    prompt: int  # tokens
     new_tokens: int
-    sample_s: float  # least time of what the clock is read around
+    sample_s: float  # minimum duration of one timing sample
 
 
 FULL = Scale(
@@ -43,7 +43,7 @@ FULL = Scale(
     sequence_length=2048,
     vocab_size=32768,
     device_rows=(16, 8, 4, 2, 1),
-    tokens_per_step=2**17,  # what each of eight GPUs has of a step of 2^20
+    tokens_per_step=2**17,  # the share of one of eight GPUs in a step of 2^20
     steps=16,
     attention=(
         (2, 128, 4, 4, 128, None),
@@ -79,7 +79,7 @@ TINY = Scale(
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a part is given: where it runs, at what sizes, until when, and where figures go."""
+    """The context of a part: its device, sizes, deadline, and file for results."""
 
     device: torch.device
     scale: Scale
@@ -88,20 +88,20 @@ class Work:
     path: Path  # of JSON lines
 
     def add(self, table: str, **values: Any) -> None:
-        """Put a row of figures on record at once: the part may be cut short."""
+        """Write a row of figures immediately, as the part may be killed at any time."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"table": table, **values}) + "\n")
 
     def note(self, text: str) -> None:
-        """Put something on record that the reader of the figures has to know."""
+        """Record a note for the reader of the report."""
         self.add("notes", text=text)
 
     def late(self, needed_s: float = 0.0) -> bool:
-        """Whether less than this is left of the part's time."""
+        """Whether the part has less than needed_s left."""
         return time.perf_counter() + needed_s > self.deadline_s
 
     def milliseconds(self, function: Callable[[], object], *, samples: int = 5) -> float:
-        """Median time of a call, once warm; the clock is read around many short calls."""
+        """Median time of a call after warming up; short calls are timed in groups."""
         once = self._time(function, 3) / 3
         calls = max(1, round(self.scale.sample_s / max(once, 1e-6)))
         return 1e3 * statistics.median(self._time(function, calls) / calls for _ in range(samples))
@@ -117,11 +117,11 @@ class Work:
 
 
 def without_extension() -> bool:
-    """Whether the tokenizer's compiled part is missing; a stand-in is put in its place then.
+    """Whether the compiled tokenizer is missing; if so, this installs a stand-in.
 
-    Nothing that is measured here encodes text, but the modules that train and generate import it.
+    Nothing that is measured here encodes text, but the training and generation modules import it.
     """
-    # By hand: the import system would import the package, which imports the extension.
+    # Not importlib.util.find_spec: it would import the package, which imports the extension.
     folder = Path(nanochat.__file__).parent / "tokenizer"
     if PathFinder.find_spec(EXTENSION, [str(folder)]) is not None:
         return False
@@ -132,6 +132,6 @@ def without_extension() -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line."""
+    """An error as a single line."""
     first = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {first}"[:300]

@@ -1,4 +1,4 @@
-"""Parts of gpu_check about kernels: attention backends and 8-bit linears, errors and speed."""
+"""Parts of gpu_check about kernels: errors and speed of attention backends and 8-bit linears."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from nanochat.gpt.attention import Backend
 from nanochat.gpt.layers import Linear
 from nanochat.system.errors import ConfigError
 
-# Of the largest value. bfloat16 rounds by 0.4% of a value, and each error is a sum of many.
-TOLERATED = 0.02
+# Relative to the largest value. bfloat16 rounds by 0.4%, and each error is a sum of many.
+TOLERANCE = 0.02
 
 
 def check_attention(work: Work) -> None:
-    """Every backend that this device can take against float64, forward and backward; its speed."""
+    """Compare every available backend with float64, forward and backward, and time it."""
     for name in attention.BACKENDS:
         try:
             backend = attention.choose(name, work.device)
@@ -31,7 +31,7 @@ def check_attention(work: Work) -> None:
         try:
             _time_backend(work, attention.choose(name, work.device))
         except ConfigError:
-            continue  # said above
+            continue  # noted above
 
 
 def _check_backend(work: Work, backend: Backend) -> None:
@@ -42,7 +42,7 @@ def _check_backend(work: Work, backend: Backend) -> None:
         except (RuntimeError, TypeError, ValueError) as error:
             work.add("attention", backend=backend.name, **shape, verdict=reason(error))
             continue
-        verdict = "ok" if max(errors.values()) < TOLERATED else "WRONG"
+        verdict = "ok" if max(errors.values()) < TOLERANCE else "WRONG"
         work.add("attention", backend=backend.name, **shape, **errors, verdict=verdict)
     if work.compiled:
         case = work.scale.attention[1]
@@ -52,8 +52,8 @@ def _check_backend(work: Work, backend: Backend) -> None:
             work.note(f"attention {backend.name} within a compiled function: {reason(error)}")
             return
         worst = max(errors.values())
-        said = f"largest error {worst:.2%}" if worst < TOLERATED else f"WRONG by {worst:.2%}"
-        work.note(f"attention {backend.name} within a compiled function, in one graph: {said}")
+        outcome = f"largest error {worst:.2%}" if worst < TOLERANCE else f"WRONG by {worst:.2%}"
+        work.note(f"attention {backend.name} within a compiled function, in one graph: {outcome}")
 
 
 def _errors(
@@ -63,7 +63,7 @@ def _errors(
     compiled: bool,
     case: tuple[int, int, int, int, int, int | None],
 ) -> dict[str, float]:
-    """Largest error of output and gradients, each as a share of the largest true value."""
+    """Largest error of output and gradients, each relative to the largest true value."""
     B, T, H, H_kv, D, window = case
     generator = torch.Generator().manual_seed(T)
     shapes = [(B, T, H, D), (B, T, H_kv, D), (B, T, H_kv, D), (B, T, H, D)]
@@ -91,13 +91,13 @@ def _errors(
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: float) -> Tensor:
-    """Attention by its definition, with a T x T mask: query i sees keys i - window .. i.
+    """Attention by definition, with a T x T mask: query i sees keys i - window .. i.
 
     q: (B, T, H, D); k, v: (B, T, H_kv, D). Returns (B, T, H, D).
     """
     k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], dim=2) for x in (k, v))
-    place = torch.arange(q.shape[1], device=q.device)
-    back = place[:, None] - place  # how far back a key lies
+    position = torch.arange(q.shape[1], device=q.device)
+    back = position[:, None] - position  # distance from a query back to a key
     hidden = back < 0 if window is None else (back < 0) | (back > window)
     scores = torch.einsum("bihd,bjhd->bhij", q, k) * scale
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
@@ -105,7 +105,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, *, window: int | None, scale: flo
 
 
 def _time_backend(work: Work, backend: Backend) -> None:
-    """Forward and backward at a training shape, by themselves and uncompiled."""
+    """Time forward and backward at a training shape, standalone and uncompiled."""
     B, T, H, D = work.scale.attention_speed
     leaves = [
         torch.randn(B, T, H, D, device=work.device, dtype=torch.bfloat16).requires_grad_()
@@ -128,7 +128,7 @@ def _time_backend(work: Work, backend: Backend) -> None:
 
 
 def check_fp8(work: Work) -> None:
-    """8-bit linears against bfloat16 ones at the shapes of the models' layers."""
+    """Compare 8-bit linears with bfloat16 ones at the shapes of the models' layers."""
     missing = fp8.why_not(work.device)
     if missing is not None and work.device.type == "cuda":
         work.note(f"fp8: {missing}")

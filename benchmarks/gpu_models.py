@@ -1,4 +1,4 @@
-"""Parts of gpu_check about whole models: training steps and generation."""
+"""Parts of gpu_check about complete models: training steps and generation."""
 
 import gc
 import statistics
@@ -34,14 +34,14 @@ KERNELS_SHOWN = 12
 
 @dataclass
 class RandomBatches:
-    """A BatchSource of the same random micro-batches in every step, copied to the device anew."""
+    """A BatchSource that copies the same random micro-batches to the device every step."""
 
     host: list[Batch]
     device: torch.device
 
     @classmethod
     def draw(cls, work: Work, rows: int) -> "RandomBatches":
-        """As many micro-batches as make a step."""
+        """Draw the micro-batches of one step."""
         T, V = work.scale.sequence_length, work.scale.vocab_size
         count = max(1, work.scale.tokens_per_step // (rows * T))
         generator = torch.Generator().manual_seed(0)
@@ -62,18 +62,18 @@ class RandomBatches:
         ]
 
     def state(self) -> dict[str, Any]:
-        """Nothing."""
+        """Does nothing."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def check_training(work: Work, depth: int, precision: str) -> None:
-    """Steps of the trainer at the largest number of rows that fits."""
+    """Time training steps at the largest number of rows that fits."""
     sizes = GPTConfig(
         depth=depth,
         sequence_length=work.scale.sequence_length,
@@ -89,15 +89,15 @@ def check_training(work: Work, depth: int, precision: str) -> None:
         try:
             _train(work, sizes, precision, rows=rows_left[0], compiled=compiled)
             return
-        except Exception as error:  # also whatever the compiler raises
+        except Exception as error:  # the compiler may raise anything
             if explain_memory(error) is not None:
                 work.note(f"{what}: {rows_left.pop(0)} rows do not fit: {reason(error)}")
             elif compiled:
                 compiled = False
-                work.note(f"{what}: measured uncompiled, as compiled it fails: {reason(error)}")
+                work.note(f"{what}: compiling failed, measured uncompiled: {reason(error)}")
             else:
                 raise
-        # Out here the error no longer holds what was computed.
+        # Outside the except block, the error no longer keeps tensors alive.
         torch.compiler.reset()
         gc.collect()
         torch.cuda.empty_cache()
@@ -105,7 +105,7 @@ def check_training(work: Work, depth: int, precision: str) -> None:
 
 
 def _may_fit(work: Work, sizes: GPTConfig, rows: int) -> bool:
-    """Whether the estimate leaves a chance: a trial costs the time of a compilation."""
+    """Whether the rows fit according to the estimate: a trial costs a compilation."""
     if work.device.type != "cuda":
         return True
     step = StepPlan(
@@ -117,30 +117,30 @@ def _may_fit(work: Work, sizes: GPTConfig, rows: int) -> bool:
         compiled=work.compiled,
     )
     plan = memory_plan.with_rows(step, rows, work.scale.tokens_per_step // sizes.sequence_length)
-    there = torch.cuda.get_device_properties(work.device).total_memory
+    available = torch.cuda.get_device_properties(work.device).total_memory
     needed = memory_plan.estimate(sizes, plan).total
-    if needed > there:
+    if needed > available:
         work.note(
             f"depth {sizes.depth}: {rows} rows not tried, estimated at {needed / 1e9:.0f} GB of "
-            f"{there / 1e9:.0f}"
+            f"{available / 1e9:.0f}"
         )
-    return needed <= there
+    return needed <= available
 
 
 @dataclass
 class Clock:
-    """When each step ended, the first one's with all that was built for it."""
+    """When each step ended; the first step includes compilation."""
 
     begin_s: float = field(default_factory=time.perf_counter)
     ends_s: list[float] = field(default_factory=list)
 
     def tick(self) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         self.ends_s.append(time.perf_counter())
 
     @property
     def steps_s(self) -> list[float]:
-        """Of the steps after the first few, or of the last where there are no more."""
+        """Durations after the first few steps, or of the last step if there are no more."""
         pairs = zip(self.ends_s[:-1], self.ends_s[1:], strict=True)
         spans = [end - begin for begin, end in pairs]
         return spans[SKIPPED - 1 :] or spans[-1:]
@@ -200,7 +200,7 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
         "loss": trainer.last_loss,
         "skipped": summary.skipped,
     }
-    # On record before anything else is tried; the row that follows takes its place.
+    # Recorded before anything else can fail; the next row replaces it.
     work.add("training", **row)
     parts = _pieces(work, trainer.loss_fn, optimizer, batches)
     work.add("training", **row, **parts)
@@ -219,7 +219,7 @@ def _model(work: Work, sizes: GPTConfig) -> GPT:
 def _pieces(
     work: Work, loss_fn: LossFn, optimizer: MuonAdamW, batches: RandomBatches
 ) -> dict[str, float]:
-    """Times of a micro-batch's forward and backward pass, and of the update, one by one."""
+    """Separate times of a micro-batch's forward and backward pass, and of the update."""
     passes_s, updates_s = [], []
     for _ in range(4):
         devices.synchronize(work.device)
@@ -246,7 +246,7 @@ def _pass(loss_fn: LossFn, optimizer: MuonAdamW, batch: Batch) -> None:
 def _profile(
     work: Work, what: str, loss_fn: LossFn, optimizer: MuonAdamW, batches: RandomBatches
 ) -> None:
-    """The kernels that take most of one micro-batch and one update."""
+    """Record the slowest kernels of one micro-batch and one update."""
     batch = batches.next_step()[0]
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         _pass(loss_fn, optimizer, batch)
@@ -266,7 +266,7 @@ def _profile(
 
 
 def check_decoding(work: Work, depth: int) -> None:
-    """Generation by the engine: prompts read and tokens written, for one row and for many."""
+    """Time prefill and decoding with the engine, for one row and for many."""
     scale = work.scale
     length = max(scale.sequence_length, scale.prompt + scale.new_tokens + 1)
     sizes = GPTConfig(depth=depth, sequence_length=length, vocab_size=scale.vocab_size)
@@ -283,19 +283,19 @@ def check_decoding(work: Work, depth: int) -> None:
         return found
 
     for batch in scale.decode_batches:
-        # A quarter of the prompt before the new tokens: caches are then as full as in a chat.
+        # A quarter of the prompt before the new tokens fills the cache about as much as a chat.
         short = prompts(batch, scale.prompt // 4)
-        timed = _seconds(work, engine, prompts(batch, scale.prompt), 1)
-        begun = _seconds(work, engine, short, 1)
-        ended = _seconds(work, engine, short, 1 + scale.new_tokens)
-        token_s = max(ended - begun, 1e-9) / scale.new_tokens
+        prefill_s = _seconds(work, engine, prompts(batch, scale.prompt), 1)
+        first_token_s = _seconds(work, engine, short, 1)
+        all_tokens_s = _seconds(work, engine, short, 1 + scale.new_tokens)
+        token_s = max(all_tokens_s - first_token_s, 1e-9) / scale.new_tokens
         work.add(
             "decoding",
             depth=depth,
             batch=batch,
             prompt=scale.prompt,
-            prefill_tokens_per_s=batch * scale.prompt / timed,
-            first_token_ms=1e3 * timed,
+            prefill_tokens_per_s=batch * scale.prompt / prefill_s,
+            first_token_ms=1e3 * prefill_s,
             new_tokens=scale.new_tokens,
             token_ms=1e3 * token_s,
             tokens_per_s=batch / token_s,
@@ -306,9 +306,9 @@ def check_decoding(work: Work, depth: int) -> None:
 
 
 def _seconds(work: Work, engine: Engine, prompts: list[list[int]], new_tokens: int) -> float:
-    """Median time to answer all prompts with so many tokens, after once to warm up.
+    """Median time to answer all prompts with new_tokens each, after one warmup.
 
-    A row ends early if it draws <|bos|>: about one token in a vocabulary.
+    A row ends early if it samples <|bos|>, which has a chance of about 1 / vocab_size per token.
     """
 
     def generate() -> float:
@@ -316,8 +316,8 @@ def _seconds(work: Work, engine: Engine, prompts: list[list[int]], new_tokens: i
             SamplingParams(top_k=50, max_new_tokens=new_tokens, seed=i) for i in range(len(prompts))
         ]
         requests = [
-            Request(prompt=prompt, params=one, chat=False)
-            for prompt, one in zip(prompts, params, strict=True)
+            Request(prompt=prompt, params=param, chat=False)
+            for prompt, param in zip(prompts, params, strict=True)
         ]
         devices.synchronize(work.device)
         begin_s = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The figures of gpu_check as Markdown, ready to be put into RESULTS.md."""
+"""Format the results of gpu_check as Markdown for RESULTS.md."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,14 +10,14 @@ TITLES = {
     "training": "Training steps",
     "kernels": "Kernels of one micro-batch and one update",
     "decoding": "Generation by the engine",
-    "attention": "Attention against float64",
+    "attention": "Attention compared with float64",
     "attention_speed": "Attention, forward and backward, bf16, uncompiled",
-    "fp8": "8-bit linears against bf16",
+    "fp8": "8-bit linears compared with bf16",
 }
 
 
 def number(name: str, form: str = ",.0f", factor: float = 1.0) -> Callable[[Row], str]:
-    """A column of numbers; - where there is none."""
+    """A column of numbers; - for missing values."""
 
     def show(row: Row) -> str:
         value = row.get(name)
@@ -26,103 +26,103 @@ def number(name: str, form: str = ",.0f", factor: float = 1.0) -> Callable[[Row]
     return show
 
 
-def word(name: str) -> Callable[[Row], str]:
-    """A column of words."""
+def text(name: str) -> Callable[[Row], str]:
+    """A column of text; - for missing values."""
     return lambda row: "-" if row.get(name) is None else str(row[name]).replace("|", "/")
 
 
 COLUMNS: dict[str, list[Column]] = {
     "training": [
-        ("depth", word("depth")),
+        ("depth", text("depth")),
         ("parameters, M", number("parameters", factor=1e-6)),
-        ("matrices in", word("precision")),
+        ("matrices in", text("precision")),
         ("compiled", lambda row: "yes" if row["compiled"] else "no"),
-        ("attention", word("attention")),
-        ("rows", word("rows")),
-        ("tokens a step", number("tokens_per_step")),
-        ("ms a step, p50", number("step_ms_p50", ",.1f")),
+        ("attention", text("attention")),
+        ("rows", text("rows")),
+        ("tokens per step", number("tokens_per_step")),
+        ("ms per step, p50", number("step_ms_p50", ",.1f")),
         ("tokens/s", number("tokens_per_s")),
         ("TFLOP/s", number("tflops", ",.3g")),
         ("MFU", number("mfu", ".1%")),
-        ("ms a micro-batch", number("pass_ms", ",.1f")),
-        ("ms an update", number("update_ms", ",.1f")),
+        ("ms per micro-batch", number("pass_ms", ",.1f")),
+        ("ms per update", number("update_ms", ",.1f")),
         ("peak GB", number("memory_bytes", ",.1f", 1e-9)),
         ("first step, s", number("first_step_s", ",.1f")),
         ("loss", number("loss", ".3f")),
     ],
     "kernels": [
-        ("model", word("model")),
-        ("kernel", word("kernel")),
-        ("calls", word("calls")),
+        ("model", text("model")),
+        ("kernel", text("kernel")),
+        ("calls", text("calls")),
         ("ms", number("ms", ",.2f")),
         ("share", number("share", ".1%")),
     ],
     "decoding": [
-        ("depth", word("depth")),
-        ("rows", word("batch")),
+        ("depth", text("depth")),
+        ("rows", text("batch")),
         ("prefill tokens/s", number("prefill_tokens_per_s")),
         ("ms to the first token", number("first_token_ms", ",.1f")),
-        ("ms a token", number("token_ms", ",.2f")),
+        ("ms per token", number("token_ms", ",.2f")),
         ("tokens/s", number("tokens_per_s")),
         ("weights, GB", number("weights_bytes", ",.2f", 1e-9)),
         ("weights read, GB/s", number("weights_gb_per_s")),
         ("peak GB", number("memory_bytes", ",.1f", 1e-9)),
     ],
     "attention": [
-        ("backend", word("backend")),
-        ("rows", word("rows")),
-        ("T", word("T")),
+        ("backend", text("backend")),
+        ("rows", text("rows")),
+        ("T", text("T")),
         ("heads", lambda row: f"{row['heads']}/{row['kv_heads']}"),
-        ("D", word("D")),
-        ("window", word("window")),
+        ("D", text("D")),
+        ("window", text("window")),
         *((f"error of {name}", number(name, ".2%")) for name in ("y", "dq", "dk", "dv")),
-        ("verdict", word("verdict")),
+        ("verdict", text("verdict")),
     ],
     "attention_speed": [
-        ("backend", word("backend")),
-        ("rows x T x heads x D", word("shape")),
-        ("window", word("window")),
+        ("backend", text("backend")),
+        ("rows x T x heads x D", text("shape")),
+        ("window", text("window")),
         ("ms", number("ms", ",.3f")),
     ],
     "fp8": [
-        ("depth", word("depth")),
-        ("tokens x in -> out", word("shape")),
+        ("depth", text("depth")),
+        ("tokens x in -> out", text("shape")),
         ("bf16 ms", number("bf16_ms", ",.3f")),
         ("fp8 ms", number("fp8_ms", ",.3f")),
         ("bf16 TFLOP/s", number("bf16_tflops")),
         ("fp8 TFLOP/s", number("fp8_tflops")),
-        ("times as fast", number("gain", ".2f")),
+        ("speedup", number("gain", ".2f")),
         *((f"error of {name}", number(name, ".1%")) for name in ("y", "dx", "dw")),
     ],
 }
 
 EXPLAINED = {
     "training": (
-        "Muon and AdamW, random tokens, the trainer's own loop; a micro-batch is one forward and "
-        "backward pass, an update the optimizer's part by itself (one GPU does all of it). The "
-        "first step is with all that is compiled for it. MFU: 6 operations a weight and token, and "
-        "attention over the keys that are seen, of the dense bf16 peak of the data sheet, fp8 too."
+        "Muon and AdamW, random tokens, the trainer's own loop. A micro-batch is one forward and "
+        "backward pass; an update is the optimizer step alone (unsharded, on one GPU). The first "
+        "step includes compilation. MFU: 6 operations per weight and token, plus attention over "
+        "the visible keys, relative to the data sheet's dense bf16 peak, also for fp8."
     ),
-    "kernels": "As the profiler counts them; some run beside others.",
+    "kernels": "As measured by the profiler; some run concurrently.",
     "decoding": (
-        "Weights and cache in bf16, top-k 50. A token's time is that of an answer less that of its "
-        "first token, over all rows; weights are counted as read once a token."
+        "Weights and cache in bf16, top-k 50. The time per token is that of a full answer minus "
+        "that of its first token, for all rows together; weights count as read once per token."
     ),
     "attention": (
-        "Largest error as a share of the largest true value, of the output and the gradients; "
-        "inputs in bf16, up to 2% is ok."
+        "Largest error of the output and the gradients relative to the largest true value; inputs "
+        "in bf16, up to 2% is ok."
     ),
     "fp8": (
-        "Forward and both backward products, quantisation included. Errors are norms of the "
-        "difference from bf16 over bf16's norm."
+        "Forward and both backward products, including quantization. Errors are the norm of the "
+        "difference from bf16 relative to the norm of the bf16 result."
     ),
 }
 
 
 def markdown(facts: Row, parts: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Everything that was found.
+    """The full report.
 
-    facts: of the machine. parts: {"name", "status", "seconds"}. rows: figures, each with "table".
+    facts: the machine. parts: {"name", "status", "seconds"}. rows: results, each with "table".
     """
     title = f"## {facts['date']}, {facts['device']}"
     if facts.get("driver"):
@@ -143,7 +143,7 @@ def markdown(facts: Row, parts: Sequence[Row], rows: Sequence[Row]) -> str:
 
 
 def _latest(name: str, rows: list[Row]) -> list[Row]:
-    """Of rows about the same model the last, which has all figures."""
+    """The last row about each model, which is the complete one."""
     if name != "training":
         return rows
     return list({(row["depth"], row["precision"]): row for row in rows}.values())

@@ -11,7 +11,7 @@ MARK = "pytest.mark.gpu"
 
 
 def run_tests(work: Work) -> None:
-    """The tests marked gpu, with pytest where it is installed."""
+    """Run the tests marked gpu, if pytest is installed."""
     if importlib.util.find_spec("pytest") is None:
         work.note("pytest is not installed: the tests marked gpu were not run")
         return
@@ -21,14 +21,16 @@ def run_tests(work: Work) -> None:
     skips: Counter[str] = Counter()
 
     class Outcomes:
-        """Counts outcomes, and keeps the reasons of those that did not pass."""
+        """Counts outcomes and records why tests failed or were skipped."""
 
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.when != "call" and report.passed:
                 return
             counts[report.outcome] += 1
             if report.skipped:
-                why = report.longrepr[2] if isinstance(report.longrepr, tuple) else "as asked"
+                why = (
+                    report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
+                )
                 skips[str(why).removeprefix("Skipped: ")[:200]] += 1
             elif report.failed:
                 lines = str(report.longrepr).strip().split("\n")
@@ -40,10 +42,10 @@ def run_tests(work: Work) -> None:
 
     tests = sorted((ROOT / "tests").glob("test_*.py"))
     files = [str(path) for path in tests if MARK in path.read_text(encoding="utf-8")]
-    words = ["-m", "gpu", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    code = pytest.main([*words, *files], plugins=[Outcomes()])
+    args = ["-m", "gpu", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    code = pytest.main([*args, *files], plugins=[Outcomes()])
     for why, count in skips.items():
         work.note(f"{count} skipped: {why}")
     work.note("tests marked gpu: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
-    if code not in (0, 5):  # 5: no test was there to run
+    if code not in (0, 5):  # 5: no tests were collected
         raise AssertionError(f"{counts['failed']} tests failed, or some were not collected")

@@ -1,13 +1,13 @@
-"""What a parameter costs in memory while it trains: weights, gradients, optimizer, transients.
+"""Memory per parameter during training: weights, gradients, optimizer state, temporaries.
 
 python benchmarks/memory.py --depth 8 --ranks 4
 python benchmarks/memory.py --depth 8 --ranks 8 --first-only
 
-Each rank is a fresh process on the CPU. The figures are bytes a parameter of rank 0: sizes of
-tensors, and peaks of torch's allocator over those, in the second step. Rows are few and short, so
-that activations do not count. VmHWM is the process's own peak above what it had with torch loaded.
-gloo keeps copies of its own; with --first-only rank 0 runs alone and a collective is no more than
-the copy of its own part, which is what it costs in memory with NCCL.
+Each rank is a fresh process on the CPU. The figures are bytes per parameter on rank 0: tensor
+sizes, and allocator peaks above them, in the second step. The batch is a single short row, so that
+activations are negligible. VmHWM is the process's peak above its size after importing torch. gloo
+keeps additional copies; with --first-only, rank 0 runs alone and a collective only copies its own
+part, which is what it costs in memory with NCCL.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--vocab-size", type=int, default=32768)
-    parser.add_argument("--first-only", action="store_true")
+    parser.add_argument("--first-only", action="store_true", help="run rank 0 only")
     options = parser.parse_args()
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -60,7 +60,7 @@ def main() -> None:
     parameters = found.pop("parameters")
     print(f"depth {options.depth}, {options.ranks} rank(s), {parameters:,} parameters")
     for name, count in found.items():
-        print(f"  {name:<44}{count / parameters:6.2f} bytes a parameter")
+        print(f"  {name:<44}{count / parameters:6.2f} bytes per parameter")
 
 
 def rank_process(rank: int, options: argparse.Namespace, port: int, folder: str) -> None:
@@ -89,19 +89,19 @@ def rank_process(rank: int, options: argparse.Namespace, port: int, folder: str)
 
 
 class Alone(Transport):
-    """The first of several ranks without the others: collectives that keep nothing."""
+    """Rank 0 without the other ranks: collectives that allocate nothing."""
 
-    def reduce_scatter(self, owned: Tensor, whole: Tensor) -> Pending:
-        owned.copy_(whole.view(self.world_size, -1)[self.rank])
-        return Pending(keep=whole)
+    def reduce_scatter(self, owned: Tensor, full: Tensor) -> Pending:
+        owned.copy_(full.view(self.world_size, -1)[self.rank])
+        return Pending(keep=full)
 
-    def all_gather(self, whole: Tensor, owned: Tensor) -> Pending:
-        whole.view(self.world_size, -1).copy_(owned)
+    def all_gather(self, full: Tensor, owned: Tensor) -> Pending:
+        full.view(self.world_size, -1).copy_(owned)
         return Pending(keep=owned)
 
 
 def measure(run: Run, config: GPTConfig) -> dict[str, int]:
-    """Bytes by what they are for. Collective."""
+    """Bytes by purpose. Collective."""
     model = GPT(config, compute_dtype=run.compute_dtype)
     model.init_weights(torch.Generator().manual_seed(1))
     optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=TOKENS)
@@ -113,7 +113,7 @@ def measure(run: Run, config: GPTConfig) -> dict[str, int]:
             model.loss(tokens, tokens, torch.tensor(1 / TOKENS)).backward()
 
     forward_backward()
-    optimizer.step(settings)  # the second step's order of communication is learned in the first
+    optimizer.step(settings)  # the first step learns the order of communication
     passes, held = allocated(forward_backward)
     step, _ = allocated(lambda: optimizer.step(settings))
     gather, _ = allocated(lambda: optimizer.state_by_name())
@@ -123,14 +123,14 @@ def measure(run: Run, config: GPTConfig) -> dict[str, int]:
         "optimizer state, this rank's share": sum(t.nbytes for t in state_tensors(optimizer)),
         "forward and backward: peak above these": passes,
         "gradients held after backward": held,
-        "step: peak above all the above": step,
+        "step: peak above all of these": step,
         "step: peak above weights and state": held + step,
         "state_by_name: peak, rank 0": gather,
     }
 
 
 def state_tensors(optimizer: MuonAdamW) -> Iterator[Tensor]:
-    """The moments that this rank keeps."""
+    """The optimizer moments stored on this rank."""
     for group in optimizer.groups:
         if isinstance(group, MuonGroup):
             yield from (group.momentum, group.variance)
@@ -139,7 +139,7 @@ def state_tensors(optimizer: MuonAdamW) -> Iterator[Tensor]:
 
 
 def allocated(work: Callable[[], Any]) -> tuple[int, int]:
-    """Peak and final bytes of torch's allocator over what it had before, while `work` runs."""
+    """Peak and final bytes that torch allocates while `work` runs, relative to the start."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept = work()
     del kept
@@ -153,7 +153,7 @@ def allocated(work: Callable[[], Any]) -> tuple[int, int]:
 
 
 def status(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
+    """A field of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024

@@ -1,13 +1,13 @@
-"""Compare what `nanochat plan` estimates with what base training takes: memory and time.
+"""Compare the estimates of `nanochat plan` with the memory and time of actual base training.
 
-python benchmarks/planner.py                       # every case, a process each
+python benchmarks/planner.py                       # all cases, one process each
 python benchmarks/planner.py --only "d4 T256" --wall --threads 2
 
-Every case is the real stage on random text. Memory is the process's peak (VmHWM); an empty compile
-cache makes the compiler's share that of a first run. Time is that of the median step but the first
-ones, in which kernels are built. On a machine that others use as well only the processor time of
-one thread tells anything, so that is what counts unless --wall is given. The peak speed that the
-estimate goes by is measured by the same clock after each step.
+Every case runs the real stage on random text. Memory is the process's peak (VmHWM); the compile
+cache is empty, so compilation uses as much memory as on a first run. Time is the median over all
+steps except the first ones, which compile kernels. On a shared machine only the CPU time of a
+single thread is reliable, so that is measured unless --wall is given. The peak speed used for the
+estimate is measured with the same clock after each step.
 """
 
 import argparse
@@ -43,7 +43,7 @@ VAL_ROWS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of a base training."""
+    """One configuration of base training."""
 
     depth: int
     length: int
@@ -51,15 +51,15 @@ class Case:
     rows: int
     dtype: str
     compile: bool = True
-    again: bool = False  # activations computed again
-    passes: int = 1  # micro-batches of a step
+    again: bool = False  # recompute activations
+    passes: int = 1  # micro-batches per step
 
     def __str__(self) -> str:
         dtype = {"bfloat16": "bf16", "float32": "fp32"}[self.dtype]
         kind = "compiled" if self.compile else "plain"
-        words = [f"d{self.depth} T{self.length} V{self.vocab} B{self.rows} {dtype} {kind}"]
-        words += ["checkpointing"] * self.again + [f"{self.passes} passes"] * (self.passes > 1)
-        return " ".join(words)
+        parts = [f"d{self.depth} T{self.length} V{self.vocab} B{self.rows} {dtype} {kind}"]
+        parts += ["checkpointing"] * self.again + [f"{self.passes} passes"] * (self.passes > 1)
+        return " ".join(parts)
 
     def config(self) -> GPTConfig:
         return GPTConfig(depth=self.depth, sequence_length=self.length, vocab_size=self.vocab)
@@ -74,8 +74,8 @@ class Case:
             checkpoint_activations=self.again,
         )
 
-    def words(self, threads: int) -> list[str]:
-        """The command line of the stage."""
+    def args(self, threads: int) -> list[str]:
+        """The arguments of the stage."""
         per_step = self.rows * self.length * self.passes
         flags = {
             "run": f"v{self.vocab}",
@@ -91,13 +91,13 @@ class Case:
             "log-every": 1,
             "val-rows": VAL_ROWS,
         }
-        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        words.append("--compile" if self.compile else "--no-compile")
-        return words + ["--checkpoint-activations"] * self.again
+        args = [arg for name, value in flags.items() for arg in (f"--{name}", str(value))]
+        args.append("--compile" if self.compile else "--no-compile")
+        return args + ["--checkpoint-activations"] * self.again
 
 
 def cases() -> list[Case]:
-    """Small and large vocabularies, short and long texts, narrow and wide; with and without."""
+    """Small and large vocabularies, sequence lengths and widths; plain and compiled."""
     plain = [
         Case(2, 256, 1024, 16, "float32", compile=False),
         Case(4, 256, 1024, 16, "bfloat16", compile=False),
@@ -123,16 +123,16 @@ def cases() -> list[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="cases whose name begins so")
+    parser.add_argument("--only", default="", help="run cases whose name starts with this")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wall", action="store_true", help="time by the clock on the wall")
+    parser.add_argument("--wall", action="store_true", help="measure wall time, not CPU time")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.case:
         clock = time.perf_counter if given.wall else time.process_time
         print(json.dumps(measure(Case(**json.loads(given.case)), given.threads, clock)))
         return
-    print("| case | memory MB | estimate | | ms a step | estimate | | peak TFLOP/s |")
+    print("| case | memory MB | estimate | | ms per step | estimate | | peak TFLOP/s |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for case in cases():
@@ -141,25 +141,25 @@ def main() -> None:
 
 
 def run(case: Case, given: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Measure a case in a process of its own, with an empty compile cache."""
+    """Measure a case in a separate process with an empty compile cache."""
     name = str(case).replace(" ", "_")
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "NANOCHAT_BASE_DIR": str(folder / name),
-        "THP_MEM_ALLOC_ENABLE": "1",  # torch reads it with the probe's tensors already
+        "THP_MEM_ALLOC_ENABLE": "1",  # set here, as the probe's tensors already need it
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled" / name),
     }
-    words = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    words += ["--threads", str(given.threads)] + ["--wall"] * given.wall
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
+    command += ["--threads", str(given.threads)] + ["--wall"] * given.wall
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{case} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(case: Case, threads: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Train here; what it took and what was estimated."""
+    """Train in this process; returns measured and estimated values."""
     prepare(case)
     probe = Probe(DTYPES[case.dtype], clock)
     resident = memory_limit.resident_bytes()
@@ -174,7 +174,7 @@ def measure(case: Case, threads: int, clock: Callable[[], float]) -> dict[str, f
         rates.append(probe.rate())
 
     Trainer._step = timed  # type: ignore[method-assign]
-    base_train.main(case.words(threads))
+    base_train.main(case.args(threads))
     memory_bytes = devices.memory_used(torch.device("cpu"))
     peak = statistics.median(rates)
     memory = memory_plan.estimate(case.config(), case.step(), resident_bytes=resident)
@@ -190,7 +190,7 @@ def measure(case: Case, threads: int, clock: Callable[[], float]) -> dict[str, f
 
 
 class Probe:
-    """The matrix product whose peak speed plan measures, in memory of its own."""
+    """The matrix product whose peak speed `nanochat plan` measures, on preallocated tensors."""
 
     def __init__(self, dtype: torch.dtype, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -198,7 +198,7 @@ class Probe:
         self.out = self.a @ self.b
 
     def rate(self) -> float:
-        """FLOP/s over a fifth of a second."""
+        """FLOP/s, measured for 0.2 seconds."""
         count, begin_s = 0, self.clock()
         while self.clock() - begin_s < 0.2:
             torch.mm(self.a, self.b, out=self.out)
@@ -207,7 +207,7 @@ class Probe:
 
 
 def prepare(case: Case) -> None:
-    """Random text with a character tokenizer of just this vocabulary."""
+    """Write random text and a character tokenizer with exactly this vocabulary size."""
     specials = tokenizer.train_char(["a"]).vocab_size - 1
     blocks = itertools.chain(range(0x3400, 0x4DC0), range(0x4E00, 0xA000), range(0xAC00, 0xD7A4))
     letters = [chr(code) for code in itertools.islice(blocks, case.vocab - specials)]
@@ -226,7 +226,7 @@ def texts_path(vocab: int) -> Path:
 
 
 def row(case: Case, found: dict[str, float]) -> str:
-    """A line of the table."""
+    """One row of the table."""
 
     def compared(measured: str, estimated: str, unit: float) -> str:
         a, b = found[measured] / unit, found[estimated] / unit

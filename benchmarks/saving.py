@@ -1,9 +1,9 @@
-"""What saving costs training: the same steps with and without a checkpoint written beside them.
+"""The cost of saving: training steps with and without a checkpoint being written in the background.
 
 python benchmarks/saving.py --depth 8 --rounds 4
 
-Runs base training on random text with a checkpoint every `--every` steps, and compares the time of
-the steps from one save on with that of the same number of steps before the next.
+Runs base training on random text with a checkpoint every `--every` steps. Compares the time of the
+steps right after each save with that of the same number of steps right before the next.
 """
 
 import argparse
@@ -22,26 +22,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--every", type=int, default=6, help="steps from save to save, here")
+    parser.add_argument("--every", type=int, default=6, help="steps between saves in this run [6]")
     given = parser.parse_args()
     tokens = given.every * (given.rounds + 1) * TOKENS_PER_STEP
-    words = f"--depth {given.depth} --sequence-length 512 --tokens-per-step {TOKENS_PER_STEP}"
-    words += f" --tokens {tokens} --save-every {given.every} --val-rows 1 --run saving"
-    ends: list[float] = []  # of each step, with what saving after it kept training waiting
+    args = f"--depth {given.depth} --sequence-length 512 --tokens-per-step {TOKENS_PER_STEP}"
+    args += f" --tokens {tokens} --save-every {given.every} --val-rows 1 --run saving"
+    ends: list[float] = []  # of each step, including any wait for the save that follows it
     clock = Hook(lambda _: ends.append(time.perf_counter()), every=1)
-    base_training.run(words.split(), lambda _: [clock], vocab_size=VOCAB, tokens=tokens)
+    base_training.run(args.split(), lambda _: [clock], vocab_size=VOCAB, tokens=tokens)
     report(ends, given.every)
 
 
 def report(ends: list[float], every: int) -> None:
-    """Half of the steps between two saves are those beside the writing."""
+    """Compare the half of the steps after a save, during the writing, with the other half."""
     steps = np.diff(ends)  # of step 2, 3, ...
     half = every // 2
     costs, plain = [], []
     for save in range(every, len(ends) - every + 1, every):
-        beside = steps[save - 2 : save - 2 + half].sum()  # from the step that is saved on
+        during = steps[save - 2 : save - 2 + half].sum()  # starts with the step that is saved
         rest = steps[save - 2 + half : save - 2 + 2 * half].sum()
-        costs.append(beside - rest)
+        costs.append(during - rest)
         plain.append(rest / half)
     step_s = statistics.median(plain)
     for cost in costs:

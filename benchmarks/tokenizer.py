@@ -1,12 +1,12 @@
-"""Our tokenizer against PyPI rustbpe, Hugging Face tokenizers and tiktoken, on the same text.
+"""Compare our tokenizer with PyPI rustbpe, Hugging Face tokenizers and tiktoken on the same text.
 
-python benchmarks/tokenizer.py                        # 100 MB of text that is on this machine
+python benchmarks/tokenizer.py                        # 100 MB of text found on this machine
 python benchmarks/tokenizer.py --megabytes 400 --vocab-size 65536 --rounds 5
-python benchmarks/tokenizer.py --generated 1000       # that many MB of made-up text, ours alone
+python benchmarks/tokenizer.py --generated 1000       # 1000 MB of synthetic text, our trainer only
 
-Every figure is the median over rounds in which the programs take turns, each in a process of its
-own: wall time and CPU time of the work alone (text in memory, nothing yet computed), and the peak
-memory of the whole process, text included. Merges and tokens are compared as well as timed.
+Every figure is the median over rounds in which the contenders take turns, each in a separate
+process: wall time and CPU time of the work alone (text in memory, nothing precomputed), and the
+peak memory of the process, including the text. The resulting merges and tokens are compared too.
 """
 
 import argparse
@@ -38,12 +38,19 @@ ROW_GROUP = 512
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=100, help="of real text")
-    parser.add_argument("--vocab-size", type=int, default=32_768, help="without special tokens")
+    parser.add_argument("--megabytes", type=int, default=100, help="size of the text [100]")
+    parser.add_argument("--vocab-size", type=int, default=32_768, help="excludes special tokens")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="contenders whose name begins so")
-    parser.add_argument("--generated", type=int, help="MB of made-up text for the trainer instead")
-    parser.add_argument("--text", type=Path, action="append", help="folders to read; default: here")
+    parser.add_argument("--only", default="", help="run contenders whose name starts with this")
+    parser.add_argument(
+        "--generated", type=int, help="train on this many MB of synthetic text instead"
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        action="append",
+        help="a folder to read; repeatable [files on this machine]",
+    )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a contender in its own process
     given = parser.parse_args()
     if given.one:
@@ -51,10 +58,10 @@ def main() -> None:
         print(json.dumps(measure(CONTENDERS[name], Path(folder), given.vocab_size)))
         return
     if given.generated:
-        made_up(given.generated, given.vocab_size)
+        train_on_generated(given.generated, given.vocab_size)
         return
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         size = write_corpus(given.text or ROOTS, given.megabytes * 1_000_000, folder)
         found = {name: [] for name in CONTENDERS if name.startswith(given.only)}
         for number, contender in itertools.product(range(given.rounds), list(found)):
@@ -67,7 +74,7 @@ def main() -> None:
 
 
 def write_corpus(roots: list[Path], size: int, folder: Path) -> int:
-    """Documents of the roots, none twice, in a parquet file; returns their bytes."""
+    """Write the distinct documents under the roots to a parquet file; returns their bytes."""
     seen: set[bytes] = set()
     total = 0
     schema = pa.schema([("text", pa.string())])
@@ -91,7 +98,7 @@ def write_corpus(roots: list[Path], size: int, folder: Path) -> int:
 
 
 def documents(roots: list[Path]) -> Iterator[str]:
-    """Texts in parquet files first, then source code and documentation."""
+    """Texts from parquet files first, then source code and documentation."""
     for root in roots:
         for path in sorted(root.glob("*.parquet")):
             yield from filter(None, pq.read_table(path)["text"].to_pylist())
@@ -119,7 +126,7 @@ def read_columns(folder: Path) -> list[pa.Array]:
     return pq.read_table(folder / "text.parquet")["text"].chunks
 
 
-# --- contenders: prepare(folder, vocab size) gives work(), whose result is compared by its hash
+# --- contenders: prepare(folder, vocab size) returns work(), whose results are compared by hash
 
 Work = Callable[[], Any]
 
@@ -159,14 +166,14 @@ def train_tokenizers(folder: Path, size: int) -> Work:
         show_progress=False,
     )
 
-    def work() -> None:  # its ties fall otherwise, so that its merges are not compared
+    def work() -> None:  # breaks ties differently, so its merges are not compared
         trained.train_from_iterator(texts, trainer)
 
     return work
 
 
 def vocabulary(folder: Path, size: int) -> list[bytes]:
-    """Our tokens for this text, learnt once."""
+    """Our vocabulary for this text, trained once and cached."""
     from nanochat.tokenizer import _rustbpe
 
     path = folder / f"{size}.npy"
@@ -212,11 +219,11 @@ def encode_tiktoken(folder: Path, size: int, *, warm: bool, threads: int = 1) ->
 
 
 class Lists(list[list[int]]):
-    """Tokens by text, which are joined outside of the time that is measured."""
+    """Tokens of each text; joined outside the measured time."""
 
 
 def encode_to_shards(folder: Path, size: int) -> Work:
-    """From a parquet shard to token files on disk, as base training has it."""
+    """From a parquet shard to token files on disk, as in base training."""
     from nanochat.data import Dataset, shards
     from nanochat.data.token_shards import TokenShards
     from nanochat.tokenizer import BpeTokenizer
@@ -227,7 +234,7 @@ def encode_to_shards(folder: Path, size: int) -> Work:
         file=path.name, split="train", bytes=path.stat().st_size, digest=f"{time.time_ns():x}"
     )
     data = Dataset(name="text", folder=folder, all_shards=(shard,))
-    assert own.encode_batch(next(shards.read_columns(path)), bos=True)  # all is loaded and made
+    assert own.encode_batch(next(shards.read_columns(path)), bos=True)  # warm up
 
     def work() -> WithBos:
         return WithBos(TokenShards(data, "train", own, folder).open(0).tokens, own.bos_id)
@@ -236,7 +243,7 @@ def encode_to_shards(folder: Path, size: int) -> Work:
 
 
 class WithBos(NamedTuple):
-    """Tokens of many texts with a BOS before each, which the others do not have."""
+    """Tokens of many texts with a BOS before each; other contenders add no BOS."""
 
     tokens: np.ndarray
     bos: int
@@ -286,7 +293,7 @@ def peak_mb() -> float:
 
 
 def digest_of(result: Any) -> str | None:
-    """The same for the same tokens, however they are held."""
+    """A hash that depends only on the tokens, not on their container."""
     if result is None:
         return None
     if isinstance(result, WithBos):
@@ -304,8 +311,8 @@ def in_own_process(contender: str, folder: Path, size: int) -> dict[str, Any]:
 
 
 def show(found: dict[str, list[dict[str, Any]]], megabytes: float) -> None:
-    """A table; ratios are to the first of each group."""
-    print("| | wall s | MB/s | CPU s | peak MB | against ours |\n|---|---|---|---|---|---|")
+    """Print a table; ratios are relative to the first contender of each group."""
+    print("| | wall s | MB/s | CPU s | peak MB | relative to ours |\n|---|---|---|---|---|---|")
     ours: dict[str, float] = {}
     hashes: dict[str, set[str]] = {}
     for contender, rounds in found.items():
@@ -322,29 +329,29 @@ def show(found: dict[str, list[dict[str, Any]]], megabytes: float) -> None:
             f"| {contender} | {wall_s:.2f} | {megabytes / wall_s:.1f} | {cpu_s:.2f} | "
             f"{memory:.0f} | {wall_s / ours[group]:.1f}x |"
         )
-    for group, different in hashes.items():
-        print(f"{group}: {'identical results' if len(different) == 1 else 'RESULTS DIFFER'}")
+    for group, distinct in hashes.items():
+        print(f"{group}: {'identical results' if len(distinct) == 1 else 'RESULTS DIFFER'}")
 
 
-def made_up(megabytes: int, size: int) -> None:
-    """Train on text with ever new words: a tenth of the size, then all of it."""
+def train_on_generated(megabytes: int, size: int) -> None:
+    """Train on text with a steady stream of new words: a tenth of the size, then all of it."""
     from nanochat.tokenizer import _rustbpe
 
-    told: list[tuple[int, ...]] = []
+    reports: list[tuple[int, ...]] = []
     for part in (megabytes // 10, megabytes):
         begin_s = time.perf_counter()
         texts = generated(part * 1_000_000)
-        _rustbpe.train(texts, size, _rustbpe.PATTERN, counted=lambda *facts: told.append(facts))
+        _rustbpe.train(texts, size, _rustbpe.PATTERN, counted=lambda *facts: reports.append(facts))
         wall_s = time.perf_counter() - begin_s
         print(
-            f"{told[-1][0] / 1e6:,.0f} MB, {told[-1][1]:,} different pieces: {wall_s:.1f} s, "
-            f"{wall_s / part * 1000:.1f} ms a MB, peak memory {peak_mb():,.0f} MB",
+            f"{reports[-1][0] / 1e6:,.0f} MB, {reports[-1][1]:,} distinct pieces: {wall_s:.1f} s, "
+            f"{wall_s / part * 1000:.1f} ms per MB, peak memory {peak_mb():,.0f} MB",
             flush=True,
         )
 
 
 def generated(size: int) -> Iterator[bytes]:
-    """Documents of 300 kB: common words, and one in 16 drawn at random. Quicker than training."""
+    """300 kB documents of common words and 1 in 16 random ones. Faster than training is."""
     rng = np.random.default_rng(1)
 
     def words(count: int, letters: int) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""Bits per byte on unseen text after a fixed time of training, everything else prepared before.
+"""Bits per byte on unseen text after a fixed training time, excluding all preparation.
 
 python benchmarks/train_quality.py --train 'a.parquet,b.parquet' --test c.parquet
 python benchmarks/train_quality.py --train ... --test ... -- --depth 4 --tokens-per-step 8192
 
-Prepared are the tokenizer, trained on the same text, its tokens on disk and compiled kernels: a
-short rehearsal with the same options leaves them, and tells how many steps fit into the time. Time
-counts from the end of the first step and includes everything but the evaluation at the end. Scored
-is every byte of the unseen text once: each document from its own BOS, in windows of 512 tokens
-without overlap. What follows `--` are options of base_train; the defaults are the best known.
+The tokenizer is trained on the same text beforehand. A short rehearsal with the same options
+prepares the tokens on disk and the compiled kernels, and measures how many steps fit in the time.
+Time counts from the end of the first step and includes everything except the final evaluation.
+Every byte of the unseen text is scored once: each document starts with a BOS and is divided into
+windows of 512 tokens without overlap. Arguments after `--` are options of base_train; the defaults
+are the best known.
 """
 
 import argparse
@@ -23,18 +24,18 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RECIPE = "--depth 4 --sequence-length 256 --tokens-per-step 4096 --matrix-lr 0.06".split()
 REHEARSAL_STEPS, WARM_STEPS = 60, 20
-SAFE = 0.98  # of the time is planned for: machines drift
+SAFE = 0.98  # plan for this share of the time, as the speed of machines drifts
 WINDOW = 512
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", required=True, help="files to train on, by commas")
-    parser.add_argument("--test", required=True, help="files to score")
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--train", required=True, help="files to train on, comma-separated")
+    parser.add_argument("--test", required=True, help="files to score, comma-separated")
+    parser.add_argument("--seconds", type=float, default=300.0, help="training time [300]")
     parser.add_argument("--vocab-size", type=int, default=8192)
-    parser.add_argument("--folder", type=Path, help="kept: tokenizer, tokens and kernels stay")
-    parser.add_argument("options", nargs="*", help="of base_train, after --")
+    parser.add_argument("--folder", type=Path, help="keeps tokenizer, tokens, kernels [temporary]")
+    parser.add_argument("options", nargs="*", help="options of base_train, after --")
     given = parser.parse_args()
     options = given.options or RECIPE
     with contextlib.ExitStack() as stack:
@@ -54,13 +55,13 @@ def main() -> None:
         print(json.dumps({**trained, "results": record["results"]}))
 
 
-def train(folder: Path, words: list[str], *, steps: int) -> dict[str, float]:
-    """Base training of so many steps; its figures by the clock of the metrics."""
-    tokens_per_step = int(words[words.index("--tokens-per-step") + 1])
-    words = [*words, "--tokens", str(steps * tokens_per_step), "--log-every", "10"]
+def train(folder: Path, args: list[str], *, steps: int) -> dict[str, float]:
+    """Run base training for `steps` steps; returns its speed according to its metrics."""
+    tokens_per_step = int(args[args.index("--tokens-per-step") + 1])
+    args = [*args, "--tokens", str(steps * tokens_per_step), "--log-every", "10"]
     begin_s = time.perf_counter()
-    stage("base_train", *words, "--val-rows", "64")
-    run = words[words.index("--run") + 1]
+    stage("base_train", *args, "--val-rows", "64")
+    run = args[args.index("--run") + 1]
     lines = (folder / "runs" / run / "base_train" / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "elapsed_s" in row]
     first, last = rows[0], rows[-1]
@@ -74,9 +75,9 @@ def train(folder: Path, words: list[str], *, steps: int) -> dict[str, float]:
     }
 
 
-def stage(name: str, *words: str) -> None:
-    """Run a stage in a process of its own."""
-    subprocess.run([sys.executable, "-m", f"scripts.{name}", *words], cwd=ROOT, check=True)
+def stage(name: str, *args: str) -> None:
+    """Run a stage in a separate process."""
+    subprocess.run([sys.executable, "-m", f"scripts.{name}", *args], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

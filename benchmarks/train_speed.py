@@ -1,13 +1,13 @@
-"""Tokens a second of base training, and its share of what this machine's matrix products reach.
+"""Tokens per second of base training, and its FLOP/s relative to this machine's matrix products.
 
 python benchmarks/train_speed.py                             # depth 4 in bf16 and fp32, depth 8
 python benchmarks/train_speed.py --only "4 512 bfloat16" --steps 30
 python benchmarks/train_speed.py --only "8 1024 bfloat16" --tokens-per-step 32768 --steps 6
 
-The probe is the rate of the model's own matrix products (forward and both backward ones, same
-dtype), measured between the steps of the same process. A step is timed whole: data, forward,
-backward, optimizer. Its operations are those of the model alone: 6 a weight and token, and causal
-attention over the keys that a query sees.
+The probe measures the speed of the model's own matrix products (forward and both backward ones,
+same dtype) between steps of the same process. A step's time includes data, forward, backward and
+optimizer. Its FLOPs are those of the model only: 6 per weight and token, plus causal attention over
+the keys that a query sees.
 """
 
 import argparse
@@ -36,39 +36,39 @@ PROBE_EVERY = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="one case: DEPTH SEQUENCE_LENGTH DTYPE")
-    parser.add_argument("--steps", type=int, default=24, help="timed steps")
+    parser.add_argument("--steps", type=int, default=24, help="number of timed steps [24]")
     parser.add_argument("--tokens-per-step", type=int, default=8192)
-    parser.add_argument("--rows", type=int, help="of one pass; none: as --device-batch-size auto")
+    parser.add_argument("--rows", type=int, help="per micro-batch [as --device-batch-size auto]")
     given = parser.parse_args()
     if given.only is not None:
         measure(given)
         return
-    for case in CASES:  # each in a process of its own, for its memory
+    for case in CASES:  # each in a separate process, to measure its memory
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", case], check=True)
 
 
 def measure(given: argparse.Namespace) -> None:
-    """Train, and print a row."""
+    """Train one case and print a line of results."""
     depth, length, dtype = given.only.split()
     sizes = GPTConfig(vocab_size=VOCAB, depth=int(depth), sequence_length=int(length))
     tokens_per_step = given.tokens_per_step
-    most = tokens_per_step // sizes.sequence_length
-    rows = given.rows or useful_rows(most, sizes.sequence_length, "cpu")
+    max_rows = tokens_per_step // sizes.sequence_length
+    rows = given.rows or useful_rows(max_rows, sizes.sequence_length, "cpu")
     tokens = (given.steps + SKIPPED) * tokens_per_step
-    words = f"--depth {depth} --sequence-length {length} --dtype {dtype} --val-rows 1 --run speed"
-    words += f" --tokens-per-step {tokens_per_step} --tokens {tokens} --warmup-steps 0"
-    words += f" --device-batch-size {rows} --log-every 1000"
+    args = f"--depth {depth} --sequence-length {length} --dtype {dtype} --val-rows 1 --run speed"
+    args += f" --tokens-per-step {tokens_per_step} --tokens {tokens} --warmup-steps 0"
+    args += f" --device-batch-size {rows} --log-every 1000"
     probe = Probe(sizes, rows * sizes.sequence_length, DTYPES[dtype])
     clock = Clock(probe)
     base_training.run(
-        words.split(), lambda _: [Hook(clock.tick, every=1)], vocab_size=VOCAB, tokens=tokens
+        args.split(), lambda _: [Hook(clock.tick, every=1)], vocab_size=VOCAB, tokens=tokens
     )
     step_s = statistics.median(clock.steps_s)
     rate = statistics.median(clock.rates)
     achieved = flops.flops_per_token(sizes, sizes.sequence_length) * tokens_per_step / step_s
     print(
-        f"depth {depth}, width {sizes.width}, T {length}, {dtype}, {tokens_per_step:,} tokens a "
-        f"step, {rows} rows a pass: {tokens_per_step / step_s:,.0f} tokens/s, "
+        f"depth {depth}, width {sizes.width}, T {length}, {dtype}, {tokens_per_step:,} tokens per "
+        f"step, {rows} rows per pass: {tokens_per_step / step_s:,.0f} tokens/s, "
         f"{achieved / 1e9:,.0f} GFLOP/s of {rate / 1e9:,.0f} in the probe: {achieved / rate:.1%}; "
         f"peak memory {clock.memory_bytes / 1e9:.2f} GB"
     )
@@ -82,10 +82,10 @@ class Clock:
     steps_s: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     begin_s: float = 0.0
-    memory_bytes: int = 0  # at most, before the probe has tensors of its own
+    memory_bytes: int = 0  # peak, before the probe allocates tensors
 
     def tick(self, trainer: Trainer) -> None:
-        """After a step: note its time, perhaps measure the probe, start the next step's time."""
+        """After a step: record its time, maybe run the probe, and restart the clock."""
         step = trainer.progress.step
         if step > SKIPPED:
             self.steps_s.append(time.perf_counter() - self.begin_s)
@@ -97,13 +97,13 @@ class Clock:
 
 
 class Probe:
-    """The matrix products of one micro-batch, by themselves."""
+    """The matrix products of one micro-batch, without the rest of the model."""
 
     def __init__(self, sizes: GPTConfig, tokens: int, dtype: torch.dtype) -> None:
         with torch.device("meta"):
             model = GPT(sizes, compute_dtype=dtype)
         self.tokens = tokens
-        self.shapes: dict[torch.Size, int] = {}  # of weights (out, in), with how many there are
+        self.shapes: dict[torch.Size, int] = {}  # weight shapes (out, in) and their counts
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and ("blocks." in name or name.startswith("head")):
                 self.shapes[parameter.shape] = self.shapes.get(parameter.shape, 0) + 1

@@ -1,12 +1,12 @@
-"""Do the default learning rates hold over sizes? Two looks at it, as tables and plots.
+"""Do the default learning rates hold across model sizes? Two checks, as tables and plots.
 
 python benchmarks/transfer.py coordinates                     # depths 2 to 12, random text
 python benchmarks/transfer.py rates --data 'texts/*.parquet' --depths 2 4 6 --factors 0.25 0.5 1 2 4
 
-coordinates: how large activations are after a few steps at the default rates. What grows or shrinks
-from depth to depth (and with it from width to width) would need rates of another size there.
-rates: base training at multiples of the default rates, the same number of tokens a parameter; the
-best multiple should be near 1 at every depth.
+coordinates: size of activations after a few steps at the default rates. If one grows or shrinks
+with depth (and so with width), its learning rates should scale differently.
+rates: base training at multiples of the default rates, with equal tokens per parameter; the best
+multiple should be near 1 at every depth.
 """
 
 import argparse
@@ -32,34 +32,36 @@ from nanochat.system.distributed import Run
 
 ROOT = Path(__file__).parent.parent
 VOCAB, LENGTH, ROWS = 1024, 256, 4
-COLOURS = ("tok", "base", "mid", "sft", "rl", "other")  # of the style sheet
+COLORS = ("tok", "base", "mid", "sft", "rl", "other")  # names in the style sheet
 QUANTITIES = ("attention", "mlp", "residual", "logits")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="folder for the plots; none: tables only")
-    looks = parser.add_subparsers(dest="look", required=True)
-    coordinates = looks.add_parser("coordinates", help="sizes of activations by depth")
+    parser.add_argument("--out", type=Path, help="folder for plots [no plots]")
+    checks = parser.add_subparsers(dest="check", required=True)
+    coordinates = checks.add_parser("coordinates", help="activation sizes by depth")
     coordinates.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6, 8, 10, 12])
     coordinates.add_argument("--steps", type=int, default=5)
     coordinates.add_argument("--seeds", type=int, default=3)
-    rates = looks.add_parser("rates", help="validation loss by learning rate and depth")
+    rates = checks.add_parser("rates", help="validation loss by learning rate and depth")
     rates.add_argument("--data", required=True)
     rates.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6])
     rates.add_argument("--factors", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0, 4.0])
-    rates.add_argument("--ratio", type=float, default=2.0, help="tokens a parameter")
+    rates.add_argument("--ratio", type=float, default=2.0, help="tokens per parameter [2]")
     rates.add_argument("--vocab-size", type=int, default=4096)
-    rates.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of base_train")
+    rates.add_argument(
+        "--options", nargs=argparse.REMAINDER, default=[], help="options of base_train"
+    )
     given = parser.parse_args()
-    if given.look == "coordinates":
+    if given.check == "coordinates":
         show_coordinates(given.depths, given.steps, given.seeds, given.out)
     else:
         show_rates(given)
 
 
 def show_coordinates(depths: Sequence[int], steps: int, seeds: int, out: Path | None) -> None:
-    """Root mean squares by depth before the last step: the mean over seeds, and their range."""
+    """Print RMS by depth before the last step: the mean over seeds and their range."""
     print(f"| depth (width) | {' | '.join(QUANTITIES)} |")
     print("|---" * (1 + len(QUANTITIES)) + "|")
     found: dict[int, dict[str, float]] = {}
@@ -75,7 +77,7 @@ def show_coordinates(depths: Sequence[int], steps: int, seeds: int, out: Path | 
         plots.Curve(
             q,
             [(d, sizes[q]) for d, sizes in found.items()],
-            kind=f"main {COLOURS[i % len(COLOURS)]}",
+            kind=f"main {COLORS[i % len(COLORS)]}",
         )
         for i, q in enumerate(QUANTITIES)
     ]
@@ -84,7 +86,7 @@ def show_coordinates(depths: Sequence[int], steps: int, seeds: int, out: Path | 
 
 
 def coordinates(depth: int, steps: int, seed: int) -> dict[str, float]:
-    """Root mean squares before the last step, averaged over the layers."""
+    """RMS of each quantity before the last step, averaged over layers."""
     run = Run(
         rank=0,
         world_size=1,
@@ -120,18 +122,18 @@ def coordinates(depth: int, steps: int, seed: int) -> dict[str, float]:
 
 
 def watch(model: GPT, now: dict[str, list[float]]) -> None:
-    """Note how large what the layers add and the stream after them are."""
+    """Record the RMS of each layer's outputs and of the residual stream."""
 
-    def note(name: str, module: torch.nn.Module) -> None:
-        def look(_module: object, _inputs: object, output: Tensor) -> None:
+    def record(name: str, module: torch.nn.Module) -> None:
+        def hook(_module: object, _inputs: object, output: Tensor) -> None:
             now.setdefault(name, []).append(rms(output))
 
-        module.register_forward_hook(look)
+        module.register_forward_hook(hook)
 
     for block in model.blocks:
-        note("attention", block.attention)
-        note("mlp", block.mlp)
-        note("residual", block)
+        record("attention", block.attention)
+        record("mlp", block.mlp)
+        record("residual", block)
 
 
 def rms(x: Tensor) -> float:
@@ -139,7 +141,7 @@ def rms(x: Tensor) -> float:
 
 
 def show_rates(given: argparse.Namespace) -> None:
-    """Validation bits per byte by depth and multiple of the default rates."""
+    """Print validation bits per byte by depth and multiple of the default rates."""
     print("| depth (width) |", " | ".join(f"x{f:g}" for f in given.factors), "| best |")
     print("|---" * (2 + len(given.factors)) + "|")
     curves = []
@@ -154,41 +156,41 @@ def show_rates(given: argparse.Namespace) -> None:
             print(f"| {depth} ({64 * depth}) | {cells} | x{best:.2f} |", flush=True)
             points = [(math.log2(f), loss) for f, loss in zip(given.factors, losses, strict=True)]
             curves.append(
-                plots.Curve(f"depth {depth}", points, kind=f"main {COLOURS[i % len(COLOURS)]}")
+                plots.Curve(f"depth {depth}", points, kind=f"main {COLORS[i % len(COLORS)]}")
             )
     title = "validation bits per byte"
     draw(given.out, "rates.html", curves, x_name="log2 of the rates' factor", title=title)
 
 
 def train(folder: str, given: argparse.Namespace, depth: int, factor: float) -> float:
-    """The validation loss at the end of a training."""
+    """Train at a multiple of the default rates; returns the final validation loss."""
     config = GPTConfig(vocab_size=given.vocab_size, depth=depth, sequence_length=LENGTH)
     tokens = int(given.ratio * flops.scaling_parameters(config))
     run = f"d{depth}-x{factor:g}"
-    words = f"--run {run} --tokenizer t --data {given.data} --depth {depth} --tokens {tokens}"
-    words += f" --sequence-length {LENGTH} --lr-scale {factor}"
+    args = f"--run {run} --tokenizer t --data {given.data} --depth {depth} --tokens {tokens}"
+    args += f" --sequence-length {LENGTH} --lr-scale {factor}"
     if "--tokens-per-step" not in given.options:
-        words += " --tokens-per-step 4096"
-    stage("base_train", *words.split(), *given.options)
+        args += " --tokens-per-step 4096"
+    stage("base_train", *args.split(), *given.options)
     path = Path(folder) / "runs" / run / "base_train" / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return float([row["val_bpb"] for row in rows if "val_bpb" in row][-1])
 
 
-def stage(name: str, *words: str) -> None:
-    """Run a stage in a process of its own; its output is shown if it fails."""
-    command = [sys.executable, "-m", f"scripts.{name}", *words]
+def stage(name: str, *args: str) -> None:
+    """Run a stage in a separate process; its output is shown if it fails."""
+    command = [sys.executable, "-m", f"scripts.{name}", *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(done.stdout[-1000:] + done.stderr[-2000:])
 
 
 def lowest(factors: Sequence[float], losses: Sequence[float]) -> float:
-    """The factor at the minimum of a parabola through the best three, in log factor."""
+    """The factor at the minimum of a parabola in log factor around the best point."""
     best = min(range(len(losses)), key=losses.__getitem__)
     middle = min(max(best, 1), len(losses) - 2)
     if len(losses) < 3 or best != middle:
-        return factors[best]  # at the border: no minimum is seen
+        return factors[best]  # at the edge: no minimum was bracketed
     (x0, y0), (x1, y1), (x2, y2) = (
         (math.log(factors[i]), losses[i]) for i in range(middle - 1, middle + 2)
     )
@@ -200,7 +202,7 @@ def lowest(factors: Sequence[float], losses: Sequence[float]) -> float:
 def draw(
     out: Path | None, name: str, curves: Sequence[plots.Curve], *, x_name: str, title: str
 ) -> None:
-    """Write a page with one plot, if a folder for it was named."""
+    """Write a page with one plot, if a folder was given."""
     if out is None:
         return
     chart = plots.line_chart(curves, x_name=x_name, title=title)
@@ -211,7 +213,7 @@ def draw(
         [("plot", title, f'<p class="legend">{legend}</p>{figure}')],
         title="transfer",
         eyebrow="nanochat",
-        heading="Rates over sizes",
+        heading="Learning rates across sizes",
         lead="Do the default learning rates hold from one depth to another?",
         tiles=[],
         footer="Made by benchmarks/transfer.py",

@@ -19,7 +19,7 @@ def test_eight_kills_lose_nothing_and_change_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for stage in ("base_train", "mid_train", "chat_sft", "chat_rl"):
-        assert f"{stage} on 1 ended as if left alone" in done.stdout
+        assert f"{stage} on 1 ended like the undisturbed run" in done.stdout
     found = re.match(r"(\d+) kills, \d+ of them while saving", done.stdout.splitlines()[-1])
     assert found is not None
     assert int(found[1]) >= 8

@@ -36,7 +36,7 @@ def test_the_rehearsal_runs_every_part_and_writes_the_tables(tmp_path):
     text = (tmp_path / "gpu_check.md").read_text()
     assert done.stdout.strip() == text.strip()
     assert "`bash benchmarks/gpu_check.sh --device cpu --no-compile`" in text
-    for title in ("Training steps", "Generation by the engine", "Attention against float64"):
+    for title in ("Training steps", "Generation by the engine", "Attention compared with float64"):
         assert f"### {title}\n" in text
     for line in ("| 2 | 1 | bf16 | no | blocks | 2 | 256 |", "| 2 | 1 | fp8 | no | blocks | 2 |"):
         assert line in text
