@@ -30,4 +30,5 @@ if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else log "cargo 
 if cargo clippy --version >/dev/null 2>&1; then cargo clippy --quiet --all-targets -- -D warnings; else log "cargo clippy is missing: skipped (rustup component add clippy)"; fi
 cargo test --quiet
 step pytest
-"$PYTHON" -m pytest -n 2 --dist loadfile "$@"
+# In the order of the files: sorted by number of tests, a file with one long test would come last.
+"$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

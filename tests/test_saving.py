@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from nanochat import checkpoint_manager, tokenizer
 from nanochat.evaluation import bits_per_byte
 from nanochat.stages import base_train
+from nanochat.system import storage
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MEASURED, read_rows
 from nanochat.training import stage
@@ -329,14 +330,14 @@ def test_an_altered_description_is_skipped(base, capsys):
 def test_a_file_that_cannot_be_read_is_skipped(base, monkeypatch, capsys):
     folder = train(base, "--save-every", "4", "--keep", "9")
     forget_after(folder, 16)
-    real = checkpoint_manager._sha256
+    real = storage.sha256_of
 
     def bad_sector(path):
         if path.parent.name == "step_000016":
             raise OSError(errno.EIO, "Input/output error", str(path))
         return real(path)
 
-    monkeypatch.setattr(checkpoint_manager, "_sha256", bad_sector)
+    monkeypatch.setattr(storage, "sha256_of", bad_sector)
     assert checkpoint_manager.newest_valid(folder)[0].name == "step_000012"
 
 
