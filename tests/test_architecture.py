@@ -85,6 +85,15 @@ def test_the_package_shows_at_most_18_names():
     assert len({name.split("/")[0] for name in done.stdout.splitlines()}) <= 18
 
 
+def test_a_checkout_has_the_stages_and_tasks_under_their_short_names():
+    code = "import scripts.report as r, tasks.gsm8k as t; print(r.__file__); print(t.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert [Path(line) for line in done.stdout.splitlines()] == [
+        ROOT / "nanochat" / "stages" / "report.py",
+        ROOT / "nanochat" / "data" / "tasks" / "gsm8k.py",
+    ]
+
+
 def test_only_the_tokenizers_import_the_rust_module():
     users = {module_name(p) for p in SOURCES if "nanochat.tokenizer._rustbpe" in imports_of(p)}
     assert users <= {
