@@ -64,7 +64,9 @@ class RolloutOptions:
     temperature: float = option(
         1.0, "sampling temperature; the gradient is that of temperature 1", above=0
     )
-    top_k: int | None = option(50, "sample from this many likeliest tokens; none: all")
+    top_k: int | None = option(
+        50, "sample from this many likeliest tokens; 0 or none: all", least=0
+    )
     max_rounds: int = option(
         3,
         "most times a step draws prompts in search of ones with both good and bad answers",
