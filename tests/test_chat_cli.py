@@ -174,6 +174,7 @@ def test_ctrl_c_at_the_prompt_does_not_quit(monkeypatch, capsys):
     assert capsys.readouterr().out == "  (/quit or Ctrl-D to quit)\nHello!\n\n"
 
 
+@pytest.mark.slow
 def test_one_shot_prints_the_answer_only_from_a_flag_or_from_stdin(base, monkeypatch, capsys):
     args = ["--run", "demo", "--temperature", "0", "--max-new-tokens", "9"]
     pipe = run_script(base, "scripts.chat_cli", *args, text="What?\n")

@@ -81,6 +81,7 @@ def test_greedy_equals_an_uncached_forward_for_each_token_at_every_prompt_length
         assert completion.mask == [1] * len(expected)
 
 
+@pytest.mark.slow
 def test_bf16_greedy_equals_the_uncached_forward_wherever_the_choice_is_clear():
     model = without_end(random_model(2, dtype=torch.bfloat16))
     engine = Engine(model, TOKENIZER, slots=8)

@@ -59,6 +59,7 @@ def test_the_compiled_loss_in_bfloat16_is_that_of_plain_operations():
         assert float((got - wanted).norm() / wanted.norm()) < 0.01
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_bounded_attention_in_bfloat16_is_that_of_exact_weights():
     generator = torch.Generator().manual_seed(0)

@@ -56,6 +56,7 @@ def test_the_rehearsal_runs_every_part_and_writes_the_tables(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_line_says_so(tmp_path):
     done = run_check("--out", str(tmp_path / "new"), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1

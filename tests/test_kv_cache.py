@@ -64,6 +64,7 @@ def assert_close(got, expected, tolerance):
     assert float((got - expected).abs().max()) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "dtype", "tolerance"),
     [(options, torch.float64, 1e-10) for options in VARIANTS]

@@ -68,6 +68,7 @@ def test_activations_are_what_autograd_keeps():
     assert parts["loss"].activations == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_rows_and_shrink_when_they_are_computed_again():
     config = small()
     four, eight = (memory_plan.rehearse(config, plan(rows=n))[MOST].activations for n in (4, 8))
@@ -93,6 +94,7 @@ def test_the_optimizer_is_shared_out_over_ranks():
     assert four.weights == one.weights
 
 
+@pytest.mark.slow
 def test_a_rehearsal_draws_nothing_and_keeps_nothing():
     before = torch.random.get_rng_state()
     config = GPTConfig(depth=12, sequence_length=1024)  # 5 GB of activations at 8 rows

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
@@ -194,6 +193,8 @@ def test_polar_express_in_float64_is_exact_to_float64():
 
 @pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 def test_compiled_steps_equal_plain_ones_and_their_schedule_makes_no_other_program():
+    from torch._dynamo.utils import counters  # a slow import, which the other tests do not need
+
     torch._dynamo.reset()
     made, found = [], []
     for compile_it in (False, True):

@@ -121,6 +121,7 @@ print(hashlib.sha256("|".join(found).encode()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_streams_are_the_same_in_every_process():
     printed = {
         subprocess.run(

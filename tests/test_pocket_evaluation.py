@@ -23,12 +23,14 @@ def _reply(item: pocket.EvalItem) -> str:
     return content if isinstance(content, str) else content[-1]["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["mid", "sft", "rl"])
 def test_no_evaluation_item_is_in_the_conversations(stage):
     seen = islice(pocket.conversations(stage, RunOptions().seed), CONVERSATIONS_PER_STAGE)
     assert pocket.find_leaks(seen) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_no_evaluation_item_is_in_the_base_text(split):
     characters = 0

@@ -275,6 +275,7 @@ def test_two_ranks_together_train_on_the_rows_of_one(monkeypatch):
     assert first and second
 
 
+@pytest.mark.slow
 def test_the_reward_rises():
     batches = source(prompts_per_step=8, samples_per_prompt=8)
     optimizer = optim.build(

@@ -291,6 +291,7 @@ def stopped_at(steps: Sequence[int], monkeypatch) -> None:
     monkeypatch.setattr(Trainer, "__init__", init)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(6, 10), (8,)])
 def test_what_a_signal_saves_changes_neither_a_rewind_nor_what_is_kept(base, monkeypatch, stops):
     """Steps 7 to 11 are not finite; the run is stopped before, in or within them, and resumed."""

@@ -286,6 +286,7 @@ def test_a_sweep_that_was_stopped_continues_with_what_is_left(base, trained, cap
         swept(base, "--matrix-lr", "0.5")
 
 
+@pytest.mark.slow
 def test_a_sweeps_loss_is_that_of_base_train(base, trained):
     folder = swept(base, "--budgets", "2e8", "--matrix-lr", "0.03", "--no-smear")
     row = results(folder)[1]

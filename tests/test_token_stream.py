@@ -102,6 +102,7 @@ def test_rows_of_a_shard_do_not_depend_on_the_other_shards(several, tmp_path):
         assert after[shard] == before[shard]
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_are_one_data_set(tmp_path):
     files = tmp_path / "files"
     files.mkdir()
@@ -132,6 +133,7 @@ class ManyShards(TokenShards):
         """Nothing to do."""
 
 
+@pytest.mark.slow
 def test_ten_thousand_shards_are_opened_as_needed_and_cost_little_a_row(several, tmp_path):
     stream = stream_of(several, tmp_path, length=49)
     stream._shards = shards = ManyShards(10_000)

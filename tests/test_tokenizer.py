@@ -428,6 +428,7 @@ def test_the_rust_encoder_equals_tiktoken(text):
     assert learnt.decode(wanted) == text
 
 
+@pytest.mark.slow
 def test_the_classes_of_all_code_points_are_those_of_tiktoken():
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
 
@@ -451,6 +452,7 @@ def matched_by_tiktoken(pattern: str, points: list[str]) -> set[str]:
     return {point for text in texts for point in bytes(encoding.encode_ordinary(text)).decode()}
 
 
+@pytest.mark.slow
 def test_the_rust_encoder_equals_tiktoken_on_every_code_point():
     learnt = trained()
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
