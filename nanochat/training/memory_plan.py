@@ -43,7 +43,7 @@ class CpuFit:
     compiled_heap_share: float = 0.75  # the same for fused kernels, which make fewer tensors
     room_share: float = 0.3  # of a step's freed memory: a checkpoint's copies fit into it
     compiled_share: float = 0.85  # of an uncompiled pass's tensors: fused kernels still hold them
-    library_bytes: float = 100e6  # the data reader and the matrix library, from their first use
+    runtime_bytes: float = 100e6  # the data reader and the matrix library, from their first use
     recomputing_bytes: float = 430e6  # torch.utils.checkpoint and its imports; varies by 200 MB
     compiler_bytes: float = 220e6  # torch.compile
     compiled_layer_bytes: float = 10e6  # what it keeps for every layer
@@ -226,7 +226,7 @@ def _own_bytes(config: GPTConfig, step: StepPlan) -> float:
     added = CPU_FIT.recomputing_bytes if step.checkpoint_activations else 0.0
     if step.compiled:
         added = CPU_FIT.compiler_bytes + CPU_FIT.compiled_layer_bytes * config.depth
-    return CPU_FIT.library_bytes + added
+    return CPU_FIT.runtime_bytes + added
 
 
 class _Ledger(TorchDispatchMode):
