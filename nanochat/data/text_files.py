@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ COMPRESSIONS = (".gz", ".zst")
 TEXT_KEYS = ("text", "content")
 FORMATS = ".txt, .md, .jsonl, .parquet, the first three also .gz or .zst"
 CHUNK_BYTES = 1 << 20
+_SOLID = re.compile(r"\S|\Z")
 
 
 @dataclass
@@ -126,13 +128,22 @@ def read_documents(
                     counts.empty += 1
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place (file and line) and the object of each line that is not blank; reads .gz and .zst.
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place (file and line, item or row) and the object of each row of JSON or parquet.
 
-    Raises: DataError naming the file, and the line if it is not a JSON object.
+    JSON is one object per line; a .json file may also be one array of objects, or indented objects.
+    Reads .gz and .zst. Fields that are null in parquet are left out: its rows have all fields.
+    Raises: DataError naming the file, and the place of what cannot be read or is not an object.
     """
-    with _errors_naming(path), open_stream(path) as stream:
-        yield from _read_json(stream, path, False, ReadCounts())
+    kind = kind_of(path)
+    if kind not in ("json", "parquet"):
+        raise DataError(f"{path}: not rows; give .jsonl, .json (also .gz, .zst) or .parquet")
+    with _errors_naming(path):
+        if kind == "parquet":
+            yield from _read_parquet_rows(path)
+            return
+        with open_stream(path) as stream:
+            yield from _read_json(stream, path, False, ReadCounts())
 
 
 @contextlib.contextmanager
@@ -143,6 +154,8 @@ def _errors_naming(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: no such file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged or cut short ({error}); fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error})") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -215,7 +228,7 @@ def _cut(text: str, start: int, size: int) -> int:
 def _read_json(
     stream: IO[bytes], path: Path, replace: bool, counts: ReadCounts
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    offset = 0
+    offset, rows = 0, 0
     for number, line in enumerate(stream, start=1):
         place = f"{path}, line {number}"
         text = _decode(line.removeprefix(codecs.BOM_UTF8), path, place, offset, replace, counts)
@@ -223,13 +236,44 @@ def _read_json(
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = _object(json.loads(text), place)
+        except (ValueError, RecursionError, DataError) as error:
+            if rows == 0 and ".json" in (s.lower() for s in path.suffixes[-2:]):
+                rest = _decode(stream.read(), path, place, offset, replace, counts)
+                yield from _read_json_values("\n" * (number - 1) + text + rest, path)
+                return
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"{place}: not JSON ({error}); write one object per line") from None
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise DataError(f"{place}: {kind} instead of an object; write one object per line")
+        rows += 1
         yield place, row
+
+
+def _read_json_values(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a whole file: of one array, or one after another over several lines."""
+    decoder, end, line = json.JSONDecoder(), 0, 1
+    while True:
+        start = next(_SOLID.finditer(text, end)).start()
+        line += text.count("\n", end, start)
+        if start == len(text):
+            return
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON ({error})") from None
+        if isinstance(value, list):
+            for number, row in enumerate(value, start=1):
+                yield f"{path}, item {number}", _object(row, f"{path}, item {number}")
+        else:
+            yield f"{path}, line {line}", _object(value, f"{path}, line {line}")
+        line += text.count("\n", start, end)
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise DataError(f"{place}: {kind} instead of an object; write one object per line")
+    return value
 
 
 def _json_text(row: dict[str, Any], place: str) -> str:
@@ -243,6 +287,27 @@ def _json_text(row: dict[str, Any], place: str) -> str:
         raise DataError(f"{place}: a conversation, not text; it is data for chat_sft")
     keys = ", ".join(map(repr, list(row)[:5])) or "none"
     raise DataError(f"{place}: no text under the key 'text' or 'content'; keys: {keys}")
+
+
+def _read_parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", _without_nulls(row)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A parquet value with the null fields of its structs left out, and UTF-8 bytes as text."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode("utf-8")
+    return value
 
 
 def _read_parquet(path: Path, replace: bool, counts: ReadCounts) -> Iterator[str]:

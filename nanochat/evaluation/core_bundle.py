@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.data.text_files import read_jsonl
+from nanochat.data.text_files import read_rows
 from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer
 
@@ -74,7 +74,7 @@ def read_items(task: CoreTask) -> list[dict[str, Any]]:
     Raises: DataError naming file and line of an item that lacks a key.
     """
     items = []
-    for place, row in read_jsonl(task.path):
+    for place, row in read_rows(task.path):
         missing = [key for key in _KEYS[task.kind] if key not in row]
         if missing:
             raise DataError(f"{place} has no {missing[0]!r}; {task.kind} needs it")

@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
-from nanochat.data.text_files import read_jsonl
+from nanochat.data.text_files import read_rows
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
 
@@ -229,7 +229,7 @@ def load_rows(source: str, *, split: str, config: str | None = None) -> Sequence
         path = _local_file(folder, split, config)
         if path.suffix == ".parquet":
             return read_parquet(path)
-        return [row for _, row in read_jsonl(path)]
+        return [row for _, row in read_rows(path)]
     if source.startswith((".", "/", "~")):
         raise DataError(
             f"{source} is not a folder; give a folder with {split}.jsonl, or a hub name"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.data.tasks.common import Conversations
-from nanochat.data.text_files import read_jsonl
+from nanochat.data.text_files import read_rows
 from nanochat.system.errors import DataError
 from nanochat.tokenizer.conversation import Conversation, validate
 
@@ -20,7 +20,7 @@ def custom_json(path: Path, *, limit: int | None = None) -> Conversations:
 
     Raises: DataError naming the file, the line and what is wrong; or if the file is empty.
     """
-    rows = [checked(row, place) for place, row in read_jsonl(path)]
+    rows = [checked(row, place) for place, row in read_rows(path)]
     if not rows:
         raise DataError(f"{path} contains no conversations; write one per line: {EXAMPLE}")
     return Conversations(path.name, rows, lambda row: row, limit=limit)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from nanochat.data.tasks.common import GenerateTask, Record, exchange, load_rows
-from nanochat.data.text_files import read_jsonl
+from nanochat.data.text_files import read_rows
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import execution
 
@@ -26,7 +26,7 @@ class HumanEval(GenerateTask):
         names = ("", "HumanEval.jsonl", "HumanEval.jsonl.gz")
         published = next((path for name in names if (path := Path(source, name)).is_file()), None)
         if published is not None:
-            rows = [row for _, row in read_jsonl(published)]
+            rows = [row for _, row in read_rows(published)]
         else:
             rows = list(load_rows(source, split="test"))
         super().__init__("HumanEval", rows, convert, limit=limit)
