@@ -5,6 +5,7 @@ the tokenizer and `meta.json` (format, step, model, state of the loop and the da
 every file). Nothing in it depends on the number of processes that wrote it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -333,7 +334,9 @@ def _copy_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-        path.chmod(0o644)  # like the other files of the folder
+        with contextlib.suppress(OSError):  # not every file system has modes
+            # safetensors lets only the owner read it; the user's umask decides that.
+            path.chmod(path.parent.stat().st_mode & 0o666)
     except SafetensorError as error:
         # safetensors turns the system's error into text; callers must recognize a full disk
         number = re.search(r"\(os error (\d+)\)", str(error))

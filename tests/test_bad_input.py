@@ -144,6 +144,11 @@ def test_machine_errors_name_a_remedy():
     assert "a file is in the place of a folder" in of(
         NotADirectoryError(errno.ENOTDIR, "no", "/x/y")
     )
+    assert of(OSError(errno.EFBIG, "File too large", "/x")).startswith("/x is larger than a file")
+    assert "`ulimit -n`" in of(OSError(errno.EMFILE, "Too many open files", "/x"))
+    assert "on a local disk" in of(OSError(errno.ENOSYS, "Function not implemented", "/x"))
+    assert "check the disk" in of(OSError(errno.ESTALE, "Stale file handle", "/x"))
+    assert "use a shorter one" in of(OSError(errno.ENAMETOOLONG, "File name too long", "/x"))
     assert "--device-batch-size" in of(torch.OutOfMemoryError("CUDA out of memory. Tried"))
     assert "--device-batch-size" in of(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     assert of(RuntimeError("shapes do not fit")) is None

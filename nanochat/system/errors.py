@@ -74,19 +74,43 @@ def explain_memory(error: Exception) -> str | None:
     )
 
 
+_DISK_ERRORS = (
+    (
+        (errno.ENOSPC, errno.EDQUOT),
+        "no space left on the disk while writing {place}; free some space and run again",
+    ),
+    (
+        (errno.EFBIG,),
+        "{place} is larger than a file may be; raise `ulimit -f`, or use another disk",
+    ),
+    (
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "{place}: {reason}; set NANOCHAT_BASE_DIR to a folder that you can write to, or change its "
+        "permissions",
+    ),
+    (
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+        "{place}: a file is in the place of a folder, or a folder in that of a file; move it, or "
+        "set NANOCHAT_BASE_DIR to another folder",
+    ),
+    (
+        (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV),
+        "{place}: its file system cannot do what is needed ({reason}); set NANOCHAT_BASE_DIR to a "
+        "folder on a local disk",
+    ),
+    (
+        (errno.EIO, errno.ESTALE),
+        "{place}: {reason}; check the disk or the network file system, and run again",
+    ),
+    ((errno.EMFILE, errno.ENFILE), "{place}: too many open files; allow more with `ulimit -n`"),
+    ((errno.ELOOP,), "{place}: links lead in a circle; remove one of them"),
+)
+
+
 def _explain_disk(error: OSError, place: str) -> str | None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk while writing {place}; free some space and run again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (
-            f"{place}: {error.strerror}; set NANOCHAT_BASE_DIR to a folder that you can write to, "
-            "or change its permissions"
-        )
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return (
-            f"{place}: a file is in the place of a folder; move it, or set NANOCHAT_BASE_DIR "
-            "to another folder"
-        )
     if error.errno == errno.ENAMETOOLONG:
         return f"{place[:60]}...: the name is too long; use a shorter one"
+    for numbers, text in _DISK_ERRORS:
+        if error.errno in numbers:
+            return text.format(place=place, reason=error.strerror)
     return None
