@@ -230,7 +230,7 @@ def hub_documents(source: HubName, counts: ReadCounts) -> Iterator[str]:
 
     Raises: DataError if the dataset cannot be read or has no text.
     """
-    for row in _stream(source):
+    for _, row in read_rows(source):
         text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
         if text is None:
             if any(key in row for key in TEXT_KEYS):
@@ -246,7 +246,11 @@ def hub_documents(source: HubName, counts: ReadCounts) -> Iterator[str]:
             counts.empty += 1
 
 
-def _stream(source: HubName) -> Iterator[dict[str, Any]]:
+def read_rows(source: HubName) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place and the fields of each row of a hub dataset, streamed.
+
+    Raises: DataError if the dataset cannot be read.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -254,7 +258,8 @@ def _stream(source: HubName) -> Iterator[dict[str, Any]]:
 
     try:
         rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
-        yield from rows
+        for number, row in enumerate(rows, start=1):
+            yield f"hf:{source.name}, row {number}", row
     # `datasets` raises its own, the hub's, fsspec's and network errors, which share no base class.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

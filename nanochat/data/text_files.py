@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -128,11 +128,14 @@ def read_documents(
                     counts.empty += 1
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    path: Path, *, bad: Callable[[DataError], None] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The place (file and line, item or row) and the object of each row of JSON or parquet.
 
     JSON is one object per line; a .json file may also be one array of objects, or indented objects.
     Reads .gz and .zst. Fields that are null in parquet are left out: its rows have all fields.
+    bad: called with the error of a row that is not an object, which is then passed over.
     Raises: DataError naming the file, and the place of what cannot be read or is not an object.
     """
     kind = kind_of(path)
@@ -143,7 +146,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _read_parquet_rows(path)
             return
         with open_stream(path) as stream:
-            yield from _read_json(stream, path, False, ReadCounts())
+            yield from _read_json(stream, path, False, ReadCounts(), bad)
 
 
 @contextlib.contextmanager
@@ -226,30 +229,38 @@ def _cut(text: str, start: int, size: int) -> int:
 
 
 def _read_json(
-    stream: IO[bytes], path: Path, replace: bool, counts: ReadCounts
+    stream: IO[bytes],
+    path: Path,
+    replace: bool,
+    counts: ReadCounts,
+    bad: Callable[[DataError], None] | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     offset, rows = 0, 0
     for number, line in enumerate(stream, start=1):
-        place = f"{path}, line {number}"
-        text = _decode(line.removeprefix(codecs.BOM_UTF8), path, place, offset, replace, counts)
-        offset += len(line)
-        if not text.strip():
-            continue
+        place, text = f"{path}, line {number}", ""
         try:
-            row = _object(json.loads(text), place)
+            text = _decode(line.removeprefix(codecs.BOM_UTF8), path, place, offset, replace, counts)
+            row = _object(json.loads(text), place) if text.strip() else None
         except (ValueError, RecursionError, DataError) as error:
-            if rows == 0 and ".json" in (s.lower() for s in path.suffixes[-2:]):
+            if text and rows == 0 and ".json" in (s.lower() for s in path.suffixes[-2:]):
                 rest = _decode(stream.read(), path, place, offset, replace, counts)
-                yield from _read_json_values("\n" * (number - 1) + text + rest, path)
+                yield from _read_json_values("\n" * (number - 1) + text + rest, path, bad)
                 return
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{place}: not JSON ({error}); write one object per line") from None
-        rows += 1
-        yield place, row
+            if not isinstance(error, DataError):
+                error = DataError(f"{place}: not JSON ({error}); write one object per line")
+            if bad is None:
+                raise error from None
+            bad(error)
+            row = None
+        offset += len(line)
+        if row is not None:
+            rows += 1
+            yield place, row
 
 
-def _read_json_values(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_json_values(
+    text: str, path: Path, bad: Callable[[DataError], None] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a whole file: of one array, or one after another over several lines."""
     decoder, end, line = json.JSONDecoder(), 0, 1
     while True:
@@ -261,11 +272,16 @@ def _read_json_values(text: str, path: Path) -> Iterator[tuple[str, dict[str, An
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not JSON ({error})") from None
+        items = {f"{path}, line {line}": value}
         if isinstance(value, list):
-            for number, row in enumerate(value, start=1):
-                yield f"{path}, item {number}", _object(row, f"{path}, item {number}")
-        else:
-            yield f"{path}, line {line}", _object(value, f"{path}, line {line}")
+            items = {f"{path}, item {number}": item for number, item in enumerate(value, start=1)}
+        for place, item in items.items():
+            try:
+                yield place, _object(item, place)
+            except DataError as error:
+                if bad is None:
+                    raise
+                bad(error)
         line += text.count("\n", start, end)
 
 
