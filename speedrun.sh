@@ -71,6 +71,7 @@ stopped() {
     [ "$status" = 0 ] || log "== stopped in $at (status $status); the same command resumes there"
 }
 trap stopped EXIT
+trap '' PIPE # if the reader of the output leaves, the run goes on
 
 # Prints the first node's value on all nodes, as the others cannot read its disk.
 agree() {
@@ -92,14 +93,14 @@ run() {
     "$@" &
     child=$!
     set +m
-    trap 'stop_requested=1; kill -TERM "$child" 2>/dev/null || true' TERM
+    trap 'stop_requested=1; kill -TERM "$child" 2>/dev/null || true' TERM HUP
     trap 'stop_requested=1; kill -INT "$child" 2>/dev/null || true' INT
     wait "$child" || status=$?
     while kill -0 "$child" 2>/dev/null; do
         status=0
         wait "$child" || status=$?
     done
-    trap - TERM INT
+    trap - TERM INT HUP
     return "$status"
 }
 # Seconds that torchrun gives its processes to save after a signal; its default, 30, may be too short.
@@ -144,8 +145,9 @@ stage chat_rl train
 stage chat_eval many
 [ "$node_rank" = 0 ] || exit 0
 at=report
-"$PYTHON" -m scripts.report --run "$RUN"
-log "== done in $((SECONDS - start)) s: $run_dir/report.html"
+made=$run_dir/report.html
+"$PYTHON" -m scripts.report --run "$RUN" || made="$run_dir (the report is missing)" # the models are there
+log "== done in $((SECONDS - start)) s: $made"
 
 if [ "$serve" = 1 ]; then
     exec "$PYTHON" -m scripts.chat_web --run "$RUN" --port "${PORT:-8000}"

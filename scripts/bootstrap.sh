@@ -5,7 +5,7 @@
 #               it keeps it
 #   UV_SYNC     extra arguments for `uv sync`, such as --no-dev
 
-log() { printf '%s\n' "$*" >&2; }
+log() { printf '%s\n' "$*" >&2 || true; }
 die() { log "error: $*"; exit 2; }
 
 find_uv() {

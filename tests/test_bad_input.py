@@ -165,14 +165,23 @@ def test_our_own_bugs_keep_their_traceback():
 
 def test_a_closed_output_pipe_is_not_an_error(monkeypatch):
     def main() -> None:
-        raise BrokenPipeError
+        sys.stdout.write("a line")
+        sys.stdout.flush()
 
     read, write = os.pipe()
+    os.close(read)
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(os.fdopen(write, "wb")))
     with pytest.raises(SystemExit) as end:
         config.cli(main)
     assert end.value.code == 141
-    os.close(read)
+
+
+def test_a_closed_pipe_other_than_the_output_is_not_passed_over():
+    def main() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        config.cli(main)
 
 
 def test_a_base_folder_that_is_a_file_is_named(tmp_path, monkeypatch, capsys):

@@ -13,8 +13,9 @@ from nanochat.checkpoint_manager import Loaded
 from nanochat.system import device as devices
 from nanochat.system import storage
 from nanochat.system.config import RunOptions
+from nanochat.system.console import log_line
 from nanochat.system.distributed import Run, from_main
-from nanochat.system.metrics import duration, log_line
+from nanochat.system.metrics import duration
 
 
 @dataclass

@@ -32,19 +32,19 @@ MODULES = {"tokenize": "tok_show"}
 
 def main() -> None:
     """Run the stage named by the first argument."""
-    args = sys.argv[1:]
-    if not args or args[0] in ("-h", "--help"):
+    config.cli(lambda: _run(*sys.argv[1:]))
+
+
+def _run(stage: str = "--help", *args: str) -> None:
+    if stage in ("-h", "--help"):
         print("nanochat STAGE [flags]\n\nStages (nanochat STAGE --help lists its flags):")
         for name, purpose in STAGES.items():
             print(f"  {name:<14}{purpose}")
         return
-    config.cli(lambda: _run(args[0].replace("-", "_"), args[1:]))
-
-
-def _run(name: str, args: list[str]) -> None:
+    name = stage.replace("-", "_")
     if name not in STAGES:
         raise ConfigError(f"nanochat has no stage {name!r}; use one of {', '.join(STAGES)}")
-    importlib.import_module(f"nanochat.stages.{MODULES.get(name, name)}").main(args)
+    importlib.import_module(f"nanochat.stages.{MODULES.get(name, name)}").main(list(args))
 
 
 if __name__ == "__main__":

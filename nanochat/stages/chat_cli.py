@@ -15,7 +15,7 @@ from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine, Request
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.system import config, distributed, storage
+from nanochat.system import config, console, distributed, storage
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer.conversation import Message, Part, PartType, render_prompt
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     path = checkpoint_manager.locate(cfg.source, cfg.common, chat=cfg.source.stage is None)
     question = cfg.prompt
     if question is None and not sys.stdin.isatty():
-        question = sys.stdin.read().strip()
+        question = console.read_stdin().strip()
         if not question:
             raise ConfigError("stdin is empty; pipe a question in, or use --prompt")
     with distributed.session(cfg.common) as run:
@@ -146,7 +146,10 @@ def chat_loop(chat: Chat) -> None:
             except KeyboardInterrupt:
                 print("  (/quit or Ctrl-D to quit)")
                 continue
-            except EOFError:
+            except UnicodeDecodeError as error:
+                print(f"error: this line is not {error.encoding} text")
+                continue
+            except (EOFError, OSError):  # OSError: the terminal is gone
                 print()
                 return
             if text in ("/quit", "/exit"):

@@ -16,6 +16,7 @@ from nanochat.server.app import create_app
 from nanochat.server.service import EngineService
 from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.console import log_line
 from nanochat.system.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
         def load() -> Engine:
             loaded = checkpoint_manager.load(path, run)
-            print(f"model: {checkpoint_manager.describe(loaded)} on {run.device}", flush=True)
+            log_line(f"model: {checkpoint_manager.describe(loaded)} on {run.device}")
             return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
 
         serve(cfg, listener, load)
@@ -87,7 +88,7 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
     shown_host = "127.0.0.1" if cfg.host in ("0.0.0.0", "::") else cfg.host
 
     def ready() -> None:
-        print(f"chat at http://{shown_host}:{port}  (Ctrl-C stops)", flush=True)
+        log_line(f"chat at http://{shown_host}:{port}  (Ctrl-C stops)")
 
     def failed() -> None:
         server.should_exit = True
@@ -107,7 +108,7 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
-        print("stopped")
+        log_line("stopped")
     finally:
         service.stop()
     if service.failure is not None:

@@ -27,6 +27,7 @@ from nanochat.scaling_laws.sweep import Member
 from nanochat.system import config, storage
 from nanochat.system import device as devices
 from nanochat.system.config import RunOptions, flat_fields, nested, option
+from nanochat.system.console import log_line
 from nanochat.system.distributed import DTYPES
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import duration
@@ -135,10 +136,10 @@ def main(argv: list[str] | None = None) -> None:
         done = sweep.read(folder)
         print_plan(cfg, members, done)
         if note := sweep.repeats(members, data, encoder):
-            print(note, flush=True)
+            log_line(note)
         train_all(cfg, members, done, folder)
-        print("\n".join(isoflop_page.lines(analysis(members, done))))
-        print(write_page(cfg, members, done, folder))
+        log_line("\n".join(isoflop_page.lines(analysis(members, done))))
+        log_line(str(write_page(cfg, members, done, folder)))
 
 
 def members_of(cfg: ScalingLawsConfig, vocab_size: int) -> list[Member]:
@@ -158,7 +159,7 @@ def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:
     if not path.exists():
         if cfg.tokenizer is not None:
             raise ConfigError(f"no tokenizer {cfg.tokenizer!r} in {path.parent}")
-        print(f"training a tokenizer of {cfg.vocab_size:,} tokens", flush=True)
+        log_line(f"training a tokenizer of {cfg.vocab_size:,} tokens")
         args = ["--run", cfg.run, "--vocab-size", str(cfg.vocab_size)]
         args += config.as_args(cfg, flat_fields(DataOptions))
         args += config.as_args(cfg, ["threads"])
@@ -240,11 +241,10 @@ def train_all(
         write_page(cfg, members, done, folder)
         planned_so_far += planned[number - 1]
         rest_s = (time.monotonic() - start_s) * (sum(planned) / planned_so_far - 1)
-        print(
+        log_line(
             f"{number}/{len(todo)}  {member.budget:.3g} FLOPs, {member.description}, "
             f"seed {member.seed}: {row[sweep.LOSS]:.4f} bits per byte "
             f"in {duration(row['seconds'])}; {duration(rest_s)} left",
-            flush=True,
         )
 
 
@@ -259,7 +259,7 @@ def train(cfg: ScalingLawsConfig, member: Member, folder: Path) -> dict[str, Any
         with asked_to_stop(announce=True) as stop:
             sweep.run(command("base_train", base_train_args(cfg, member)), log, stop)
         if not report.is_complete(stage_dir):
-            print("stopped; the same command continues from there")
+            log_line("stopped; the same command continues from there")
             raise Stopped
     row = sweep.record(folder, member, stage_dir)
     for checkpoint in checkpoint_manager.steps(stage_dir):
@@ -273,10 +273,10 @@ def print_plan(
     """Print what will be trained and about how long it takes."""
     todo = [member for member in members if member.name not in done]
     planned, known = planned_seconds(cfg, todo)
-    print("\n".join(sweep.plan_lines(members)))
+    log_line("\n".join(sweep.plan_lines(members)))
     count = f"{len(todo)} of {len(members)} runs to do" if done else f"{len(todo)} runs"
     how_long = f"about {duration(sum(planned))}" if known else "time unknown for this device"
-    print(f"{count}, {how_long}" if todo else "nothing to train", flush=True)
+    log_line(f"{count}, {how_long}" if todo else "nothing to train")
 
 
 def planned_seconds(cfg: ScalingLawsConfig, members: Sequence[Member]) -> tuple[list[float], bool]:

@@ -19,6 +19,7 @@ from nanochat import report, tokenizer
 from nanochat.data import DataOptions, open_data
 from nanochat.system import config, device, storage
 from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.console import log_line
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer, published
 
@@ -65,14 +66,14 @@ def main(argv: list[str] | None = None) -> None:
     texts = domains(cfg)
     references, notes = load_references()
     rows = [compare(domain, chunks, own, references) for domain, chunks in texts.items()]
-    print(table(rows, ["ours", *references]))
+    log_line(table(rows, ["ours", *references]))
     for note in notes:
-        print(f"note: {note}")
+        log_line(f"note: {note}")
     folder = storage.stage_dir(cfg.common.run, NAME)
     storage.write_json(folder / "config.json", {"stage": NAME, "options": config.to_dict(cfg)})
     results = [*figures(rows), *vocabulary_use(own, texts)]
     notes = [longest_tokens(own), *notes]
-    print(notes[0])
+    log_line(notes[0])
     report.record(
         folder,
         {
@@ -182,7 +183,7 @@ def vocabulary_use(own: Tokenizer, texts: dict[str, list[str]]) -> list[dict[str
     counts = np.bincount(ids, minlength=own.vocab_size)
     ordinary = own.token_bytes > 0
     share = float((counts[ordinary] > 0).mean())
-    print(f"{share:.1%} of the vocabulary occurs in {len(ids):,} tokens of the data")
+    log_line(f"{share:.1%} of the vocabulary occurs in {len(ids):,} tokens of the data")
     return [{"name": "vocabulary that occurs in the data", "value": share, "unit": "of all tokens"}]
 
 

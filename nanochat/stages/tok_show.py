@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tiktoken
 
 from nanochat import tokenizer
-from nanochat.system import config
+from nanochat.system import config, console
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import published
@@ -60,7 +60,7 @@ class Token:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokenizeConfig, argv, stage="tokenize", positional="text")
-    text = sys.stdin.read() if cfg.text is None else cfg.text
+    text = console.read_stdin() if cfg.text is None else cfg.text
     if not text:
         raise ConfigError('the text is empty; give one, as in: nanochat tokenize "Hello!"')
     tokens = tokenize(text, cfg)

@@ -19,6 +19,7 @@ from nanochat import report, tokenizer
 from nanochat.data import DataOptions, open_data
 from nanochat.system import config, device, storage
 from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.console import log_line
 from nanochat.system.errors import ConfigError
 from nanochat.system.metrics import duration
 from nanochat.tokenizer import Tokenizer
@@ -71,12 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     texts = TextReader(dataset.columns("train"), cfg, dataset.characters("train"))
     trained, notes = train(cfg, texts)
     for note in notes:
-        print(f"note: {note}")
+        log_line(f"note: {note}")
     name = cfg.name or cfg.common.run
     path = storage.base_dir() / "tokenizers" / name / tokenizer.FILE_NAME
     tokenizer.save(trained, path)
     seconds = time.perf_counter() - start_s
-    print(
+    log_line(
         f"saved {trained.name} tokenizer with {trained.vocab_size:,} tokens in {seconds:.1f} s: "
         f"{path}"
     )
@@ -113,7 +114,7 @@ class TextReader:
                 printed_s = time.monotonic()
                 share = self.characters / self._expected if self._expected else None
                 read = f"read {self.characters / 1e6:,.1f} million characters"
-                print(read + progress_text(printed_s - start_s, share), flush=True)
+                log_line(read + progress_text(printed_s - start_s, share))
 
     def _within_limits(self, column: pa.StringArray) -> pa.StringArray:
         if self._document_limit is not None:
@@ -148,7 +149,7 @@ def train(cfg: TokTrainConfig, texts: TextReader) -> tuple[Tokenizer, list[str]]
     def counted(text: tokenizer.TrainingText) -> None:
         nonlocal start_s
         start_s = time.monotonic()
-        print(f"{text.pieces:,} different pieces in {text.bytes / 1e6:,.1f} MB", flush=True)
+        log_line(f"{text.pieces:,} different pieces in {text.bytes / 1e6:,.1f} MB")
         if text.lost_bytes:
             notes.append(
                 f"--count-memory dropped rare pieces, {text.lost_bytes / text.bytes:.2%} of the "
@@ -160,7 +161,7 @@ def train(cfg: TokTrainConfig, texts: TextReader) -> tuple[Tokenizer, list[str]]
         if time.monotonic() - printed_s > LOG_EVERY_S:
             printed_s = time.monotonic()
             rest = progress_text(printed_s - start_s, tokens / cfg.vocab_size)
-            print(f"learned {tokens:,} of {cfg.vocab_size:,} tokens{rest}", flush=True)
+            log_line(f"learned {tokens:,} of {cfg.vocab_size:,} tokens{rest}")
 
     trained = tokenizer.train_bpe(
         texts,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from nanochat.system import console
 from nanochat.system.errors import ConfigError, ReportedElsewhere, Stopped, explain
 from nanochat.system.options import FlatField, convert, flat_fields, group_of, nested, option
 
@@ -171,6 +172,7 @@ def as_args(options: Any, names: Iterable[str]) -> list[str]:
 
 def cli(main: Callable[[], None]) -> NoReturn:
     """Run a script's main; a user's mistake becomes one line and exit status 2."""
+    console.open_streams()
     try:
         main()
         sys.stdout.flush()
@@ -180,18 +182,19 @@ def cli(main: Callable[[], None]) -> NoReturn:
         time.sleep(REPORT_S)  # torchrun kills all when one exits: let the reporting one exit first
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        console.error_line("interrupted")
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has exited, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and console.reader_left():
+            sys.exit(141)
         base = os.environ.get("NANOCHAT_BASE_DIR", "~/.cache/nanochat")
         message = explain(error, base=base)
         if message is None:
             raise
-        sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+        console.error_line("error: " + " ".join(message.split()))
         sys.exit(2)
+    finally:
+        console.close_streams()
     sys.exit(0)
 
 

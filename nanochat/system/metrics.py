@@ -1,13 +1,11 @@
 """Logs a stage's metrics: to metrics.jsonl always, to Weights & Biases on request.
 
-One row is one dict with a "step". Also prints lines and durations to the console. Does not own:
-what a console line contains (trainer).
+One row is one dict with a "step". Does not own: what a row contains (trainer), the console.
 """
 
 import contextlib
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -138,9 +136,3 @@ def duration(seconds: float) -> str:
     if rounded < 48 * 3600:
         return f"{rounded // 3600}h{rounded % 3600 // 60:02d}m"
     return f"{rounded // 86400}d{rounded % 86400 // 3600:02d}h"
-
-
-def log_line(line: str) -> None:
-    """Print a line in one write: a thread may report a checkpoint while a step is printed."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

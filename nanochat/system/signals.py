@@ -1,6 +1,6 @@
-"""Stop requests: SIGTERM or SIGINT sets a flag that the training loop reads.
+"""Stop requests: SIGTERM, SIGINT or SIGHUP sets a flag that the training loop reads.
 
-Owns: the handlers of both signals during training. A second Ctrl-C has its usual effect; a second
+Owns: the handlers of these signals during training. A second Ctrl-C has its usual effect; a second
 SIGTERM has none, because a scheduler and torchrun may each send one.
 """
 
@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP: the terminal was closed. Windows has none.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextlib.contextmanager
@@ -37,9 +38,10 @@ def asked_to_stop(*, announce: bool) -> Iterator[Callable[[], bool]]:
         if announce:
             name = signal.Signals(number).name
             # not print: the signal may have interrupted a print
-            os.write(sys.stderr.fileno(), f"{name}: saving after this step\n".encode())
+            with contextlib.suppress(AttributeError, OSError):  # no stderr, or none to write to
+                os.write(sys.stderr.fileno(), f"{name}: saving after this step\n".encode())
 
-    # A shell starts background programs with SIGINT ignored; keep it ignored.
+    # A shell starts background programs with SIGINT ignored, nohup with SIGHUP; keep it so.
     before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, note)

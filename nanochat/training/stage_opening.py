@@ -18,6 +18,7 @@ from nanochat import checkpoint_manager
 from nanochat.gpt import GPT, attention
 from nanochat.system import distributed, storage
 from nanochat.system.config import RunOptions, option
+from nanochat.system.console import log_line
 from nanochat.system.distributed import (
     Run,
     StartedWith,
@@ -27,7 +28,6 @@ from nanochat.system.distributed import (
     main_only,
 )
 from nanochat.system.errors import ConfigError
-from nanochat.system.metrics import log_line
 from nanochat.training import stage_record
 
 CHECKPOINT_BYTES = 8  # per parameter, at least: the weight and one moment, both float32
