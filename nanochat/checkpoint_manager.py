@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,6 @@ from nanochat.system.errors import CheckpointError, ConfigError, DamagedCheckpoi
 from nanochat.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-META_KEYS = {"format", "step", "model", "tokenizer_sha256", "state", "files"}
 DAMAGED = "damaged_"  # prefix of the name of a checkpoint that is set aside
 CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")  # the last trained first
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
@@ -41,6 +39,17 @@ WEIGHTS, OPTIMIZER, TOKENIZER, META = (
     "tokenizer.json",
     "meta.json",
 )
+STEP_NAME = r"step_([0-9]+)"
+# The keys of meta.json and their types, besides the sha256 of all of them.
+META_TYPES = {
+    "format": int,
+    "step": int,
+    "model": dict,
+    "tokenizer_sha256": str,
+    "state": dict,
+    "files": dict,
+}
+TENSOR_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +67,25 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
+class Meta:
+    """What meta.json says of a checkpoint whose files are as it says.
+
+    model: fields of GPTConfig. state: what training resumes from.
+    """
+
+    step: int
+    model: dict[str, Any]
+    tokenizer_sha256: str
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A model from a checkpoint, with its tokenizer and description."""
 
     model: GPT
     tokenizer: Tokenizer
-    meta: dict[str, Any]
+    meta: Meta
     path: Path
 
 
@@ -115,8 +137,7 @@ def remove(path: Path) -> None:
     """Remove a checkpoint; to a reader it is either complete or gone."""
     # The reverse of the commit: first the rename, then the files.
     # If killed while removing files, it must not leave a checkpoint that looks complete.
-    hidden = path.rename(path.with_name(f".{path.name}.removed_"))
-    shutil.rmtree(hidden)
+    storage.remove(path.rename(path.with_name(f".{path.name}.removed_")))
 
 
 def step_of(path: Path) -> int:
@@ -130,9 +151,9 @@ def steps(stage_dir: Path) -> list[Path]:
 
 
 def _folders(stage_dir: Path) -> list[Path]:
-    """Folders named like a checkpoint, complete or not, oldest first."""
+    """All that is named like a checkpoint, complete or not, oldest first."""
     found = stage_dir.iterdir() if stage_dir.is_dir() else ()
-    return sorted((p for p in found if re.fullmatch(r"step_\d+", p.name)), key=step_of)
+    return sorted((p for p in found if re.fullmatch(STEP_NAME, p.name)), key=step_of)
 
 
 def latest(stage_dir: Path) -> Path | None:
@@ -189,7 +210,7 @@ def remove_damaged(stage_dir: Path) -> int:
     """Remove the checkpoints that were set aside; returns their number."""
     found = list(stage_dir.glob(f"{DAMAGED}step_*"))
     for path in found:
-        shutil.rmtree(path)
+        storage.remove(path)
     return len(found)
 
 
@@ -228,7 +249,7 @@ def locate(source: SourceOptions, common: RunOptions, *, chat: bool) -> Path:
 def describe(loaded: Loaded) -> str:
     """A checkpoint's run, stage and step as text."""
     folder = loaded.path.resolve()
-    return f"{folder.parent.parent.name}/{folder.parent.name} step {loaded.meta['step']}"
+    return f"{folder.parent.parent.name}/{folder.parent.name} step {loaded.meta.step}"
 
 
 def load(
@@ -252,9 +273,7 @@ def load(
     return Loaded(model=model, tokenizer=encoder, meta=meta, path=path)
 
 
-def _read(
-    path: Path, model_options: Mapping[str, Any]
-) -> tuple[Path, dict[str, Any], GPTConfig, Tokenizer]:
+def _read(path: Path, model_options: Mapping[str, Any]) -> tuple[Path, Meta, GPTConfig, Tokenizer]:
     """A checkpoint's path, meta.json, config and tokenizer; path: its folder or its stage's."""
     if not (path / META).is_file():
         newest = latest(path)
@@ -266,12 +285,17 @@ def _read(
         path = newest
     meta = read_meta(path)
     try:
-        config = from_dict(GPTConfig, {**meta["model"], **model_options})
+        config = from_dict(GPTConfig, {**meta.model, **model_options})
         tokenizer_ = tokenizer.load(path / TOKENIZER)
     except (TypeError, ConfigError, DataError) as error:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None
-    if tokenizer_.sha256 != meta["tokenizer_sha256"]:
+    if tokenizer_.sha256 != meta.tokenizer_sha256:
         raise CheckpointError(f"{path}: the tokenizer is not the one the model was trained with")
+    if tokenizer_.vocab_size > config.vocab_size:  # a model may have more, for alignment
+        raise CheckpointError(
+            f"{path}: its tokenizer has {tokenizer_.vocab_size:,} tokens, its model only "
+            f"{config.vocab_size:,}"
+        )
     return path, meta, config, tokenizer_
 
 
@@ -286,37 +310,73 @@ def load_optimizer_state(path: Path) -> dict[str, Tensor]:
     return _load_tensors(path / OPTIMIZER)
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Path) -> Meta:
     """A checkpoint's meta.json, after checking the hash of every file in its folder.
 
     Raises: DamagedCheckpointError naming the file that is missing or altered; CheckpointError for
-    another format.
+    what is whole, but was not written by this version.
     """
     try:
-        meta = storage.read_json(path / META, "checkpoint description")
+        found = storage.read_json(path / META, "checkpoint description")
     except (DataError, OSError) as error:
         raise DamagedCheckpointError(str(error), path) from None
-    if not isinstance(meta, dict):
-        raise DamagedCheckpointError(f"{path / META} does not describe a checkpoint", path)
-    digest = meta.pop("sha256", None)
-    if digest != _digest(meta) and (digest is not None or set(meta) != META_KEYS):
-        # The first version wrote no digest, and exactly these keys.
-        raise DamagedCheckpointError(f"{path / META} is altered", path)
-    if meta.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {meta.get('format')}, this version reads {FORMAT_VERSION}; train "
-            "it again, or use the version that wrote it"
-        )
+    meta = _checked(found, path)
     for name, digest in meta["files"].items():
         try:
             intact = storage.sha256_of(path / name) == digest
         except FileNotFoundError:
             intact = False
-        except OSError as error:
+        except (DataError, OSError) as error:
             raise DamagedCheckpointError(f"{path / name} cannot be read: {error}", path) from None
         if not intact:
             raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
-    return meta
+    return Meta(meta["step"], meta["model"], meta["tokenizer_sha256"], meta["state"])
+
+
+def _checked(meta: Any, path: Path) -> dict[str, Any]:
+    """The content of meta.json, if it is what `save` writes.
+
+    What its own sha256 does not match is damaged, and an older checkpoint may take its place. What
+    it does match was written so: by another version or program. Setting that aside as damaged
+    would lose it, so it is refused.
+    """
+    if not isinstance(meta, dict):
+        raise DamagedCheckpointError(f"{path / META} does not describe a checkpoint", path)
+    version = meta.get("format")
+    if type(version) is int and version != FORMAT_VERSION:  # its sha256 may be another one, too
+        raise CheckpointError(
+            f"{path} has format {version}, this version reads {FORMAT_VERSION}; train it again, or "
+            "use the version that wrote it"
+        )
+    digest = meta.pop("sha256", None)
+    # The first version wrote no digest.
+    if digest != _digest(meta) and (digest is not None or set(meta) != set(META_TYPES)):
+        raise DamagedCheckpointError(f"{path / META} is altered", path)
+    problem = _problem(meta, path)
+    if problem is None:
+        return meta
+    if digest is None:
+        raise DamagedCheckpointError(f"{path / META}: {problem}", path)
+    raise CheckpointError(f"{path / META}: {problem}; it is not a checkpoint of this version")
+
+
+def _problem(meta: dict[str, Any], path: Path) -> str | None:
+    """What in a description is not as `save` writes it."""
+    for key, kind in META_TYPES.items():
+        if type(meta.get(key)) is not kind:
+            return f"{key!r} is missing or not a JSON {'object' if kind is dict else kind.__name__}"
+    unknown = sorted(set(meta) - set(META_TYPES))
+    if unknown:
+        return f"unknown key {unknown[0]!r}"
+    # Exactly these names: any other could lead out of the folder, and what is not listed is not
+    # hashed.
+    files = meta["files"]
+    if set(files) != {WEIGHTS, OPTIMIZER, TOKENIZER}:
+        return f"'files' must be {WEIGHTS}, {OPTIMIZER} and {TOKENIZER}, not {sorted(files)}"
+    named = re.fullmatch(STEP_NAME, path.name)
+    if meta["step"] < 0 or (named and int(named[1]) != meta["step"]):
+        return f"it is of step {meta['step']}, the folder's name says otherwise"
+    return None
 
 
 def _copy_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -326,9 +386,13 @@ def _copy_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None
         raise CheckpointError(f"{path}: its weights do not match its model (see {odd})")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            if parameter.shape != weights[name].shape:
-                raise CheckpointError(f"{path}: {name} has shape {tuple(weights[name].shape)}")
-            parameter.copy_(weights[name])
+            weight = weights[name]
+            if parameter.shape != weight.shape:
+                raise CheckpointError(f"{path}: {name} has shape {tuple(weight.shape)}")
+            # The extremes are finite only if all are: one pass, ten times faster than isfinite.
+            if not torch.stack(torch.aminmax(weight)).isfinite().all():
+                raise CheckpointError(f"{path}: {name} has numbers that are not finite")
+            parameter.copy_(weight)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -347,9 +411,13 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in TENSOR_DTYPES and name != "steps_done":
+            raise CheckpointError(f"{path}: {name} has numbers of type {tensor.dtype}")
+    return tensors
 
 
 def _digest(meta: Mapping[str, Any]) -> str:

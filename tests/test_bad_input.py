@@ -319,6 +319,30 @@ def test_a_checkpoint_with_an_invalid_description_is_named(base, content):
         checkpoint_manager.load(path, single_run())
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "does not say where in the data"),
+        ({"batches": None}, "does not say where in the data"),
+        ({"batches": {"next_row": "8"}}, "does not say where in the data"),
+        ({"batches": {"next_row": -8}}, "does not say where in the data"),
+        ({"batches": {"next_row": 8, "stream": []}}, "does not say where in the data"),
+        ({"batches": {"next_row": 8}}, "does not say how far training was"),
+        ({"batches": {"next_row": 8}, "progress": [1]}, "does not say how far training was"),
+        ({"batches": {"next_row": 8}, "progress": {"step": "4"}}, "progress has step '4'"),
+        ({"batches": {"next_row": 8}, "progress": {"loss_mean": None}}, "has loss_mean None"),
+    ],
+)
+def test_a_resume_from_a_state_of_another_program_is_refused(base, monkeypatch, state, message):
+    real = checkpoint_manager.save
+    monkeypatch.setattr(
+        checkpoint_manager, "save", lambda *args, **parts: real(*args, **{**parts, "state": state})
+    )
+    train(base)
+    with pytest.raises(CheckpointError, match=message):
+        train(base, "--resume")
+
+
 # --- data
 
 

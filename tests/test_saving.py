@@ -169,7 +169,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_leaves_the_bad_data_out(base, mon
         "steps left out, as they were not finite: 5",
         "returns to an earlier checkpoint after such steps: 1",
     ]
-    state = checkpoint_manager.read_meta(checkpoint_manager.latest(folder))["state"]
+    state = checkpoint_manager.read_meta(checkpoint_manager.latest(folder)).state
     assert state["batches"]["next_row"] == 8 * 23
 
 

@@ -271,11 +271,11 @@ def save(trainer, model, folder):
 def resumed(path, folder, **options):
     """A trainer that resumes from a checkpoint, and its model."""
     loaded = checkpoint_manager.load(path, single_run())
-    step = loaded.meta["step"]
+    step = loaded.meta.step
     trainer = make_trainer(loaded.model, Rows(), folder, resume_step=step, **options)
     trainer.optimizer.load_state_by_name(checkpoint_manager.load_optimizer_state(path))
-    trainer.batches.load_state(loaded.meta["state"]["batches"])
-    vars(trainer.progress).update(loaded.meta["state"]["progress"])
+    trainer.batches.load_state(loaded.meta.state["batches"])
+    vars(trainer.progress).update(loaded.meta.state["progress"])
     return trainer, loaded.model
 
 

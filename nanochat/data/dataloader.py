@@ -51,7 +51,7 @@ class BatchSource(Protocol):
     def state(self) -> dict[str, Any]:
         """Where the next step starts, as JSON types; the same on every rank."""
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         """Resume at a saved state; the number of ranks may have changed since."""
 
     def close(self) -> None:
@@ -111,12 +111,18 @@ class _Prefetched:
         """Where the next step starts, as JSON types; the same on every rank."""
         return {**self._position, "stream": self._identity}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         """Resume at a saved state; the number of ranks may have changed since.
 
-        Raises: CheckpointError if the state belongs to different rows.
+        Raises: CheckpointError if the state belongs to different rows, or is none.
         """
-        now, before = self._identity, state.get("stream", {})
+        saved = state if isinstance(state, dict) else {}
+        position = {name: saved.get(name) for name in self._position}
+        now, before = self._identity, saved.get("stream", {})
+        if not isinstance(before, dict) or any(
+            type(n) is not int or n < 0 for n in position.values()
+        ):
+            raise CheckpointError("cannot resume: the checkpoint does not say where in the data")
         for name in {**before, **now} if before else {}:
             was = before.get(name, UNRECORDED.get(name))
             if now.get(name) != was:
@@ -125,7 +131,7 @@ class _Prefetched:
                     f"{now.get(name)}; give the previous options, or start another run"
                 )
         self.close()
-        self._position = {name: int(state[name]) for name in self._position}
+        self._position = position
 
     def close(self) -> None:
         """Stop the prefetch thread and wait for it; next_step would start a new one.

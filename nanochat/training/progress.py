@@ -6,6 +6,9 @@ reading numbers from a device.
 
 import math
 from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from nanochat.system.errors import CheckpointError
 
 # A loss this many standard deviations above the mean of about the last LOSSES_WATCHED is a spike:
 # rare in a thousand steps of heavy-tailed noise.
@@ -38,6 +41,21 @@ class Progress:
     loss_variance: float = 0.0
     losses_seen: int = 0
     in_spike: bool = False
+
+    @classmethod
+    def restored(cls, saved: Any) -> "Progress":
+        """The progress that a checkpoint keeps; what only other versions know is left out.
+
+        Raises: CheckpointError if it is something else.
+        """
+        found: dict[str, Any] = {}
+        for name, kind in get_type_hints(cls).items() if isinstance(saved, dict) else ():
+            value = found[name] = saved.get(name, getattr(cls, name))
+            if type(value) not in (kind, *((int,) if kind is float else ())):
+                raise CheckpointError(f"the checkpoint's progress has {name} {value!r}")
+        if not found:
+            raise CheckpointError("the checkpoint does not say how far training was")
+        return cls(**found)
 
     def add_loss(self, loss: float) -> bool:
         """Count a step's loss; whether a spike starts with it."""

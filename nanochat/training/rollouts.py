@@ -29,7 +29,7 @@ from nanochat.engine import Completion, Engine, Request, SamplingParams
 from nanochat.gpt import GPT
 from nanochat.system.config import option
 from nanochat.system.distributed import Run, gather_objects
-from nanochat.system.errors import ConfigError
+from nanochat.system.errors import CheckpointError, ConfigError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import render_prompt
 
@@ -218,10 +218,15 @@ class RolloutBatches:
         """Where the next step starts, and what `figures` has gathered so far."""
         return {"position": self.position, "totals": dict(self._totals)}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        self.position = int(state["position"])
-        self._totals = {name: float(value) for name, value in state.get("totals", {}).items()}
+    def load_state(self, state: Any) -> None:
+        """Continue from where `state` was taken. Raises: CheckpointError if it is none."""
+        try:
+            self.position = int(state["position"])
+            self._totals = {name: float(value) for name, value in state.get("totals", {}).items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise CheckpointError(
+                "cannot resume: the checkpoint does not say where in the data"
+            ) from None
 
     def figures(self) -> dict[str, float]:
         """Means over all answers since the last call, the same on every rank.

@@ -6,7 +6,6 @@ which each stage's script brings.
 """
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -18,12 +17,13 @@ from typing import Any
 import torch
 
 from nanochat import checkpoint_manager, optim, report
+from nanochat.checkpoint_manager import Meta
 from nanochat.data import BatchSource
 from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.gpt import GPT, flops
 from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import Schedule
-from nanochat.report.data import read_object
+from nanochat.report.data import is_number, read_object
 from nanochat.system import config
 from nanochat.system import device as devices
 from nanochat.system.distributed import Run, barrier, from_main, gather_work, main_only
@@ -84,7 +84,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
             run,
             wandb_project=stage.common.wandb,
             config=config.to_dict(stage.options),
-            resume_step=resumed["step"] if resumed else None,
+            resume_step=resumed.step if resumed else None,
         ) as metrics,
         contextlib.closing(Saver(stage, model, recipe.tokenizer, recipe.total_steps)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
@@ -115,14 +115,14 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
             watch_loss=recipe.watch_loss,
         )
         if resumed is not None and stage.resume_from is not None:
-            _restore(trainer, stage.resume_from, resumed["state"])
+            _restore(trainer, stage.resume_from, resumed.state)
             start_s -= trainer.progress.elapsed_s  # count the time before the interruption
             trainer.run_due(hooks[1:])
         summary = trainer.fit()
         _finish(stage, trainer, summary, results, facts, time.perf_counter() - start_s)
 
 
-def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
+def _resumed(stage: Stage, batches: BatchSource) -> Meta | None:
     """The metadata of the checkpoint to resume from, if there is one. Collective.
 
     Raises: CheckpointError if it was trained on different data, before any file is changed.
@@ -131,7 +131,7 @@ def _resumed(stage: Stage, batches: BatchSource) -> dict[str, Any] | None:
     if path is None:
         return None
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
-    batches.load_state(meta["state"]["batches"])
+    batches.load_state(meta.state.get("batches"))
     return meta
 
 
@@ -266,18 +266,19 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
     checkpoint_manager.load_weights(path, model, stage.run)
-    main_only(stage.run, lambda: trainer.metrics.rewind(meta["step"]))
-    _restore(trainer, path, meta["state"])
+    main_only(stage.run, lambda: trainer.metrics.rewind(meta.step))
+    _restore(trainer, path, meta.state)
 
 
 def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     """Restore optimizer and progress from a checkpoint. Collective."""
     rows = read_rows(path.parent / "metrics.jsonl") if trainer.run.is_main else []
-    trainer.last_loss = next((row["loss"] for row in reversed(rows) if "loss" in row), math.nan)
+    trainer.last_loss = next(
+        (row["loss"] for row in reversed(rows) if is_number(row.get("loss"))), math.nan
+    )
     saved = main_only(trainer.run, lambda: checkpoint_manager.load_optimizer_state(path))
     trainer.optimizer.load_state_by_name(saved or {})
-    known = {f.name for f in dataclasses.fields(Progress)}
-    trainer.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
+    trainer.progress = Progress.restored(state.get("progress"))
 
 
 def rows_per_step(tokens_per_step: int, sequence_length: int) -> int:
