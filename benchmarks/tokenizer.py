@@ -226,18 +226,23 @@ def encode_to_shards(folder: Path, size: int) -> Work:
     """From a parquet shard to token files on disk, as in base training."""
     from nanochat.data import Dataset, shards
     from nanochat.data.token_shards import TokenShards
+    from nanochat.system import storage
     from nanochat.tokenizer import BpeTokenizer
 
     own = BpeTokenizer(vocabulary(folder, size))
     path = folder / "text.parquet"
     shard = shards.Shard(
-        file=path.name, split="train", bytes=path.stat().st_size, digest=f"{time.time_ns():x}"
+        file=path.name,
+        split="train",
+        bytes=path.stat().st_size,
+        digest=storage.sha256_of(path),
     )
+    base = folder / f"{time.time_ns():x}"  # without tokens of an earlier measurement
     data = Dataset(name="text", folder=folder, all_shards=(shard,))
-    assert own.encode_batch(next(shards.read_columns(path)), bos=True)  # warm up
+    assert own.encode_batch(next(shards.read_columns(folder, shard)), bos=True)  # warm up
 
     def work() -> WithBos:
-        return WithBos(TokenShards(data, "train", own, folder).open(0).tokens, own.bos_id)
+        return WithBos(TokenShards(data, "train", own, base).open(0).tokens, own.bos_id)
 
     return work
 

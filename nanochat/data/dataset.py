@@ -106,12 +106,12 @@ class Dataset:
     def documents(self, split: str) -> Iterator[str]:
         """Every document of "train" or "val", shard by shard."""
         for shard in self.shards(split):
-            yield from shard_files.read_texts(self.folder / shard.file)
+            yield from shard_files.read_texts(self.folder, shard)
 
     def columns(self, split: str) -> Iterator[pa.StringArray]:
         """The same documents as Arrow columns, which Rust reads without a copy."""
         for shard in self.shards(split):
-            yield from shard_files.read_columns(self.folder / shard.file)
+            yield from shard_files.read_columns(self.folder, shard)
 
     def characters(self, split: str) -> int | None:
         """How many characters a split has, or None if they were never counted."""
