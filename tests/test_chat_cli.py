@@ -221,7 +221,7 @@ def test_sample_continues_a_prompt_with_a_base_model_reproducibly(base, monkeypa
             sample.main,
             ["--run", "demo", "--top-p", "2"],
             ConfigError,
-            "--top-p must be above 0 and at most 1 or none",
+            "--top-p must be from 0 to 1 or none",
         ),
         (sample.main, ["--run", "demo", "--num-samples", "0"], ConfigError, "must be at least 1"),
         (sample.main, ["--run", "demo", "--prompt", "x" * 99], ConfigError, "has 100 tokens"),

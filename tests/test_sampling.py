@@ -132,6 +132,7 @@ def test_greedy_and_top_k_one_agree_and_very_low_temperatures_do_not_overflow():
         SamplingParams(temperature=0),
         SamplingParams(top_k=1),
         SamplingParams(top_p=1e-9),
+        SamplingParams(top_p=0),
         SamplingParams(temperature=1e-6),
     ):
         batch = SamplingBatch.build([params] * 4, [0, 1, 2, 3], vocab_size=50, device=CPU)
@@ -144,8 +145,8 @@ def test_greedy_and_top_k_one_agree_and_very_low_temperatures_do_not_overflow():
         ({"temperature": -0.1}, "temperature must be from 0 to 100, got -0.1"),
         ({"temperature": float("nan")}, "temperature must be from 0 to 100, got nan"),
         ({"top_k": -1}, "top_k must be at least 0 or none, got -1"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
-        ({"top_p": 1.1}, "top_p must be above 0 and at most 1, got 1.1"),
+        ({"top_p": -0.1}, "top_p must be from 0 to 1, got -0.1"),
+        ({"top_p": 1.1}, "top_p must be from 0 to 1, got 1.1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"stop": ("",)}, "a stop string must not be empty"),
     ],

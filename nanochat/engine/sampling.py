@@ -25,7 +25,7 @@ _MIX_2 = -7723592293110705685
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How one request's tokens are sampled; temperature 0 is greedy.
+    """How one request's tokens are sampled; temperature 0 or top_p 0 is greedy.
 
     top_k: None or 0 keeps every token. top_p: None or 1 keeps every token; it applies to the tokens
     that top_k kept. max_new_tokens: includes forced tool output. seed: None draws a new one for
@@ -45,12 +45,17 @@ class SamplingParams:
             raise ConfigError(f"temperature must be from 0 to 100, got {self.temperature}")
         if self.top_k is not None and self.top_k < 0:
             raise ConfigError(f"top_k must be at least 0 or none, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.top_p is not None and not 0 <= self.top_p <= 1:
+            raise ConfigError(f"top_p must be from 0 to 1, got {self.top_p}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not all(self.stop):
             raise ConfigError("a stop string must not be empty")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0 or self.top_p == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +73,9 @@ class SamplingOptions:
     )
     top_p: float | None = option(
         None,
-        "sample from the likeliest tokens that reach this probability; none: all tokens",
-        above=0,
+        "sample from the likeliest tokens that reach this probability; 0: the likeliest one; "
+        "none: all tokens",
+        least=0,
         most=1,
     )
 
@@ -106,7 +112,7 @@ class SamplingBatch:
         device: torch.device,
     ) -> SamplingBatch:
         """Collect the rows' settings; `seeds` replaces each row's `seed`."""
-        kept = [1 if p.temperature == 0 else min(p.top_k or vocab_size, vocab_size) for p in params]
+        kept = [1 if p.greedy else min(p.top_k or vocab_size, vocab_size) for p in params]
 
         def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
@@ -117,7 +123,7 @@ class SamplingBatch:
             top_p=column([p.top_p or 1.0 for p in params], torch.float32)[:, None],
             seed=column([_signed(seed) for seed in seeds], torch.int64),
             candidates=max(kept, default=1),
-            greedy=all(p.temperature == 0 for p in params),
+            greedy=all(p.greedy for p in params),
             ranked=min(kept, default=1) < vocab_size or any((p.top_p or 1.0) < 1 for p in params),
         )
 
