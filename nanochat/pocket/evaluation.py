@@ -18,6 +18,8 @@ from nanochat.pocket.world import facts, group_values
 from nanochat.system.errors import ConfigError
 
 MAX_ITEMS = 2000
+# whole: 3.5 does not end in 5, nor 3/4 in 4; a minus behind a digit subtracts
+_NUMBER = re.compile(r"(?:(?<!\d)[-\u2212])?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,15 @@ def _last_text(reply: Content) -> str:
 
 
 def final_number(text: str) -> str | None:
-    """The last integer of a text, without commas; None if there is none."""
-    found = re.findall(r"-?\d[\d,]*", text)
-    return found[-1].replace(",", "") if found else None
+    """The last number of a text, without commas; None if there is none.
+
+    >>> final_number("12 - 15 is \u22123, not 1,003.0"), final_number("It is 3.5.")
+    ('1003', '3.5')
+    """
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    return re.sub(r"\.0+$", "", found[-1].replace(",", "").replace("\u2212", "-"))
 
 
 def answers_alike(reference: Content, text: str) -> bool:

@@ -4,7 +4,7 @@ Source: Cobbe et al. 2021, arXiv 2110.14168; hub openai/gsm8k.
 """
 
 import re
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 from nanochat.data.tasks.common import GenerateTask, Record, exchange, load_rows
 from nanochat.tokenizer.conversation import Conversation
@@ -12,8 +12,13 @@ from nanochat.tools import calculator
 
 HUB = "openai/gsm8k"
 _CALL = re.compile(r"<<([^<>=]+)=([^<>]*)>>")
-_FINAL = re.compile(r"####\s*([^\n]*)")
-_NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+_MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"))  # as models write it
+# The first number of a line, perhaps after words, and its denominator. It must be whole: what
+# follows may not make it another number, as in 10-12, 2 1/2, 5:30, 1e5 or \frac{3}{4}.
+_NUMBER = re.compile(
+    r"[^\d]*?(-?)\s*([\d,]*\.?\d+)(?:\s*/\s*(\d+))?%?"
+    r"(?!\s*[-+*/×÷^=]?\s*\d|[.,:_]\d|[eE][-+]?\d|[²³¼½¾]|\}\s*\{)"
+)
 
 
 class GSM8K(GenerateTask):
@@ -56,19 +61,24 @@ def solution_parts(solution: str) -> list[dict[str, str]]:
     return parts
 
 
-def final_number(text: str) -> Decimal | None:
-    """The number after the last ####; None if there is none.
+def final_number(text: str) -> Fraction | None:
+    """The number after the last ####, on its line; None if there is none.
 
-    >>> final_number("so #### $1,234.50"), final_number("#### none")
-    (Decimal('1234.50'), None)
+    Words around it, $, % and commas between thousands are passed over.
+    >>> final_number("so #### 7, no: #### $1,234.50"), final_number("#### \u22123/4 of it")
+    (Fraction(2469, 2), Fraction(-3, 4))
+    >>> final_number("#### none"), final_number("#### 10-12"), final_number("12")
+    (None, None, None)
     """
-    finals = _FINAL.findall(text)
-    number = _NUMBER.search(finals[-1].replace("$", "")) if finals else None
+    _, mark, rest = text.rpartition("####")
+    line = rest.strip().partition("\n")[0].translate(_MINUS).replace("$", "")
+    number = _NUMBER.match(line) if mark else None
     if number is None:
         return None
+    sign, above, below = number.groups()
     try:
-        return Decimal(number.group().replace(",", ""))
-    except InvalidOperation:
+        return Fraction(sign + above.replace(",", "")) / Fraction(below or 1)
+    except (ValueError, ZeroDivisionError):  # thousands of digits, or divided by 0
         return None
 
 
