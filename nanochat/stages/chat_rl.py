@@ -108,12 +108,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def open_tasks(cfg: ChatRlConfig) -> tuple[RewardTask, Sequence[EvalTask]]:
     """The problems to learn from, and the held-out ones to measure pass@1 on."""
-    name, _, folder = cfg.tasks.partition("=")
-    if name == "pocket":
+    name, given, folder = cfg.tasks.partition("=")
+    if cfg.tasks == "pocket":
         rows = ("problems", "problems_new_templates")
         task = PocketProblems(seed=cfg.common.seed, size=cfg.problems)
         return task, [PocketTask(row, cfg.eval_items) for row in rows]
-    if name == "gsm8k":
+    if name == "gsm8k" and bool(given) == bool(folder):
         source = folder or HUB
         return GSM8K("train", source=source), [GSM8K("test", source=source)]
     raise ConfigError(f"--tasks must be pocket, gsm8k or gsm8k=FOLDER, got {cfg.tasks!r}")

@@ -5,7 +5,6 @@ the embedded world; a public task can be read from a local folder: gsm8k=path/to
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from nanochat.data.tasks.arc import arc
@@ -43,20 +42,23 @@ def open_tasks(spec: str, *, max_items: int | None) -> list[EvalTask]:
     """
     rows = pocket_rows()
     groups = {"all": (*PUBLIC, *rows), "full": tuple(PUBLIC), "pocket": rows}
-    openers: dict[str, Callable[[], EvalTask]] = {}
+    sources: dict[str, str | None] = {}  # name -> folder, if one is given
     for entry in filter(None, (part.strip() for part in spec.split(","))):
-        name, _, source = entry.partition("=")
+        name, given, source = (part.strip() for part in entry.partition("="))
+        if name not in (*groups, *PUBLIC, *rows):
+            known = ", ".join([*groups, *PUBLIC, *rows])
+            raise ConfigError(f"--tasks does not know {name!r}; choose from {known}")
+        if given and (name not in PUBLIC or not source or sources.get(name)):
+            names = ", ".join(PUBLIC)
+            raise ConfigError(f"--tasks {entry}: one folder can be given to each of {names}")
         for task in groups.get(name, (name,)):
-            if task in PUBLIC:
-                openers[task] = partial(PUBLIC[task], source if source and task == name else None)
-            elif task in rows:
-                openers[task] = partial(_pocket, task, max_items)
-            else:
-                known = ", ".join([*groups, *PUBLIC, *rows])
-                raise ConfigError(f"--tasks does not know {name!r}; choose from {known}")
-    if not openers:
+            sources[task] = source or sources.get(task)
+    if not sources:
         raise ConfigError(f"--tasks {spec!r} names no task; name one, or the group full or pocket")
-    return [opener() for opener in openers.values()]
+    return [
+        PUBLIC[task](source) if task in PUBLIC else _pocket(task, max_items)
+        for task, source in sources.items()
+    ]
 
 
 def pocket_rows() -> tuple[str, ...]:
