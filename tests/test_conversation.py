@@ -170,23 +170,19 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
         ({"messages": []}, '"messages" must be a list of at least one message'),
         ({"messages": "hello"}, '"messages" must be a list of at least one message'),
         ({"messages": ["hello"]}, "message 1 is not an object with role and content"),
-        ({"messages": [{"role": "user"}]}, r"message 1 \(user\): content must be text or a list"),
-        ({"messages": [ANSWER]}, "message 1 has role 'assistant', expected \"user\""),
-        ({"messages": [USER, USER]}, "message 2 has role 'user', expected \"assistant\""),
-        ({"messages": [USER, ANSWER, ANSWER]}, "message 3 has role 'assistant', expected \"user\""),
+        ({"messages": [{"role": "user"}]}, r"message 1 \(user\) is empty; remove it or add text"),
+        ({"messages": [ANSWER]}, 'needs a message of role "user"'),
         ({"messages": [{"role": "bot", "content": "a"}]}, "message 1 has role 'bot', expected sys"),
         ({"messages": [{"role": ["user"], "content": "a"}]}, r"message 1 has role \['user'\]"),
-        ({"messages": [USER, {"role": "system", "content": "a"}]}, "message 2 has role 'system'"),
         ({"messages": [{"role": "system", "content": "a"}]}, 'needs a message of role "user"'),
         ({"messages": [{"role": "user", "content": ""}]}, r"message 1 \(user\) is empty"),
-        ({"messages": [USER, {"role": "assistant", "content": []}]}, r"2 \(assistant\) is empty"),
         (
             {"messages": [{"role": "user", "content": [{"type": "python", "text": "1"}]}]},
-            r"message 1 \(user\): content must be text or a list of parts",
+            r"message 1 \(user\): content has a part of type 'python'; known are text, input_text",
         ),
         (
             {"messages": [USER, {"role": "assistant", "content": [{"type": "text"}]}]},
-            r"message 2 \(assistant\): content must be text",
+            r"message 2 \(assistant\): \"text\" of a part must be text, got None",
         ),
     ],
 )
@@ -203,9 +199,33 @@ def test_valid_conversations_come_back_as_they_are():
         assert validate(conversation) is conversation
 
 
-def test_a_prompt_must_end_with_the_user(encoder):
-    with pytest.raises(DataError, match='the last message must have role "user"'):
-        render_prompt([USER, ANSWER], encoder)
+def test_a_prompt_that_ends_with_the_assistant_goes_on_with_its_text(encoder):
+    asked = render_prompt([USER], encoder)
+    assert render_prompt([USER, ANSWER], encoder) == [*asked, *encoder.encode("b")]
+    assert render_prompt([USER, {"role": "assistant", "content": ""}], encoder) == asked
+    call = {"role": "assistant", "content": CHAT["messages"][2]["content"][:3]}
+    text = encoder.decode(render_prompt([USER, call], encoder))
+    assert text.endswith("see: <|python_start|>2+3<|python_end|><|output_start|>5<|output_end|>")
+    half = {"role": "assistant", "content": call["content"][:2]}
+    with pytest.raises(DataError, match="ends in a python part without its output"):
+        render_prompt([USER, half], encoder)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        (27, "<|bos|><|user_start|>Qs\n\n0123<|user_end|><|assistant_start|>abcdefghijklmno"),
+        (26, "<|bos|><|user_start|>Qs\n\n0123<|user_end|><|assistant_start|>fghijklmno"),
+        (12, "<|bos|><|user_start|>Qs123<|user_end|><|assistant_start|>mno"),
+        (5, "<|bos|><|user_start|>3<|user_end|><|assistant_start|>"),
+    ],
+)
+def test_a_long_beginning_of_an_answer_shares_the_room_with_the_question(limit, text):
+    answer = {"role": "assistant", "content": "abcdefghijklmno"}
+    messages = [{"role": "system", "content": "Qs"}, *users("older", "0123"), answer]
+    prompt = render_prompt(messages, char(), limit)
+    assert char().decode(prompt) == text
+    assert len(prompt) <= limit
 
 
 def test_half_a_character_is_held_back():

@@ -150,38 +150,43 @@ def test_tool_activity_is_returned_only_on_request(service):
         ([], None, "the body: Input should be a valid dictionary"),
         ({"messages": None}, "messages", "messages: Field required"),
         ({"messages": []}, "messages", "at least 1 item"),
-        ({"messages": ["hi"]}, "messages[0]", "a valid dictionary"),
+        ({"messages": ["hi"]}, "messages[0]", "message 1 is not an object with role and content"),
         (
             {"messages": [{"role": "tool", "content": "1"}]},
             "messages[0].role",
-            "messages[0].role: Input should be 'system', 'developer', 'user' or 'assistant', "
-            "got 'tool'",
+            "message 1 has role 'tool', expected system, developer, user or assistant",
         ),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "got 3"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]},
             "messages[0].content[0].type",
-            "should be 'text', 'python' or 'python_output', got 'image_url'",
+            "message 1 (user): content has a part of type 'image_url'; known are text",
         ),
-        ({"messages": [{"role": "user", "content": ""}]}, "messages", "is empty"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "expected"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content", "is empty"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", 'of role "user"'),
         (
-            {"messages": [*HELLO, {"role": "assistant", "content": "x"}]},
-            "messages",
-            'the last message must have role "user"',
+            {"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            "messages[1].tool_calls",
+            "message 2 (assistant) has \"tool_calls\": [{'id': '1'}]; the only tool is",
+        ),
+        (
+            {"messages": [*HELLO, {"role": "assistant", "content": "x", "weight": 0.5}]},
+            "messages[1].weight",
+            "must be 0 (not learnt) or 1",
         ),
         ({"temperature": "hot"}, "temperature", "should be a valid number, got 'hot'"),
         ({"temperature": 2.1}, "temperature", "less than or equal to 2, got 2.1"),
         ({"temperature": True}, "temperature", "got True"),
         ({"top_p": 1.5}, "top_p", "less than or equal to 1, got 1.5"),
-        ({"top_p": 0}, "top_p", "greater than 0, got 0"),
-        ({"top_k": -1}, "top_k", "greater than or equal to 0, got -1"),
+        ({"top_p": -1}, "top_p", "greater than or equal to 0, got -1"),
+        ({"top_k": -2}, "top_k", "greater than or equal to 0, got -2"),
+        ({"top_k": True}, "top_k", "a valid integer, got True"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
         ({"max_tokens": 1.5}, "max_tokens", "got 1.5"),
         ({"n": 99}, "n", "less than or equal to 8, got 99"),
         ({"seed": "x"}, "seed", "a valid integer, got 'x'"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4 items"),
-        ({"stop": [""]}, "stop[0]", "at least 1 character, got ''"),
+        ({"stop": [3]}, "stop[0]", "a valid string, got 3"),
         ({"stream": "yes"}, "stream", "should be a valid boolean, got 'yes'"),
         ({"stream_options": "x"}, "stream_options", "got 'x'"),
     ],
@@ -233,6 +238,36 @@ def test_bodies_need_no_content_type_and_null_means_the_default(service):
 
     for response in asyncio.run(send()):
         assert response.json()["choices"][0]["message"]["content"] == "Hello, 😀!"
+
+
+@pytest.mark.parametrize(
+    ("given", "same_as"),
+    [
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"top_p": 0}, {"temperature": 0}),
+        ({"max_tokens": -1, "max_completion_tokens": -1}, {"max_tokens": None}),
+        ({"max_tokens": 3.0}, {"max_tokens": 3}),
+        ({"n": 2.0, "seed": 1e3}, {"n": 2, "seed": 1000}),
+        ({"stop": ""}, {}),
+        ({"stop": ["", "b"]}, {"stop": "b"}),
+    ],
+)
+def test_values_that_clients_send_for_none_or_as_floats_are_understood(given, same_as):
+    with serving(Engine(random_model(3), TOKENIZER, slots=4)) as running:
+        base = {"seed": 7, "temperature": 1.5, "max_tokens": 9}
+        answers = [ask(running, **{**base, **more}).json() for more in (given, same_as)]
+    assert answers[0]["choices"] == answers[1]["choices"]
+
+
+def test_an_answer_goes_on_with_the_assistants_last_message_and_does_not_repeat_it(service):
+    said = [*HELLO, {"role": "assistant", "content": "Hello, "}]
+    reply = ask(service, messages=said).json()
+    assert reply["choices"][0]["message"]["content"] == "😀!"
+    assert reply["usage"]["prompt_tokens"] == len(render_prompt(said, TOKENIZER))
+    pieces = [
+        c["choices"][0]["delta"] for c in chunks(ask(service, messages=said, stream=True))[:-1]
+    ]
+    assert "".join(piece.get("content", "") for piece in pieces) == "😀!"
 
 
 def test_openapi_json_describes_every_route_and_field(service):

@@ -1,9 +1,12 @@
 """The datasets, on small files with the real layout, and on the real data where it exists."""
 
+import doctest
 import gzip
+import importlib
 import json
 from collections import Counter
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,6 @@ import pytest
 from nanochat.data.tasks import common, evaluations, gsm8k, mixtures, spelling
 from nanochat.data.tasks.arc import arc
 from nanochat.data.tasks.common import Conversations, TaskMixture, find_letter
-from nanochat.data.tasks.custom_json import custom_json
 from nanochat.data.tasks.gsm8k import GSM8K, final_number, solution_parts
 from nanochat.data.tasks.humaneval import HumanEval, extract_code, program
 from nanochat.data.tasks.identity import identity
@@ -134,16 +136,41 @@ def test_spans_that_the_calculator_refuses_are_left_out():
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("#### 18", Decimal(18)),
+        ("#### 18", 18),
         ("a #### 1 b\n#### $1,234.50", Decimal("1234.50")),
-        ("####-7.", Decimal(-7)),
+        ("####-7.", -7),
+        ("#### 18 #### 20", 20),
+        ("#### 72, altogether, 3 of them red", 72),
+        ("####\n18.00\n20", 18),
+        ("#### about 50% of $100", 50),
+        ("#### \u22125", -5),
+        ("#### -$5", -5),
+        ("#### - 5", -5),
+        ("#### 3/4", Fraction(3, 4)),
+        ("#### \u2212$3 / 4 of it", Fraction(-3, 4)),
+        ("#### .5", Fraction(1, 2)),
         ("####", None),
         ("18", None),
         ("#### no", None),
+        ("#### 5/0", None),
+        ("#### 10-12", None),
+        ("#### 2 1/2", None),
+        ("#### 1 000", None),
+        ("#### 1e5", None),
+        ("#### 18.5.2", None),
+        ("#### 3*6 = 18", None),
+        ("#### 2\u00b2", None),
+        ("#### " + "9" * 5000, None),
     ],
 )
-def test_the_final_number_follows_the_last_marks(text, number):
+def test_the_final_number_is_whole_and_follows_the_last_marks(text, number):
     assert final_number(text) == number
+
+
+def test_what_docstrings_say_of_final_numbers_holds():
+    for name in ("data.tasks.gsm8k", "pocket.evaluation"):
+        result = doctest.testmod(importlib.import_module(f"nanochat.{name}"))
+        assert (result.failed, result.attempted) == (0, 2 if "gsm8k" in name else 1)
 
 
 def test_gsm8k_grades_by_number_and_rewards_the_same(tmp_path):
@@ -264,51 +291,6 @@ def test_identity_rows_are_different_valid_and_fixed_by_the_seed():
     assert len({texts(row)[-2] for row in rows}) > 150
 
 
-# --- users' own conversations
-
-
-def test_own_conversations_keep_roles_parts_and_system(tmp_path):
-    path = tmp_path / "chats.jsonl.gz"
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "1+1?", "name": "ann"},
-        {"role": "assistant", "content": [{"type": "text", "text": "2"}]},
-    ]
-    write_jsonl(path, [{"messages": messages, "id": 7}])
-    (row,) = custom_json(path)
-    assert row["messages"][1] == {"role": "user", "content": "1+1?"}
-    assert row["messages"][2]["content"] == [{"type": "text", "text": "2"}]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{oops", "not JSON"),
-        ("[1]", "list instead of an object"),
-        ('{"text": "a"}', 'a list "messages"'),
-        ('{"messages": [{"role": "user", "content": "a"}]}', 'must have the role "assistant"'),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', 'expected "user"'),
-        ('{"messages": [{"role": "user", "content": 3}]}', "content must be text"),
-        ('{"messages": []}', "at least one message"),
-    ],
-)
-def test_a_line_that_is_wrong_is_named(tmp_path, line, message):
-    path = tmp_path / "chats.jsonl"
-    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-    path.write_text(f"{json.dumps(good)}\n\n{line}\n", encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        custom_json(path)
-    assert str(caught.value).startswith(f"{path}, line 3") and message in str(caught.value)
-
-
-def test_an_empty_or_missing_file_of_conversations_is_an_error(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="contains no conversations"):
-        custom_json(tmp_path / "empty.jsonl")
-    with pytest.raises(DataError, match="no such file"):
-        custom_json(tmp_path / "missing.jsonl")
-
-
 # --- sources and mixtures
 
 
@@ -417,8 +399,10 @@ def test_a_share_of_users_conversations_is_kept_for_validation(tmp_path):
     write_jsonl(path, [common.exchange("q", "a")])
     with pytest.raises(DataError, match="too few conversations"):
         mixtures.build(str(path), stage="sft")
-    with pytest.raises(ConfigError, match=r"must be pocket, full or a \.jsonl file, got 'nope'"):
+    with pytest.raises(DataError, match="--data nope: no such file, folder or glob match"):
         mixtures.build("nope", stage="sft")
+    with pytest.raises(DataError, match="--val-data nope: no such file"):
+        mixtures.build(str(path), stage="sft", val_data="nope")
 
 
 def test_pocket_mixtures_are_finite_and_their_validation_differs():
@@ -446,3 +430,20 @@ def test_tasks_are_opened_by_name_with_a_folder_if_given(tmp_path):
         evaluations.open_tasks("gsm9k", max_items=None)
     with pytest.raises(ConfigError, match="names no task"):
         evaluations.open_tasks(" , ", max_items=None)
+
+
+@pytest.mark.parametrize(
+    "spec", ["full={}", "pocket={}", "all={}", "facts={}", "gsm8k=", "gsm8k={},gsm8k={}"]
+)
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path, spec):
+    with pytest.raises(ConfigError, match=r"--tasks .*=.*: one folder can be given to each of arc"):
+        evaluations.open_tasks(spec.format(tmp_path, tmp_path), max_items=None)
+
+
+def test_a_tasks_folder_is_read_whether_named_before_or_after_its_group(tmp_path, monkeypatch):
+    opened = []
+    for name in evaluations.PUBLIC:
+        monkeypatch.setitem(evaluations.PUBLIC, name, lambda source: opened.append(source))
+    for spec in ("full,gsm8k={}", "gsm8k={},full"):
+        evaluations.open_tasks(spec.format(tmp_path), max_items=None)
+    assert opened.count(str(tmp_path)) == 2 and opened.count(None) == 10

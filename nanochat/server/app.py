@@ -24,6 +24,7 @@ from nanochat.server.protocol import (
 from nanochat.server.service import Busy, EngineService, NotReady, Ticket
 from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer.conversation import render_prompt
+from nanochat.tokenizer.messages import MessageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -135,14 +136,16 @@ def _add_routes(
 def engine_requests(body: ChatRequest, engine: Engine, defaults: SamplingOptions) -> list[Request]:
     """One engine request per choice; drops the oldest turns if the prompt is too long.
 
+    If the last message is the assistant's, the answer goes on with it and does not repeat it.
     Raises: ApiError 400 for messages that do not form a conversation.
     """
     limit = body.token_limit
     reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
     try:
-        prompt = render_prompt(body.conversation(), engine.tokenizer, engine.max_len - reserved)
+        prompt = render_prompt(body.messages, engine.tokenizer, engine.max_len - reserved)
     except UserError as error:
-        raise ApiError(400, str(error), param="messages") from None
+        param = error.path if isinstance(error, MessageError) else "messages"
+        raise ApiError(400, str(error), param=param) from None
     room = engine.max_len - len(prompt) + 1
     count = min(limit or room, room)
     return [

@@ -11,13 +11,14 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from nanochat.engine import Completion, SamplingParams
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.tokenizer.conversation import Message, Part, PartType
+from nanochat.tokenizer.conversation import PartType
+from nanochat.tokenizer.messages import ROLES, shortened
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
@@ -67,29 +68,38 @@ class RequestModel(BaseModel):
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
 
-class MessagePart(RequestModel):
-    """A part of a message; only assistant messages may have types besides "text"."""
-
-    type: PartType
-    text: str
-
-
-def _as_parts(content: Any) -> Any:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+def _whole(number: Any) -> Any:
+    """24.0 and 1e3 are whole numbers, as JSON has only one kind; true is not one."""
+    whole = isinstance(number, float) and number.is_integer()
+    return int(number) if whole else number
 
 
-def _as_list(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
+def _stops(stop: Any) -> Any:
+    stops = [stop] if isinstance(stop, str) else stop
+    return [text for text in stops if text != ""] if isinstance(stops, list) else stops
 
 
-class ChatMessage(RequestModel):
-    """One message; developer is another name for system."""
+def _limit(number: Any) -> Any:
+    number = _whole(number)
+    return None if number == -1 else number
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        list[MessagePart],
-        BeforeValidator(_as_parts, json_schema_input_type=str | list[MessagePart]),
-    ] = []
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+# Clients write "no limit" as -1 too.
+Limit = Annotated[int | None, Field(ge=1), BeforeValidator(_limit)]
+TopK = Annotated[int, Field(ge=0), BeforeValidator(lambda k: 0 if (k := _whole(k)) == -1 else k)]
+MESSAGES_SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {
+            "role": {"enum": list(ROLES)},
+            "content": {"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]},
+        },
+        "required": ["role"],
+    },
+}
 
 
 class StreamOptions(RequestModel):
@@ -99,21 +109,24 @@ class StreamOptions(RequestModel):
 
 
 class ChatRequest(RequestModel):
-    """A request for a chat completion. Unknown fields are ignored."""
+    """A request for a chat completion. Unknown fields are ignored.
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    The tokenizer judges the messages (tokenizer/messages.py), here as in training.
+    """
+
+    messages: Annotated[list[Any], WithJsonSchema(MESSAGES_SCHEMA)] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0, le=2, description="default: see /v1/models")
-    top_k: int | None = Field(None, ge=0, description="0 keeps every token")
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1, description="older name of max_completion_tokens")
-    seed: int | None = None
+    top_k: TopK | None = Field(None, description="0 or -1 keeps every token")
+    top_p: float | None = Field(None, ge=0, le=1, description="0: always the likeliest token")
+    max_completion_tokens: Limit = Field(None, description="-1: no limit")
+    max_tokens: Limit = Field(None, description="older name of max_completion_tokens")
+    seed: Whole | None = None
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1)]],
+        list[str],
         Field(max_length=MAX_STOPS),
-        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+        BeforeValidator(_stops, json_schema_input_type=str | list[str]),
     ] = []
-    n: int = Field(1, ge=1, le=MAX_CHOICES, description="number of answers")
+    n: Whole = Field(1, ge=1, le=MAX_CHOICES, description="number of answers")
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     tool_activity: bool = Field(False, description="also return the calculator's input and output")
@@ -135,28 +148,6 @@ class ChatRequest(RequestModel):
             stop=tuple(self.stop),
         )
 
-    def conversation(self) -> list[Message]:
-        """The messages in the form the tokenizer renders.
-
-        System and developer messages are merged into one at the front; consecutive messages of the
-        same role are merged too.
-        """
-        system: list[str] = []
-        turns: list[tuple[str, list[Part]]] = []
-        for message in self.messages:
-            parts: list[Part] = [{"type": p.type, "text": p.text} for p in message.content]
-            if message.role in ("system", "developer"):
-                system.append("".join(part["text"] for part in parts))
-            elif turns and turns[-1][0] == message.role:
-                turns[-1][1].extend([{"type": "text", "text": "\n\n"}, *parts])
-            else:
-                turns.append((message.role, parts))
-        system_text = "\n\n".join(text for text in system if text)
-        messages = [Message(role=role, content=parts) for role, parts in turns]
-        if system_text:
-            messages.insert(0, Message(role="system", content=system_text))
-        return messages
-
 
 def invalid_field(error: Mapping[str, Any]) -> ApiError:
     """A pydantic error on the request's body, as reported to the client."""
@@ -164,13 +155,8 @@ def invalid_field(error: Mapping[str, Any]) -> ApiError:
         return ApiError(400, f"the body is not JSON: {error['ctx']['error']}")
     path = error["loc"][1:]  # the first part is "body"
     param = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)[1:]
-    got = "" if error["type"] == "missing" else f", got {_short(error['input'])}"
+    got = "" if error["type"] == "missing" else f", got {shortened(error['input'])}"
     return ApiError(400, f"{param or 'the body'}: {error['msg']}{got}", param=param or None)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,44 +1,47 @@
 """Conversations as tokens: rendering with a loss mask, prompts, and streaming decoding.
 
-Owns the chat format. A conversation is {"messages": [...]}: an optional system message, then
-alternating user and assistant messages. Knows no dataset and no model.
+Owns the chat format. A conversation is {"messages": [...]}, which messages.py reads: a system text,
+then turns of a user's message and its answer. Knows no dataset and no model.
 
     <|bos|> <|user_start|> ... <|user_end|> <|assistant_start|> ... <|assistant_end|> <|user_start|>
 
-Inside an assistant's message, <|python_start|> 2+3 <|python_end|> calls the calculator and
-<|output_start|> 5 <|output_end|> is its result.
+The system text stands in front of the first user's message. Inside an assistant's message,
+<|python_start|> 2+3 <|python_end|> calls the calculator and <|output_start|> 5 <|output_end|> is
+its result.
 """
 
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, cast
 
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.messages import (
+    BLANK_LINE,
+    Conversation,
+    Message,
+    MessageError,
+    Part,
+    PartType,
+    Turn,
+    read_messages,
+    shortened,
+)
 
-PartType = Literal["text", "python", "python_output"]
-PART_TYPES: tuple[PartType, ...] = ("text", "python", "python_output")
+__all__ = [
+    "Conversation",
+    "Message",
+    "Part",
+    "PartType",
+    "Rendered",
+    "StreamDecoder",
+    "render",
+    "render_prompt",
+    "validate",
+]
 
-
-class Part(TypedDict):
-    """A piece of an assistant's message."""
-
-    type: PartType
-    text: str
-
-
-class Message(TypedDict):
-    """One message; role is system, user or assistant."""
-
-    role: str
-    content: str | list[Part]
-
-
-class Conversation(TypedDict):
-    """Messages in order."""
-
-    messages: list[Message]
+MIN_TURN = 4  # tokens: bos, user_start, one of text, user_end
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,10 @@ class Rendered:
     tokens: list[int]
     mask: list[int]
 
-
-@dataclass(frozen=True)
-class _Turn:
-    """A user's message and its answer, None if there is no answer yet."""
-
-    user: str
-    answer: list[Part] | None
+    def add(self, tokens: Sequence[int], learnt: int) -> None:
+        """Append tokens that all have the same mask."""
+        self.tokens.extend(tokens)
+        self.mask.extend([learnt] * len(tokens))
 
 
 def validate(conversation: Any) -> Conversation:
@@ -64,42 +64,55 @@ def validate(conversation: Any) -> Conversation:
     """
     if not isinstance(conversation, dict) or "messages" not in conversation:
         raise DataError(
-            f'a conversation must be an object with a list "messages", got {_short(conversation)}'
+            'a conversation must be an object with a list "messages", got '
+            + shortened(conversation)
         )
-    _turns(conversation["messages"])
+    read_messages(conversation["messages"])
     return cast(Conversation, conversation)
 
 
 def render(conversation: Conversation, tokenizer: Tokenizer) -> Rendered:
     """Tokens of a conversation and the mask of those that the model learns to generate.
 
-    These are the assistant's text, its tool calls and <|assistant_end|>, but not tool outputs.
+    These are the text, the tool calls and the <|assistant_end|> of answers that are to be learnt
+    (see messages.py), but not tool outputs.
     Raises: DataError if the conversation is not valid.
     """
-    system, turns = _turns(conversation["messages"])
-    return _render_turns(turns, tokenizer, _system_prefix(system))
+    dialogue = read_messages(conversation["messages"])
+    return _render_turns(dialogue.turns, tokenizer, dialogue.system)
 
 
 def render_prompt(
     messages: Sequence[Message], tokenizer: Tokenizer, max_tokens: int | None = None
 ) -> list[int]:
-    """Tokens of a conversation so far, ending where the assistant's answer starts.
+    """Tokens of a conversation so far, ending where the model is to go on.
 
+    This is where the assistant's answer starts; or, if the last message is the assistant's, after
+    what it has said so far.
     max_tokens: the oldest turns are dropped until the prompt fits; the system message stays. If
-        the last user message alone does not fit, its beginning is cut off. None: no limit.
-    Raises: DataError if the messages are not valid or the last is not the user's; ConfigError if
-        max_tokens is too small for any prompt.
+        the last turn alone does not fit, the beginning of its messages is cut off. None: no limit.
+    Raises: DataError if the messages are not valid; ConfigError if max_tokens is too small for any
+        prompt.
     """
-    system, turns = _turns(messages, for_prompt=True)
-    prefix = _system_prefix(system)
-    end = [tokenizer.special_id("<|assistant_start|>")]
-    kept: Sequence[_Turn] = turns
-    if max_tokens is not None:
-        room = max_tokens - len(end)
-        kept = _fitting_turns(turns, tokenizer, prefix, room)
-        if not kept:
-            return [*_cut_turn(turns[-1], tokenizer, prefix, room), *end]
-    return [*_render_turns(kept, tokenizer, prefix).tokens, *end]
+    dialogue = read_messages(messages)
+    last = dialogue.turns[-1]
+    if last.answer and last.answer[-1].kind == "python":
+        raise MessageError("the answer to go on with ends in a python part without its output")
+    turns = [*dialogue.turns[:-1], Turn(last.user, None)]
+    start = tokenizer.special_id("<|assistant_start|>")
+    so_far = _answer_tokens(last, tokenizer).tokens
+    if max_tokens is None:
+        return [*_render_turns(turns, tokenizer, dialogue.system).tokens, start, *so_far]
+    room = max_tokens - 1  # without assistant_start
+    kept = _fitting_turns(turns, tokenizer, dialogue.system, room - len(so_far))
+    if not kept:
+        # A long beginning of an answer keeps its end; the question gets the other half.
+        so_far = so_far[max(0, len(so_far) - max(0, room - MIN_TURN) // 2) :]
+        room -= len(so_far)
+        kept = _fitting_turns(turns, tokenizer, dialogue.system, room)
+    if not kept:
+        return [*_cut_turn(last, tokenizer, dialogue.system, room), start, *so_far]
+    return [*_render_turns(kept, tokenizer, dialogue.system).tokens, start, *so_far]
 
 
 class StreamDecoder:
@@ -124,133 +137,78 @@ class StreamDecoder:
         return rest
 
 
-def _system_prefix(system: str) -> str:
-    """The system message as the start of the first user message; there is no system turn."""
-    return f"{system}\n\n" if system else ""
-
-
-def _render_turns(turns: Sequence[_Turn], tokenizer: Tokenizer, prefix: str) -> Rendered:
+def _render_turns(turns: Sequence[Turn], tokenizer: Tokenizer, system: str) -> Rendered:
+    """Turns as tokens; there is no system turn, its text starts the first user message."""
     rendered = Rendered([tokenizer.bos_id], [0])
     for number, turn in enumerate(turns):
-        _append_turn(rendered, turn, tokenizer, prefix if number == 0 else "")
+        _append_turn(rendered, turn, tokenizer, system if number == 0 else "")
     return rendered
 
 
-def _append_turn(rendered: Rendered, turn: _Turn, tokenizer: Tokenizer, prefix: str) -> None:
-    def add(ids: Sequence[int], learned: int) -> None:
-        rendered.tokens.extend(ids)
-        rendered.mask.extend([learned] * len(ids))
-
-    def special(name: str) -> list[int]:
-        return [tokenizer.special_id(f"<|{name}|>")]
-
+def _append_turn(rendered: Rendered, turn: Turn, tokenizer: Tokenizer, system: str) -> None:
     # Loss only on what the model itself will generate. Learning to predict user messages would
     # waste capacity; learning to predict tool outputs would teach it to make results up.
-    add(special("user_start"), 0)
-    add(tokenizer.encode(prefix + turn.user), 0)
-    add(special("user_end"), 0)
+    user = BLANK_LINE.join(filter(None, (system, turn.user)))
+    rendered.add([tokenizer.special_id("<|user_start|>")], 0)
+    rendered.add(tokenizer.encode(user), 0)
+    rendered.add([tokenizer.special_id("<|user_end|>")], 0)
     if turn.answer is None:
         return
-    add(special("assistant_start"), 0)  # the prompt ends with it, so it is never generated
-    for part in turn.answer:
-        ids = tokenizer.encode(part["text"])
-        if part["type"] == "python":
-            add([*special("python_start"), *ids, *special("python_end")], 1)
-        elif part["type"] == "python_output":
+    # the prompt ends with it, so it is never generated
+    rendered.add([tokenizer.special_id("<|assistant_start|>")], 0)
+    answer = _answer_tokens(turn, tokenizer)
+    rendered.tokens.extend(answer.tokens)
+    rendered.mask.extend(answer.mask)
+    # without loss here the model would never stop
+    rendered.add([tokenizer.special_id("<|assistant_end|>")], int(turn.learnt))
+
+
+def _answer_tokens(turn: Turn, tokenizer: Tokenizer) -> Rendered:
+    """What the assistant says in a turn, without the tokens around it."""
+    said = Rendered([], [])
+
+    def special(name: str) -> int:
+        return tokenizer.special_id(f"<|{name}|>")
+
+    for piece in turn.answer or ():
+        ids, learnt = tokenizer.encode(piece.text), int(piece.learnt)
+        if piece.kind == "python":
+            said.add([special("python_start"), *ids, special("python_end")], learnt)
+        elif piece.kind == "python_output":
             # Computed by the engine and inserted: the model reads it but never writes it.
-            add([*special("output_start"), *ids, *special("output_end")], 0)
+            said.add([special("output_start"), *ids, special("output_end")], 0)
         else:
-            add(ids, 1)
-    add(special("assistant_end"), 1)  # without loss here the model would never stop
+            said.add(ids, learnt)
+    return said
 
 
 def _fitting_turns(
-    turns: Sequence[_Turn], tokenizer: Tokenizer, prefix: str, room: int
-) -> Sequence[_Turn]:
+    turns: Sequence[Turn], tokenizer: Tokenizer, system: str, room: int
+) -> Sequence[Turn]:
     """The most recent turns that fit; empty if not even the last one does.
 
     Turns older than those that fit are not encoded, however many there are.
     """
-    kept: Sequence[_Turn] = ()
+    kept: Sequence[Turn] = ()
     later = 0  # tokens of the later turns
-    if len(tokenizer.encode(prefix)) > room:
+    if len(tokenizer.encode(system)) > room:
         return kept
     for first in reversed(range(len(turns))):
         turn = turns[first : first + 1]
-        if later + len(_render_turns(turn, tokenizer, prefix).tokens) > room:
+        if later + len(_render_turns(turn, tokenizer, system).tokens) > room:
             break
         kept = turns[first:]
         later += len(_render_turns(turn, tokenizer, "").tokens) - 1  # without <|bos|>
     return kept
 
 
-def _cut_turn(turn: _Turn, tokenizer: Tokenizer, prefix: str, room: int) -> list[int]:
-    """A turn cut to fit; the system message gets at most half of the room."""
+def _cut_turn(turn: Turn, tokenizer: Tokenizer, system: str, room: int) -> list[int]:
+    """A user's message cut to fit; the system message gets at most half of the room."""
     start, end = tokenizer.special_id("<|user_start|>"), tokenizer.special_id("<|user_end|>")
-    text_room = room - 3  # bos, start and end
-    if text_room < 1:
+    if room < MIN_TURN:
         raise ConfigError(f"a prompt needs room for at least 5 tokens, got {room + 1}")
+    text_room = room - 3  # bos, start and end
+    prefix = system + BLANK_LINE if system else ""
     head = tokenizer.encode(prefix)[: text_room // 2]
     tail = tokenizer.encode(turn.user)[-(text_room - len(head)) :]
     return [tokenizer.bos_id, start, *head, *tail, end]
-
-
-def _turns(messages: Any, *, for_prompt: bool = False) -> tuple[str, list[_Turn]]:
-    """Check messages and return the system text and the turns.
-
-    for_prompt: the last message must be the user's, and earlier answers may be empty.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(
-            f'"messages" must be a list of at least one message, got {_short(messages)}'
-        )
-    system, turns = "", list[_Turn]()
-    for number, message in enumerate(messages, start=1):
-        role, parts = _parse_message(message, number)
-        text = "".join(part["text"] for part in parts)
-        wanted = "assistant" if turns and turns[-1].answer is None else "user"
-        if role == "system" and number == 1:
-            system = text
-        elif role != wanted:
-            raise DataError(f'message {number} has role {role!r}, expected "{wanted}"')
-        if role == "user":
-            turns.append(_Turn(text, None))
-        elif role == "assistant":
-            turns[-1] = _Turn(turns[-1].user, parts)
-        if not text and not (for_prompt and role == "assistant"):
-            raise DataError(f"message {number} ({role}) is empty; remove it or add text")
-    if not turns:
-        raise DataError('a conversation needs a message of role "user"')
-    if for_prompt and turns[-1].answer is not None:
-        raise DataError('the last message must have role "user" for the assistant to answer')
-    return system, turns
-
-
-def _parse_message(message: Any, number: int) -> tuple[str, list[Part]]:
-    if not isinstance(message, dict):
-        raise DataError(f"message {number} is not an object with role and content")
-    role, content = message.get("role"), message.get("content")
-    if role not in ("system", "user", "assistant"):
-        raise DataError(
-            f"message {number} has role {role!r}, expected system (first only), user or assistant"
-        )
-    if isinstance(content, str):
-        return role, [{"type": "text", "text": content}]
-    allowed = PART_TYPES if role == "assistant" else ("text",)
-    if isinstance(content, list) and all(_is_part(part, allowed) for part in content):
-        return role, content
-    raise DataError(
-        f"message {number} ({role}): content must be text or a list of parts "
-        f'{{"type": "{"|".join(allowed)}", "text": "..."}}, got {_short(content)}'
-    )
-
-
-def _is_part(part: Any, allowed: Sequence[str]) -> bool:
-    return (
-        isinstance(part, dict) and part.get("type") in allowed and isinstance(part.get("text"), str)
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

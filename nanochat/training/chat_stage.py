@@ -22,6 +22,7 @@ from nanochat.system import config
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import Run, check_same_data, from_main, gather_work, on_all
 from nanochat.tokenizer.conversation import Conversation, Message, render_prompt
+from nanochat.tokenizer.messages import read_messages
 from nanochat.training import batch_size
 from nanochat.training.stage import Recipe, greedy_samples, rows_per_step, run_training
 from nanochat.training.stage_opening import LoopOptions, Stage, open_stage
@@ -39,9 +40,20 @@ class ChatTrainConfig:
     source: str | None = option(
         None, "checkpoint or stage folder to start from; none: the previous stage of this run"
     )
-    data: str = option("pocket", "mixture (pocket or full) or a .jsonl of your own conversations")
+    data: str = option(
+        "pocket",
+        "conversations: pocket, full (public datasets), hf:ORG/NAME[:CONFIG][:SPLIT], or .jsonl, "
+        ".json or .parquet files (also .gz, .zst), folders, globs or a comma-separated list; rows "
+        "in OpenAI's, ShareGPT's or Alpaca's format, or with prompt and completion",
+    )
     val_data: str | None = option(
-        None, "a .jsonl of validation conversations; none: the mixture's, or a share of --data"
+        None,
+        "validation conversations: files or hf:ORG/NAME; none: the mixture's, or a share of --data",
+    )
+    bad_rows: str = option(
+        "error",
+        "rows that cannot be learnt from: stop with an error before training, or skip them",
+        choices=("error", "skip"),
     )
     epochs: float = option(1.0, "passes over the conversations; may be a fraction", above=0)
     conversations: int = option(40_000, "conversations per epoch of pocket", least=1)
@@ -83,6 +95,7 @@ def run_stage(
                 cfg.data,
                 stage=mixture,
                 val_data=cfg.val_data,
+                bad_rows=cfg.bad_rows,
                 count=cfg.conversations,
                 seed=cfg.common.seed,
             ),
@@ -239,14 +252,17 @@ def sample_answers(
 ) -> list[dict[str, str]]:
     """The model's greedy answers to the first questions of some conversations."""
     asked = [prompt_messages(conversation) for conversation in conversations[:SAMPLES]]
-    prompts = [(str(m[-1]["content"]), render_prompt(m, loaded.tokenizer)) for m in asked]
+    prompts = [
+        (read_messages(messages).turns[-1].user, render_prompt(messages, loaded.tokenizer))
+        for messages in asked
+    ]
     return greedy_samples(
         loaded.model, loaded.tokenizer, run, prompts, slots=SAMPLES, max_new_tokens=64
     )
 
 
 def prompt_messages(conversation: Conversation) -> list[Message]:
-    """The messages of a conversation before its first answer."""
+    """The messages of a conversation before the first answer to a user."""
     messages = conversation["messages"]
-    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:first]
+    roles = [message["role"] for message in messages]
+    return messages[: roles.index("assistant", roles.index("user"))]

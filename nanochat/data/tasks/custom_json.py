@@ -1,43 +1,76 @@
-"""Your own conversations: JSON lines in OpenAI's `messages` format.
+"""Your own conversations, from files or the hub, in any of the formats of chat_formats.py.
 
-One object per line: {"messages": [{"role": "user", "content": "..."}, ...]}. The roles are
-"system" (optional, first), then "user" and "assistant" alternately, ending with "assistant".
+Owns which rows are used, and what is said about the others. Does not own finding and reading files
+(text_files), nor what a row means (chat_formats).
 """
 
-from pathlib import Path
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from nanochat.data.tasks.common import Conversations
-from nanochat.data.text_files import read_rows
+from nanochat.data import hub
+from nanochat.data.tasks.chat_formats import WANTED, conversation_of
+from nanochat.data.text_files import find_files, read_rows
 from nanochat.system.errors import DataError
-from nanochat.tokenizer.conversation import Conversation, validate
+from nanochat.tokenizer.conversation import Conversation
 
-EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}'
+log = logging.getLogger(__name__)
+
+SHOWN = 3  # rows that cannot be used, in a message
 
 
-def custom_json(path: Path, *, limit: int | None = None) -> Conversations:
-    """The conversations of a .jsonl, .jsonl.gz or .jsonl.zst file.
+def custom_json(spec: str, *, flag: str = "--data", bad_rows: str = "error") -> list[Conversation]:
+    """The conversations that files or a hub dataset hold; logs their format and what is not used.
 
-    Raises: DataError naming the file, the line and what is wrong; or if the file is empty.
+    spec: files, folders and globs, or hf:ORG/NAME[:CONFIG][:SPLIT]; flag: the option it is from.
+    bad_rows: "error", or "skip" to leave out rows that cannot be learnt from.
+    Raises: DataError with the number of bad rows, the place and the fault of the first ones; or if
+        there is no row to use.
     """
-    rows = [checked(row, place) for place, row in read_rows(path)]
+    rows: list[Conversation] = []
+    formats: Counter[str] = Counter()
+    unused: Counter[str] = Counter()
+    bad: list[str] = []
+    for place, row in _read(spec, flag, lambda error: bad.append(str(error))):
+        try:
+            kind, conversation, fields = conversation_of(row)
+        except DataError as error:
+            bad.append(f"{place}: {error}")
+            continue
+        rows.append(conversation)
+        formats[kind] += 1
+        unused.update(fields)
+    if bad:
+        _report_bad(bad, len(rows), skip=bad_rows == "skip")
     if not rows:
-        raise DataError(f"{path} contains no conversations; write one per line: {EXAMPLE}")
-    return Conversations(path.name, rows, lambda row: row, limit=limit)
+        raise DataError(f"{spec} contains no conversations; known are rows with {WANTED}")
+    found = "; ".join(f"{count:,} rows, {kind} format" for kind, count in formats.most_common())
+    log.info("%s: %s", spec, found)
+    if unused:
+        names = ", ".join(f"{name!r} in {count:,} rows" for name, count in unused.most_common())
+        log.info("not used: %s", names)
+    return rows
 
 
-def checked(row: Any, location: str) -> Conversation:
-    """A row as a conversation to learn from, without any other keys.
+def _read(
+    spec: str, flag: str, bad: Callable[[DataError], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place and the object of each row; bad: called with those that are not objects."""
+    if spec.startswith("hf:"):
+        yield from hub.read_rows(hub.parse_name(spec, flag=flag))
+        return
+    for path in find_files(spec, flag=flag):
+        yield from read_rows(path, bad=bad)
 
-    location: where the row comes from, for errors.
-    Raises: DataError that starts with the location.
-    """
-    try:
-        messages = validate(row)["messages"]
-    except DataError as error:
-        raise DataError(f"{location}: {error}") from None
-    if messages[-1]["role"] != "assistant":
+
+def _report_bad(bad: list[str], good: int, *, skip: bool) -> None:
+    first = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
+    count = f"{len(bad):,} of {len(bad) + good:,} rows"
+    if not good:
+        raise DataError(f"none of {len(bad):,} rows can be used: {first}")
+    if not skip:
         raise DataError(
-            f'{location}: the last message must have the role "assistant", to learn from'
+            f"{count} cannot be used; repair them, or leave them out with --bad-rows skip: {first}"
         )
-    return {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]}
+    log.warning("%s cannot be used and are left out: %s", count, first)

@@ -1,12 +1,11 @@
 """Which conversations mid-training and SFT see, by name.
 
 Owns the proportions. "pocket" is the embedded world, "full" the public datasets on the hub; any
-other name is the path of a user's JSONL file.
+other name is that of a user's own conversations.
 """
 
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Literal, cast
 
 from nanochat.data.tasks.arc import arc
@@ -17,7 +16,7 @@ from nanochat.data.tasks.identity import identity
 from nanochat.data.tasks.mmlu import mmlu
 from nanochat.data.tasks.smoltalk import smoltalk
 from nanochat.data.tasks.spelling import LetterCounting, load_words, simple_spelling
-from nanochat.system.errors import ConfigError, DataError
+from nanochat.system.errors import DataError
 from nanochat.tokenizer.conversation import Conversation
 
 Stage = Literal["mid", "sft"]
@@ -27,24 +26,35 @@ IDENTITY_ROWS = 1000
 
 
 def build(
-    name: str, *, stage: Stage, val_data: str | None = None, count: int = 40_000, seed: int = 0
+    name: str,
+    *,
+    stage: Stage,
+    val_data: str | None = None,
+    bad_rows: str = "error",
+    count: int = 40_000,
+    seed: int = 0,
 ) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
     """The training and the validation conversations of a stage.
 
-    name: "pocket", "full", or the path of a .jsonl; count: training conversations of pocket.
-    val_data: a .jsonl to validate on instead of the mixture's own conversations.
-    Raises: ConfigError for any other name; DataError if data is missing or invalid.
+    name: "pocket", "full", or files or a hub dataset (see custom_json); count: training
+    conversations of pocket. val_data: conversations to validate on instead of the mixture's own.
+    bad_rows: "error", or "skip" to leave out rows that cannot be used.
+    Raises: DataError if data is missing or invalid.
     """
+    train: Sequence[Conversation]
+    val: Sequence[Conversation]
     if name == "pocket":
         train, val = _pocket(stage, count, seed)
     elif name == "full":
         train, val = _full(stage, seed)
-    elif Path(name).suffix in (".jsonl", ".gz", ".zst"):
-        train, val = _own(Path(name).expanduser(), seed, split=val_data is None)
     else:
-        raise ConfigError(f"--data must be pocket, full or a .jsonl file, got {name!r}")
+        rows = custom_json(name, bad_rows=bad_rows)
+        if val_data is None:
+            train, val = _split(rows, name, seed)
+        else:
+            train = TaskMixture([rows], seed=seed)
     if val_data is not None:
-        val = custom_json(Path(val_data).expanduser())
+        val = custom_json(val_data, flag="--val-data", bad_rows=bad_rows)
     return train, val
 
 
@@ -88,16 +98,13 @@ def _pocket(
     return train, cast(list[Conversation], list(val))
 
 
-def _own(path: Path, seed: int, *, split: bool) -> tuple[TaskMixture, TaskMixture]:
+def _split(rows: Sequence[Conversation], name: str, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """A user's conversations; VAL_SHARE of them, chosen by hash, are for validation."""
-    rows = custom_json(path)
-    if not split:
-        return TaskMixture([rows], seed=seed), TaskMixture([], seed=seed)
     val = [row for row in rows if in_share(str(row), VAL_SHARE)]
     train = [row for row in rows if not in_share(str(row), VAL_SHARE)]
     if not train or not val:
         raise DataError(
-            f"{path} has too few conversations ({len(rows)}) to keep {VAL_SHARE:.0%} of them "
-            "for validation; name a file with --val-data"
+            f"{name} has too few conversations ({len(rows)}) to keep {VAL_SHARE:.0%} of them "
+            "for validation; name others with --val-data"
         )
     return TaskMixture([train], seed=seed), TaskMixture([val], seed=seed)

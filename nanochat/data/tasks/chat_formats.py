@@ -1,0 +1,157 @@
+"""One row of a file of conversations, in any of the usual formats, as messages.
+
+Owns the formats and what a row's own fields mean. Does not own messages (tokenizer/messages.py) or
+files (custom_json.py).
+
+- OpenAI: {"messages": [{"role": "user", "content": "..."}, ...]}
+- ShareGPT: {"conversations": [{"from": "human", "value": "..."}, ...]}
+- Alpaca: {"instruction": "...", "input": "...", "output": "...", "history": [["...", "..."], ...]}
+- prompt/completion: {"prompt": "...", "completion": "..."}, either also a list of messages. As
+  elsewhere only the completion is learnt, so answers inside the prompt get the weight 0.
+
+"system" beside any of them is a system message.
+"""
+
+from typing import Any
+
+from nanochat.system.errors import DataError
+from nanochat.tokenizer.conversation import Conversation
+from nanochat.tokenizer.messages import BLANK_LINE, is_empty, read_messages, shortened
+
+HARMLESS = {"id", "metadata", "source"}  # keys of a row that need no word
+SYSTEM = ("system", "system_prompt")
+PREFERENCE = ("chosen", "rejected", "rejected_response", "preferred_output", "non_preferred_output")
+# keys that must be empty, as an answer that refers to them makes no sense without them
+REFUSED = ("tools", "functions", "images", "image", "audios", "audio", "videos", "video")
+SPEAKERS = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "assistant", "bing", "bard", "bot", "model"), "assistant"),
+}
+WANTED = (
+    '{"messages": [...]}, {"conversations": [...]} (ShareGPT), instruction and output (Alpaca), '
+    "or prompt and completion"
+)
+
+
+def conversation_of(row: dict[str, Any]) -> tuple[str, Conversation, frozenset[str]]:
+    """A row's format, its conversation, and the names of fields that are not used.
+
+    Raises: DataError saying why the row cannot be learnt from.
+    """
+    given = {key for key, value in row.items() if not _says_nothing(value)}
+    _refuse(row, given)
+    kind, messages, used = _messages_of(row)
+    for key in given.intersection(SYSTEM):
+        messages = [{"role": "system", "content": _text(row, key)}, *messages]
+    dialogue = read_messages(messages)
+    if not dialogue.teaches:
+        raise DataError("no answer to learn from: none follows a user's message and has text")
+    unused = dialogue.unused | (given - {*used, *SYSTEM, *HARMLESS, "weight"})
+    return kind, {"messages": [_essence(message) for message in messages]}, unused
+
+
+def _says_nothing(value: Any) -> bool:
+    # JSON inside a string: "tools": "[]"
+    return is_empty(value) or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+
+
+def _refuse(row: dict[str, Any], given: set[str]) -> None:
+    for key in REFUSED:
+        if key in given:
+            raise DataError(f'"{key}": {shortened(row[key])} cannot be used; leave such rows out')
+    weight = row.get("weight")
+    if weight is not None and (isinstance(weight, bool) or weight != 1):
+        raise DataError(
+            f'"weight" of a row: {shortened(weight)} cannot be used; give it to answers'
+        )
+    found = [key for key in PREFERENCE if key in given]
+    if isinstance(row.get("label"), bool) and "completion" in given:
+        found.append("label")
+    # With "messages" beside them these are still a conversation, as in ultrafeedback_binarized.
+    if found and "messages" not in given:
+        raise DataError(
+            f"a preference row ({', '.join(found)}), which says what is better; "
+            "SFT needs the answer to learn"
+        )
+
+
+def _messages_of(row: dict[str, Any]) -> tuple[str, list[Any], set[str]]:
+    """The format's name, the messages, and the keys they are from."""
+    for key in ("messages", "conversations", "conversation"):
+        said = row.get(key)
+        if said is not None:
+            if not isinstance(said, list):
+                raise DataError(f'"{key}" must be a list, got {shortened(said)}')
+            spoken = any(isinstance(message, dict) and "from" in message for message in said)
+            kind = "ShareGPT" if spoken else "OpenAI"
+            return kind, [_from_sharegpt(message) for message in said], {key}
+    if "instruction" in row and "output" in row:
+        used = {"instruction", "input", "output", "history"}
+        return "Alpaca", _from_alpaca(row), used
+    if "prompt" in row and "completion" in row:
+        messages = [*_side(row, "prompt", "user"), *_side(row, "completion", "assistant")]
+        return "prompt/completion", messages, {"prompt", "completion"}
+    if "text" in row:
+        raise DataError("plain text, not a conversation; it is data for base_train")
+    keys = ", ".join(map(repr, list(row)[:6])) or "none"
+    raise DataError(
+        f"no conversation; keys: {keys}; known are {WANTED}. To rename keys: "
+        "jq -c '{prompt: .question, completion: .answer}'"
+    )
+
+
+def _from_sharegpt(message: Any) -> Any:
+    if not isinstance(message, dict) or "from" not in message:
+        return message
+    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
+    speaker = message["from"]
+    role = SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    return {"role": role, "content": message.get("value"), **rest}
+
+
+def _from_alpaca(row: dict[str, Any]) -> list[Any]:
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise DataError(f'"history" must be a list of pairs, got {shortened(history)}')
+    messages: list[Any] = []
+    for pair in history:
+        if not (isinstance(pair, list) and len(pair) == 2):
+            raise DataError(f'"history" must hold pairs of texts, got {shortened(pair)}')
+        messages += [
+            {"role": "user", "content": pair[0]},
+            {"role": "assistant", "content": pair[1]},
+        ]
+    asked = [_text(row, key) for key in ("instruction", "input") if not is_empty(row.get(key))]
+    return [
+        *messages,
+        {"role": "user", "content": BLANK_LINE.join(asked)},
+        {"role": "assistant", "content": _text(row, "output")},
+    ]
+
+
+def _side(row: dict[str, Any], key: str, role: str) -> list[Any]:
+    """The messages of a prompt or a completion."""
+    side = row[key]
+    if not isinstance(side, list):
+        return [{"role": role, "content": _text(row, key)}]
+    messages = [_from_sharegpt(message) for message in side]
+    if key == "completion":
+        return messages
+    return [{**m, "weight": 0} if isinstance(m, dict) else m for m in messages]
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    text = row[key]
+    if not isinstance(text, str):
+        raise DataError(f'"{key}" must be text, got {shortened(text)}')
+    return text
+
+
+def _essence(message: Any) -> Any:
+    """A message without the fields that have no effect."""
+    kept = {"role": message["role"], "content": message.get("content") or ""}
+    if not is_empty(message.get("refusal")):
+        kept["refusal"] = message["refusal"]
+    if message["role"] == "assistant" and message.get("weight") == 0:
+        kept["weight"] = 0
+    return kept
