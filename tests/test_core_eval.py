@@ -130,6 +130,136 @@ def small_bundle(folder):
     )
 
 
+ENTRY = {
+    "label": "t",
+    "dataset_uri": "some/t.jsonl",
+    "num_fewshot": [0],
+    "icl_task_type": "multiple_choice",
+}
+ITEM = {"query": "q", "choices": ["a", "b"], "gold": 1}
+
+
+def bent_bundle(folder, *, entries=(ENTRY,), baseline="25", rows=(ITEM,)):
+    """A bundle of one task, as JSON, which is YAML too."""
+    write_bundle(folder, {"t": ("multiple_choice", 0, baseline, rows)})
+    (folder / "core.yaml").write_text(json.dumps({"icl_tasks": list(entries)}))
+    return folder
+
+
+def test_a_whole_bundle_is_read(tmp_path):
+    (found,) = core_bundle.read_bundle(bent_bundle(tmp_path))
+    assert (found.name, found.shots, found.delimiter, found.baseline) == ("t", 0, " ", 0.25)
+    assert core_bundle.read_items(found) == [ITEM]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_fewshot": [-5]}, r"task 't': num_fewshot must be a list such as \[10\], got \[-5\]"),
+        ({"num_fewshot": [True]}, r"num_fewshot must be .*, got \[True\]"),
+        ({"num_fewshot": [1.5]}, r"num_fewshot must be .*, got \[1.5\]"),
+        ({"num_fewshot": []}, r"num_fewshot must be .*, got \[\]"),
+        ({"num_fewshot": 10}, "num_fewshot must be .*, got 10"),
+        ({"num_fewshot": None}, "num_fewshot must be .*, got None"),
+        ({"label": 3}, "label must be text, got 3"),
+        ({"label": ["t"]}, "label must be text"),
+        ({"label": "a\nb"}, "label must be text"),
+        ({"label": "other"}, "eval_meta_data.csv has no row for task 'other'"),
+        ({"icl_task_type": ["schema"]}, "icl_task_type must be text"),
+        ({"icl_task_type": "essay"}, "task 't' has unknown type 'essay'"),
+        ({"continuation_delimiter": 1}, "continuation_delimiter must be text, got 1"),
+        ({"dataset_uri": None}, "dataset_uri must be text"),
+        ({"dataset_uri": "a\0b"}, "dataset_uri must be text"),
+        ({"dataset_uri": "../../../../../etc/passwd"}, "'../.*passwd' leads out of the bundle"),
+        ({"dataset_uri": "/etc/passwd"}, "'/etc/passwd' leads out of the bundle"),
+        ({"dataset_uri": "some/link.jsonl"}, "'some/link.jsonl' leads out of the bundle"),
+        ({"dataset_uri": "some"}, "some: no such file, but core.yaml lists it"),
+    ],
+)
+def test_a_task_that_is_not_one_is_named(tmp_path, change, message):
+    folder = bent_bundle(tmp_path / "bundle", entries=[{**ENTRY, **change}])
+    (tmp_path / "secret.jsonl").write_text(json.dumps(ITEM))
+    (folder / "eval_data" / "some" / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    with pytest.raises(DataError, match=message) as error:
+        core_bundle.read_bundle(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000, "does not have the layout of a CORE bundle"),
+        ("icl_tasks: " + "9" * 5000, "does not have the layout|lists no tasks"),
+        ("icl_tasks: {a: b}", "lists no tasks"),
+        ("icl_tasks: [[1]]", "label must be text"),
+        ("icl_tasks: [null]", "label must be text"),
+        ("3", "does not have the layout"),
+        ("", "does not have the layout"),
+        ("!!python/object/apply:os.getcwd []", "does not have the layout"),
+        (json.dumps({"icl_tasks": [ENTRY, ENTRY]}), "lists the task 't' twice"),
+    ],
+)
+def test_a_list_of_tasks_that_is_not_one_is_named(tmp_path, text, message):
+    folder = bent_bundle(tmp_path)
+    (folder / "core.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        core_bundle.read_bundle(folder)
+
+
+@pytest.mark.parametrize("baseline", ["100", "-1", "nan", "inf", "", "a quarter", "1e400"])
+def test_a_baseline_that_is_no_share_is_named(tmp_path, baseline):
+    folder = bent_bundle(tmp_path, baseline=baseline)
+    with pytest.raises(DataError, match="task 't': the baseline must be from 0 to below 100"):
+        core_bundle.read_bundle(folder)
+
+
+def test_a_table_without_a_baseline_or_with_a_field_too_long_is_named(tmp_path):
+    folder = bent_bundle(tmp_path)
+    for content in ("Eval Task\nt\n", "Eval Task,Random baseline\nt," + "9" * 200_000):
+        (folder / "eval_meta_data.csv").write_text(content)
+        with pytest.raises(DataError, match="does not have the layout"):
+            core_bundle.read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "item", "message"),
+    [
+        ("multiple_choice", {**ITEM, "gold": 2}, "'gold' must be the number of an option, .*got 2"),
+        ("multiple_choice", {**ITEM, "gold": -1}, "'gold' must be"),
+        ("multiple_choice", {**ITEM, "gold": True}, "'gold' must be"),
+        ("multiple_choice", {**ITEM, "gold": 1.0}, "'gold' must be"),
+        ("multiple_choice", {**ITEM, "gold": "b"}, "'gold' must be"),
+        (
+            "multiple_choice",
+            {**ITEM, "choices": ["a", 2]},
+            "'choices' must be a list of two or mor",
+        ),
+        ("multiple_choice", {**ITEM, "choices": ["a"], "gold": 0}, "'choices' must be"),
+        ("multiple_choice", {**ITEM, "choices": "ab"}, "'choices' must be"),
+        ("multiple_choice", {**ITEM, "choices": None}, "'choices' must be"),
+        ("multiple_choice", {**ITEM, "query": 3}, "'query' must be text, got 3"),
+        ("multiple_choice", {"query": "q", "choices": ["a", "b"]}, "has no 'gold'"),
+        (
+            "schema",
+            {"context_options": ["a", "b"], "continuation": None, "gold": 0},
+            "'continuation' must be text",
+        ),
+        (
+            "schema",
+            {"context_options": ["a", "b"], "continuation": "c", "gold": 2},
+            "'gold' must be",
+        ),
+        ("language_modeling", {"context": ["a"], "continuation": "c"}, "'context' must be text"),
+    ],
+)
+def test_an_item_of_another_type_is_named_with_its_line(tmp_path, kind, item, message):
+    entry = {**ENTRY, "icl_task_type": kind}
+    (found,) = core_bundle.read_bundle(bent_bundle(tmp_path, entries=[entry], rows=[item]))
+    with pytest.raises(DataError, match=r"t\.jsonl, line 1.*" + message) as error:
+        core_bundle.read_items(found)
+    assert "\n" not in str(error.value)
+
+
 def naive_losses(model, tokens, start):
     """Loss of each token from `start` on, one prediction at a time, without batch or padding."""
     losses, hits = [], []

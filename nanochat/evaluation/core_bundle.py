@@ -7,7 +7,9 @@ results can be compared with them.
 Source: Li et al. 2024 (DataComp-LM), arXiv 2406.11794, section 3.5 and appendix G.
 """
 
+import contextlib
 import csv
+import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat.data.text_files import read_rows
+from nanochat.system import storage
 from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer
 
@@ -25,6 +28,9 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "schema": ("context_options", "continuation", "gold"),
     "language_modeling": ("context", "continuation"),
 }
+_WANTED = dict.fromkeys(("query", "context", "continuation"), "text")
+_WANTED |= dict.fromkeys(("choices", "context_options"), "a list of two or more texts")
+_WANTED["gold"] = "the number of an option, from 0"
 
 
 @dataclass(frozen=True)
@@ -55,34 +61,56 @@ def read_bundle(bundle: Path) -> list[CoreTask]:
     import yaml
 
     try:
-        listed = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
-        with (bundle / "eval_meta_data.csv").open(encoding="utf-8", newline="") as file:
-            baselines = {row["Eval Task"]: row["Random baseline"] for row in csv.DictReader(file)}
-        tasks = [_task(bundle, entry, baselines) for entry in listed]
+        with storage.open_regular(bundle / "core.yaml") as file:
+            listed = yaml.safe_load(file.read().decode())["icl_tasks"]
+        with storage.open_regular(bundle / "eval_meta_data.csv") as file:
+            table = csv.DictReader(io.StringIO(file.read().decode(), newline=""))
+            baselines = {row["Eval Task"]: row["Random baseline"] for row in table}
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; --bundle takes a CORE bundle") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, csv.Error, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{bundle} does not have the layout of a CORE bundle: {error!r}") from None
-    if not tasks:
+    if not isinstance(listed, list) or not listed:
         raise DataError(f"{bundle}/core.yaml lists no tasks")
+    tasks = [_task(bundle, entry, baselines) for entry in listed]
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{bundle}/core.yaml lists the task {twice!r} twice")
     return tasks
 
 
 def read_items(task: CoreTask) -> list[dict[str, Any]]:
     """A task's items, shuffled with a fixed seed.
 
-    Raises: DataError naming file and line of an item that lacks a key.
+    Raises: DataError naming file and line of an item that is not of the task's kind.
     """
     items = []
     for place, row in read_rows(task.path):
-        missing = [key for key in _KEYS[task.kind] if key not in row]
-        if missing:
-            raise DataError(f"{place} has no {missing[0]!r}; {task.kind} needs it")
+        keys = _KEYS[task.kind]
+        missing = next((key for key in keys if key not in row), None)
+        if missing is not None:
+            raise DataError(f"{place} has no {missing!r}; {task.kind} needs it")
+        odd = next((key for key in keys if not _fits(key, row)), None)
+        if odd is not None:
+            raise DataError(f"{place}: {odd!r} must be {_WANTED[odd]}, got {row[odd]!r:.60}")
         items.append(row)
     if not items:
         raise DataError(f"{task.path} has no items; download the bundle again")
     random.Random(SHUFFLE_SEED).shuffle(items)
     return items
+
+
+def _fits(key: str, row: dict[str, Any]) -> bool:
+    """Whether a field of an item has the type and range that scoring needs."""
+    value = row[key]
+    if key in ("choices", "context_options"):
+        texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+        return texts and len(value) > 1
+    if key == "gold":
+        options = row.get("choices", row.get("context_options"))
+        return type(value) is int and 0 <= value < len(options or ())
+    return isinstance(value, str)
 
 
 def fewshot(items: Sequence[dict[str, Any]], index: int, shots: int) -> list[dict[str, Any]]:
@@ -159,20 +187,54 @@ def _cropped(option: AnswerOption, context: int) -> AnswerOption:
     return AnswerOption(tokens, max(1, start - excess))
 
 
-def _task(bundle: Path, entry: dict[str, Any], baselines: dict[str, str]) -> CoreTask:
-    name, kind = entry["label"], entry["icl_task_type"]
+def _task(bundle: Path, entry: Any, baselines: dict[str, str]) -> CoreTask:
+    """A task from its entry in core.yaml. Raises: DataError for a value that it cannot have."""
+    where = f"{bundle}/core.yaml"
+    name = _text(entry, "label", where)
+    where = f"{where}: task {name!r}"
+    kind = _text(entry, "icl_task_type", where)
     if kind not in _KEYS:
-        raise DataError(f"{bundle}/core.yaml: task {name} has unknown type {kind!r}")
+        raise DataError(f"{where} has unknown type {kind!r}")
     if name not in baselines:
-        raise DataError(f"{bundle}/eval_meta_data.csv has no row for task {name}")
-    path = bundle / "eval_data" / entry["dataset_uri"]
-    if not path.is_file():
-        raise DataError(f"{path}: no such file, but core.yaml lists it; download the bundle again")
+        raise DataError(f"{bundle}/eval_meta_data.csv has no row for task {name!r}")
+    shots = entry.get("num_fewshot")
+    if not isinstance(shots, list) or not shots or type(shots[0]) is not int or shots[0] < 0:
+        raise DataError(f"{where}: num_fewshot must be a list such as [10], got {shots!r:.60}")
+    delimiter = entry.get("continuation_delimiter", " ")
+    if not isinstance(delimiter, str):
+        raise DataError(f"{where}: continuation_delimiter must be text, got {delimiter!r:.60}")
     return CoreTask(
         name=name,
-        path=path,
-        kind=kind,
-        shots=int(entry["num_fewshot"][0]),
-        delimiter=entry.get("continuation_delimiter", " "),
-        baseline=float(baselines[name]) / 100,
+        path=_items_path(bundle, _text(entry, "dataset_uri", where), where),
+        kind=kind,  # type: ignore[arg-type]
+        shots=shots[0],
+        delimiter=delimiter,
+        baseline=_baseline(baselines[name], f"{bundle}/eval_meta_data.csv: task {name!r}"),
     )
+
+
+def _text(entry: Any, key: str, where: str) -> str:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, str) or not value.isprintable():
+        raise DataError(f"{where}: a task's {key} must be text, got {value!r:.60}")
+    return value
+
+
+def _items_path(bundle: Path, uri: str, where: str) -> Path:
+    root = bundle / "eval_data"
+    path = root / uri
+    # A bundle comes from elsewhere: it must not make us read, and show, other files.
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{where}: dataset_uri {uri!r} leads out of the bundle")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, but core.yaml lists it; download the bundle again")
+    return path
+
+
+def _baseline(text: str | None, where: str) -> float:
+    """The accuracy of guessing, in [0, 1), from percent."""
+    with contextlib.suppress(TypeError, ValueError):
+        percent = float(text)  # type: ignore[arg-type]
+        if 0 <= percent < 100:
+            return percent / 100
+    raise DataError(f"{where}: the baseline must be from 0 to below 100 percent, got {text!r:.60}")
