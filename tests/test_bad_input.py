@@ -14,11 +14,11 @@ import torch
 from nanochat import checkpoint_manager
 from nanochat.gpt import GPTConfig
 from nanochat.stages import base_train, report, tok_train
-from nanochat.system import config, device, metrics, storage
+from nanochat.system import config, device, storage
 from nanochat.system.config import RunOptions
 from nanochat.system.distributed import single_run
 from nanochat.system.errors import CheckpointError, ConfigError, DataError, explain
-from nanochat.system.metrics import MetricsLogger, read_rows
+from nanochat.system.metrics import read_rows
 from nanochat.training import stage_opening
 from nanochat.training.trainer import TrainingError
 
@@ -223,32 +223,6 @@ def test_older_checkpoints_make_room_for_the_last_one(base, monkeypatch):
     monkeypatch.setattr(checkpoint_manager, "_save_tensors", only_two_fit)
     train(base, "--save-every", "2", "--keep", "5")
     assert [p.name for p in checkpoint_manager.steps(folder)] == ["step_000006", "step_000008"]
-
-
-def test_a_full_disk_while_training_costs_metrics_not_the_run(tmp_path, caplog):
-    class Full(io.StringIO):
-        def flush(self) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with MetricsLogger(tmp_path, single_run()) as logger:
-        logger._file.close()
-        logger._file = Full()
-        logger.log(1, {"loss": 1.0})
-        logger.log(2, {"loss": 1.0})
-    assert [record.message.count("training continues") for record in caplog.records] == [1]
-
-
-def test_metrics_survive_a_resume_that_fails(tmp_path, monkeypatch):
-    with MetricsLogger(tmp_path, single_run()) as logger:
-        logger.log(1, {"loss": 1.0})
-
-    def refuse(path, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(metrics.storage, "write_atomic", refuse)
-    with pytest.raises(OSError, match="No space"):
-        MetricsLogger(tmp_path, single_run(), resume_step=1)
-    assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_metrics_after_damaged_bytes_are_dropped(tmp_path):

@@ -1,7 +1,6 @@
 """What an installation without the optional packages is told."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from nanochat.data.tasks import common
 from nanochat.data.text_files import ReadCounts
 from nanochat.server.app import create_app
 from nanochat.stages import chat_web
-from nanochat.system import config, metrics
+from nanochat.system import config, wandb_run
 from nanochat.system.errors import UserError
 
 UNUSED: Any = None
@@ -27,7 +26,7 @@ def serve() -> None:
 
 
 CASES = {
-    "wandb": ("wandb", "wandb", lambda: metrics._open_wandb("p", Path("run/stage"), None)),
+    "wandb": ("wandb", "wandb", lambda: wandb_run.log_in("p")),
     "task": ("datasets", "hub", lambda: common.load_rows("org/name", split="train")),
     "text": ("datasets", "hub", stream_from_the_hub),
     "app": ("fastapi", "serve", lambda: create_app(UNUSED, model_name="m")),

@@ -134,7 +134,7 @@ with session(RunOptions(device="cpu", dtype="float32", threads=1)) as run:
         optimizer=optim.build(model, optim.OptimConfig(), run, tokens_per_step=ROWS * 256),
         batches=Same(), loss_fn=token_loss(model.loss),
         schedule=schedules.linear_to_zero(3), hooks=[], run=run, total_steps=3,
-        metrics=MetricsLogger(Path(sys.argv[2]), run, wandb_project=None, config={}),
+        metrics=MetricsLogger(Path(sys.argv[2]), run),
         flops_per_token=1.0,
     )
     trainer.fit()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from nanochat.system import metrics
+from nanochat.system import metrics, storage
 
 # folder -> (title, CSS class of its color), in the order in which a run executes them
 STAGES = {
@@ -287,7 +287,7 @@ def short_value(value: Any, limit: int = 120) -> str:
 
 def _load_stage(path: Path) -> StageData | None:
     config, result = read_object(path / "config.json"), read_object(path / "result.json")
-    rows = [row for row in metrics.read_rows(path / "metrics.jsonl") if isinstance(row, dict)]
+    rows = metrics.read_rows(path / "metrics.jsonl")
     if not (config or rows or result):
         return None
     return StageData(path.name, config, rows, result)
@@ -296,7 +296,7 @@ def _load_stage(path: Path) -> StageData | None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if the file is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        value = storage.parse_json(path.read_bytes())
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

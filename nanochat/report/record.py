@@ -26,7 +26,7 @@ from nanochat.system import config, storage
 from nanochat.system import device as devices
 from nanochat.system.distributed import Run
 from nanochat.system.errors import DataError
-from nanochat.system.metrics import duration
+from nanochat.system.metrics import duration, plain
 
 
 def write_config(stage_dir: Path, options: Any, run: Run | None = None, **facts: Any) -> None:
@@ -45,13 +45,13 @@ def write_config(stage_dir: Path, options: Any, run: Run | None = None, **facts:
             "torch": torch.__version__,
         }
     found = {"stage": stage_dir.name, "options": config.to_dict(options), **machine, **facts}
-    storage.write_json(stage_dir / "config.json", found)
+    storage.write_json(stage_dir / "config.json", plain(found))
 
 
 def record(stage_dir: Path, section: dict[str, Any]) -> None:
     """Write a stage's result.json atomically, which marks the stage as complete."""
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    storage.write_json(stage_dir / "result.json", {**section, "finished": finished})
+    storage.write_json(stage_dir / "result.json", plain({**section, "finished": finished}))
 
 
 def is_complete(stage_dir: Path) -> bool:
@@ -68,9 +68,11 @@ def build(run_dir: Path) -> Path:
     if not run.stages:
         raise DataError(f"{run_dir} has no stages to report on; train one, or give --run NAME")
     written = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
-    storage.write_atomic(run_dir / "report.md", markdown(run, written=written).encode())
+    storage.write_atomic(
+        run_dir / "report.md", markdown(run, written=written).encode(errors="replace")
+    )
     page = run_dir / "report.html"
-    storage.write_atomic(page, report_page.render(run, written=written).encode())
+    storage.write_atomic(page, report_page.render(run, written=written).encode(errors="replace"))
     return page
 
 

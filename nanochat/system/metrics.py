@@ -3,16 +3,17 @@
 One row is one dict with a "step". Does not own: what a row contains (trainer), the console.
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from nanochat.system import storage
 from nanochat.system.distributed import Run
-from nanochat.system.errors import ConfigError
+from nanochat.system.errors import Stopped
+from nanochat.system.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -23,104 +24,123 @@ MEASURED = frozenset(
 
 
 class MetricsLogger:
-    """Appends rows to metrics.jsonl; on ranks other than 0 it does nothing."""
+    """Appends rows to metrics.jsonl; on ranks other than 0 it does nothing.
+
+    It raises no error: rows that cannot be written are kept and tried again with the next row.
+    """
 
     def __init__(
         self,
         stage_dir: Path,
         run: Run,
         *,
-        wandb_project: str | None = None,
-        config: dict[str, Any] | None = None,
+        wandb: WandbRun | None = None,
         resume_step: int | None = None,
     ) -> None:
         """Open the file; a resumed run drops the rows written after its checkpoint.
 
-        resume_step: the checkpoint's step; None starts an empty file. Evaluations at that step are
-        dropped as well, as some may be missing: the run repeats them.
+        wandb: gets every row, too. resume_step: the checkpoint's step; None starts an empty file.
+        Evaluations at that step are dropped as well, as some may be missing: the run repeats them.
         """
-        self._file: TextIO | None = None
-        self._write_failed = False
-        self._wandb = None
-        if not run.is_main:
-            return
-        stage_dir.mkdir(parents=True, exist_ok=True)
+        self._writes = run.is_main
+        self.wandb = wandb
         self._path = stage_dir / "metrics.jsonl"
-        kept = [] if resume_step is None else rows_until(self._path, resume_step)
-        kept = [row for row in kept if row["step"] != resume_step or "loss" in row]
-        self._file = _reopened(self._path, kept)
-        if wandb_project is not None:
-            self._wandb = _open_wandb(wandb_project, stage_dir, config)
+        self._unwritten = bytearray()
+        self._replaces = False  # whether what is unwritten replaces the file
+        self._warned = False
+        if self._writes:
+            self._keep(-1 if resume_step is None else resume_step, evaluations=False)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Write one row and flush it; a full disk is logged once and does not raise."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()  # on a full disk the rows stay in the buffer until the next call
-        except OSError as error:
-            if not self._write_failed:
-                log.warning("metrics.jsonl cannot be written (%s); training continues", error)
-            self._write_failed = True
-        if self._wandb is not None:
-            self._wandb.log({"step": step, **values})
+        """Write one row."""
+        if self._writes:
+            self._unwritten += _line({"step": step, **values})
+            self._write()
+        if self.wandb is not None:
+            self.wandb.log({"step": step, **values})
 
     def rewind(self, step: int) -> None:
         """Drop the rows after a step, from which training continues."""
-        if self._file is not None:
-            self._file.close()
-            self._file = _reopened(self._path, rows_until(self._path, step))
+        if self._writes:
+            self._keep(step)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # must not hide the error that ended training
-                self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if kind is None else 1)
+        if self._unwritten:
+            self._write()
+        if self.wandb is not None:
+            self.wandb.finish(failed=kind not in (None, Stopped))
+
+    def _keep(self, step: int, *, evaluations: bool = True) -> None:
+        """Rewrite the file with its rows up to a step; evaluations: also those at the step."""
+        try:
+            rows = [row for row in _rows(self._path) if row.get("step", 0) <= step]
+        except OSError as error:
+            self._warn(error)  # replacing a file that cannot be read would lose it
+            return
+        rows = [row for row in rows if evaluations or row.get("step") != step or "loss" in row]
+        self._unwritten[:] = b"".join(map(_line, rows))
+        self._replaces = True
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            if self._replaces:
+                storage.write_atomic(self._path, bytes(self._unwritten))
+                self._unwritten.clear()
+                self._replaces = False
+            # Opened anew for each row: it may become writable again, or be on a network disk that
+            # went away and came back.
+            with self._path.open("ab", buffering=0) as file:
+                while self._unwritten:
+                    del self._unwritten[: file.write(self._unwritten)]
+        except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            log.warning("warning: metrics.jsonl cannot be written (%s); training continues", error)
+        self._warned = True
 
 
-def _reopened(path: Path, kept: Sequence[dict[str, Any]]) -> TextIO:
-    """A metrics file rewritten with these rows only, open for appending."""
-    storage.write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-    return path.open("a", encoding="utf-8")
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numbers of NumPy and torch converted, NaN and infinities as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def _open_wandb(project: str, stage_dir: Path, config: dict[str, Any] | None) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError(f"--wandb: {error}; pip install 'nanochat[wandb]'") from None
-
-    name = f"{stage_dir.parent.name}/{stage_dir.name}"
-    try:
-        run = wandb.init(project=project, name=name, config=config)
-        # wandb's own step counter cannot go back, as training does when it rewinds.
-        run.define_metric("*", step_metric="step")
-        return run
-    except wandb.Error as error:
-        raise ConfigError(
-            f"--wandb {project}: {error}; log in with `wandb login`, or leave the flag out"
-        ) from None
-
-
-def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of a metrics file up to and including a step; an incomplete last row is dropped."""
-    return [row for row in read_rows(path) if row.get("step", 0) <= step]
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(plain(row)) + "\n").encode()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a metrics file; none if it is missing."""
+    """The complete rows of a file, up to the first that is damaged; none if it cannot be read."""
+    try:
+        return _rows(path)
+    except OSError:
+        return []
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     if path.exists():
         for line in path.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
+                row = storage.parse_json(line)
             except ValueError:
                 break  # the process was killed while writing this row
+            if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
+                break
+            rows.append(row)
     return rows
 
 

@@ -93,7 +93,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Of a lone surrogate, which UTF-8 does not have, this makes JSON's own \\uXXXX.
+    write_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -108,7 +108,7 @@ class Saver:
         The first figure of either kind counts.
         """
         for name, value in figures.items():
-            if name.startswith(("val_", "pass@1")) and math.isfinite(value):
+            if name.startswith(("val_", "pass@1")) and value is not None and math.isfinite(value):
                 self._scores[step] = -value if name.startswith("val_") else value
                 return
 

@@ -24,12 +24,13 @@ from nanochat.gpt import GPT, flops
 from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import Schedule
 from nanochat.report.data import is_number, read_object
-from nanochat.system import config
+from nanochat.system import config, failures
 from nanochat.system import device as devices
 from nanochat.system.distributed import Run, barrier, from_main, gather_work, main_only
-from nanochat.system.errors import ConfigError, OutOfMemory, Stopped
+from nanochat.system.errors import ConfigError, OutOfMemory, Stopped, explain_memory
 from nanochat.system.metrics import MetricsLogger, duration, read_rows
 from nanochat.system.signals import asked_to_stop
+from nanochat.system.wandb_run import WandbRun
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import stage_record
 from nanochat.training.progress import Progress, Summary
@@ -72,9 +73,8 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
     run, model, facts = stage.run, recipe.model, recipe.facts
     optimizer = optim.build(model, recipe.optimizer, run, tokens_per_step=recipe.tokens_per_step)
     resumed = _resumed(stage, recipe.batches)
-    if resumed is not None:
-        before = read_object(stage.dir / "config.json")
-        facts = {**facts, **{k: v for k, v in before.items() if k == "source"}}
+    before = read_object(stage.dir / "config.json") if resumed is not None else {}
+    facts = {**facts, **{k: v for k, v in before.items() if k == "source"}}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
     with (
         claimed(stage, model),
@@ -82,8 +82,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         MetricsLogger(
             stage.dir,
             run,
-            wandb_project=stage.common.wandb,
-            config=config.to_dict(stage.options),
+            wandb=_wandb_run(stage, before.get("wandb_id")),
             resume_step=resumed.step if resumed else None,
         ) as metrics,
         contextlib.closing(Saver(stage, model, recipe.tokenizer, recipe.total_steps)) as saver,
@@ -91,7 +90,9 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         _profiler(stage) as after_step,
     ):
         compiled = _compiles(stage, recipe.use_compile)
-        _write_config(stage, model, recipe.tokenizer, {**facts, "compiled": compiled})
+        wandb_id = metrics.wandb.id if metrics.wandb else before.get("wandb_id")
+        more = {"compiled": compiled, "wandb_id": wandb_id}
+        _write_config(stage, model, recipe.tokenizer, {**facts, **more})
         loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
             loss = devices.compiled(loss)
@@ -133,6 +134,22 @@ def _resumed(stage: Stage, batches: BatchSource) -> Meta | None:
     meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
     batches.load_state(meta.state.get("batches"))
     return meta
+
+
+def _wandb_run(stage: Stage, run_id: Any) -> WandbRun | None:
+    """The stage's run on Weights & Biases, if --wandb asks for it, on rank 0.
+
+    run_id: of the run that a resumed stage continues, so that its curves stay in one piece.
+    Raises: ConfigError for a wrong key or project.
+    """
+    if stage.common.wandb is None or not stage.run.is_main:
+        return None
+    return WandbRun(
+        stage.common.wandb,
+        name=f"{stage.common.run}/{stage.name}",
+        config=config.to_dict(stage.options),
+        run_id=run_id if isinstance(run_id, str) else None,
+    )
 
 
 def _write_config(stage: Stage, model: GPT, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
@@ -183,7 +200,11 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
 
     def write(profiler: torch.profiler.profile) -> None:
         path = stage.dir / "trace.json"
-        profiler.export_chrome_trace(str(path))
+        try:
+            profiler.export_chrome_trace(str(path))
+        except (OSError, RuntimeError) as error:
+            stage.log_line(f"warning: {path} cannot be written ({error})")
+            return
         stage.log_line(f"trace of {stage.loop.profile} steps: {path}")
 
     # The first steps build kernels; the last one before recording warms up the profiler.
@@ -209,8 +230,8 @@ def _compiles(stage: Stage, wanted: bool | None) -> bool:
 def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) -> list[Hook]:
     """Save, then evaluate, then sample: a failing evaluation must not cost a checkpoint.
 
-    results: gets the latest "evaluation" and "samples"; the previous ones stay if memory runs out,
-    and training continues.
+    results: gets the latest "evaluation" and "samples"; if an evaluation runs out of memory or
+    samples fail in any way, the previous ones stay and training continues.
     """
 
     def evaluate(trainer: Trainer) -> None:
@@ -229,11 +250,24 @@ def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) 
     def sample(trainer: Trainer) -> None:
         saver.wait()
         try:
-            results["samples"] = gather_work(stage.run, recipe.sample)[0]
+            found = gather_work(stage.run, attempt)[0]
         except OutOfMemory as error:
-            stage.log_line(f"warning: samples skipped: {error}")
-        for item in results["samples"][:4]:
+            found = str(error)
+        if isinstance(found, str):
+            stage.log_line(f"warning: samples skipped: {found}")
+            return
+        results["samples"] = found
+        for item in found[:4]:
             stage.log_line(f"  {item['prompt']!r} -> {item['text']!r}")
+
+    def attempt() -> list[dict[str, str]] | str:
+        """The samples, or why there are none: they are for the report only."""
+        try:
+            return recipe.sample()
+        except Exception as error:
+            if explain_memory(error):
+                raise
+            return failures.describe_error(error)
 
     loop = stage.loop
     return [
