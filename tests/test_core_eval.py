@@ -189,8 +189,9 @@ def test_a_task_that_is_not_one_is_named(tmp_path, change, message):
     ("text", "message"),
     [
         ("[" * 5000, "does not have the layout of a CORE bundle"),
-        ("icl_tasks: " + "9" * 5000, "does not have the layout|lists no tasks"),
-        ("icl_tasks: {a: b}", "lists no tasks"),
+        ("icl_tasks: " + "9" * 5000, "does not have the layout"),
+        ("icl_tasks: {a: b}", "does not have the layout of a CORE bundle: no list of tasks"),
+        ("icl_tasks: []", "lists no tasks"),
         ("icl_tasks: [[1]]", "label must be text"),
         ("icl_tasks: [null]", "label must be text"),
         ("3", "does not have the layout"),

@@ -70,7 +70,9 @@ def read_bundle(bundle: Path) -> list[CoreTask]:
         raise DataError(f"{error.filename}: no such file; --bundle takes a CORE bundle") from None
     except (yaml.YAMLError, csv.Error, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{bundle} does not have the layout of a CORE bundle: {error!r}") from None
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(listed, list):
+        raise DataError(f"{bundle} does not have the layout of a CORE bundle: no list of tasks")
+    if not listed:
         raise DataError(f"{bundle}/core.yaml lists no tasks")
     tasks = [_task(bundle, entry, baselines) for entry in listed]
     names = [task.name for task in tasks]
