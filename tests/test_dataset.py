@@ -16,8 +16,9 @@ import pytest
 from nanochat import pocket
 from nanochat.data import DataOptions, open_data
 from nanochat.data import shards as shard_files
+from nanochat.data.data_files import find_files
 from nanochat.data.dataset import choose_val_frac, document_hash, split_documents
-from nanochat.data.text_files import find_files, read_rows
+from nanochat.data.file_formats import read_rows
 from nanochat.system import config
 from nanochat.system.errors import ConfigError, DataError
 
@@ -194,8 +195,11 @@ BAD_FILES = {
     "digits.json": (b'[{"a": 1' + b"0" * 5000 + b"}]", r"digits.json: not JSON \(Exceeds"),
     "deep.jsonl": (b"[" * 100_000, "line 1: not JSON"),
     "deep.json": (b"[" * 100_000, "deep.json: not JSON"),
-    "keys.jsonl": (b'{"body": "a", "id": 3}', "no text under the key 'text'.*keys: 'body', 'id'"),
-    "number.jsonl": (b'{"text": 3}', "no text under the key"),
+    "keys.jsonl": (
+        b'{"body": "a", "id": 3}',
+        "line 1: no column 'text' or 'content'; columns: body, id; .*--text-column",
+    ),
+    "number.jsonl": (b'{"text": 3}', "line 1: 'text' holds int, not text"),
     "chat.jsonl": (b'{"messages": []}', "a conversation, not text; it is data for chat_sft"),
     "half.jsonl": (rb'{"text": "\ud83d"}', "line 1: half a surrogate pair"),
     "cut.txt.gz": (gzip.compress(os.urandom(9000))[:4000], "is damaged or cut short"),
@@ -304,7 +308,7 @@ def test_an_invalid_byte_at_the_edge_of_a_chunk_is_placed_right(tmp_path):
     [
         ("nothing.txt", "no such file, folder or glob match"),
         ("*.jsonl", "no such file, folder or glob match"),
-        ("folder", "has no text among its 1 files"),
+        ("folder", r"has no text; left out image\.png \(not of a known format\)"),
         ("folder/image.png", "cannot tell the format"),
     ],
 )

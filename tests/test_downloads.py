@@ -435,7 +435,7 @@ def test_a_hub_data_set_is_streamed_into_shards(tmp_path, monkeypatch):
     ("rows", "message"),
     [
         (ConnectionError("no route\nto host"), r"hf:a/b \(config None, split train\).*no route;"),
-        ([{"body": "x"}], "hf:a/b has no column 'text' or 'content'; columns: body"),
+        ([{"body": "x"}], "hf:a/b, row 1: no column 'text' or 'content'; columns: body; "),
         ([], "has no text to train on"),
     ],
 )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from nanochat.data import hub
+from nanochat.data.file_formats import TextReading
 from nanochat.data.tasks import common
-from nanochat.data.text_files import ReadCounts
 from nanochat.server.app import create_app
 from nanochat.stages import chat_web
 from nanochat.system import config, wandb_run
@@ -17,7 +17,7 @@ UNUSED: Any = None
 
 
 def stream_from_the_hub() -> None:
-    next(hub.hub_documents(hub.parse_name("hf:org/name"), ReadCounts()))
+    next(hub.hub_documents(hub.parse_name("hf:org/name"), TextReading()))
 
 
 def serve() -> None:

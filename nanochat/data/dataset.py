@@ -1,8 +1,8 @@
 """Where training text comes from: one call turns any source into shards with a fixed split.
 
 Owns the options that name a source, the split into training and validation text, and the data
-folders under base/data. Does not own reading files (text_files), hub access (hub) or the shard
-layout (shards).
+folders under base/data. Does not own finding files (data_files), reading them (text_files), hub
+access (hub) or the shard layout (shards).
 """
 
 import hashlib
@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from nanochat.data import hub
 from nanochat.data import shards as shard_files
+from nanochat.data.data_files import find_files, find_splits
+from nanochat.data.file_formats import TextReading, kind_of
 from nanochat.data.shards import Shard, ShardWriter
-from nanochat.data.text_files import ReadCounts, estimate_characters, find_files, read_documents
+from nanochat.data.text_files import estimate_characters, read_documents
 from nanochat.system import storage
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError, DataError
@@ -39,10 +41,19 @@ class DataOptions:
     data: str = option(
         "pocket",
         "training text: pocket, climbmix, fineweb-edu, hf:ORG/NAME[:CONFIG][:SPLIT], or a "
-        ".txt/.jsonl/.parquet file (also .gz, .zst), a folder, a glob or a comma-separated list",
+        ".txt/.md/.jsonl/.json/.parquet file (also .gz, .zst), a folder, a glob or a "
+        "comma-separated list; of a folder or glob, files named as test or validation data are "
+        "not trained on",
+    )
+    text_column: str | None = option(
+        None,
+        "column or key that holds the text in parquet, JSON lines and hf: data; none means text, "
+        "or content where that is missing",
     )
     val_data: str | None = option(
-        None, "validation text: files or hf:ORG/NAME; none holds out part of --data"
+        None,
+        "validation text: files or hf:ORG/NAME; none means the files in --data named as validation "
+        "data, or holds out part of --data",
     )
     val_frac: float | None = option(
         None,
@@ -128,10 +139,11 @@ def open_data(options: DataOptions, *, base: Path) -> Dataset:
     """
     if options.data not in ("pocket", *hub.HUB_SHARDS):
         return _open_texts(options, base)
-    for flag, value in (("--val-data", options.val_data), ("--val-frac", options.val_frac)):
-        if value is not None:
+    for name in ("val_data", "val_frac", "text_column"):
+        if getattr(options, name) is not None:
+            flag = "--" + name.replace("_", "-")
             raise ConfigError(
-                f"{flag} does not go with --data {options.data}, which has its own split"
+                f"{flag} does not go with --data {options.data}, which has its own split and column"
             )
     if options.data == "pocket":
         return _open_pocket(options, base)
@@ -167,15 +179,18 @@ def _open_pocket(options: DataOptions, base: Path) -> Dataset:
 
 def _open_texts(options: DataOptions, base: Path) -> Dataset:
     """Files or a hub dataset of any size, with separate or held-out validation text."""
-    counts = ReadCounts()
-    source = _text_source(options.data, "--data", options, counts)
-    val_source = options.val_data and _text_source(options.val_data, "--val-data", options, counts)
+    reading = TextReading(options.text_column, options.invalid_utf8 == "replace")
+    source, val_source = _text_sources(options, reading)
     frac = choose_val_frac(options.val_frac, source.characters)
     recipe = {
         "source": source.identity,
         "val_source": val_source.identity if val_source else frac,
         "invalid_utf8": options.invalid_utf8,
     }
+    if options.text_column is not None:
+        recipe["text_column"] = options.text_column
+    if any(found and found.is_plain for found in (source, val_source)):
+        recipe["newlines"] = "universal"  # data prepared before CRLF was read as LF is not reused
 
     def documents() -> Iterator[tuple[str, int, str]]:
         if val_source:
@@ -183,7 +198,7 @@ def _open_texts(options: DataOptions, base: Path) -> Dataset:
             yield from ((TRAIN, document_hash(text), text) for text in source.texts)
         else:
             yield from split_documents(source.texts, frac)
-        _warn(counts)
+        _log(reading)
 
     return _build(base, source.stem, recipe, documents(), lanes=_lanes(source.characters))
 
@@ -194,21 +209,42 @@ class _TextSource:
     identity: Any  # as JSON types; changes if the text may have changed
     characters: int | None  # estimated
     texts: Iterable[str]
+    is_plain: bool = False  # some of it is .txt or .md
 
 
-def _text_source(spec: str, flag: str, options: DataOptions, counts: ReadCounts) -> _TextSource:
-    if spec.startswith("hf:"):
-        name = hub.parse_name(spec, flag=flag)
-        parts = [part for part in (name.name, name.config, name.split) if part]
-        return _TextSource(_slug("-".join(parts)), parts, None, hub.hub_documents(name, counts))
-    files = find_files(spec, flag=flag)
+def _text_sources(
+    options: DataOptions, reading: TextReading
+) -> tuple[_TextSource, _TextSource | None]:
+    """The training text, and the validation text if it has files or a name of its own."""
+    val_files: list[Path] = []
+    val_source = None
+    if options.val_data and options.val_data.startswith("hf:"):
+        val_source = _hub_source(options.val_data, "--val-data", reading)
+    elif options.val_data:
+        val_files = find_files(options.val_data, flag="--val-data", split=VAL)
+    if options.data.startswith("hf:"):
+        source = _hub_source(options.data, "--data", reading)
+    elif options.val_data or options.val_frac is not None:
+        source = _file_source(find_files(options.data, without=val_files), reading)
+    else:
+        files, val_files = find_splits(options.data)
+        source = _file_source(files, reading)
+    return source, val_source or (_file_source(val_files, reading) if val_files else None)
+
+
+def _hub_source(spec: str, flag: str, reading: TextReading) -> _TextSource:
+    name = hub.parse_name(spec, flag=flag)
+    parts = [part for part in (name.name, name.config, name.split) if part]
+    return _TextSource(_slug("-".join(parts)), parts, None, hub.hub_documents(name, reading))
+
+
+def _file_source(files: list[Path], reading: TextReading) -> _TextSource:
     return _TextSource(
         stem=_slug(files[0].name.split(".")[0] if len(files) == 1 else "files"),
         identity=[_file_identity(path) for path in files],
         characters=estimate_characters(files),
-        texts=read_documents(
-            files, replace_invalid=options.invalid_utf8 == "replace", counts=counts
-        ),
+        texts=read_documents(files, reading),
+        is_plain=any(kind_of(path) == "plain" for path in files),
     )
 
 
@@ -274,11 +310,13 @@ def split_documents(texts: Iterable[str], val_frac: float) -> Iterator[tuple[str
         )
 
 
-def _warn(counts: ReadCounts) -> None:
-    if counts.empty:
-        log.info("skipped %d empty documents", counts.empty)
-    if counts.replaced:
-        log.warning("replaced about %d invalid bytes by U+FFFD", counts.replaced)
+def _log(reading: TextReading) -> None:
+    if reading.empty:
+        log.info("skipped %d empty documents", reading.empty)
+    if reading.newlines:
+        log.info("read the CRLF or CR line ends of %d text files as LF", reading.newlines)
+    if reading.replaced:
+        log.warning("replaced about %d invalid bytes by U+FFFD", reading.replaced)
 
 
 def _build(

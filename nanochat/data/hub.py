@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.data import shards as shard_files
+from nanochat.data.file_formats import TextReading, row_text
 from nanochat.data.shards import Shard
-from nanochat.data.text_files import TEXT_KEYS, ReadCounts
 from nanochat.system import downloads, storage
 from nanochat.system.errors import ConfigError, DataError
 
@@ -225,25 +225,17 @@ def parse_name(spec: str, *, flag: str = "--data") -> HubName:
     return HubName(name, config or None, split or "train")
 
 
-def hub_documents(source: HubName, counts: ReadCounts) -> Iterator[str]:
+def hub_documents(source: HubName, reading: TextReading) -> Iterator[str]:
     """Every document of a hub dataset that is not blank, streamed.
 
     Raises: DataError if the dataset cannot be read or has no text.
     """
-    for _, row in read_rows(source):
-        text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
-        if text is None:
-            if any(key in row for key in TEXT_KEYS):
-                text = ""
-            else:
-                names = ", ".join(row)
-                raise DataError(
-                    f"hf:{source.name} has no column 'text' or 'content'; columns: {names}"
-                )
+    for place, row in read_rows(source):
+        text = row_text(row, place, reading)
         if text.strip():
             yield text
         else:
-            counts.empty += 1
+            reading.empty += 1
 
 
 def read_rows(source: HubName) -> Iterator[tuple[str, dict[str, Any]]]:

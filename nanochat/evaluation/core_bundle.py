@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat.data.text_files import read_rows
+from nanochat.data.file_formats import read_rows
 from nanochat.system import storage
 from nanochat.system.errors import DataError
 from nanochat.tokenizer import Tokenizer

@@ -10,8 +10,10 @@ from itertools import islice
 
 from nanochat.checkpoint_manager import Loaded
 from nanochat.data import DataOptions, Dataset, open_data
+from nanochat.data.data_files import find_files
 from nanochat.data.dataloader import TokenStream
-from nanochat.data.text_files import ReadCounts, find_files, read_documents
+from nanochat.data.file_formats import TextReading
+from nanochat.data.text_files import read_documents
 from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.evaluation import bits_per_byte
 from nanochat.evaluation.stage import EvalStage
@@ -124,8 +126,7 @@ def measure_documents(
 
 def documents(spec: str) -> Iterator[str]:
     """The documents of the files given by --documents."""
-    files = find_files(spec, flag="--documents")
-    return read_documents(files, replace_invalid=False, counts=ReadCounts())
+    return read_documents(find_files(spec, flag="--documents", split=None), TextReading())
 
 
 def samples(

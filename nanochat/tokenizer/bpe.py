@@ -266,7 +266,7 @@ def train_char(texts: Iterable[str], vocab_size: int | None = None) -> CharToken
     room = None if vocab_size is None else vocab_size - len(SPECIAL_TOKENS) - 1
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(_repaired(text))
+        counts.update(repair_surrogates(text))
     counts.pop(REPLACEMENT, 0)
     if not counts:
         raise DataError("the text to learn characters from is empty; give --data with text in it")
@@ -359,10 +359,10 @@ def _id_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(_repaired(text).encode("utf-32-le"), dtype=np.uint32)
+    return np.frombuffer(repair_surrogates(text).encode("utf-32-le"), dtype=np.uint32)
 
 
-def _repaired(text: str) -> str:
+def repair_surrogates(text: str) -> str:
     """The text with surrogate pairs joined and lone surrogates as U+FFFD, as in tiktoken."""
     try:
         text.encode()

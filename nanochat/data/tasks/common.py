@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
-from nanochat.data.text_files import read_rows
+from nanochat.data.file_formats import read_rows
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
 

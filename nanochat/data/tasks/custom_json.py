@@ -1,7 +1,7 @@
 """Your own conversations, from files or the hub, in any of the formats of chat_formats.py.
 
 Owns which rows are used, and what is said about the others. Does not own finding and reading files
-(text_files), nor what a row means (chat_formats).
+(data_files, file_formats), nor what a row means (chat_formats).
 """
 
 import logging
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nanochat.data import hub
+from nanochat.data.data_files import find_files
+from nanochat.data.file_formats import read_rows
 from nanochat.data.tasks.chat_formats import WANTED, conversation_of
-from nanochat.data.text_files import find_files, read_rows
 from nanochat.system.errors import DataError
 from nanochat.tokenizer.conversation import Conversation
 
@@ -60,7 +61,7 @@ def _read(
     if spec.startswith("hf:"):
         yield from hub.read_rows(hub.parse_name(spec, flag=flag))
         return
-    for path in find_files(spec, flag=flag):
+    for path in find_files(spec, flag=flag, split="val" if flag == "--val-data" else "train"):
         yield from read_rows(path, bad=bad)
 
 

@@ -6,8 +6,8 @@ Source: Chen et al. 2021, arXiv 2107.03374; hub openai/openai_humaneval.
 import re
 from pathlib import Path
 
+from nanochat.data.file_formats import read_rows
 from nanochat.data.tasks.common import GenerateTask, Record, exchange, load_rows
-from nanochat.data.text_files import read_rows
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import execution
 

@@ -1,0 +1,336 @@
+"""The formats of data files: which one a name means, the unpacked bytes, and the rows in them.
+
+Owns JSON and parquet rows, the column that holds text, and the decoding of UTF-8. Does not own
+finding files (data_files) or cutting plain text into documents (text_files).
+"""
+
+import codecs
+import contextlib
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat.system import storage
+from nanochat.system.errors import DataError
+from nanochat.tokenizer.bpe import repair_surrogates
+
+PLAIN_SUFFIXES = (".txt", ".md")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+COMPRESSIONS = (".gz", ".zst")
+TEXT_KEYS = ("text", "content")
+FORMATS = ".txt, .md, .jsonl, .json, .parquet, all but the last also .gz or .zst"
+TEXT_TYPES = (
+    *("string", "large_string", "string_view", "null"),
+    *("binary", "large_binary", "binary_view", "fixed_size_binary"),
+)
+CHUNK_BYTES = 1 << 20
+BATCH_ROWS = 1024
+_SOLID = re.compile(r"\S|\Z")
+_WIDE_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+Row = dict[str, Any]
+
+
+@dataclass
+class TextReading:
+    """How text is read; and what was skipped or changed, for a line in the log afterward."""
+
+    column: str | None = None  # the column or key that holds the text; None: `text`, or `content`
+    replace_invalid: bool = False  # bytes that are not UTF-8 become U+FFFD instead of an error
+    empty: int = 0  # documents
+    replaced: int = 0  # bytes
+    newlines: int = 0  # files whose CRLF or CR became LF
+
+
+def split_name(path: Path) -> tuple[str, str, str]:
+    """A file's name as (stem, format suffix, compression suffix), the suffixes in lower case."""
+    name, packed, suffix = path.name, "", ""
+    if Path(name).suffix.lower() in COMPRESSIONS:
+        name, packed = Path(name).stem, Path(name).suffix.lower()
+    if Path(name).suffix.lower() in (*PLAIN_SUFFIXES, *JSON_SUFFIXES, ".parquet"):
+        name, suffix = Path(name).stem, Path(name).suffix.lower()
+    return name, suffix, packed
+
+
+def kind_of(path: Path) -> str | None:
+    """The format of a file by its name: "plain", "json", "parquet", or None."""
+    _, suffix, packed = split_name(path)
+    if suffix in PLAIN_SUFFIXES:
+        return "plain"
+    if suffix in JSON_SUFFIXES:
+        return "json"
+    return "parquet" if suffix == ".parquet" and not packed else None
+
+
+def open_stream(path: Path) -> IO[bytes]:
+    """A file's bytes, decompressed if its name ends in .gz or .zst."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if suffix == ".zst":
+        source: Any = pa.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(source, CHUNK_BYTES)
+    return path.open("rb")
+
+
+@contextlib.contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a DataError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged or cut short ({reason}); fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_rows(
+    path: Path, *, bad: Callable[[DataError], None] | None = None
+) -> Iterator[tuple[str, Row]]:
+    """The place (file and line, item or row) and the object of each row of JSON or parquet.
+
+    JSON is one object per line; a .json file may also be one array of objects, or indented objects.
+    Reads .gz and .zst. Fields that are null in parquet are left out: its rows have all fields.
+    bad: called with the error of a row that is not an object, which is then passed over.
+    Raises: DataError naming the file, and the place of what cannot be read or is not an object.
+    """
+    kind = kind_of(path)
+    if kind not in ("json", "parquet"):
+        raise DataError(f"{path}: not rows; give .jsonl, .json (also .gz, .zst) or .parquet")
+    with errors_naming(path):
+        if kind == "parquet":
+            yield from _parquet_rows(path)
+        else:
+            yield from json_rows(path, TextReading(), bad)
+
+
+def row_text(row: Row, place: str, reading: TextReading) -> str:
+    """The text of a row: of the column asked for, else of `text`, or of `content` if that is null.
+
+    Raises: DataError if the row has no such column, or something else than text in it.
+    """
+    keys = [reading.column] if reading.column else TEXT_KEYS
+    found = {key: row[key] for key in keys if key in row}
+    for value in found.values():
+        if isinstance(value, str):
+            return _without_surrogates(value, place, reading)
+        if isinstance(value, bytes):
+            return decode(value, place, 0, reading)
+    for key, value in found.items():
+        if value is not None:
+            raise DataError(f"{place}: {key!r} holds {type(value).__name__}, not text")
+    if not found:
+        raise _no_text_in(list(row), place, reading)
+    return ""
+
+
+def _no_text_in(names: list[str], place: str, reading: TextReading) -> DataError:
+    if "messages" in names and not reading.column:
+        return DataError(f"{place}: a conversation, not text; it is data for chat_sft")
+    wanted = repr(reading.column) if reading.column else "'text' or 'content'"
+    columns = ", ".join(names[:30]) + ", ..." * (len(names) > 30) or "none"
+    return DataError(
+        f"{place}: no column {wanted}; columns: {columns}; name the one that holds the text "
+        "with --text-column"
+    )
+
+
+# --- JSON
+
+
+def json_rows(
+    path: Path, reading: TextReading, bad: Callable[[DataError], None] | None = None
+) -> Iterator[tuple[str, Row]]:
+    """The place and the object of each row of a JSON file; see read_rows."""
+    offset, rows = 0, 0
+    with open_stream(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            place, text, row = f"{path}, line {number}", "", None
+            try:
+                text = decode(line.removeprefix(codecs.BOM_UTF8), place, offset, reading, path)
+                row = _object(_parsed(text, place), place) if text.strip() else None
+            except DataError as error:
+                if text and rows == 0 and split_name(path)[1] == ".json":
+                    rest = decode(stream.read(), place, offset, reading, path)
+                    yield from _json_values("\n" * (number - 1) + text + rest, path, bad)
+                    return
+                if bad is None:
+                    raise
+                bad(error)
+            offset += len(line)
+            if row is not None:
+                rows += 1
+                yield place, row
+
+
+def _json_values(
+    text: str, path: Path, bad: Callable[[DataError], None] | None
+) -> Iterator[tuple[str, Row]]:
+    """The objects of a whole file: of one array, or one after another over several lines."""
+    decoder, end, line = json.JSONDecoder(), 0, 1
+    while True:
+        start = next(_SOLID.finditer(text, end)).start()
+        line += text.count("\n", end, start)
+        if start == len(text):
+            return
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON ({error})") from None
+        items = {f"{path}, line {line}": value}
+        if isinstance(value, list):
+            items = {f"{path}, item {number}": item for number, item in enumerate(value, start=1)}
+        for place, item in items.items():
+            try:
+                yield place, _object(item, place)
+            except DataError as error:
+                if bad is None:
+                    raise
+                bad(error)
+        line += text.count("\n", start, end)
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return storage.parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{place}: not JSON ({error}); write one object per line") from None
+
+
+def _object(value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise DataError(f"{place}: {kind} instead of an object; write one object per line")
+    return value
+
+
+# --- parquet
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", _without_nulls(row)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A parquet value with the null fields of its structs left out, and UTF-8 bytes as text."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode("utf-8")
+    return value
+
+
+def parquet_texts(path: Path, reading: TextReading) -> Iterator[str]:
+    """The text of each row, "" where it is null; any Arrow type that holds strings or UTF-8 bytes.
+
+    Raises: DataError if there is no such column, or if it holds something else.
+    """
+    with pq.ParquetFile(path) as file:
+        columns = _text_columns(file.schema_arrow, path, reading)
+        number = 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            # by index, since two columns may have one name
+            indices = [batch.schema.names.index(name) for name in columns]
+            texts = [batch.column(i).cast(pa.large_binary()).to_pylist() for i in indices]
+            for values in zip(*texts, strict=True):
+                number += 1
+                data = next((value for value in values if value is not None), b"")
+                yield decode(data, f"{path}, row {number}", 0, reading)
+
+
+def _text_columns(schema: pa.Schema, path: Path, reading: TextReading) -> list[str]:
+    """The columns to take a row's text from: the first that is not null."""
+    wanted = [reading.column] if reading.column else TEXT_KEYS
+    found = [name for name in wanted if name in schema.names]
+    if not found:
+        raise _no_text_in(schema.names, str(path), reading)
+    types = {name: schema.types[schema.names.index(name)] for name in found}
+    texts = [name for name, kind in types.items() if _holds_text(kind)]
+    if not texts:
+        raise DataError(f"{path}: column {found[0]!r} has type {types[found[0]]}, not text")
+    return texts
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):  # what pandas writes for a category
+        kind = kind.value_type
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in TEXT_TYPES)
+
+
+# --- UTF-8
+
+
+def decode(
+    data: bytes, place: str, offset: int, reading: TextReading, path: Path | None = None
+) -> str:
+    """Bytes as text; `offset` is where they start in the file, `path` the file they are all of.
+
+    Raises: DataError with the place and the byte of what is not UTF-8, unless it is to be replaced.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if not reading.replace_invalid:
+            raise not_utf8(place, offset + error.start, path) from None
+        text = data.decode("utf-8", "replace")
+        reading.replaced += text.count("\ufffd")
+        return text
+
+
+def not_utf8(place: str, offset: int, path: Path | None = None) -> DataError:
+    """The error of a byte that is not UTF-8; path: a file that may be in another encoding."""
+    hint = "convert the file (iconv -t utf-8)"
+    if path is not None:
+        with open_stream(path) as stream:
+            wide = wide_encoding(stream.read(4))
+        if wide:
+            hint = f"it looks like {wide.upper()}: convert it (iconv -f {wide} -t utf-8)"
+    return DataError(f"{place}, byte {offset}: not UTF-8; {hint}, or give --invalid-utf8 replace")
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """ "utf-16" or "utf-32" if a file's first bytes are the mark of one, else None."""
+    return next((name for mark, name in _WIDE_MARKS.items() if head.startswith(mark)), None)
+
+
+def _without_surrogates(text: str, place: str, reading: TextReading) -> str:
+    """The text, checked for halves of surrogate pairs: JSON can hold them, UTF-8 cannot."""
+    repaired = repair_surrogates(text)
+    if repaired is not text:
+        lone = [c for c in text if "\ud800" <= c <= "\udfff"]
+        if not reading.replace_invalid:
+            raise DataError(
+                f"{place}: half a surrogate pair ({lone[0]!a}); fix the line, "
+                "or give --invalid-utf8 replace"
+            )
+        reading.replaced += len(lone)
+    return repaired
