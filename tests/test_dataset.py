@@ -18,7 +18,6 @@ from nanochat.data import DataOptions, open_data
 from nanochat.data import shards as shard_files
 from nanochat.data.data_files import find_files
 from nanochat.data.dataset import choose_val_frac, document_hash, split_documents
-from nanochat.data.file_formats import read_rows
 from nanochat.system import config
 from nanochat.system.errors import ConfigError, DataError
 
@@ -220,46 +219,6 @@ def test_bad_files_are_refused_naming_file_and_place(tmp_path, name):
     if data.strip():
         assert name in str(caught.value)
     assert [p for p in (tmp_path / "base" / "data").iterdir() if p.is_dir()] == []
-
-
-ROWS = [{"text": "a\n", "n": 1}, {"text": "b", "more": {"x": [None, {"y": "z"}]}}, {"n": 3.5}]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", "\n".join(map(json.dumps, ROWS))),
-        ("a.NDJSON", "\r\n\r\n".join(map(json.dumps, ROWS)) + "\r\n"),
-        ("lines.json", "\n".join(map(json.dumps, ROWS))),
-        ("array.json", json.dumps(ROWS)),
-        ("indented.JSON", "\n" + json.dumps(ROWS, indent=2)),
-        ("objects.json", "\n".join(json.dumps(row, indent=2) for row in ROWS) + "\n"),
-    ],
-)
-def test_rows_are_read_from_every_layout_of_json(tmp_path, name, content):
-    (tmp_path / name).write_text(content, encoding="utf-8-sig")
-    packed = tmp_path / f"{name}.gz"
-    packed.write_bytes(gzip.compress(content.encode()))
-    zstd(tmp_path / f"{name}.zst", content.encode())
-    for path in (tmp_path / name, packed, tmp_path / f"{name}.zst"):
-        assert [row for _, row in read_rows(path)] == ROWS
-        assert all(str(path) in place for place, _ in read_rows(path))
-
-
-def test_rows_of_parquet_are_without_null_fields(tmp_path):
-    messages = [{"role": "user", "content": "a"}, {"role": "b", "weight": 0}]
-    table = pa.table({"messages": [messages, None], "id": [b"x", None], "prompt": [None, "c"]})
-    pq.write_table(table, tmp_path / "a.parquet")
-    assert list(read_rows(tmp_path / "a.parquet")) == [
-        (f"{tmp_path}/a.parquet, row 1", {"messages": messages, "id": "x"}),
-        (f"{tmp_path}/a.parquet, row 2", {"prompt": "c"}),
-    ]
-
-
-def test_plain_text_has_no_rows(tmp_path):
-    (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(DataError, match=r"a\.txt: not rows"):
-        list(read_rows(tmp_path / "a.txt"))
 
 
 def test_a_cut_zstd_file_is_refused(tmp_path):
