@@ -243,11 +243,7 @@ def read_rows(source: HubName) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises: DataError if the dataset cannot be read.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f"hf:{source.name}: {error}; pip install 'nanochat[hub]'") from None
-
+    datasets = datasets_library(f"hf:{source.name}")
     try:
         rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
         for number, row in enumerate(rows, start=1):
@@ -259,3 +255,15 @@ def read_rows(source: HubName) -> Iterator[tuple[str, dict[str, Any]]]:
             f"hf:{source.name} (config {source.config}, split {source.split}) cannot be read: "
             f"{reason}; check the name, the network and HF_TOKEN"
         ) from error
+
+
+def datasets_library(wanted: str) -> Any:
+    """The module `datasets`; wanted: what it is to load, for the message.
+
+    Raises: DataError naming the extra that installs it.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{wanted}: {error}; pip install 'nanochat[hub]'") from None
+    return datasets

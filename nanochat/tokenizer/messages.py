@@ -35,7 +35,6 @@ _PARTS: dict[str, tuple[PartType, str]] = {
     "python": ("python", "text"),
     "python_output": ("python_output", "text"),
 }
-_USED = {"role", "content", "refusal", "weight"}
 _NO_TOOLS = "the only tool is the calculator, as parts of type python and python_output"
 # fields that must be empty, and what to say if they are not
 _REFUSED = {
@@ -46,6 +45,7 @@ _REFUSED = {
 }
 # other trainers' names for a weight of 0 or 1, and the value that means 1
 _SWITCHES = {"train": True, "training": True, "loss": True, "masked": False}
+_KNOWN = {"role", "content", "refusal", "weight", *_REFUSED, *_SWITCHES}
 
 
 class Part(TypedDict):
@@ -193,17 +193,14 @@ def _merged(said: Sequence[_Said]) -> list[Piece]:
     for message in said:
         if not message.text:
             continue
-        if not pieces:
-            pieces = message.pieces
-            continue
         first, *rest = message.pieces
-        if first.kind != "text":
-            first, rest = Piece("text", "", first.learnt), message.pieces
-        last, blank = pieces[-1], BLANK_LINE + first.text
-        if last.kind == "text" and last.learnt == first.learnt:
-            pieces = [*pieces[:-1], replace(last, text=last.text + blank), *rest]
-        else:
-            pieces = [*pieces, replace(first, text=blank), *rest]
+        if pieces:
+            if first.kind != "text":
+                first, rest = Piece("text", "", first.learnt), message.pieces
+            first = replace(first, text=BLANK_LINE + first.text)
+            if pieces[-1].kind == "text" and pieces[-1].learnt == first.learnt:
+                first = replace(first, text=pieces.pop().text + first.text)
+        pieces += [first, *rest]
     return pieces
 
 
@@ -224,8 +221,7 @@ def _read_message(message: Any, place: int, unused: set[str]) -> _Said:
             value = shortened(message[field])
             raise MessageError(f'{name} has "{field}": {value}; {remedy}', f"{path}.{field}")
     learnt = _is_learnt(message, name, path) if role == "assistant" else False
-    known = {*_USED, *_REFUSED, *_SWITCHES}
-    unused |= {key for key, value in message.items() if key not in known and not is_empty(value)}
+    unused |= {key for key, value in message.items() if key not in _KNOWN and not is_empty(value)}
     pieces = [Piece(*part, learnt) for part in _read_parts(message, role, name, path, unused)]
     return _Said(place, role, pieces)
 

@@ -41,8 +41,8 @@ def conversation_of(row: dict[str, Any]) -> tuple[str, Conversation, frozenset[s
     given = {key for key, value in row.items() if not _says_nothing(value)}
     _refuse(row, given)
     kind, messages, used = _messages_of(row)
-    for key in given.intersection(SYSTEM):
-        messages = [{"role": "system", "content": _text(row, key)}, *messages]
+    system = [{"role": "system", "content": _text(row, key)} for key in SYSTEM if key in given]
+    messages = [*system, *messages]
     dialogue = read_messages(messages)
     if not dialogue.teaches:
         raise DataError("no answer to learn from: none follows a user's message and has text")

@@ -31,6 +31,7 @@ from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
+from nanochat.data import hub
 from nanochat.data.file_formats import read_rows
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
@@ -268,10 +269,7 @@ def _local_file(folder: Path, split: str, config: str | None) -> Path:
 
 def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Record]:
     name = f"{source}:{config}:{split}" if config else f"{source}:{split}"
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f"{name}: {error}; pip install 'nanochat[hub]'") from None
+    datasets = hub.datasets_library(name)
     try:
         return datasets.load_dataset(source, config, split=split)
     except Exception as error:  # the client raises errors of many libraries

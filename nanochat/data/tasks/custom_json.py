@@ -32,16 +32,20 @@ def custom_json(spec: str, *, flag: str = "--data", bad_rows: str = "error") -> 
     rows: list[Conversation] = []
     formats: Counter[str] = Counter()
     unused: Counter[str] = Counter()
-    bad: list[str] = []
-    for place, row in _read(spec, flag, lambda error: bad.append(str(error))):
+    bad: list[str] = []  # only the first ones in words
+
+    def note(error: str) -> None:
+        bad.append(error if len(bad) < SHOWN else "")
+
+    for place, row in _read(spec, flag, lambda error: note(str(error))):
         try:
             kind, conversation, fields = conversation_of(row)
         except DataError as error:
-            bad.append(f"{place}: {error}")
+            note(f"{place}: {error}")
             continue
         rows.append(conversation)
         formats[kind] += 1
-        unused.update(fields)
+        unused.update(sorted(fields))
     if bad:
         _report_bad(bad, len(rows), skip=bad_rows == "skip")
     if not rows:
