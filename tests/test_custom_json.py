@@ -263,3 +263,18 @@ def test_a_hub_dataset_is_read_by_name_config_and_split(monkeypatch):
     assert asked == [("org/chats", None, "test"), ("org/chats", "all", "train")]
     with pytest.raises(ConfigError, match="--val-data hf:: write hf:ORG/NAME"):
         custom_json("hf:", flag="--val-data")
+
+
+def test_validation_files_beside_the_data_are_for_validation_and_never_trained_on(tmp_path):
+    names = ("train", "validation", "test")
+    questions = {name: {"prompt": name, "completion": "a"} for name in names}
+    paths = {name: write_jsonl(tmp_path / f"{name}.jsonl", [questions[name]] * 3) for name in names}
+
+    def asked(data, val_data=None):
+        parts = mixtures.build(data, stage="sft", val_data=val_data)
+        return tuple([row["messages"][0]["content"] for row in part] for part in parts)
+
+    assert asked(str(tmp_path)) == (["train"] * 3, ["validation"] * 3)
+    assert asked(f"{tmp_path}/*", paths["test"]) == (["train"] * 3, ["test"] * 3)
+    assert asked(f"{tmp_path}/t*.jsonl", paths["train"]) == (["test"] * 3, ["train"] * 3)
+    assert asked(paths["train"], paths["train"]) == (["train"] * 3, ["train"] * 3)

@@ -6,11 +6,13 @@ Owns which rows are used, and what is said about the others. Does not own findin
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from nanochat.data import hub
-from nanochat.data.data_files import find_files
+from nanochat.data.data_files import find_files, find_splits
+from nanochat.data.data_splits import TRAIN, VAL
 from nanochat.data.file_formats import read_rows
 from nanochat.data.tasks.chat_formats import WANTED, conversation_of
 from nanochat.system.errors import DataError
@@ -21,10 +23,41 @@ log = logging.getLogger(__name__)
 SHOWN = 3  # rows that cannot be used, in a message
 
 
-def custom_json(spec: str, *, flag: str = "--data", bad_rows: str = "error") -> list[Conversation]:
+def own_splits(
+    data: str, val_data: str | None = None, *, bad_rows: str = "error"
+) -> tuple[list[Conversation], list[Conversation]]:
+    """The conversations to train on and those to validate on; the latter are empty if none exist.
+
+    val_data: None looks for validation files in the folders and globs of `data`. What it names is
+    not trained on, unless `data` names the same file by its path.
+    Raises: as custom_json.
+    """
+    files, val_files = None, None
+    if val_data is not None and not val_data.startswith("hf:"):
+        val_files = find_files(val_data, flag="--val-data", split=VAL)
+    if not data.startswith("hf:"):
+        if val_data is None:
+            files, val_files = find_splits(data)
+        else:
+            files = find_files(data, without=val_files or ())
+    train = custom_json(data, bad_rows=bad_rows, files=files)
+    if val_data is None and not val_files:
+        return train, []
+    name = val_data or f"{data}, validation"
+    return train, custom_json(name, flag="--val-data", bad_rows=bad_rows, files=val_files)
+
+
+def custom_json(
+    spec: str,
+    *,
+    flag: str = "--data",
+    bad_rows: str = "error",
+    files: Sequence[Path] | None = None,
+) -> list[Conversation]:
     """The conversations that files or a hub dataset hold; logs their format and what is not used.
 
     spec: files, folders and globs, or hf:ORG/NAME[:CONFIG][:SPLIT]; flag: the option it is from.
+    files: those of spec, if they have been found already.
     bad_rows: "error", or "skip" to leave out rows that cannot be learnt from.
     Raises: DataError with the number of bad rows, the place and the fault of the first ones; or if
         there is no row to use.
@@ -37,7 +70,9 @@ def custom_json(spec: str, *, flag: str = "--data", bad_rows: str = "error") -> 
     def note(error: str) -> None:
         bad.append(error if len(bad) < SHOWN else "")
 
-    for place, row in _read(spec, flag, lambda error: note(str(error))):
+    if files is None and not spec.startswith("hf:"):
+        files = find_files(spec, flag=flag, split=VAL if flag == "--val-data" else TRAIN)
+    for place, row in _read(spec, flag, files, lambda error: note(str(error))):
         try:
             kind, conversation, fields = conversation_of(row)
         except DataError as error:
@@ -59,13 +94,12 @@ def custom_json(spec: str, *, flag: str = "--data", bad_rows: str = "error") -> 
 
 
 def _read(
-    spec: str, flag: str, bad: Callable[[DataError], None]
+    spec: str, flag: str, files: Sequence[Path] | None, bad: Callable[[DataError], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The place and the object of each row; bad: called with those that are not objects."""
-    if spec.startswith("hf:"):
+    if files is None:
         yield from hub.read_rows(hub.parse_name(spec, flag=flag))
-        return
-    for path in find_files(spec, flag=flag, split="val" if flag == "--val-data" else "train"):
+    for path in files or ():
         yield from read_rows(path, bad=bad)
 
 

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from nanochat.data.tasks.arc import arc
 from nanochat.data.tasks.common import MixturePart, TaskMixture, in_share
-from nanochat.data.tasks.custom_json import custom_json
+from nanochat.data.tasks.custom_json import custom_json, own_splits
 from nanochat.data.tasks.gsm8k import GSM8K
 from nanochat.data.tasks.identity import identity
 from nanochat.data.tasks.mmlu import mmlu
@@ -48,11 +48,10 @@ def build(
     elif name == "full":
         train, val = _full(stage, seed)
     else:
-        rows = custom_json(name, bad_rows=bad_rows)
-        if val_data is None:
-            train, val = _split(rows, name, seed)
-        else:
-            train = TaskMixture([rows], seed=seed)
+        rows, val = own_splits(name, val_data, bad_rows=bad_rows)
+        if not val:
+            return _split(rows, name, seed)
+        return TaskMixture([rows], seed=seed), val
     if val_data is not None:
         val = custom_json(val_data, flag="--val-data", bad_rows=bad_rows)
     return train, val
