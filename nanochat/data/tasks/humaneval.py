@@ -14,14 +14,17 @@ from nanochat.tools import execution
 HUB = "openai/openai_humaneval"
 TIMEOUT_S = 5.0
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s.+$", re.MULTILINE)
 
 
 class HumanEval(GenerateTask):
     """Functions to complete; right if the tests pass in the sandbox (pass@1 for one sample)."""
 
     def __init__(self, *, source: str | None = None, limit: int | None = None) -> None:
-        """source: HumanEval.jsonl(.gz), a folder with it or with test.jsonl, or a hub name."""
+        """source: HumanEval.jsonl(.gz), a folder with it or with test.jsonl, or a hub name.
+
+        Raises: ConfigError where model-written code cannot be confined.
+        """
+        execution.isolation()
         source = source or HUB
         names = ("", "HumanEval.jsonl", "HumanEval.jsonl.gz")
         published = next((path for name in names if (path := Path(source, name)).is_file()), None)
@@ -34,7 +37,11 @@ class HumanEval(GenerateTask):
 
     def evaluate(self, index: int, text: str) -> bool:
         """Whether the code in the text passes the problem's tests."""
-        return execution.run_python(program(self._problems[index], text), timeout_s=TIMEOUT_S).ok
+        row = self._problems[index]
+        result = execution.check_function(
+            program(row, text), row["entry_point"], judge(row), timeout_s=TIMEOUT_S
+        )
+        return result.ok
 
 
 def convert(row: Record) -> Conversation:
@@ -45,12 +52,19 @@ def convert(row: Record) -> Conversation:
 
 
 def program(row: Record, text: str) -> str:
-    """The program to run: the prompt's imports, the model's code, the tests."""
+    """The program to judge: the model's code after the prompt, whose imports and helpers it uses.
+
+    A prompt ends with the function's docstring: alone it defines a function that returns None,
+    which the model's code either continues or defines again.
+    """
     code = extract_code(text)
-    if f"def {row['entry_point']}" not in code:
-        code = row["prompt"] + code  # the model continued the prompt
-    imports = "\n".join(_IMPORT.findall(row["prompt"]))
-    return "\n\n".join([imports, code, row["test"], f"check({row['entry_point']})", ""])
+    again = f"def {row['entry_point']}" in code
+    return f"{row['prompt']}\n\n{code}" if again else row["prompt"] + code
+
+
+def judge(row: Record) -> str:
+    """The judge's program: the tests, after the reference solution with the helpers they use."""
+    return "\n\n".join([row["prompt"] + row["canonical_solution"], row["test"]])
 
 
 def extract_code(text: str) -> str:
