@@ -1,10 +1,15 @@
 """The results of stages and the report built from their files."""
 
 import json
+import math
+import random
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanochat import report
 from nanochat.report import data, plots
@@ -150,6 +155,48 @@ def test_unusual_values_do_not_break_the_report(tmp_path):
     text = report.build(tmp_path / "r").read_text(encoding="utf-8")
     Page(text)
     assert "own stage" in text and "extra" in text
+
+
+ODD = (math.nan, math.inf, 1e308, 5e-324, 10**400, -3, "", "天\ud800", None, True, [], {}, [1])
+
+
+@given(value=st.sampled_from(ODD), seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_a_report_is_made_of_whatever_the_files_hold(tmp_path_factory, value, seed):
+    """In every file of a run, values of any type are replaced by an odd one."""
+    choice = random.Random(seed)
+
+    def altered(item: Any, share: float = 0.3) -> Any:
+        if choice.random() < share:
+            return value
+        if isinstance(item, dict):
+            return {key: altered(inner) for key, inner in item.items()}
+        return [altered(inner) for inner in item] if isinstance(item, list) else item
+
+    run = tmp_path_factory.mktemp("odd") / "pocket"
+    full_run(run)
+    for file in [*run.glob("*/*.json"), *run.glob("*/*.jsonl")]:
+        found = metrics.read_rows(file) or [json.loads(file.read_text("utf-8"))]
+        text = "\n".join(json.dumps(altered(item, 0)) for item in found)
+        file.write_text(text, encoding="utf-8")
+    Page(report.build(run).read_text("utf-8"))
+
+
+def test_a_plot_that_fails_is_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
+    full_run(tmp_path / "pocket")
+    real = plots.line_chart
+
+    def fails(curves: Any, *, title: str, **more: Any) -> str:
+        if title == data.PLOTS["loss"]:
+            raise ZeroDivisionError("by zero")
+        return real(curves, title=title, **more)
+
+    monkeypatch.setattr(plots, "line_chart", fails)
+    page = report.build(tmp_path / "pocket").read_text("utf-8")
+    assert data.PLOTS["grad_norm"] in page
+    assert caplog.messages[0] == (
+        "warning: the report has no plot of loss in base_train (ZeroDivisionError: by zero)"
+    )
 
 
 def test_a_run_without_stages_is_a_users_error(tmp_path):

@@ -5,13 +5,18 @@ own: Markdown, HTML or any file it reads.
 """
 
 import json
-import math
-from collections.abc import Iterable
+import logging
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from nanochat.system import metrics, storage
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # folder -> (title, CSS class of its color), in the order in which a run executes them
 STAGES = {
@@ -77,17 +82,38 @@ class StageData:
     @property
     def seconds(self) -> float:
         """Duration in seconds; up to the last logged row if the stage is unfinished."""
-        return self.result.get("seconds") or self.last("elapsed_s") or 0.0
+        return self._number("seconds") or self.last("elapsed_s") or 0.0
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        """The stage's peak of memory; 0 if unknown."""
+        return self._number("peak_memory_bytes")
 
     @property
     def results(self) -> list[dict[str, Any]]:
         """The stage's results with numeric values."""
-        return [r for r in self.result.get("results") or [] if is_number(r.get("value"))]
+        return [r for r in self._objects("results") if is_number(r.get("value"))]
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The stage's samples, in the form of `record`."""
+        return self._objects("samples")
 
     @property
     def notes(self) -> list[str]:
         """The stage's remarks on its results."""
-        return list(self.result.get("notes") or [])
+        return [note for note in self._list("notes") if isinstance(note, str)]
+
+    def _number(self, key: str) -> float:
+        value = self.result.get(key)
+        return value if is_number(value) else 0.0
+
+    def _list(self, key: str) -> list[Any]:
+        value = self.result.get(key)
+        return value if isinstance(value, list) else []
+
+    def _objects(self, key: str) -> list[dict[str, Any]]:
+        return [item for item in self._list(key) if isinstance(item, dict)]
 
     def last(self, key: str) -> float | None:
         """The last value of a metric."""
@@ -139,9 +165,18 @@ class RunRecord:
         return sum(stage.seconds for stage in self.stages)
 
     @property
-    def peak_memory_bytes(self) -> int:
+    def peak_memory_bytes(self) -> float:
         """The largest peak of any stage."""
-        return max((s.result.get("peak_memory_bytes") or 0 for s in self.stages), default=0)
+        return max((stage.peak_memory_bytes for stage in self.stages), default=0)
+
+
+def made(part: str, make: Callable[[], T], without: T) -> T:
+    """A part of a report; if it cannot be made, a warning names it and the report does without."""
+    try:
+        return make()
+    except Exception as error:
+        log.warning("warning: the report has no %s (%s: %s)", part, type(error).__name__, error)
+        return without
 
 
 def load(run_dir: Path) -> RunRecord:
@@ -196,7 +231,7 @@ def series_of(rows: Iterable[tuple[str, dict[str, dict[str, Any]]]]) -> list[str
 
 def item_counts(results: Iterable[dict[str, Any]]) -> str:
     """The distinct numbers of items that results were computed over, as text."""
-    counts = sorted({result["n"] for result in results if result.get("n")})
+    counts = sorted({n for result in results if is_number(n := result.get("n")) and n})
     return " / ".join(f"{n:,}" for n in counts)
 
 
@@ -207,7 +242,7 @@ def sample_groups(run: RunRecord) -> list[tuple[StageData, str, list[dict[str, A
     """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for stage in run.stages:
-        for sample in stage.result.get("samples") or []:
+        for sample in stage.samples:
             key = (stage.name, sample.get("stage", stage.name), sample.get("group", ""))
             groups.setdefault(key, []).append(sample)
     return [(run.get(model), group, samples) for (_, model, group), samples in groups.items()]
@@ -270,7 +305,9 @@ def count(value: float) -> str:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number; a bool is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # not for NaN, infinities and integers beyond a float
 
 
 def short_value(value: Any, limit: int = 120) -> str:

@@ -5,6 +5,7 @@ Owns: the page's order and markup. Does not own: its style (report.css) or its p
 
 import importlib.resources
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -20,12 +21,12 @@ TOKENIZER_COLORS = ("tok", "other", "base")  # ours first
 def render(run: RunRecord, *, written: str) -> str:
     """The complete page; `written` is the date and time it shows."""
     return page(
-        [s for s in _sections(run) if s[2]],
+        _sections(run),
         title=f"run {run.name}",
         eyebrow="nanochat training report",
         heading=run.name,
         lead=_lead(run, written),
-        tiles=data.headline(run),
+        tiles=data.made("headline", lambda: data.headline(run), []),
         footer="Accuracies are shown with one standard error. Colors show the stage that "
         "trained the model.",
     )
@@ -62,16 +63,22 @@ def page(
 
 
 def _sections(run: RunRecord) -> Sections:
-    return [
-        ("results", "Accuracy", _accuracies(run)),
-        ("core", "In-context tasks", _core(run)),
-        ("samples", "Samples", _samples(run)),
-        ("training", "Training", "".join(_curves(s) for s in run.stages if s.rows)),
-        ("tokenizer", "Tokenizer", _tokenizer(run)),
-        ("stages", "Time and memory", _stages(run)),
-        ("figures", "All figures", _figures(run)),
-        ("settings", "Machine and settings", _settings(run)),
+    parts = [
+        ("results", "Accuracy", _accuracies),
+        ("core", "In-context tasks", _core),
+        ("samples", "Samples", _samples),
+        ("training", "Training", _training),
+        ("tokenizer", "Tokenizer", _tokenizer),
+        ("stages", "Time and memory", _stages),
+        ("figures", "All figures", _figures),
+        ("settings", "Machine and settings", _settings),
     ]
+    made = [(a, title, data.made(title, partial(make, run), "")) for a, title, make in parts]
+    return [part for part in made if part[2]]
+
+
+def _training(run: RunRecord) -> str:
+    return "".join(_curves(stage) for stage in run.stages if stage.rows)
 
 
 def _lead(run: RunRecord, written: str) -> str:
@@ -128,7 +135,7 @@ def _accuracies(run: RunRecord) -> str:
 
 def _bar(result: dict[str, Any], series: str) -> Bar:
     tip = f"{data.SERIES_NAMES[series]}: {data.with_error(result)}"
-    if result.get("n"):
+    if data.is_number(result.get("n")):
         tip += f", {result['n']:,} items"
     return Bar(result["value"], result.get("stderr"), data.with_error(result), series, tip)
 
@@ -183,28 +190,34 @@ def _tokenizer(run: RunRecord) -> str:
     )
 
 
+def _curve(stage: StageData, key: str) -> str:
+    """One metric of a stage over its tokens, or over its steps if they are not recorded."""
+    x_key, x_name = ("tokens", "tokens") if stage.last("tokens") else ("step", "steps")
+    points = stage.curve(key, x_key)
+    title = data.PLOTS.get(key, key.replace("_", " "))
+    curves = [Curve(title, points)]
+    if key in ("loss", "grad_norm", "reward") and len(points) > 20:
+        curves = [Curve(title, points, "faint"), Curve(title, plots.smoothed(points))]
+    chart = plots.line_chart(
+        curves,
+        x_name=x_name,
+        title=title,
+        x_end=stage.last(x_key),
+        log_y=key == "grad_norm",
+        zero=key in ("lr_scale", "tokens_per_s"),
+    )
+    last = f"<b>{plots.short_number(points[-1][1])}</b>" if points else ""
+    return f"<figure><figcaption>{escape(title)} {last}</figcaption>{chart}</figure>"
+
+
 def _curves(stage: StageData) -> str:
-    tokens = stage.last("tokens")
-    x_key, x_name = ("tokens", "tokens") if tokens else ("step", "steps")
-    figures = []
-    for key in stage.plotted():
-        points = stage.curve(key, x_key)
-        title = data.PLOTS.get(key, key.replace("_", " "))
-        curves = [Curve(title, points)]
-        if key in ("loss", "grad_norm", "reward") and len(points) > 20:
-            curves = [Curve(title, points, "faint"), Curve(title, plots.smoothed(points))]
-        chart = plots.line_chart(
-            curves,
-            x_name=x_name,
-            title=title,
-            x_end=stage.last(x_key),
-            log_y=key == "grad_norm",
-            zero=key in ("lr_scale", "tokens_per_s"),
-        )
-        last = f"<b>{plots.short_number(points[-1][1])}</b>" if points else ""
-        figures.append(f"<figure><figcaption>{escape(title)} {last}</figcaption>{chart}</figure>")
+    figures = [
+        data.made(f"plot of {key} in {stage.name}", partial(_curve, stage, key), "")
+        for key in stage.plotted()
+    ]
     if not figures:
         return ""
+    tokens = stage.last("tokens")
     facts = f"{stage.last('step') or 0:,.0f} steps"
     facts += f", {data.count(tokens)} tokens" if tokens else ""
     return (
@@ -220,7 +233,7 @@ def _stages(run: RunRecord) -> str:
     ]
     rows = []
     for stage in run.stages:
-        tokens, memory = stage.last("tokens"), stage.result.get("peak_memory_bytes")
+        tokens, memory = stage.last("tokens"), stage.peak_memory_bytes
         speed = next((r["value"] for r in stage.results if r["name"] == "speed"), None)
         rows.append(
             [

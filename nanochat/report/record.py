@@ -14,6 +14,7 @@ Every key is optional. An accuracy has unit "accuracy" and a value in [0, 1].
 
 import datetime
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,20 @@ def build(run_dir: Path) -> Path:
 def markdown(run: RunRecord, *, written: str) -> str:
     """The report as Markdown: results and samples, without plots."""
     lines = [f"# nanochat run {run.name}", "", f"Written {written}.", ""]
-    lines += _table(["", "", ""], [list(tile) for tile in data.headline(run)])
-    lines += _section("Accuracy", _accuracy_lines(run))
-    lines += _section("Stages", _stage_lines(run))
-    lines += _section("Figures", _figure_lines(run))
-    lines += _section("Notes", _note_lines(run))
-    lines += _section("Samples", _sample_lines(run))
-    facts = [[name, value] for name, value in data.machine(run).items()]
-    lines += _section("Machine", _table(["", ""], facts) if facts else [])
-    lines += _section("Settings", _setting_lines(run))
+    empty: list[tuple[str, str, str]] = []
+    tiles = data.made("headline", lambda: data.headline(run), empty)
+    lines += _table(["", "", ""], [list(tile) for tile in tiles])
+    parts = {
+        "Accuracy": _accuracy_lines,
+        "Stages": _stage_lines,
+        "Figures": _figure_lines,
+        "Notes": _note_lines,
+        "Samples": _sample_lines,
+        "Machine": _machine_lines,
+        "Settings": _setting_lines,
+    }
+    for heading, make in parts.items():
+        lines += _section(heading, data.made(heading, partial(make, run), []))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -105,7 +111,7 @@ def _accuracy_lines(run: RunRecord) -> list[str]:
 def _stage_lines(run: RunRecord) -> list[str]:
     rows = []
     for stage in run.stages:
-        memory, tokens = stage.result.get("peak_memory_bytes"), stage.last("tokens")
+        memory, tokens = stage.peak_memory_bytes, stage.last("tokens")
         rows.append(
             [
                 stage.title,
@@ -154,6 +160,11 @@ def _setting_lines(run: RunRecord) -> list[str]:
         if rows:
             lines += [f"### {stage.title}", "", *_table(["setting", "value"], rows)]
     return lines
+
+
+def _machine_lines(run: RunRecord) -> list[str]:
+    facts = [[name, value] for name, value in data.machine(run).items()]
+    return _table(["", ""], facts) if facts else []
 
 
 def _section(heading: str, lines: list[str]) -> list[str]:

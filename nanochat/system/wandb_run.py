@@ -64,8 +64,10 @@ class WandbRun:
 
     def _offline(self, reason: Exception, settings: dict[str, Any]) -> Any:
         """A run that is kept on this disk; None if that fails, too."""
+        wandb = _package()
         try:
-            run = _package().init(**settings, mode="offline")
+            wandb.teardown()  # frees the id, which the failed start still holds
+            run = wandb.init(**settings, mode="offline")
             self._warn(reason, f"`wandb sync {Path(run.dir).parent}` uploads the run afterwards")
             return run
         except Exception:
