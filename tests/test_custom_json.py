@@ -8,10 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.data.conversation_rows import ChatRows
 from nanochat.data.tasks import mixtures
 from nanochat.data.tasks.chat_formats import conversation_of
 from nanochat.data.tasks.custom_json import custom_json
 from nanochat.system.errors import ConfigError, DataError
+from nanochat.tokenizer import train_char
+from nanochat.training.chat_stage import prompt_messages
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 BAD = {"messages": [{"role": "user", "content": "q"}]}
@@ -157,7 +160,7 @@ def test_rows_of_every_usual_format_are_read(row, kind, messages, unused):
         ({}, "no conversation; keys: none"),
     ],
 )
-def test_rows_that_cannot_be_learnt_from_say_why(row, error):
+def test_rows_that_cannot_be_learned_from_say_why(row, error):
     with pytest.raises(DataError) as caught:
         conversation_of(row)
     assert error in str(caught.value) and "\n" not in str(caught.value)
@@ -176,6 +179,13 @@ def test_what_a_row_held_before_it_still_holds():
         "{'messages': [{'role': 'user', 'content': 'q'}, "
         "{'role': 'assistant', 'content': [{'text': 'a', 'type': 'text'}]}]}"
     )
+
+
+def test_a_sample_is_asked_what_the_user_asked_first_after_any_greeting():
+    greeting, question = {"role": "assistant", "content": "hi"}, {"role": "user", "content": "q"}
+    answer = {"role": "assistant", "content": "a"}
+    row = {"messages": [greeting, question, answer, question, answer]}
+    assert prompt_messages(row) == [greeting, question]
 
 
 # --- files
@@ -231,6 +241,16 @@ def test_bad_rows_are_counted_and_the_first_ones_shown(tmp_path, caplog):
         "5 of 10 rows cannot be used and are left out: " in caplog.text
         and "line 7: list" in caplog.text
     )
+
+
+def test_answers_of_weight_0_are_context_and_no_target(tmp_path):
+    said = ("Q1", "WRONG ANSWER", "Again", "RIGHT ANSWER")
+    messages = [{"role": r, "content": t} for r, t in zip(("user", "assistant") * 2, said)]  # noqa: B905
+    messages[1]["weight"], messages[3]["weight"] = 0, 1
+    path = write_jsonl(tmp_path / "chats.jsonl", [{"messages": messages}] * 3)
+    coder = train_char(["".join(map(chr, range(32, 127)))])
+    (row,) = ChatRows(custom_json(path)[:1], coder, 80, seed=0).bucket(0, 0).targets
+    assert coder.decode(row[row >= 0].tolist()) == "RIGHT ANSWER<|assistant_end|>"
 
 
 def test_without_a_row_to_use_there_is_an_error_either_way(tmp_path):

@@ -32,10 +32,10 @@ def system(content, role="system"):
 
 
 def shown(messages):
-    """The conversation as text, and the text that is learnt."""
+    """The conversation as text, and the text that is learned."""
     rendered = render({"messages": messages}, char())
-    learnt = [token for token, keep in zip(rendered.tokens, rendered.mask, strict=True) if keep]
-    return short(rendered.tokens), short(learnt)
+    learned = [token for token, keep in zip(rendered.tokens, rendered.mask, strict=True) if keep]
+    return short(rendered.tokens), short(learned)
 
 
 def short(tokens):
@@ -47,7 +47,7 @@ def short(tokens):
 
 
 @pytest.mark.parametrize(
-    ("messages", "text", "learnt"),
+    ("messages", "text", "learned"),
     [
         ([system("S", "developer"), user("q"), says("a")], "U:S\n\nq|A:a.", "a."),
         ([system(""), user("q"), says("a")], "U:q|A:a.", "a."),
@@ -86,8 +86,8 @@ def short(tokens):
         ([user("q", weight=0), says("a")], "U:q|A:a.", "a."),
     ],
 )
-def test_messages_are_read_by_their_meaning(messages, text, learnt):
-    assert shown(messages) == (text, learnt)
+def test_messages_are_read_by_their_meaning(messages, text, learned):
+    assert shown(messages) == (text, learned)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def naive(messages):
     """Text and mask, character by character with one sign for each special token; None: invalid."""
     texts = [(m["role"], text_of(m["content"]), m.get("weight") != 0) for m in messages]
     front = "\n\n".join(t for role, t, _ in texts if role in ("system", "developer") and t)
-    turns = []  # [user, [(text, learnt)] or None, has the user spoken]
-    for role, text, learnt in texts:
+    turns = []  # [user, [(text, learned)] or None, has the user spoken]
+    for role, text, learned in texts:
         if role == "user":
             if not turns or turns[-1][1] is not None:
                 turns.append(["", None, True])
@@ -208,7 +208,7 @@ def naive(messages):
             turns[-1][1] = turns[-1][1] or []
             if text:
                 blank = "\n\n" if turns[-1][1] else ""
-                turns[-1][1].append((blank + text, learnt and turns[-1][2]))
+                turns[-1][1].append((blank + text, learned and turns[-1][2]))
     if not any(spoken for *_, spoken in turns) or any(s and not u for u, _, s in turns):
         return None
     signs = [("B", 0)]
@@ -217,7 +217,7 @@ def naive(messages):
         signs += [(c, 0) for c in f"[{lead}{chr(10) * 2 if lead and asked else ''}{asked}]"]
         if answer is not None:
             signs.append(("{", 0))
-            signs += [(c, int(learnt)) for text, learnt in answer for c in text]
+            signs += [(c, int(learned)) for text, learned in answer for c in text]
             signs.append(("}", int(bool(answer) and answer[-1][1])))
     return signs
 

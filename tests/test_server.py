@@ -172,7 +172,7 @@ def test_tool_activity_is_returned_only_on_request(service):
         (
             {"messages": [*HELLO, {"role": "assistant", "content": "x", "weight": 0.5}]},
             "messages[1].weight",
-            "must be 0 (not learnt) or 1",
+            "must be 0 (not learned) or 1",
         ),
         ({"temperature": "hot"}, "temperature", "should be a valid number, got 'hot'"),
         ({"temperature": 2.1}, "temperature", "less than or equal to 2, got 2.1"),

@@ -238,14 +238,17 @@ def hub_documents(source: HubName, reading: TextReading) -> Iterator[str]:
             reading.empty += 1
 
 
-def read_rows(source: HubName) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place and the fields of each row of a hub dataset, streamed.
+def read_rows(source: HubName, *, streaming: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place and the fields of each row of a hub dataset.
 
+    streaming: False downloads the dataset first, once for all processes and runs.
     Raises: DataError if the dataset cannot be read.
     """
     datasets = datasets_library(f"hf:{source.name}")
     try:
-        rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
+        rows = datasets.load_dataset(
+            source.name, source.config, split=source.split, streaming=streaming
+        )
         for number, row in enumerate(rows, start=1):
             yield f"hf:{source.name}, row {number}", row
     # `datasets` raises its own, the hub's, fsspec's and network errors, which share no base class.

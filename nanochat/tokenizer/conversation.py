@@ -51,10 +51,10 @@ class Rendered:
     tokens: list[int]
     mask: list[int]
 
-    def add(self, tokens: Sequence[int], learnt: int) -> None:
+    def add(self, tokens: Sequence[int], learned: int) -> None:
         """Append tokens that all have the same mask."""
         self.tokens.extend(tokens)
-        self.mask.extend([learnt] * len(tokens))
+        self.mask.extend([learned] * len(tokens))
 
 
 def validate(conversation: Any) -> Conversation:
@@ -74,7 +74,7 @@ def validate(conversation: Any) -> Conversation:
 def render(conversation: Conversation, tokenizer: Tokenizer) -> Rendered:
     """Tokens of a conversation and the mask of those that the model learns to generate.
 
-    These are the text, the tool calls and the <|assistant_end|> of answers that are to be learnt
+    These are the text, the tool calls and the <|assistant_end|> of answers that are to be learned
     (see messages.py), but not tool outputs.
     Raises: DataError if the conversation is not valid.
     """
@@ -160,7 +160,7 @@ def _append_turn(rendered: Rendered, turn: Turn, tokenizer: Tokenizer, system: s
     rendered.tokens.extend(answer.tokens)
     rendered.mask.extend(answer.mask)
     # without loss here the model would never stop
-    rendered.add([tokenizer.special_id("<|assistant_end|>")], int(turn.learnt))
+    rendered.add([tokenizer.special_id("<|assistant_end|>")], int(turn.learned))
 
 
 def _answer_tokens(turn: Turn, tokenizer: Tokenizer) -> Rendered:
@@ -171,14 +171,14 @@ def _answer_tokens(turn: Turn, tokenizer: Tokenizer) -> Rendered:
         return tokenizer.special_id(f"<|{name}|>")
 
     for piece in turn.answer or ():
-        ids, learnt = tokenizer.encode(piece.text), int(piece.learnt)
+        ids, learned = tokenizer.encode(piece.text), int(piece.learned)
         if piece.kind == "python":
-            said.add([special("python_start"), *ids, special("python_end")], learnt)
+            said.add([special("python_start"), *ids, special("python_end")], learned)
         elif piece.kind == "python_output":
             # Computed by the engine and inserted: the model reads it but never writes it.
             said.add([special("output_start"), *ids, special("output_end")], 0)
         else:
-            said.add(ids, learnt)
+            said.add(ids, learned)
     return said
 
 

@@ -9,8 +9,8 @@ tokens (conversation.py) or the other formats of files (data/tasks/chat_formats.
   nothing; a user must say something.
 - Content is text, null, or a list of parts: text, and in an assistant's message also calls of the
   calculator and their outputs ("python", "python_output").
-- The answer to a message is learnt unless its "weight" is 0. An empty answer is not learnt. An
-  assistant's message before the user's first is a greeting: context, but not learnt.
+- The answer to a message is learned unless its "weight" is 0. An empty answer is not learned. An
+  assistant's message before the user's first is a greeting: context, but not learned.
 - What would change the meaning and cannot be rendered is refused by name: tools, pictures, sound.
   Any other field is listed in `Dialogue.unused`, so that a reader of files can say so.
 """
@@ -56,7 +56,7 @@ class Part(TypedDict):
 
 
 class Message(TypedDict):
-    """One message; role is system, developer, user or assistant; weight 0: not learnt."""
+    """One message; role is system, developer, user or assistant; weight 0: not learned."""
 
     role: str
     content: str | list[Part]
@@ -79,11 +79,11 @@ class MessageError(DataError):
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of an answer; learnt: whether its message counts in the loss."""
+    """Part of an answer; learned: whether its message counts in the loss."""
 
     kind: PartType
     text: str
-    learnt: bool
+    learned: bool
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Turn:
     answer: Sequence[Piece] | None
 
     @property
-    def learnt(self) -> bool:
+    def learned(self) -> bool:
         """Whether the model learns to end the answer where it ends."""
-        return self.answer[-1].learnt if self.answer else False
+        return self.answer[-1].learned if self.answer else False
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Dialogue:
     def teaches(self) -> bool:
         """Whether there is an answer to learn from."""
         return any(
-            piece.learnt and piece.text for turn in self.turns for piece in turn.answer or ()
+            piece.learned and piece.text for turn in self.turns for piece in turn.answer or ()
         )
 
 
@@ -181,14 +181,14 @@ def _turns(spoken: Sequence[_Said]) -> list[Turn]:
             # It answers nobody: the engine never starts a chat, so learning it would be in vain.
             # After an empty message of the user's it stands where answers always stand, and the
             # system message stays in front of it.
-            turns.append(Turn("", [replace(piece, learnt=False) for piece in greeting]))
+            turns.append(Turn("", [replace(piece, learned=False) for piece in greeting]))
     if not any(turn.user for turn in turns):
         raise MessageError('a conversation needs a message of role "user"')
     return turns
 
 
 def _merged(said: Sequence[_Said]) -> list[Piece]:
-    """Consecutive answers as one; text that is learnt differently stays apart."""
+    """Consecutive answers as one; text that is learned differently stays apart."""
     pieces: list[Piece] = []
     for message in said:
         if not message.text:
@@ -196,9 +196,9 @@ def _merged(said: Sequence[_Said]) -> list[Piece]:
         first, *rest = message.pieces
         if pieces:
             if first.kind != "text":
-                first, rest = Piece("text", "", first.learnt), message.pieces
+                first, rest = Piece("text", "", first.learned), message.pieces
             first = replace(first, text=BLANK_LINE + first.text)
-            if pieces[-1].kind == "text" and pieces[-1].learnt == first.learnt:
+            if pieces[-1].kind == "text" and pieces[-1].learned == first.learned:
                 first = replace(first, text=pieces.pop().text + first.text)
         pieces += [first, *rest]
     return pieces
@@ -220,26 +220,26 @@ def _read_message(message: Any, place: int, unused: set[str]) -> _Said:
         if not is_empty(message.get(field)):
             value = shortened(message[field])
             raise MessageError(f'{name} has "{field}": {value}; {remedy}', f"{path}.{field}")
-    learnt = _is_learnt(message, name, path) if role == "assistant" else False
+    learned = _is_learned(message, name, path) if role == "assistant" else False
     unused |= {key for key, value in message.items() if key not in _KNOWN and not is_empty(value)}
-    pieces = [Piece(*part, learnt) for part in _read_parts(message, role, name, path, unused)]
+    pieces = [Piece(*part, learned) for part in _read_parts(message, role, name, path, unused)]
     return _Said(place, role, pieces)
 
 
-def _is_learnt(message: dict[str, Any], name: str, path: str) -> bool:
+def _is_learned(message: dict[str, Any], name: str, path: str) -> bool:
     """Whether an answer counts in the loss, by its weight."""
     for field, as_usual in _SWITCHES.items():
         value = message.get(field)
         if value is not None and value != as_usual:
             raise MessageError(
                 f'{name} has "{field}": {shortened(value)}; write "weight": 0 for an answer that '
-                "is not to be learnt",
+                "is not to be learned",
                 f"{path}.{field}",
             )
     weight = message.get("weight")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise MessageError(
-            f'{name} has "weight": {shortened(weight)}; it must be 0 (not learnt) or 1',
+            f'{name} has "weight": {shortened(weight)}; it must be 0 (not learned) or 1',
             f"{path}.weight",
         )
     return weight != 0

@@ -48,11 +48,12 @@ class ChatTrainConfig:
     )
     val_data: str | None = option(
         None,
-        "validation conversations: files or hf:ORG/NAME; none: the mixture's, or a share of --data",
+        "validation conversations: files or hf:ORG/NAME; none: the mixture's, or validation files "
+        "in the folders of --data, or a share of --data",
     )
     bad_rows: str = option(
         "error",
-        "rows that cannot be learnt from: stop with an error before training, or skip them",
+        "rows that cannot be learned from: stop with an error before training, or skip them",
         choices=("error", "skip"),
     )
     epochs: float = option(1.0, "passes over the conversations; may be a fraction", above=0)

@@ -7,7 +7,7 @@ files (custom_json.py).
 - ShareGPT: {"conversations": [{"from": "human", "value": "..."}, ...]}
 - Alpaca: {"instruction": "...", "input": "...", "output": "...", "history": [["...", "..."], ...]}
 - prompt/completion: {"prompt": "...", "completion": "..."}, either also a list of messages. As
-  elsewhere only the completion is learnt, so answers inside the prompt get the weight 0.
+  elsewhere only the completion is learned, so answers inside the prompt get the weight 0.
 
 "system" beside any of them is a system message.
 """
@@ -36,7 +36,7 @@ WANTED = (
 def conversation_of(row: dict[str, Any]) -> tuple[str, Conversation, frozenset[str]]:
     """A row's format, its conversation, and the names of fields that are not used.
 
-    Raises: DataError saying why the row cannot be learnt from.
+    Raises: DataError saying why the row cannot be learned from.
     """
     given = {key for key, value in row.items() if not _says_nothing(value)}
     _refuse(row, given)

@@ -58,7 +58,7 @@ def custom_json(
 
     spec: files, folders and globs, or hf:ORG/NAME[:CONFIG][:SPLIT]; flag: the option it is from.
     files: those of spec, if they have been found already.
-    bad_rows: "error", or "skip" to leave out rows that cannot be learnt from.
+    bad_rows: "error", or "skip" to leave out rows that cannot be learned from.
     Raises: DataError with the number of bad rows, the place and the fault of the first ones; or if
         there is no row to use.
     """
@@ -98,7 +98,7 @@ def _read(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The place and the object of each row; bad: called with those that are not objects."""
     if files is None:
-        yield from hub.read_rows(hub.parse_name(spec, flag=flag))
+        yield from hub.read_rows(hub.parse_name(spec, flag=flag), streaming=False)
     for path in files or ():
         yield from read_rows(path, bad=bad)
 
