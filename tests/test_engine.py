@@ -171,6 +171,24 @@ def test_a_prompt_of_several_requests_is_prefilled_once_and_answered_as_if_alone
     assert chunks_read == 4  # the longest prompt needs two
 
 
+def test_a_prompt_that_another_request_is_still_answering_is_answered_as_if_alone():
+    """All of it is cached there, but its last token must be read again: to predict the next."""
+    model = without_end(random_model(4))
+    prompt = [random.Random(3).randrange(256) for _ in range(20)]
+    expected, margins = naive_greedy(model, prompt, 8)
+    assert min(margins) > 1e-4, "the test's own choice is too close to call"
+    engine = Engine(model, TOKENIZER, slots=3)
+    request = Request(prompt=prompt, params=greedy(8), chat=False)
+    done: dict[int, Completion] = {}
+    submitted = [engine.submit(request)]
+    for step in range(20):
+        if step == 3:
+            submitted.append(engine.submit(request))
+        done |= {e.request_id: e.completion for e in engine.step() if e.completion is not None}
+    assert engine.idle
+    assert [done[request_id].tokens for request_id in submitted] == [expected, expected]
+
+
 def test_requests_that_share_a_prefill_continue_when_the_first_is_aborted():
     model = without_end(random_model(5, sequence_length=600))
     prompt = [random.Random(4).randrange(256) for _ in range(PREFILL_CHUNK + 20)]
@@ -312,8 +330,8 @@ def test_a_stray_python_end_runs_nothing():
     ("answer", "chat", "text", "reason"),
     [
         ("hi", True, "hi", "stop"),
-        ("hi[bos]", True, "hi", "stop"),
-        ("hi[bos]", False, "hi", "stop"),
+        ("hi[bos]more", True, "hi", "stop"),
+        ("hi[bos]more", False, "hi", "stop"),
         ("[assistant_end]", True, "", "stop"),
         ("h[user_start]i", True, "hi", "stop"),
         ("a" * 30, True, "a" * 20, "length"),

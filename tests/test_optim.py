@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt.parameters import kind_of
 from nanochat.optim import OptimConfig, muon, optimizer
 from nanochat.optim.adamw import AdamWSettings, adamw_update
 from nanochat.optim.muon import MuonRecipe, muon_update, polar_express
@@ -277,6 +278,26 @@ def test_every_parameter_of_every_architecture_is_trained(changes, matrix_optimi
     for name, p in model.named_parameters():
         assert p.isfinite().all(), name
         assert not torch.equal(p.detach(), before[name]), name
+
+
+@pytest.mark.parametrize("matrix_optimizer", ["muon", "plain-muon", "adamw"])
+def test_the_schedule_scales_the_decay_of_the_matrices_and_of_nothing_else(matrix_optimizer):
+    def trained(weight_decay: float, scale: float) -> dict[str, Tensor]:
+        model = tiny_model()
+        with torch.no_grad():
+            for parameter in model.parameters():  # some matrices start at 0, which cannot decay
+                parameter.add_(randn(*parameter.shape) * 0.1)
+        config = OptimConfig(weight_decay=weight_decay, matrix_optimizer=matrix_optimizer)
+        made = build(model, config)
+        backward(model, made, 0)
+        made.step(StepSettings(weight_decay_scale=scale))
+        return {name: p.detach() for name, p in model.named_parameters()}
+
+    plain, scaled, none = trained(0.4, 1.0), trained(0.8, 0.5), trained(0.4, 0.0)
+    for name, weights in plain.items():
+        assert torch.equal(scaled[name], weights), name
+        is_matrix = kind_of(name).optimizer_group == "matrix"
+        assert torch.equal(none[name], weights) == (not is_matrix), name
 
 
 def test_learning_rates_follow_the_width_where_they_should():
