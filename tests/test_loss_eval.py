@@ -162,6 +162,10 @@ def test_the_stage_measures_every_byte_of_named_files(tmp_path, monkeypatch):
     base_loss.main([*FLAGS, "--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"])
     (figure,) = result(run, "base_loss")["results"]
     assert figure["unit"] == "bits per byte" and figure["n"] == 1
+    (tmp_path / "own.jsonl").write_text('{"body": "A book.\\n\\nIt ends."}\n', encoding="utf-8")
+    named = ["--documents", str(tmp_path / "own.jsonl"), "--text-column", "body"]
+    base_loss.main([*FLAGS, *named, "--sample-tokens", "0"])
+    assert result(run, "base_loss")["results"][0]["value"] == figure["value"]
     args = ["--documents", str(tmp_path / "own.txt"), "--sample-tokens", "0"]
     values = []
     for window in (1, 2, 512):

@@ -4,9 +4,10 @@ nanochat base_loss --preset pocket
 nanochat base_loss --documents book.txt
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from nanochat.checkpoint_manager import Loaded
 from nanochat.data import DataOptions, Dataset, open_data
@@ -35,6 +36,9 @@ class BaseLossConfig:
     documents: str | None = option(
         None, "text files to measure completely; none: rows of the dataset it was trained on"
     )
+    text_column: str | None = option(
+        None, "column or key that holds the text of --documents; none: text, or content"
+    )
     window: int | None = option(
         None, "tokens of --documents per window; none: the model's sequence length", least=1
     )
@@ -48,8 +52,9 @@ def main(argv: list[str] | None = None) -> None:
         stage = EvalStage(NAME, "Base model: bits per byte", cfg, cfg.common, run)
         loaded = stage.load(cfg.source, ("base_train",))
         if cfg.documents is not None:
-            measure_documents(stage, loaded, cfg.documents, cfg.window)
-            texts = documents(cfg.documents)
+            files = find_files(cfg.documents, flag="--documents", split=None)
+            measure_documents(stage, loaded, cfg, files)
+            texts = read_documents(files, TextReading(cfg.text_column))
         else:
             chosen = distributed.from_main(run, lambda: training_data(loaded))
             data = distributed.on_all(run, lambda: open_data(chosen, base=storage.base_dir()))
@@ -98,35 +103,29 @@ def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) ->
 
 
 def measure_documents(
-    stage: EvalStage, loaded: Loaded, spec: str, window: int | None = None
+    stage: EvalStage, loaded: Loaded, cfg: BaseLossConfig, files: Sequence[Path]
 ) -> None:
-    """Bits per byte over every byte of some files. Collective.
+    """Bits per byte over every byte of the files of --documents. Collective.
 
-    window: tokens per window; None: the model's sequence length.
-    Raises: ConfigError if the model has fewer positions, or if there is no text.
+    Raises: ConfigError if the model has fewer positions than --window, or if there is no text.
     """
-    sizes = loaded.model.config
-    if window is not None and window > sizes.max_positions:
-        raise ConfigError(f"--window must be at most {sizes.max_positions}, got {window}")
+    sizes, spec = loaded.model.config, cfg.documents
+    if cfg.window is not None and cfg.window > sizes.max_positions:
+        raise ConfigError(f"--window must be at most {sizes.max_positions}, got {cfg.window}")
     found = bits_per_byte.document_bpb(
         loaded.model,
         loaded.tokenizer,
-        documents(spec),
-        sequence_length=window or sizes.sequence_length,
+        read_documents(files, TextReading(cfg.text_column)),
+        sequence_length=cfg.window or sizes.sequence_length,
         run=stage.run,
     )
     if not found.bytes:
         raise ConfigError(f"--documents {spec!r} has no text")
-    stage.result(spec, found.bpb, "bits per byte", n=found.documents)
+    stage.result(str(spec), found.bpb, "bits per byte", n=found.documents)
     stage.log_line(
         f"{spec}: {found.bpb:.4f} bits per byte over {found.bytes:,} bytes, {found.tokens:,} "
         f"tokens, {found.documents:,} documents"
     )
-
-
-def documents(spec: str) -> Iterator[str]:
-    """The documents of the files given by --documents."""
-    return read_documents(find_files(spec, flag="--documents", split=None), TextReading())
 
 
 def samples(
