@@ -130,7 +130,7 @@ def test_rows_of_every_usual_format_are_read(row, kind, messages, unused):
         ({**GOOD, "functions": [{}]}, '"functions": [{}] cannot be used'),
         (
             {**GOOD, "images": ["a.png"]},
-            "\"images\": ['a.png'] cannot be used; leave such rows out",
+            "\"images\": ['a.png'] cannot be used; this model reads text only",
         ),
         ({**GOOD, "weight": 0}, '"weight" of a row: 0 cannot be used'),
         ({**GOOD, "system": ["S"]}, "\"system\" must be text, got ['S']"),

@@ -109,6 +109,8 @@ def test_messages_are_read_by_their_meaning(messages, text, learned):
             "\"audio\": {'id': 'x'}; this model reads text only",
         ),
         (user("a", tool_call_id="c"), "tool_call_id", "\"tool_call_id\": 'c'"),
+        (user("a", images=["i"]), "images", "\"images\": ['i']; this model reads text only"),
+        (system("a") | {"tools": "[{}]"}, "tools", "(system) has \"tools\": '[{}]'; the only tool"),
         (says("a", train=False), "train", '"train": False; write "weight": 0 for an answer that'),
         (says("a", loss=0.0), "loss", '"loss": 0.0'),
         (says("a", masked=True), "masked", '"masked": True'),
@@ -148,7 +150,15 @@ def test_what_would_change_the_meaning_is_refused_by_name_in_files_and_by_the_se
 def test_fields_without_effect_are_named_unless_they_are_empty():
     messages = [
         user([{"type": "text", "text": "q", "cache_control": {"type": "ephemeral"}}], name=""),
-        says("a", thinking="hm", tool_calls=[], function_call=None, audio=None, annotations=[]),
+        says(
+            "a",
+            thinking="hm",
+            tool_calls=[],
+            function_call=None,
+            audio=None,
+            annotations=[],
+            tools="[]",
+        ),
     ]
     assert read_messages(messages).unused == {"cache_control", "thinking"}
 

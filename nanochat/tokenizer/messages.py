@@ -35,17 +35,20 @@ _PARTS: dict[str, tuple[PartType, str]] = {
     "python": ("python", "text"),
     "python_output": ("python_output", "text"),
 }
-_NO_TOOLS = "the only tool is the calculator, as parts of type python and python_output"
-# fields that must be empty, and what to say if they are not
-_REFUSED = {
-    "tool_calls": _NO_TOOLS,
-    "function_call": _NO_TOOLS,
-    "tool_call_id": _NO_TOOLS,
-    "audio": "this model reads text only",
+# Fields of a message, or of a row of messages, that must be empty, and what to say if they are not:
+# an answer that calls a tool or speaks of a picture makes no sense without them.
+REFUSED = {
+    **dict.fromkeys(
+        ("tools", "tool_calls", "tool_call_id", "functions", "function_call", "function_calls"),
+        "the only tool is the calculator, as parts of type python and python_output",
+    ),
+    **dict.fromkeys(
+        ("image", "images", "audio", "audios", "video", "videos"), "this model reads text only"
+    ),
 }
 # other trainers' names for a weight of 0 or 1, and the value that means 1
 _SWITCHES = {"train": True, "training": True, "loss": True, "masked": False}
-_KNOWN = {"role", "content", "refusal", "weight", *_REFUSED, *_SWITCHES}
+_KNOWN = {"role", "content", "refusal", "weight", *REFUSED, *_SWITCHES}
 
 
 class Part(TypedDict):
@@ -152,6 +155,11 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | dict) and not value)
 
 
+def says_nothing(value: Any) -> bool:
+    """Whether a field is empty, or holds something empty as JSON: "tools": "[]"."""
+    return is_empty(value) or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+
+
 def shortened(value: Any) -> str:
     """A value for a message, of at most 60 characters."""
     try:
@@ -216,12 +224,16 @@ def _read_message(message: Any, place: int, unused: set[str]) -> _Said:
             f"{path}.role",
         )
     name = f"{name} ({given})"
-    for field, remedy in _REFUSED.items():
-        if not is_empty(message.get(field)):
+    for field in REFUSED:
+        if field in message and not says_nothing(message[field]):
             value = shortened(message[field])
-            raise MessageError(f'{name} has "{field}": {value}; {remedy}', f"{path}.{field}")
+            raise MessageError(
+                f'{name} has "{field}": {value}; {REFUSED[field]}', f"{path}.{field}"
+            )
     learned = _is_learned(message, name, path) if role == "assistant" else False
-    unused |= {key for key, value in message.items() if key not in _KNOWN and not is_empty(value)}
+    unused |= {
+        key for key, value in message.items() if key not in _KNOWN and not says_nothing(value)
+    }
     pieces = [Piece(*part, learned) for part in _read_parts(message, role, name, path, unused)]
     return _Said(place, role, pieces)
 

@@ -16,13 +16,18 @@ from typing import Any
 
 from nanochat.system.errors import DataError
 from nanochat.tokenizer.conversation import Conversation
-from nanochat.tokenizer.messages import BLANK_LINE, is_empty, read_messages, shortened
+from nanochat.tokenizer.messages import (
+    BLANK_LINE,
+    REFUSED,
+    is_empty,
+    read_messages,
+    says_nothing,
+    shortened,
+)
 
 HARMLESS = {"id", "metadata", "source"}  # keys of a row that need no word
 SYSTEM = ("system", "system_prompt")
 PREFERENCE = ("chosen", "rejected", "rejected_response", "preferred_output", "non_preferred_output")
-# keys that must be empty, as an answer that refers to them makes no sense without them
-REFUSED = ("tools", "functions", "images", "image", "audios", "audio", "videos", "video")
 SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "chatgpt", "assistant", "bing", "bard", "bot", "model"), "assistant"),
@@ -38,7 +43,7 @@ def conversation_of(row: dict[str, Any]) -> tuple[str, Conversation, frozenset[s
 
     Raises: DataError saying why the row cannot be learned from.
     """
-    given = {key for key, value in row.items() if not _says_nothing(value)}
+    given = {key for key, value in row.items() if not says_nothing(value)}
     _refuse(row, given)
     kind, messages, used = _messages_of(row)
     system = [{"role": "system", "content": _text(row, key)} for key in SYSTEM if key in given]
@@ -50,15 +55,10 @@ def conversation_of(row: dict[str, Any]) -> tuple[str, Conversation, frozenset[s
     return kind, {"messages": [_essence(message) for message in messages]}, unused
 
 
-def _says_nothing(value: Any) -> bool:
-    # JSON inside a string: "tools": "[]"
-    return is_empty(value) or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
-
-
 def _refuse(row: dict[str, Any], given: set[str]) -> None:
     for key in REFUSED:
         if key in given:
-            raise DataError(f'"{key}": {shortened(row[key])} cannot be used; leave such rows out')
+            raise DataError(f'"{key}": {shortened(row[key])} cannot be used; {REFUSED[key]}')
     weight = row.get("weight")
     if weight is not None and (isinstance(weight, bool) or weight != 1):
         raise DataError(
