@@ -238,6 +238,9 @@ def test_humaneval_runs_the_tests(tmp_path):
     assert task.evaluate(0, texts(task[0])[1])
     assert not task.evaluate(0, "```python\ndef double(x):\n    return x\n```")
     assert not task.evaluate(0, "I don't know")
+    write_jsonl(path, [problem(), problem() | {"test": None}])
+    with pytest.raises(DataError, match="problem 2 of .* has no text 'test'"):
+        HumanEval(source=str(path))
 
 
 # --- spelling and identity

@@ -43,7 +43,8 @@ class Refused(Exception):
 def main() -> None:
     """Read the job, enter the sandbox, report it, play the role."""
     job = json.loads(sys.stdin.buffer.read())
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the job is not there to be read again
+    os.close(0)  # the job is not there to be read again
+    os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number, 0
     try:
         user = enter(job)
     except (Refused, OSError) as error:
@@ -241,12 +242,12 @@ def drop_privileges(folder: str | None) -> str:
         return _stay_root("it may not manage other users' processes and files")
     try:
         hidden = _hidden_from_nobody(folder)
-    except OSError as error:  # a container that has no other users
+        if hidden and not permitted & CAP_DAC_READ_SEARCH:
+            return _stay_root(f"others cannot read {hidden}")
+        if folder:
+            os.chown(folder, NOBODY, NOBODY)
+    except OSError as error:  # a container that has no other users, a file system without owners
         return _stay_root(str(error))
-    if hidden and not permitted & CAP_DAC_READ_SEARCH:
-        return _stay_root(f"others cannot read {hidden}")
-    if folder:
-        os.chown(folder, NOBODY, NOBODY)
     _prctl(PR_SET_KEEPCAPS, 1)
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

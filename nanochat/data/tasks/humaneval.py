@@ -8,10 +8,12 @@ from pathlib import Path
 
 from nanochat.data.file_formats import read_rows
 from nanochat.data.tasks.common import GenerateTask, Record, exchange, load_rows
+from nanochat.system.errors import DataError
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools import execution
 
 HUB = "openai/openai_humaneval"
+FIELDS = ("prompt", "canonical_solution", "test", "entry_point")
 TIMEOUT_S = 5.0
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -22,7 +24,8 @@ class HumanEval(GenerateTask):
     def __init__(self, *, source: str | None = None, limit: int | None = None) -> None:
         """source: HumanEval.jsonl(.gz), a folder with it or with test.jsonl, or a hub name.
 
-        Raises: ConfigError where model-written code cannot be confined.
+        Raises: ConfigError where model-written code cannot be confined; DataError for rows that
+            are no problems.
         """
         execution.isolation()
         source = source or HUB
@@ -32,6 +35,9 @@ class HumanEval(GenerateTask):
             rows = [row for _, row in read_rows(published)]
         else:
             rows = list(load_rows(source, split="test"))
+        for number, row in enumerate(rows, start=1):
+            if missing := [field for field in FIELDS if not isinstance(row.get(field), str)]:
+                raise DataError(f"problem {number} of {source} has no text {missing[0]!r}")
         super().__init__("HumanEval", rows, convert, limit=limit)
         self._problems = rows
 
