@@ -46,6 +46,7 @@ done
 source scripts/bootstrap.sh
 setup_start=$SECONDS
 bootstrap
+trap '' PIPE # if the reader of the output leaves, the run goes on
 log "== setup took $((SECONDS - setup_start)) s"
 [ "$setup_only" = 1 ] && exit 0
 
@@ -63,7 +64,8 @@ if [ "$nodes" -gt 1 ]; then
 fi
 start=$SECONDS
 log "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $nodes, into $run_dir"
-[ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET"
+# 141: nobody reads its output
+[ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET" || [ $? = 141 ]
 
 at="the start"
 stopped() {
@@ -71,7 +73,6 @@ stopped() {
     [ "$status" = 0 ] || log "== stopped in $at (status $status); the same command resumes there"
 }
 trap stopped EXIT
-trap '' PIPE # if the reader of the output leaves, the run goes on
 
 # Prints the first node's value on all nodes, as the others cannot read its disk.
 agree() {

@@ -5,7 +5,10 @@ import errno
 import json
 import logging
 import math
+import os
 import resource
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -293,3 +296,50 @@ def test_the_real_wandb_continues_an_offline_run_under_its_id(base, monkeypatch)
     found = [path.name for path in (base / "wandb").glob("offline-run-*")]
     assert found
     assert all(name.endswith(f"-{run_id}") for name in found)
+
+
+# --- speedrun.sh
+
+
+STAND_IN = """#!/usr/bin/env bash
+# For "$PYTHON": every stage records that it is complete, and the report fails.
+case "$*" in
+    *device_count*) echo 0 ;;
+    *run_dir*) echo "$NANOCHAT_BASE_DIR/run" ;;
+    *scripts.report*) exit 2 ;;
+    *scripts.plan*) exit 141 ;;
+    *scripts.chat_web*) echo served >"$NANOCHAT_BASE_DIR/served" ;;
+    *)
+        stage=$NANOCHAT_BASE_DIR/run/${2#scripts.}
+        mkdir -p "$stage"
+        echo {} >"$stage/result.json"
+        ;;
+esac
+"""
+
+
+def test_a_run_whose_report_fails_or_whose_output_is_not_read_is_served_nevertheless(tmp_path):
+    root = Path(__file__).parent.parent
+    shutil.copy(root / "speedrun.sh", tmp_path)
+    (tmp_path / "scripts").mkdir()
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    log = next(
+        line
+        for line in (root / "scripts" / "bootstrap.sh").read_text().splitlines()
+        if line.startswith("log()")
+    )
+    bootstrap = f"{log}\nbootstrap() {{ PYTHON={stand_in}; }}\n"
+    (tmp_path / "scripts" / "bootstrap.sh").write_text(bootstrap)
+    done = subprocess.run(
+        ["bash", "-c", "bash speedrun.sh 2>&1 | head -1"],
+        cwd=tmp_path,
+        env={**os.environ, "NANOCHAT_BASE_DIR": str(tmp_path / "base"), "PRESET": "pocket"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("== setup took")
+    assert len(list((tmp_path / "base" / "run").glob("*/result.json"))) == 9
+    assert (tmp_path / "base" / "served").exists()

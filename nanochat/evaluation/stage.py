@@ -4,6 +4,7 @@ Owns: when config.json and result.json of such a stage are written. Does not own
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from nanochat import checkpoint_manager, report
 from nanochat.checkpoint_manager import Loaded
 from nanochat.system import device as devices
-from nanochat.system import storage
+from nanochat.system import failures, storage
 from nanochat.system.config import RunOptions
 from nanochat.system.console import log_line
 from nanochat.system.distributed import Run, from_main
@@ -71,6 +72,15 @@ class EvalStage:
         """Add a figure to the record."""
         found = {"name": name, "value": value, "stderr": stderr, "n": n, "unit": unit, **more}
         self.results.append({key: item for key, item in found.items() if item is not None})
+
+    def sample(self, make: Callable[[], list[dict[str, Any]]]) -> None:
+        """Record and print samples; if they fail, a warning says why and the figures remain."""
+        try:
+            self.samples = make()
+        except Exception as error:
+            self.log_line(f"warning: samples skipped: {failures.describe_error(error)}")
+        for sample in self.samples:
+            self.log_line(f"  {sample['prompt']!r} -> {sample['text']!r}")
 
     def close(self) -> None:
         """Write config.json and result.json (rank 0), which completes the stage."""

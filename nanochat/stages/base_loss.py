@@ -4,7 +4,7 @@ nanochat base_loss --preset pocket
 nanochat base_loss --documents book.txt
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -61,10 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             measure_rows(stage, loaded, data, cfg.rows)
             texts = data.documents("val")
         if cfg.sample_tokens and run.is_main:
-            prompts = [" ".join(text.split()[:PROMPT_WORDS]) for text in islice(texts, PROMPTS)]
-            stage.samples = samples(loaded, prompts, cfg.sample_tokens, cfg.common.seed)
-            for sample in stage.samples:
-                stage.log_line(f"  {sample['prompt']!r} -> {sample['text']!r}")
+            stage.sample(lambda: samples(loaded, texts, cfg.sample_tokens, cfg.common.seed))
         stage.close()
         distributed.barrier(run)
 
@@ -128,10 +125,9 @@ def measure_documents(
     )
 
 
-def samples(
-    loaded: Loaded, beginnings: Sequence[str], tokens: int, seed: int
-) -> list[dict[str, str]]:
-    """A greedy continuation of each prompt, and one sampled text without a prompt."""
+def samples(loaded: Loaded, texts: Iterable[str], tokens: int, seed: int) -> list[dict[str, str]]:
+    """A greedy continuation of the first words of some texts, and one sampled text without any."""
+    beginnings = [" ".join(text.split()[:PROMPT_WORDS]) for text in islice(texts, PROMPTS)]
     engine = Engine(loaded.model, loaded.tokenizer, slots=8)
     bos, encode = loaded.tokenizer.bos_id, loaded.tokenizer.encode
     greedy = SamplingParams(temperature=0.0, max_new_tokens=tokens)

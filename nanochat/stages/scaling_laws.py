@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nanochat import checkpoint_manager, report, tokenizer
 from nanochat.data import DataOptions, Dataset, open_data
 from nanochat.gpt import GPTConfig
 from nanochat.optim import OptimConfig
+from nanochat.report.data import made
 from nanochat.scaling_laws import flags, isoflop, sweep
 from nanochat.scaling_laws import page as isoflop_page
 from nanochat.scaling_laws.sweep import Member
@@ -238,7 +240,7 @@ def train_all(
     start_s, planned_so_far = time.monotonic(), 0.0
     for number, member in enumerate(todo, start=1):
         row = done[member.name] = train(cfg, member, folder)
-        write_page(cfg, members, done, folder)
+        made("page of the runs so far", partial(write_page, cfg, members, done, folder), None)
         planned_so_far += planned[number - 1]
         rest_s = (time.monotonic() - start_s) * (sum(planned) / planned_so_far - 1)
         log_line(
