@@ -4,7 +4,7 @@ nanochat base_loss --preset pocket
 nanochat base_loss --documents book.txt
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
