@@ -16,8 +16,8 @@ _MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"))  # as mod
 # The first number of a line, perhaps after words, and its denominator. It must be whole: what
 # follows may not make it another number, as in 10-12, 2 1/2, 5:30, 1e5 or \frac{3}{4}.
 _NUMBER = re.compile(
-    r"[^\d]*?(-?)\s*([\d,]*\.?\d+)(?:\s*/\s*(\d+))?%?"
-    r"(?!\s*[-+*/×÷^=]?\s*\d|[.,:_]\d|[eE][-+]?\d|[²³¼½¾]|\}\s*\{)"
+    r"\D*?(-?) ?(\d[\d,]*(?:\.\d+)?|\.\d+)(?: ?/ ?(\d+))?%?"
+    r"(?! ?[-+*/×÷^=]? ?\d|[.,:_]\d|[eE][-+]?\d|[²³¼½¾]|\} ?\{)"
 )
 
 
@@ -72,7 +72,7 @@ def final_number(text: str) -> Fraction | None:
     """
     _, mark, rest = text.rpartition("####")
     line = rest.strip().partition("\n")[0].translate(_MINUS).replace("$", "")
-    number = _NUMBER.match(line) if mark else None
+    number = _NUMBER.match(" ".join(line.split())) if mark else None
     if number is None:
         return None
     sign, above, below = number.groups()
