@@ -295,3 +295,9 @@ def test_validation_text_within_the_folder_is_not_trained_on(folder, tmp_path):
     dataset = open_data(options, base=tmp_path / "base")
     assert sorted(dataset.documents("train")) == sorted(f"train {i}" for i in range(20))
     assert list(dataset.documents("val")) == [f"test {i}" for i in range(20)]
+
+
+def test_validation_text_that_is_trained_on_is_said(folder, tmp_path, caplog):
+    make(folder, "a.jsonl b.jsonl")
+    open_data(DataOptions(data="a.jsonl,b.jsonl", val_data="b.jsonl"), base=tmp_path / "base")
+    assert "--val-data names text that is trained on" in caplog.text and "b.jsonl" in caplog.text

@@ -227,6 +227,12 @@ def test_a_dataset_with_a_column_of_its_own_takes_no_other(tmp_path):
         open_data(DataOptions(text_column="body"), base=tmp_path)
 
 
+def test_plain_text_has_no_column_to_name(tmp_path):
+    (tmp_path / "a.txt").write_text("words " * 100)
+    with pytest.raises(ConfigError, match=r"--text-column body: .*a\.txt is plain text"):
+        open_data(DataOptions(data=str(tmp_path), text_column="body"), base=tmp_path / "base")
+
+
 def test_rows_of_the_hub_are_read_like_those_of_files(monkeypatch):
     rows = [{"text": None, "content": "a"}, {"text": b"b\xc3\xa9"}, {"text": None}]
     monkeypatch.setattr(hub, "read_rows", lambda source: ((f"row {r}", r) for r in rows))
@@ -284,6 +290,29 @@ def test_wide_encodings_are_named_also_where_bytes_would_be_replaced(tmp_path, e
     path.write_bytes('{"text": "a"}\n'.encode(encoding))
     with pytest.raises(DataError, match=r"a\.jsonl, line 1.*(looks like UTF-(16|32)|not JSON)"):
         texts_of(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "format_"),
+    [
+        ("a.jsonl", gzip.compress(b"{}"), "gzip: end its name in .gz"),
+        ("a.txt", gzip.compress(b"words"), "gzip: end its name in .gz"),
+        ("a.txt", b"PAR1" + b"a" * 99, "parquet: end its name in .parquet"),
+        ("a.json", b"PK\3\4\xff", "a zip archive: unpack it"),
+        ("a.md", bytes(99), "UTF-16"),
+    ],
+)
+def test_a_file_of_another_format_is_named_as_such(tmp_path, name, head, format_):
+    (tmp_path / name).write_bytes(head)
+    with pytest.raises(DataError, match=f"{name}.*not UTF-8; it looks like {format_}"):
+        texts_of(tmp_path / name)
+
+
+def test_a_null_text_beside_something_else_is_empty_in_every_format(tmp_path):
+    rows = [{"text": None, "content": {"x": 1}}, {"text": "b", "content": {"x": 2}}]
+    assert texts_of(write_json(tmp_path / "a.jsonl", *rows)) == ["b"]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert texts_of(tmp_path / "a.parquet") == ["b"]
 
 
 def test_a_file_that_became_shorter_while_it_was_read_is_refused(tmp_path):

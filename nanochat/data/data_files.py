@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # Beside data, a text of this name is about it.
 ABOUT_DATA = set(
     "readme license licence copying notice authors contributors contributing changelog citation "
-    "requirements checksum checksums md5sums sha256sums".split()
+    "requirements checksum checksums md5sums sha256sums vocab merges labels classes".split()
 )
 ROW_KEYS = ("text", "content", "messages", "conversations", "prompt", "instruction")
 SNIFFED_BYTES, METADATA_BYTES = 1 << 16, 64 << 20  # a larger JSON file is data
@@ -213,7 +213,9 @@ def _glob(path: Path, flag: str, spec: str) -> list[FoundFile]:
     root, found = _matches(path)
     if not found:
         which = f" for {str(path)!r}; commas separate paths" if "," in spec else ""
-        known = f", nor a dataset that {flag} knows by name" if spec.isidentifier() else ""
+        known = (
+            f", nor a dataset that {flag} knows by name" if re.fullmatch(r"[\w-]+", spec) else ""
+        )
         raise DataError(f"{flag} {spec}: no such file, folder or glob match{known}{which}")
     files = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112
     return _below(root, files or sorted(file for folder in found for file in _walk(folder)))

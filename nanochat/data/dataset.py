@@ -1,14 +1,13 @@
 """Where training text comes from: one call turns any source into shards with a fixed split.
 
 Owns the options that name a source, the split into training and validation text, and the data
-folders under base/data. Does not own finding files (data_files), reading them (text_files), hub
-access (hub) or the shard layout (shards).
+folders under base/data. Does not own files and hub datasets (text_sources), ready-made shards (hub)
+or the shard layout (shards).
 """
 
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from nanochat.data import hub
+from nanochat.data import hub, text_sources
 from nanochat.data import shards as shard_files
-from nanochat.data.data_files import find_files, find_splits
-from nanochat.data.file_formats import TextReading, kind_of
+from nanochat.data.data_splits import TRAIN, VAL
+from nanochat.data.file_formats import TextReading
 from nanochat.data.shards import Shard, ShardWriter
-from nanochat.data.text_files import estimate_characters, read_documents
 from nanochat.system import storage
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError, DataError
@@ -31,7 +29,6 @@ log = logging.getLogger(__name__)
 POCKET_SEED = 0  # the corpus is one fixed text, independent of the run's seed
 VALIDATION_CHARACTERS = 1_000_000  # held out by default
 MAX_LANES = 16
-TRAIN, VAL = "train", "val"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +177,9 @@ def _open_pocket(options: DataOptions, base: Path) -> Dataset:
 def _open_texts(options: DataOptions, base: Path) -> Dataset:
     """Files or a hub dataset of any size, with separate or held-out validation text."""
     reading = TextReading(options.text_column, options.invalid_utf8 == "replace")
-    source, val_source = _text_sources(options, reading)
+    source, val_source = text_sources.open_sources(
+        options.data, options.val_data, reading, find_val=options.val_frac is None
+    )
     frac = choose_val_frac(options.val_frac, source.characters)
     recipe = {
         "source": source.identity,
@@ -201,60 +200,6 @@ def _open_texts(options: DataOptions, base: Path) -> Dataset:
         _log(reading)
 
     return _build(base, source.stem, recipe, documents(), lanes=_lanes(source.characters))
-
-
-@dataclass(frozen=True)
-class _TextSource:
-    stem: str  # start of the data folder's name
-    identity: Any  # as JSON types; changes if the text may have changed
-    characters: int | None  # estimated
-    texts: Iterable[str]
-    is_plain: bool = False  # some of it is .txt or .md
-
-
-def _text_sources(
-    options: DataOptions, reading: TextReading
-) -> tuple[_TextSource, _TextSource | None]:
-    """The training text, and the validation text if it has files or a name of its own."""
-    val_files: list[Path] = []
-    val_source = None
-    if options.val_data and options.val_data.startswith("hf:"):
-        val_source = _hub_source(options.val_data, "--val-data", reading)
-    elif options.val_data:
-        val_files = find_files(options.val_data, flag="--val-data", split=VAL)
-    if options.data.startswith("hf:"):
-        source = _hub_source(options.data, "--data", reading)
-    elif options.val_data or options.val_frac is not None:
-        source = _file_source(find_files(options.data, without=val_files), reading)
-    else:
-        files, val_files = find_splits(options.data)
-        source = _file_source(files, reading)
-    return source, val_source or (_file_source(val_files, reading) if val_files else None)
-
-
-def _hub_source(spec: str, flag: str, reading: TextReading) -> _TextSource:
-    name = hub.parse_name(spec, flag=flag)
-    parts = [part for part in (name.name, name.config, name.split) if part]
-    return _TextSource(_slug("-".join(parts)), parts, None, hub.hub_documents(name, reading))
-
-
-def _file_source(files: list[Path], reading: TextReading) -> _TextSource:
-    return _TextSource(
-        stem=_slug(files[0].name.split(".")[0] if len(files) == 1 else "files"),
-        identity=[_file_identity(path) for path in files],
-        characters=estimate_characters(files),
-        texts=read_documents(files, reading),
-        is_plain=any(kind_of(path) == "plain" for path in files),
-    )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "files"
-
-
-def _file_identity(path: Path) -> list[Any]:
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def _lanes(characters: int | None) -> int:

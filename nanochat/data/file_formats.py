@@ -35,11 +35,21 @@ TEXT_TYPES = (
 CHUNK_BYTES = 1 << 20
 BATCH_ROWS = 1024
 _SOLID = re.compile(r"\S|\Z")
-_WIDE_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+WIDE_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
+}
+FIRST_BYTES = {
+    **{
+        mark: f"{name.upper()}: convert it (iconv -f {name} -t utf-8)"
+        for mark, name in WIDE_MARKS.items()
+    },
+    b"\x1f\x8b": "gzip: end its name in .gz",
+    b"\x28\xb5\x2f\xfd": "Zstandard: end its name in .zst",
+    b"PAR1": "parquet: end its name in .parquet",
+    b"PK\3\4": "a zip archive: unpack it",
 }
 
 Row = dict[str, Any]
@@ -135,11 +145,11 @@ def row_text(row: Row, place: str, reading: TextReading) -> str:
             return _without_surrogates(value, place, reading)
         if isinstance(value, bytes):
             return decode(value, place, 0, reading)
-    for key, value in found.items():
-        if value is not None:
-            raise DataError(f"{place}: {key!r} holds {type(value).__name__}, not text")
     if not found:
         raise _no_text_in(list(row), place, reading)
+    if None not in found.values():
+        key, value = next(iter(found.items()))
+        raise DataError(f"{place}: {key!r} holds {type(value).__name__}, not text")
     return ""
 
 
@@ -307,19 +317,21 @@ def decode(
 
 
 def not_utf8(place: str, offset: int, path: Path | None = None) -> DataError:
-    """The error of a byte that is not UTF-8; path: a file that may be in another encoding."""
-    hint = "convert the file (iconv -t utf-8)"
+    """The error of a byte that is not UTF-8; path: the file, which may be of another format."""
+    format_ = None
     if path is not None:
         with open_stream(path) as stream:
-            wide = wide_encoding(stream.read(4))
-        if wide:
-            hint = f"it looks like {wide.upper()}: convert it (iconv -f {wide} -t utf-8)"
-    return DataError(f"{place}, byte {offset}: not UTF-8; {hint}, or give --invalid-utf8 replace")
+            format_ = looks_like(stream.read(4))
+    hint = format_ and f"it looks like {format_}"
+    return DataError(
+        f"{place}, byte {offset}: not UTF-8; {hint or 'convert the file (iconv -t utf-8)'}, "
+        "or give --invalid-utf8 replace"
+    )
 
 
-def wide_encoding(head: bytes) -> str | None:
-    """ "utf-16" or "utf-32" if a file's first bytes are the mark of one, else None."""
-    return next((name for mark, name in _WIDE_MARKS.items() if head.startswith(mark)), None)
+def looks_like(head: bytes) -> str | None:
+    """What a file that begins with these bytes is instead of UTF-8, and what to do; or None."""
+    return next((name for mark, name in FIRST_BYTES.items() if head.startswith(mark)), None)
 
 
 def _without_surrogates(text: str, place: str, reading: TextReading) -> str:

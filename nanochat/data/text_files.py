@@ -18,11 +18,11 @@ from nanochat.data.file_formats import (
     errors_naming,
     json_rows,
     kind_of,
+    looks_like,
     not_utf8,
     open_stream,
     parquet_texts,
     row_text,
-    wide_encoding,
 )
 from nanochat.system.errors import DataError
 
@@ -104,7 +104,7 @@ def _decode_stream(stream: IO[bytes], path: Path, reading: TextReading) -> Itera
     while True:
         chunk = stream.read(CHUNK_BYTES)
         if not read_bytes:
-            _refuse_wide(chunk, path)
+            _refuse_binary(chunk, path)
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
@@ -125,16 +125,13 @@ def _decode_stream(stream: IO[bytes], path: Path, reading: TextReading) -> Itera
             return
 
 
-def _refuse_wide(head: bytes, path: Path) -> None:
-    """Refuse UTF-16 and UTF-32, which as UTF-8 would be text full of NUL characters."""
-    wide = wide_encoding(head)
-    if wide is None and head.count(0) * 4 > len(head):
-        wide = "utf-16"
-    if wide:
-        raise DataError(
-            f"{path}: not UTF-8; it looks like {wide.upper()}: "
-            f"convert it (iconv -f {wide} -t utf-8)"
-        )
+def _refuse_binary(head: bytes, path: Path) -> None:
+    """Refuse another format or encoding, which as UTF-8 would be text full of NUL characters."""
+    format_ = looks_like(head)
+    if format_ is None and head and head.count(0) * 4 >= len(head):
+        format_ = "UTF-16: convert it (iconv -f utf-16 -t utf-8)"
+    if format_:
+        raise DataError(f"{path}: not UTF-8; it looks like {format_}")
 
 
 def _cut(text: str, start: int, size: int) -> int:
