@@ -325,6 +325,7 @@ def test_tasks_are_chosen_by_name(tmp_path):
     cfg = config.parse(chat_rl.ChatRlConfig, ["--tasks", f"gsm8k={tmp_path}"], stage="x")
     task, _ = chat_rl.open_tasks(cfg)
     assert task.reward(0, "that is #### 2") == 1.0
-    cfg = config.parse(chat_rl.ChatRlConfig, ["--tasks", "chess"], stage="x")
-    with pytest.raises(ConfigError, match="got 'chess'"):
-        chat_rl.open_tasks(cfg)
+    for name in ("chess", f"pocket={tmp_path}", "gsm8k="):
+        cfg = config.parse(chat_rl.ChatRlConfig, ["--tasks", name], stage="x")
+        with pytest.raises(ConfigError, match=f"gsm8k or gsm8k=FOLDER, got '{name}'"):
+            chat_rl.open_tasks(cfg)
