@@ -239,7 +239,7 @@ def test_humaneval_runs_the_tests(tmp_path):
     assert not task.evaluate(0, "```python\ndef double(x):\n    return x\n```")
     assert not task.evaluate(0, "I don't know")
     write_jsonl(path, [problem(), problem() | {"test": None}])
-    with pytest.raises(DataError, match="problem 2 of .* has no text 'test'"):
+    with pytest.raises(DataError, match=r"problem 2 of .* has no text 'test'"):
         HumanEval(source=str(path))
 
 
