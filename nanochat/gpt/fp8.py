@@ -66,7 +66,8 @@ def swap(model: nn.Module) -> int:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is Linear and eligible(child)
+        # The loss reads the head's weight and multiplies by it itself.
+        if type(child) is Linear and eligible(child) and name != "head"
     ]
     for parent, name, child in targets:
         setattr(parent, name, Fp8Linear(child))
