@@ -101,7 +101,7 @@ def test_mfu_counts_from_the_second_step_on_against_a_peak_measured_after_the_fi
 
     def peak(*_):
         measured_at.append(trainer.progress.step)
-        return 2e9
+        return 2e15
 
     monkeypatch.setattr(device, "peak_flops", peak)
     trainer = make_trainer(tiny_model(), Rows((4,)), tmp_path)
@@ -110,8 +110,37 @@ def test_mfu_counts_from_the_second_step_on_against_a_peak_measured_after_the_fi
     first, *rows = read_rows(tmp_path / "metrics.jsonl")
     assert first["mfu"] is None
     assert [row["mfu"] for row in rows] == [
-        pytest.approx(row["tokens_per_s"] * 1e6 / 2e9) for row in rows
+        pytest.approx(row["tokens_per_s"] * 1e6 / 2e15) for row in rows
     ]
+
+
+def test_a_peak_that_training_exceeds_was_disturbed_and_is_measured_again(tmp_path, monkeypatch):
+    peaks = iter([1.0, 2e15])
+    monkeypatch.setattr(device, "peak_flops", lambda *_: next(peaks))
+    make_trainer(tiny_model(), Rows((4,)), tmp_path, steps=3).fit()
+    _, *rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["mfu"] for row in rows] == [
+        pytest.approx(row["tokens_per_s"] * 1e6 / 2e15) for row in rows
+    ]
+
+
+def test_training_is_at_most_as_fast_as_the_peak(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "peak_flops", lambda *_: 1.0)
+    make_trainer(tiny_model(), Rows((4,)), tmp_path, steps=3).fit()
+    first, *rows = read_rows(tmp_path / "metrics.jsonl")
+    assert first["mfu"] is None
+    assert all(row["mfu"] <= 1 for row in rows)
+    assert rows[0]["mfu"] == 1
+
+
+def test_memory_that_is_unknown_is_left_out_of_the_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "memory_used", lambda _: 0)
+    lines: list[str] = []
+    trainer = make_trainer(tiny_model(), Rows((4,)), tmp_path, steps=1)
+    trainer.log_line = lines.append
+    trainer.fit()
+    assert lines
+    assert not any("GB" in line for line in lines)
 
 
 def test_hooks_run_in_order_every_so_often_and_at_the_end(tmp_path):

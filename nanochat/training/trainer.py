@@ -297,10 +297,12 @@ class Trainer:
             else f"started in {duration(elapsed_s)}"
         )
         mfu = f" | mfu {row['mfu']:.1%}" if row["mfu"] is not None else ""
+        used = row["memory_bytes"]
+        memory = f"{used / 1e9:.1f} GB | " if used else ""  # 0: unknown
         self.log_line(
             f"step {progress.step:,}/{self.total_steps:,} | loss {loss:.4f} | "
             f"lr x{settings.lr_scale:.2f} | grad {self._grad_norm:.2f} | {rate:,.0f} tok/s{mfu} | "
-            f"{row['memory_bytes'] / 1e9:.1f} GB | {left}"
+            f"{memory}{left}"
         )
         self._window = _Window()
 
@@ -330,7 +332,12 @@ class Trainer:
     def _mfu(self, tokens_per_s: float) -> float | None:
         if self.peak_flops is None:
             return None
-        return tokens_per_s * self.flops_per_token / (self.peak_flops * self.run.world_size)
+        achieved = tokens_per_s * self.flops_per_token / self.run.world_size
+        # A CPU's peak is measured in a moment in which other programs may have been busy.
+        if achieved > self.peak_flops and self.run.device.type == "cpu":
+            again = devices.peak_flops(self.run.device, self.run.compute_dtype) or 0.0
+            self.peak_flops = max(achieved, again)
+        return achieved / self.peak_flops
 
     def _run_hooks(self) -> None:
         for hook in self.hooks:
