@@ -19,6 +19,7 @@ from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.gpt import GPT, GPTConfig, flops, fp8
 from nanochat.optim import MuonAdamW, OptimConfig
 from nanochat.optim.schedules import warmup_decay
+from nanochat.system import compiler
 from nanochat.system import device as devices
 from nanochat.system.distributed import Run
 from nanochat.system.errors import explain_memory
@@ -157,7 +158,7 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
     optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=tokens)
     loss = model.loss
     if compiled:
-        loss = devices.compiled(loss)
+        loss = compiler.compiled(loss)
         optimizer.compile()
     per_token = flops.flops_per_token(sizes, sizes.sequence_length)
     if work.device.type == "cuda":

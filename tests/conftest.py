@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nanochat import tokenizer
+from nanochat.system import compiler
 
 
 def pytest_configure() -> None:
@@ -24,6 +25,19 @@ def pytest_configure() -> None:
 def _ctrl_c_works():
     """Started in the background, the tests and their children would be deaf to SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def torch_compile(monkeypatch):
+    """Skips where torch.compile does not work; elsewhere what fails to compile fails the test."""
+    failure = compiler.probe(torch.device("cpu"))
+    if failure is not None:
+        pytest.skip(failure.reason)
+
+    def fail(*args: object) -> None:
+        raise AssertionError(args)
+
+    monkeypatch.setattr(compiler.log, "warning", fail)
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.gpt.layers import Embedding
-from nanochat.system.device import has_compiler
-
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +50,7 @@ def assert_repeats(function: Callable[[], Tensor], parameters: list[Tensor], tim
 
 
 @pytest.mark.slow
-@needs_compiler
+@pytest.mark.usefixtures("torch_compile")
 def test_a_compiled_embedding_has_the_same_gradient_every_time():
     # Few ids and many rows: threads adding to one row at the same time would soon show.
     embedding, ids = table(5, 64), some_ids(5, 16, 256)
@@ -66,7 +63,7 @@ def test_a_compiled_embedding_has_the_same_gradient_every_time():
     assert_repeats(scaled, [embedding.weight], 40)
 
 
-@needs_compiler
+@pytest.mark.usefixtures("torch_compile")
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_a_compiled_training_step_has_the_same_bits_every_time(dtype):

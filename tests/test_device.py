@@ -1,4 +1,4 @@
-"""Device properties: freed memory is kept for reuse."""
+"""Device properties: dtypes, speed, memory, and what systems other than Linux lack."""
 
 import platform
 import subprocess
@@ -6,6 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from nanochat.stages import doctor
+from nanochat.system import compiler, device, distributed
+from nanochat.system.config import RunOptions
+from nanochat.system.errors import ConfigError
+
+CPU = torch.device("cpu")
 
 PROGRAM = """
 import re
@@ -41,3 +49,116 @@ def heap_left_by_a_tensor(*, keep: bool) -> tuple[float, str]:
     )
     in_heap, huge_pages = done.stdout.split()
     return float(in_heap), huge_pages
+
+
+def test_the_speed_of_a_product_includes_waiting_for_it(monkeypatch):
+    waited = []
+    monkeypatch.setattr(device, "synchronize", waited.append)
+    assert device.matmul_tflops(CPU, torch.float32, budget_s=0) > 0
+    assert waited == [CPU] * 3
+
+
+@pytest.mark.parametrize("error", [TypeError("MPS does not support bfloat16"), RuntimeError()])
+def test_a_device_without_bfloat16_computes_in_float32(monkeypatch, capsys, error):
+    ones = torch.ones
+
+    def refuse(*size, dtype=torch.float32, **more):
+        if dtype is torch.bfloat16:
+            raise error
+        return ones(*size, dtype=dtype, **more)
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    assert device.measure_dtype(CPU) is torch.float32
+    options = RunOptions(device="cpu", dtype="bfloat16", run="x")
+    with (
+        pytest.raises(ConfigError, match="--dtype bfloat16: cpu cannot compute in it; use float32"),
+        distributed.session(options),
+    ):
+        pass
+    monkeypatch.setattr(compiler, "probe", lambda device: None)
+    doctor.main(["--device", "cpu"])
+    assert "float32 (matrix product, TFLOP/s: float32 " in capsys.readouterr().out
+
+
+def test_memory_on_mps_is_what_its_driver_has_allocated(monkeypatch):
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 7)
+    assert device.memory_used(torch.device("mps")) == 7
+
+
+@pytest.mark.parametrize(
+    ("build", "value", "remedy"),
+    [
+        (None, "found a driver", "install a CUDA build"),
+        (
+            "13.2",
+            "not usable: The NVIDIA driver on your system is too old (found 11040)",
+            "CUDA 13.2",
+        ),
+    ],
+)
+def test_the_doctor_says_why_a_gpu_is_not_used(monkeypatch, capsys, build, value, remedy):
+    def refuse() -> None:
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found 11040). Please update"
+        )
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(compiler, "probe", lambda device: None)
+    doctor.main([])
+    text = capsys.readouterr().out
+    assert f"!! GPU               {value}\n" in text
+    assert remedy in text
+
+
+# What Windows, or a build of torch without torch.distributed, lacks.
+WITHOUT = """
+import os, select, signal, socket, sys, time
+import torch, torch.distributed
+for name in ("resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "readline", "syslog"):
+    sys.modules[name] = None
+GONE = {
+    os: "sysconf sched_getaffinity getuid geteuid getgid getegid fork killpg setsid getpgid "
+    "ST_NOEXEC uname chown O_DIRECTORY O_NOFOLLOW O_CLOEXEC O_PATH WNOHANG "
+    "memfd_create nice getloadavg pread posix_fallocate mkfifo fdatasync",
+    signal: "SIGHUP SIGUSR1 SIGUSR2 SIGKILL SIGALRM SIGPIPE SIGCHLD SIGQUIT alarm setitimer "
+    "pthread_sigmask pthread_kill siginterrupt",
+    socket: "AF_UNIX", time: "tzset", select: "poll epoll",
+    torch.distributed: "Store PrefixStore TCPStore is_initialized all_reduce broadcast",
+}
+for module, names in GONE.items():
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+
+import importlib, pkgutil
+from pathlib import Path
+import nanochat
+from nanochat.stages import doctor
+from nanochat.system import compiler, device, memory, signals, storage
+
+for module in pkgutil.walk_packages(nanochat.__path__, "nanochat."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+memory._lines = lambda path: []
+compiler.probe = lambda device: None
+device.keep_memory()
+assert device.memory_used(torch.device("cpu")) == 0
+assert device.cores() >= 1
+with signals.asked_to_stop(announce=True) as stop:
+    assert not stop()
+storage.write_atomic(Path(sys.argv[1]) / "file", b"text")
+with storage.lock(Path(sys.argv[1]) / "lock", busy="busy"):
+    pass
+doctor.main(["--device", "cpu"])
+"""
+
+
+@pytest.mark.slow
+def test_every_module_runs_without_what_windows_lacks(tmp_path):
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "memory            unknown" in done.stdout

@@ -8,9 +8,7 @@ from nanochat.gpt import GPT, GPTConfig
 from nanochat.gpt.block_attention import block_attention
 from nanochat.gpt.fast_exp import bounded_exp, exp_for
 from nanochat.gpt.loss import linear_cross_entropy
-from nanochat.system.device import compiled, has_compiler
-
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+from nanochat.system.compiler import compiled
 
 
 @pytest.mark.parametrize(
@@ -38,7 +36,7 @@ def test_only_bfloat16_in_compiled_code_gets_the_polynomial(monkeypatch):
 
 
 @pytest.mark.slow
-@needs_compiler
+@pytest.mark.usefixtures("torch_compile")
 def test_the_compiled_loss_in_bfloat16_is_that_of_plain_operations():
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(32, 16, generator=generator).bfloat16().requires_grad_()
@@ -60,7 +58,7 @@ def test_the_compiled_loss_in_bfloat16_is_that_of_plain_operations():
 
 
 @pytest.mark.slow
-@needs_compiler
+@pytest.mark.usefixtures("torch_compile")
 def test_compiled_bounded_attention_in_bfloat16_is_that_of_exact_weights():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 40, 2, 16, generator=generator) for _ in range(3))

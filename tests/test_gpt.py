@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.gpt.layers import MLP, at_least_fp32
 from nanochat.gpt.parameters import kind_of
-from nanochat.system.device import has_compiler
 from nanochat.system.errors import ConfigError
 
 VOCAB = 53
@@ -339,7 +338,7 @@ def test_the_loss_is_a_single_graph(options):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.usefixtures("torch_compile")
 def test_the_compiled_loss_and_gradients_equal_the_plain_ones():
     model = make_model(torch.float32, shake=0.1, depth=1)
     compiled_and_plain(model, "inductor")
@@ -384,7 +383,7 @@ def test_layers_are_computed_again_for_gradients_only(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.usefixtures("torch_compile")
 def test_layers_computed_again_give_the_same_gradients_compiled():
     model = make_model(torch.float32, shake=0.05)
     kept = gradients(model, model.loss)

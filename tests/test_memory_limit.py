@@ -1,9 +1,14 @@
-"""Available memory, read from simulated systems."""
+"""Available and used memory, read from simulated systems."""
 
+import ctypes
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from nanochat.system import memory
 from nanochat.system.memory import memory_left
 
 GB = 10**9
@@ -70,3 +75,68 @@ def test_more_used_than_allowed_leaves_nothing(root):
 
 def test_without_proc_it_is_the_machines_memory(tmp_path):
     assert memory_left(tmp_path) > 2**28
+
+
+@pytest.mark.parametrize(
+    "groups", ["", "\n", "0::\n", "::", "memory\n", "0::/a\nx:memory\n", "4:memory:\n", "0::/a:b\n"]
+)
+@pytest.mark.parametrize("limit", ["", "many", "-", "1 2 x", "\xff"])
+def test_malformed_groups_are_no_limits(root, groups, limit):
+    put(root, "proc/self/cgroup", groups)
+    for folder in ("sys/fs/cgroup/a", "sys/fs/cgroup", "sys/fs/cgroup/memory"):
+        for name in (*V2[:2], *V1[:2]):
+            put(root, f"{folder}/{name}", limit if name in (V2[0], V1[0]) else "five")
+        put(root, f"{folder}/memory.stat", "inactive_file\ntotal_inactive_file x\n\n")
+    assert memory_left(root) == pytest.approx(8 * GB, abs=1024)
+
+
+@pytest.mark.parametrize("text", ["", "MemAvailable:\n", "MemAvailable: x kB\n", "\xff\n"])
+def test_a_malformed_meminfo_counts_as_none(tmp_path, text):
+    put(tmp_path, "proc/meminfo", text)
+    assert memory_left(tmp_path) == memory.physical_bytes()
+
+
+def test_what_the_system_does_not_say_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_lines", lambda path: [])
+    if sys.platform == "linux":
+        assert memory.peak_bytes() > 10_000_000  # from getrusage
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert (memory.peak_bytes(), memory.resident_bytes()) == (0, 0)
+    assert memory.physical_bytes() is None
+    assert memory_left(tmp_path) is None
+
+
+@pytest.mark.parametrize("size", [-1, ValueError("unrecognized configuration name"), OSError()])
+def test_a_sysconf_that_fails_is_unknown_memory(tmp_path, monkeypatch, size):
+    def sysconf(name: str) -> int:
+        if isinstance(size, Exception):
+            raise size
+        return size if name == "SC_PHYS_PAGES" else 4096
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    assert memory_left(tmp_path) is None
+
+
+def test_windows_is_asked_through_its_own_functions(tmp_path, monkeypatch):
+    def machine(pointer):
+        status = pointer._obj
+        assert status.length == 64 == ctypes.sizeof(status)
+        status.total, status.available = 16 * GB, 5 * GB
+        return 1
+
+    def process(handle, pointer, size):
+        assert handle.value == 2**64 - 1  # the handle that stands for this process
+        assert size == ctypes.sizeof(pointer._obj) == 72
+        pointer._obj.peak, pointer._obj.now = 2 * GB, 1 * GB
+        return 1
+
+    current = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: -1)
+    kernel = SimpleNamespace(
+        GlobalMemoryStatusEx=machine, K32GetProcessMemoryInfo=process, GetCurrentProcess=current
+    )
+    monkeypatch.setattr(ctypes, "WinDLL", {"kernel32": kernel}.get, raising=False)
+    monkeypatch.setattr(memory, "_lines", lambda path: [])
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert (memory.peak_bytes(), memory.resident_bytes()) == (2 * GB, 1 * GB)
+    assert (memory.physical_bytes(), memory_left(tmp_path)) == (16 * GB, 5 * GB)

@@ -14,7 +14,6 @@ from nanochat.optim import OptimConfig, muon, optimizer
 from nanochat.optim.adamw import AdamWSettings, adamw_update
 from nanochat.optim.muon import MuonRecipe, muon_update, polar_express
 from nanochat.optim.schedules import StepSettings
-from nanochat.system.device import has_compiler
 from nanochat.system.distributed import single_run
 from nanochat.system.errors import CheckpointError
 
@@ -192,7 +191,7 @@ def test_polar_express_in_float64_is_exact_to_float64():
     torch.testing.assert_close(found, naive_polar(matrix), rtol=0, atol=1e-13)
 
 
-@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.usefixtures("torch_compile")
 def test_compiled_steps_equal_plain_ones_and_their_schedule_makes_no_other_program():
     from torch._dynamo.utils import counters  # a slow import, which the other tests do not need
 

@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanochat.gpt import GPTConfig
 from nanochat.optim import muon
 from nanochat.stages import plan
-from nanochat.system import memory
+from nanochat.system import compiler, memory
 from nanochat.system.errors import ConfigError
 from nanochat.training import time_plan
 from nanochat.training.memory_plan import StepPlan
 
 SMALL = "--depth 2 --sequence-length 64 --vocab-size 300 --dtype float32 --tokens-per-step 1024"
+UNCOMPILED = f"{SMALL} --no-compile"
 
 
 def printed(capsys, args: str) -> str:
@@ -23,13 +24,24 @@ def printed(capsys, args: str) -> str:
 
 
 def test_the_memorys_parts_add_up_to_what_is_asked_for(capsys):
-    text = printed(capsys, SMALL)
+    text = printed(capsys, UNCOMPILED)
     total = float(re.search(r"memory +([\d.]+) GB", text)[1])
     parts = re.findall(r"^ +(\w+) +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
     names = "weights gradients optimizer activations logits workspace checkpoint heap process"
     assert [name for name, *_ in parts] == names.split()
     assert sum(float(peak) for _, peak, _ in parts) == pytest.approx(total, abs=0.01)
     assert "16 rows of 64 tokens, once a step" in text
+
+
+def test_a_plan_for_this_machine_is_compiled_where_that_works(capsys, monkeypatch):
+    def memory_lines(args: str) -> str:
+        return printed(capsys, args).partition("memory")[2].partition("time")[0]
+
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(compiler, "probe", lambda device: compiler.Failure("no g++", "install it"))
+    assert memory_lines(SMALL) == memory_lines(UNCOMPILED)
+    monkeypatch.setattr(compiler, "probe", lambda device: None)
+    assert memory_lines(SMALL) != memory_lines(UNCOMPILED)
 
 
 @pytest.mark.slow
@@ -49,12 +61,15 @@ def test_layers_computed_again_take_less_memory_and_more_time(capsys):
 def test_auto_plans_with_the_memory_of_this_machine_only(capsys, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the machine's own memory would be the GPU's")
-    assert "16 rows of 64 tokens" in printed(capsys, f"{SMALL} --device-batch-size auto")
+    assert "16 rows of 64 tokens" in printed(capsys, f"{UNCOMPILED} --device-batch-size auto")
     with pytest.raises(ConfigError, match="auto plans for this machine only"):
         plan.main("--gpu H100 --device-batch-size auto".split())
     monkeypatch.setattr(memory, "memory_left", lambda: 0)
     with pytest.raises(ConfigError, match="not even one row fits"):
-        plan.main(f"{SMALL} --device-batch-size auto".split())
+        plan.main(f"{UNCOMPILED} --device-batch-size auto".split())
+    monkeypatch.setattr(memory, "memory_left", lambda: None)
+    with pytest.raises(ConfigError, match="does not say how much memory is free; give a number"):
+        plan.main(f"{UNCOMPILED} --device-batch-size auto".split())
 
 
 def test_the_work_of_orthogonalising_is_what_torch_counts():

@@ -32,7 +32,7 @@ from nanochat.optim.sharding import (
     matrix_buckets,
     tensor_buckets,
 )
-from nanochat.system import device as devices
+from nanochat.system import compiler
 from nanochat.system.config import option
 from nanochat.system.distributed import Run, all_reduce_sum, broadcast_object, broadcast_tensors
 from nanochat.system.errors import CheckpointError
@@ -193,7 +193,7 @@ class MuonAdamW:
 
     def compile(self) -> None:
         """Compile Muon's updates; happens at the next step."""
-        update = devices.compiled(muon.muon_update)
+        update = compiler.compiled(muon.muon_update)
         for group in self.groups:
             if isinstance(group, MuonGroup):
                 group.compiled = update

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
                     "device_batch_size": batches.device_rows,
                 },
                 watch_loss=False,  # it varies around zero with the rewards; a jump means nothing
-                use_compile=False,  # every step has rows of new lengths
+                may_compile=False,  # every step has rows of new lengths
             ),
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nanochat.gpt import attention
-from nanochat.system import config, memory, storage
+from nanochat.system import compiler, config, memory, storage
 from nanochat.system import device as devices
 from nanochat.system.config import option
 
@@ -88,26 +88,39 @@ def _device(device: torch.device) -> list[Finding]:
             text = f"{torch.cuda.get_device_name(index)}, {_gb(free)} of {_gb(total)} free"
             remedy = "another process holds its memory: nvidia-smi" if free < total / 2 else None
             found.append(Finding(f"GPU {index}", text, remedy))
-    elif shutil.which("nvidia-smi"):
-        remedy = "this torch cannot use it: install a CUDA build (pip install torch)"
-        found.append(Finding("GPU", "found a driver", remedy))
+    elif shutil.which("nvidia-smi") and not torch.cuda.is_available():
+        found.append(_unused_gpu())
     return found
 
 
+def _unused_gpu() -> Finding:
+    """Why torch does not use the GPU whose driver is installed."""
+    if torch.version.cuda is None:
+        remedy = "this torch cannot use it: install a CUDA build (pip install torch)"
+        return Finding("GPU", "found a driver", remedy)
+    try:
+        torch.cuda.init()
+        reason = "no GPU is visible"
+    except RuntimeError as error:
+        reason = str(error).split(". ")[0]
+    remedy = f"update the driver to one for CUDA {torch.version.cuda}, or install a torch for yours"
+    return Finding("GPU", f"not usable: {reason}", remedy)
+
+
 def _compiler(device: torch.device) -> Finding:
-    if devices.has_compiler():
-        return Finding("C++ compiler", "found: torch.compile works")
-    text = "none: training on the CPU runs uncompiled, about half as fast"
-    remedy = "install g++ (Debian, Ubuntu: apt install g++)" if device.type == "cpu" else None
-    return Finding("C++ compiler", text, remedy)
+    failure = compiler.probe(device)
+    if failure is None:
+        return Finding("torch.compile", "works")
+    text = f"does not work here ({failure.reason}): training runs uncompiled"
+    return Finding("torch.compile", text, failure.remedy)
 
 
 def _dtype(device: torch.device) -> Finding:
     torch.set_num_threads(devices.cores())
-    dtypes = (torch.float32, torch.bfloat16)
     speeds = [
         f"{str(dtype).removeprefix('torch.')} {devices.matmul_tflops(device, dtype):.2f}"
-        for dtype in dtypes
+        for dtype in (torch.float32, torch.bfloat16)
+        if devices.has_dtype(device, dtype)
     ]
     chosen = str(devices.measure_dtype(device)).removeprefix("torch.")
     return Finding("compute dtype", f"{chosen} (matrix product, TFLOP/s: {', '.join(speeds)})")
@@ -119,9 +132,8 @@ def _attention(device: torch.device) -> Finding:
 
 
 def _memory() -> Finding:
-    try:
-        left = memory.memory_left()
-    except AttributeError:  # Windows has no os.sysconf
+    left = memory.memory_left()
+    if left is None:
         return Finding("memory", "unknown")
     remedy = "the pocket preset needs 4 GB" if left < 4e9 else None
     return Finding("memory", f"{_gb(left)} available", remedy)

@@ -13,7 +13,7 @@ import torch
 from nanochat.data.dataloader import micro_batch_rows
 from nanochat.gpt import GPTConfig, flops
 from nanochat.optim.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
-from nanochat.system import config, memory
+from nanochat.system import compiler, config, memory
 from nanochat.system import device as devices
 from nanochat.system.config import nested, option
 from nanochat.system.distributed import DTYPES
@@ -141,13 +141,18 @@ def find_step(
         dtype=machine.dtype,
         device_type=machine.kind,
         world_size=machine.count,
-        compiled=cfg.compile and (machine.kind != "cpu" or devices.has_compiler()),
+        compiled=cfg.compile,
         checkpoint_activations=cfg.checkpoint_activations,
         saves_meanwhile=cfg.save_every is not None,
     )
     rows = cfg.device_batch_size
+    available = _available_bytes(cfg, machine, resident_bytes) if rows == "auto" else 0
+    # Only now: the compiler takes memory, which the estimate adds itself.
+    if cfg.compile and cfg.gpu is None and cfg.gpus is None:
+        step = dataclasses.replace(
+            step, compiled=compiler.probe(devices.choose_device(None)) is None
+        )
     if rows == "auto":
-        available = _available_bytes(cfg, machine, resident_bytes)
         fits = batch_size.by_estimate(
             cfg.model, step, most=most, available_bytes=available, resident_bytes=resident_bytes
         )
@@ -165,7 +170,10 @@ def find_step(
 def _available_bytes(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int:
     """Memory of this machine's GPU, or what a process may take on its CPU."""
     if machine.kind != "cuda":
-        return resident_bytes + memory.memory_left()
+        left = memory.memory_left()
+        if left is None:
+            raise ConfigError(batch_size.UNKNOWN_MEMORY)
+        return resident_bytes + left
     if cfg.gpu is not None or not torch.cuda.is_available():
         raise ConfigError("--device-batch-size auto plans for this machine only; give a number")
     return torch.cuda.get_device_properties(0).total_memory

@@ -26,7 +26,7 @@ from nanochat.report.data import made
 from nanochat.scaling_laws import flags, isoflop, sweep
 from nanochat.scaling_laws import page as isoflop_page
 from nanochat.scaling_laws.sweep import Member
-from nanochat.system import config, storage
+from nanochat.system import compiler, config, storage
 from nanochat.system import device as devices
 from nanochat.system.config import RunOptions, flat_fields, nested, option
 from nanochat.system.console import log_line
@@ -285,7 +285,7 @@ def planned_seconds(cfg: ScalingLawsConfig, members: Sequence[Member]) -> tuple[
     """About how long each run takes, and whether that rests on a known speed of the device."""
     device, dtype = device_and_dtype(cfg)
     peak = devices.peak_flops(device, dtype)
-    compiled = cfg.loop.compile is not False and (device.type != "cpu" or devices.has_compiler())
+    compiled = cfg.loop.compile is not False and compiler.probe(device) is None
     rows = 16 if cfg.loop.device_batch_size == "auto" else cfg.loop.device_batch_size
     step = StepPlan(
         rows=rows,

@@ -1,21 +1,18 @@
-"""Properties of the machine: device, compute dtype, peak speed, compiler, memory in use.
+"""Properties of the machine: device, compute dtype, peak speed, memory in use.
 
 Keeps no state: distributed.session chooses once and passes the choice on.
 """
 
 import ctypes
+import mmap
 import os
 import platform
-import shutil
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
 import torch
-import torch._functorch.config as functorch
 
+from nanochat.system import memory
 from nanochat.system.errors import ConfigError
 
 # Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets. The first key that
@@ -37,9 +34,6 @@ PEAK_TFLOPS_BF16 = {
     "T4": 65.0,
     "V100": 125.0,
 }
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _MMAP_MAX_DEFAULT = 65536
@@ -77,14 +71,14 @@ def keep_memory() -> None:
     and a freed block is then slightly too short for the next tensor of the same size.
     Call it before the first large tensor is created.
     """
-    if platform.libc_ver()[0] != "glibc":
+    physical = memory.physical_bytes()
+    if platform.libc_ver()[0] != "glibc" or physical is None:
         return
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
     library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
     library.mallopt(_M_MMAP_MAX, 0)
-    page = os.sysconf("SC_PAGE_SIZE")
-    size = os.sysconf("SC_PHYS_PAGES") * page // 4
+    page, size = mmap.PAGESIZE, physical // 4
     block = library.malloc(ctypes.c_size_t(size))
     if block is not None:  # None where address space is limited: pages stay small
         start = -(-block // page) * page
@@ -94,15 +88,28 @@ def keep_memory() -> None:
     library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
+def has_dtype(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the device can multiply in a dtype: MPS has no bfloat16 before macOS 14."""
+    try:
+        one = torch.ones(1, 1, dtype=dtype, device=device)
+        (one @ one).item()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
 def measure_dtype(device: torch.device) -> torch.dtype:
-    """The faster of bfloat16 and float32 in a matrix product; float32 on GPUs without bfloat16.
+    """The faster of bfloat16 and float32 in a matrix product; float32 where there is no bfloat16.
 
     bfloat16 must be faster by a fifth, because it is less precise. float16 is never chosen: its
     narrow range would require loss scaling.
     """
     if device.type == "cuda":
+        # Older GPUs emulate it.
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bfloat16 else torch.float32
+    if not has_dtype(device, torch.bfloat16):
+        return torch.float32
     slow = matmul_tflops(device, torch.float32)
     fast = matmul_tflops(device, torch.bfloat16)
     return torch.bfloat16 if fast > 1.2 * slow else torch.float32
@@ -118,8 +125,7 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, *, budget_s: float =
     while spent_s < budget_s or tries < 3:
         start_s = time.perf_counter()
         torch.nn.functional.linear(a, b)  # [N, 4C]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         elapsed_s = time.perf_counter() - start_s
         best_s = min(best_s, elapsed_s)
         spent_s += elapsed_s
@@ -140,21 +146,6 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
             if key in name:
                 return tflops * 1e12
     return None
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile can build CPU code here: a C++ compiler on the path."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
-def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function that is compiled at its first call with each set of shapes."""
-    # By default the compiler does not cache graphs with custom autograd functions, as these may
-    # depend on state outside the graph; ours do not. It makes a second start four seconds shorter.
-    functorch.autograd_cache_allow_custom_autograd_functions = True
-    # Fused multiply-add: one instruction, one rounding.
-    options: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
-    return torch.compile(function, dynamic=False, options=options)
 
 
 def cores() -> int:
@@ -184,23 +175,15 @@ def cpu_name() -> str:
 
 
 def memory_used(device: torch.device) -> int:
-    """Peak bytes so far: allocated on a GPU, resident in this process on a CPU."""
+    """Peak bytes so far: allocated on a GPU, resident in this process on a CPU; 0 if unknown.
+
+    On MPS, which keeps no peak: the bytes allocated now.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return process_bytes("VmHWM")
-
-
-def process_bytes(field: str) -> int:
-    """One memory figure of this process from /proc/self/status; the peak on systems without it."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.split(f"{field}:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        import resource
-
-        # Not used on Linux, where it includes the peak of the parent process before exec.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return memory.peak_bytes()
 
 
 def synchronize(device: torch.device) -> None:

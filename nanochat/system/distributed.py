@@ -115,11 +115,13 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
         if name is None and run.is_main:
             name = str(devices.measure_dtype(device)).removeprefix("torch.")
         name = broadcast_object(run, name)
+        if not devices.has_dtype(device, DTYPES[name]):
+            raise ConfigError(f"--dtype {name}: {device.type} cannot compute in it; use float32")
         yield dataclasses.replace(run, compute_dtype=DTYPES[name])
 
 
 @contextlib.contextmanager
-def _store(me: failures.Process) -> Iterator[dist.Store]:
+def _store(me: failures.Process) -> Iterator["dist.Store"]:
     """The run's store, hosted by torchrun; failures are reported through it. Collective."""
     store, _, _ = next(dist.rendezvous("env://", me.rank, me.world_size, timeout=TIMEOUT))
     try:
@@ -133,7 +135,7 @@ def _store(me: failures.Process) -> Iterator[dist.Store]:
         raise raised from None
 
 
-def _join_group(store: dist.Store, me: failures.Process, device: torch.device) -> None:
+def _join_group(store: "dist.Store", me: failures.Process, device: torch.device) -> None:
     """Start the process group once every process has connected. Collective."""
     # init_process_group alone would wait for a process that has failed until the timeout.
     failures.wait_for_all(store, me)

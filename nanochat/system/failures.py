@@ -55,7 +55,7 @@ class Process:
         return os.environ.get("GROUP_RANK", self.host)
 
 
-def wait_for_all(store: dist.Store, me: Process) -> None:
+def wait_for_all(store: "dist.Store", me: Process) -> None:
     """Wait until every process of the run has connected to the store. Collective.
 
     Raises: RankError if one of them fails meanwhile; ConfigError if some do not connect.
@@ -75,7 +75,7 @@ def wait_for_all(store: dist.Store, me: Process) -> None:
         time.sleep(POLL_S)
 
 
-def reported_error(error: Exception, store: dist.Store, me: Process) -> Exception:
+def reported_error(error: Exception, store: "dist.Store", me: Process) -> Exception:
     """What a failing process raises: its own error, another's that caused it, or ReportedElsewhere.
 
     The first process to fail records its reason for the others.
@@ -102,13 +102,13 @@ def describe_error(error: Exception) -> str:
     return line or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _record(store: dist.Store, me: Process, text: str) -> dict[str, Any]:
+def _record(store: "dist.Store", me: Process, text: str) -> dict[str, Any]:
     """Record the reason unless another process already has; returns the recorded one."""
     reason = json.dumps({"rank": me.rank, "host": me.host, "text": text})
     return json.loads(store.compare_set(REASON, "", reason))
 
 
-def _read(store: dist.Store) -> dict[str, Any] | None:
+def _read(store: "dist.Store") -> dict[str, Any] | None:
     return json.loads(store.get(REASON)) if store.check([REASON]) else None
 
 

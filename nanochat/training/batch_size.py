@@ -6,14 +6,15 @@ and ranks before they are cut into passes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from nanochat.data.dataloader import micro_batch_rows
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.system import compiler, memory
 from nanochat.system import device as devices
-from nanochat.system import memory
-from nanochat.system.distributed import gather_objects, local_world_size
+from nanochat.system.distributed import Run, gather_objects, local_world_size
 from nanochat.system.errors import ConfigError, explain_memory
 from nanochat.training import memory_plan
 from nanochat.training.memory_plan import StepPlan
@@ -26,6 +27,9 @@ GPU_HEADROOM = 0.08
 # On a CPU larger passes take more memory and no less time; measured with two threads, see
 # benchmarks/HISTORY.md.
 TOKENS_PER_THREAD = 1024
+UNKNOWN_MEMORY = (
+    "--device-batch-size auto: this system does not say how much memory is free; give a number"
+)
 
 
 def device_rows(
@@ -54,7 +58,7 @@ def device_rows(
         dtype=run.compute_dtype,
         device_type=run.device.type,
         world_size=run.world_size,
-        compiled=may_compile and stage.loop.compile is not False and devices.has_compiler(),
+        compiled=may_compile and stage.wants_compiling(),
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )
@@ -91,7 +95,7 @@ def _own_rows(stage: Stage, model: GPT, step: StepPlan, wanted: int) -> tuple[in
         # Start at one row: a GPU asked for far too much memory may fail in worse ways.
         fits, how, first = by_trial(model, step), "tried on this GPU", 1
     else:
-        fits, how = _by_memory_left(model, step, step.rows)
+        fits, how = _by_memory_left(stage.run, model, step)
         first = wanted
     started = stage.started_with
     before = started.device_rows if started.world_size == step.world_size else None
@@ -140,14 +144,22 @@ def by_estimate(
     return fits
 
 
-def _by_memory_left(model: GPT, step: StepPlan, most: int) -> tuple[Fits, str]:
-    """The estimate for this rank's share of the free memory, and a description of it."""
+def _by_memory_left(run: Run, model: GPT, step: StepPlan) -> tuple[Fits, str]:
+    """The estimate for this rank's share of the free memory, and a description of it. Collective.
+
+    Raises: ConfigError if the system does not say how much is free.
+    """
+    most = step.rows
     # The first rehearsal imports modules, which must be in memory before it is measured.
     memory_plan.rehearse(model.config, memory_plan.with_rows(step, 1, most))
-    resident = memory.resident_bytes()
-    available = resident + memory.memory_left() // local_world_size()
+    resident, left = memory.resident_bytes(), memory.memory_left()
+    if left is None:
+        raise ConfigError(UNKNOWN_MEMORY)
+    available = resident + left // local_world_size()
     loaded = sum(p.numel() * p.itemsize for p in model.parameters())
     without = max(0, resident - loaded)
+    # Only now: the estimate adds the compiler's memory itself.
+    step = replace(step, compiled=step.compiled and compiler.why_not(run) is None)
     fits = by_estimate(
         model.config, step, most=most, available_bytes=available, resident_bytes=without
     )

@@ -24,8 +24,7 @@ from nanochat.gpt import GPT, flops
 from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import Schedule
 from nanochat.report.data import is_number, read_object
-from nanochat.system import config, failures
-from nanochat.system import device as devices
+from nanochat.system import compiler, config, failures
 from nanochat.system.distributed import Run, barrier, from_main, gather_work, main_only
 from nanochat.system.errors import ConfigError, OutOfMemory, Stopped, explain_memory
 from nanochat.system.metrics import MetricsLogger, duration, read_rows
@@ -46,7 +45,7 @@ class Recipe:
     tokens_per_step: approximate targets per step over all ranks; AdamW's epsilon depends on it.
     evaluate, sample: called by all ranks during training; their figures and texts are recorded.
     facts: what the report shows besides the options (parameters, tokens, hashes, backend).
-    use_compile: whether the loss is compiled; None: as the options say.
+    may_compile: whether the loss is compiled if the options say so.
     watch_loss: whether a jump of the loss is worth a warning.
     """
 
@@ -60,7 +59,7 @@ class Recipe:
     evaluate: Callable[[], dict[str, float]]
     sample: Callable[[], list[dict[str, str]]]
     facts: dict[str, Any]
-    use_compile: bool | None = None
+    may_compile: bool = True
     watch_loss: bool = True
 
 
@@ -89,13 +88,13 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         asked_to_stop(announce=run.is_main) as stop,
         _profiler(stage) as after_step,
     ):
-        compiled = _compiles(stage, recipe.use_compile)
+        compiled = recipe.may_compile and _compiles(stage)
         wandb_id = metrics.wandb.id if metrics.wandb else before.get("wandb_id")
         more = {"compiled": compiled, "wandb_id": wandb_id}
         _write_config(stage, model, recipe.tokenizer, {**facts, **more})
         loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
-            loss = devices.compiled(loss)
+            loss = compiler.compiled(loss)
             optimizer.compile()
         hooks = _hooks(stage, saver, recipe, results)
         trainer = Trainer(
@@ -213,18 +212,25 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
         yield profiler.step
 
 
-def _compiles(stage: Stage, wanted: bool | None) -> bool:
-    """Whether to compile the loss: as wanted, else --compile, else as the run started."""
-    choices = (wanted, stage.loop.compile, stage.started_with.compiled)
-    if next((choice for choice in choices if choice is not None), True) is False:
+def _compiles(stage: Stage) -> bool:
+    """Whether to compile: if the options ask for it and every rank can. Collective.
+
+    Raises: ConfigError if --compile was given and one cannot.
+    """
+    if not stage.wants_compiling():
         return False
-    if stage.run.device.type == "cpu" and not devices.has_compiler():
-        stage.log_line(
-            "warning: no C++ compiler (g++ or clang++) found: training runs uncompiled, about "
-            "half as fast; install one to compile it"
-        )
-        return False
-    return True
+    failure = compiler.why_not(stage.run)
+    if failure is None:
+        return True
+    problem = f"torch.compile does not work here ({failure.reason})"
+    if stage.loop.compile:
+        raise ConfigError(f"--compile: {problem}; {failure.remedy}, or leave the flag out")
+    change = "; results may differ in the last bits" if stage.started_with.compiled else ""
+    stage.log_line(
+        f"warning: {problem}: training runs uncompiled, about half as fast on a CPU{change}; to "
+        f"compile it, {failure.remedy}; --no-compile turns this message off"
+    )
+    return False
 
 
 def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) -> list[Hook]:

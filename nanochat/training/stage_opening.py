@@ -39,8 +39,8 @@ class LoopOptions:
 
     compile: bool | None = option(
         None,
-        "fuse kernels with torch.compile; none: if there is a compiler (a CPU needs one for C++); "
-        "with --resume, as the run started",
+        "fuse kernels with torch.compile; none: where that works; with --resume, as the run "
+        "started",
     )
     resume: bool = option(
         False, "resume from this stage's newest checkpoint; start from scratch if there is none"
@@ -105,6 +105,11 @@ class Stage:
         """Print a line, on rank 0 only."""
         if self.run.is_main:
             log_line(line)
+
+    def wants_compiling(self) -> bool:
+        """Whether the options ask for torch.compile, or else the run started with it."""
+        choices = (self.loop.compile, self.started_with.compiled)
+        return next((choice for choice in choices if choice is not None), True)
 
 
 class StageOptions(Protocol):
