@@ -285,6 +285,21 @@ def test_weights_that_are_not_finite_are_not_saved(base, monkeypatch):
         assert all(p.isfinite().all() for p in loaded.model.parameters()), path
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes")
+def test_pipes_in_the_place_of_records_are_passed_over_by_report_and_resume(base):
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    checkpoint_manager.remove(folder / "step_000008")
+    names = ("config.json", "result.json", "metrics.jsonl")
+    for name in names:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    with pytest.raises(DataError, match="has no stages to report on"):
+        report.main(["--run", "tiny"])
+    train(base, "--save-every", "4", "--resume")
+    assert all((folder / name).is_file() for name in names)
+    assert [row["step"] for row in read_rows(folder / "metrics.jsonl")][:4] == [5, 6, 7, 8]
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '{"format": 1}'])
 def test_a_checkpoint_with_an_invalid_description_is_named(base, content):
     path = checkpoint_manager.latest(train(base))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from nanochat import checkpoint_manager, tokenizer
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.system import storage
 from nanochat.system.distributed import single_run
 from nanochat.system.errors import CheckpointError, DamagedCheckpointError
 
@@ -373,6 +374,21 @@ def test_removing_a_linked_checkpoint_keeps_its_target(path):
     checkpoint_manager.remove(path)
     assert list(path.parent.iterdir()) == []
     assert len(list(target.iterdir())) == 4
+
+
+def test_a_checkpoint_that_is_being_removed_is_none(path, monkeypatch):
+    """Killed among its files, what is left must not be taken for a damaged checkpoint."""
+
+    def killed(path: Path) -> None:
+        next(path.glob("*.safetensors")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(storage, "remove", killed)
+        checkpoint_manager.remove(path)
+    assert checkpoint_manager.newest_valid(path.parent) == (None, [])
+    storage.remove_leftovers(path.parent, "")
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")

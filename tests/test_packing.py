@@ -87,6 +87,11 @@ def test_conversations_leave_little_room():
     assert lengths.sum() / (len(rows) * 513) > 0.97
 
 
+def test_a_conversation_goes_into_the_fullest_row_that_has_room():
+    assert pack_conversations([7, 5, 3], 10) == [[0, 2], [1]]
+    assert pack_conversations([3, 5, 7], 10) == [[2, 0], [1]]
+
+
 def test_no_conversations_make_no_rows():
     assert pack_conversations([], 16) == []
 

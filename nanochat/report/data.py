@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from nanochat.system import metrics, storage
+from nanochat.system.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -333,7 +334,7 @@ def _load_stage(path: Path) -> StageData | None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if the file is missing or damaged."""
     try:
-        value = storage.parse_json(path.read_bytes())
-    except (OSError, ValueError):
+        value = storage.read_json(path, "record")
+    except (OSError, DataError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -132,7 +132,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    if path.exists():
+    if path.is_file():  # reading a pipe or device might never end
         for line in path.read_bytes().splitlines():
             try:
                 row = storage.parse_json(line)

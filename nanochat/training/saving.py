@@ -6,7 +6,6 @@ kept. Does not own: the format on disk (checkpoint_manager.py).
 
 import contextlib
 import errno
-import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from nanochat import checkpoint_manager
 from nanochat.gpt import GPT
+from nanochat.report.data import is_number
 from nanochat.system.errors import CheckpointError
 from nanochat.system.metrics import read_rows
 from nanochat.tokenizer import Tokenizer
@@ -108,7 +108,7 @@ class Saver:
         The first figure of either kind counts.
         """
         for name, value in figures.items():
-            if name.startswith(("val_", "pass@1")) and value is not None and math.isfinite(value):
+            if name.startswith(("val_", "pass@1")) and is_number(value):
                 self._scores[step] = -value if name.startswith("val_") else value
                 return
 
