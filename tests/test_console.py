@@ -131,6 +131,25 @@ def test_training_goes_on_to_its_end_whatever_the_streams_are(tmp_path, streams,
     assert warning is None or err == warning
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_training_goes_on_when_its_terminal_is_closed(tmp_path):
+    master, terminal = os.openpty()
+    code = TRAINING.replace("def main():", "def main():\n    sys.stdin.readline()")
+    code = code.replace("    with open", "    sys.stderr.write('a library')\n    with open")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "file")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    os.close(master)
+    process.communicate(b"go\n")
+    assert process.returncode == 0
+    assert (tmp_path / "file").exists()
+
+
 def test_a_printing_command_ends_quietly_when_its_reader_leaves():
     assert shell("$PROGRAM | true", PRINTING) == (141, "")
     status, err = shell("$PROGRAM | cat >/dev/null", PRINTING, PYTHONIOENCODING="cp1252")

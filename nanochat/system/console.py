@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from nanochat.system.errors import ConfigError
@@ -37,7 +38,8 @@ def open_streams() -> None:
                 os.close(handle)
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+            # not the number, which a library may have taken before
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
         if mode == "w":
             with contextlib.suppress(AttributeError, OSError, ValueError):  # not a TextIOWrapper
                 getattr(sys, name).reconfigure(errors="backslashreplace")
@@ -64,7 +66,10 @@ def log_line(line: str) -> None:
             sys.stdout.write(f"{line}\n".encode("ascii", "backslashreplace").decode())
         sys.stdout.flush()
     except (OSError, ValueError) as error:  # ValueError: the stream is closed
-        _discard(sys.stdout, for_good=getattr(error, "errno", None) not in PASSING)
+        for_good = getattr(error, "errno", None) not in PASSING
+        _discard(sys.stdout, for_good=for_good)
+        if for_good and _takes_nothing(sys.stderr):  # libraries print there, and would fail
+            _discard(sys.stderr, for_good=True)
         _report_loss(str(error))
 
 
@@ -81,14 +86,7 @@ def error_line(line: str) -> None:
 
 def reader_left() -> bool:
     """Whether the program that reads our output has exited, such as `| head`."""
-    if not hasattr(select, "poll"):  # Windows: most likely it has
-        return True
-    poll = select.poll()
-    try:
-        poll.register(sys.stdout, 0)  # reports errors only
-        return bool(poll.poll(0))
-    except (OSError, ValueError):  # not a file of the system
-        return False
+    return not hasattr(select, "poll") or _takes_nothing(sys.stdout)  # Windows: most likely it has
 
 
 def read_stdin() -> str:
@@ -106,6 +104,18 @@ def read_stdin() -> str:
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     raise ConfigError("stdin is not UTF-8 text; convert it, as in: iconv -f latin1 -t utf-8")
+
+
+def _takes_nothing(stream: TextIO) -> bool:
+    """Whether a stream is a pipe without a reader or a terminal that was closed."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    try:
+        poll.register(stream, 0)  # reports errors only
+        return bool(poll.poll(0))
+    except (OSError, TypeError, ValueError):  # not a file of the system
+        return False
 
 
 def _discard(stream: TextIO, *, for_good: bool) -> None:
