@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import os
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -262,6 +263,18 @@ def test_text_is_cut_alike_with_every_line_end(tmp_path, caplog, line_end):
     assert caplog.text.count("line ends of 1 text files as LF") == 1
 
 
+def test_text_prepared_before_line_ends_were_changed_is_prepared_anew(tmp_path):
+    def recipe(path):
+        dataset = open_data(DataOptions(data=str(path)), base=tmp_path / "base")
+        return json.loads((dataset.folder / "manifest.json").read_text())["recipe"]
+
+    before = {"source", "val_source", "invalid_utf8"}
+    rows = write_json(tmp_path / "a.jsonl", {"text": "a"}, {"text": "b"})
+    assert set(recipe(rows)) == before, "rows prepared earlier are used again"
+    (tmp_path / "a.txt").write_bytes(b"words\r\n\r\n" * 1000)
+    assert set(recipe(tmp_path / "a.txt")) == {*before, "newlines"}
+
+
 def test_line_ends_are_found_across_the_border_of_a_chunk(tmp_path):
     path = tmp_path / "a.txt"
     for before in (CHUNK_BYTES - 1, CHUNK_BYTES - 2):
@@ -322,6 +335,32 @@ def test_a_file_that_became_shorter_while_it_was_read_is_refused(tmp_path):
     os.truncate(path, 5)
     with pytest.raises(DataError, match=r"a\.jsonl became shorter while it was read"):
         list(documents)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "json", "jsonl.gz", "jsonl.zst"])
+def test_a_damaged_file_is_read_or_named_in_one_line(tmp_path, suffix):
+    rows = [{"text": f"row {i} \u00e9", "more": [{"n": None}]} for i in range(20)]
+    path, rng = tmp_path / f"a.{suffix}", random.Random(4)
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with pa.output_stream(str(path), compression="detect") as file:
+            file.write(json.dumps(rows).encode() if suffix == "json" else lines)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 9])):
+            at = rng.randrange(len(data))
+            data[at : at + rng.choice([0, 1, 3])] = rng.choice([b"", b"\0", b"\xff", b"[[", b'"'])
+        path.write_bytes(data)
+        for read in (texts_of, lambda path: list(read_rows(path))):
+            try:
+                read(path)
+            except DataError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+                refused += 1
+    assert refused > 20
 
 
 def test_numbers_that_are_none_and_keys_given_twice_do_not_stop_the_reading(tmp_path):

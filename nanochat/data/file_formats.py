@@ -104,13 +104,19 @@ def errors_naming(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged or cut short ({reason}); fetch it again") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error})") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is damaged or cut short ({_line(error)}); fetch it again"
+        ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        reason = error.strerror or _line(error)
+        raise DataError(f"{path} cannot be read: {reason}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())  # Arrow's errors may have several lines
 
 
 def read_rows(

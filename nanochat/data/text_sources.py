@@ -14,7 +14,7 @@ from typing import Any
 from nanochat.data import hub
 from nanochat.data.data_files import find_files, find_splits
 from nanochat.data.data_splits import VAL
-from nanochat.data.file_formats import TextReading, kind_of
+from nanochat.data.file_formats import TextReading, errors_naming, kind_of
 from nanochat.data.text_files import estimate_characters, read_documents
 from nanochat.system.errors import ConfigError
 
@@ -98,5 +98,6 @@ def _slug(name: str) -> str:
 
 
 def _file_identity(path: Path) -> list[Any]:
-    status = path.stat()
+    with errors_naming(path):
+        status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
