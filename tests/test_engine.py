@@ -333,6 +333,7 @@ def test_a_stray_python_end_runs_nothing():
         ("hi[bos]more", True, "hi", "stop"),
         ("hi[bos]more", False, "hi", "stop"),
         ("[assistant_end]", True, "", "stop"),
+        ("h[assistant_end]i[bos]", False, "hi", "stop"),
         ("h[user_start]i", True, "hi", "stop"),
         ("a" * 30, True, "a" * 20, "length"),
     ],
@@ -404,6 +405,16 @@ def test_a_tool_output_that_does_not_fit_ends_the_text():
     assert completion.tokens == marked("[python_start]2**60[python_end]")
     engine, _ = scripted({"q": answer})
     assert len(ask(engine, "q", greedy(10)).tokens) <= 10
+
+
+@pytest.mark.parametrize(("room", "outputs"), [(-1, 0), (0, 0), (1, 1)])
+def test_a_tool_output_is_read_only_if_a_token_can_follow_it(room, outputs):
+    """4 is read as <|output_start|>4<|output_end|>, three tokens after the call's five."""
+    engine, _ = scripted({"q": "[python_start]2+2[python_end]"})
+    completion = ask(engine, "q", greedy(5 + 3 + room))
+    assert completion.mask.count(0) == 3 * outputs
+    assert len(completion.tokens) == len(completion.mask) <= 5 + 3 + room
+    assert completion.finish_reason == ("stop" if outputs else "length")
 
 
 def test_abort_frees_the_slot_for_the_next():

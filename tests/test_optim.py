@@ -279,18 +279,45 @@ def test_every_parameter_of_every_architecture_is_trained(changes, matrix_optimi
         assert not torch.equal(p.detach(), before[name]), name
 
 
+def after_one_step(
+    config: OptimConfig, settings: StepSettings
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights and the optimizer's state, by name."""
+    model = tiny_model()
+    with torch.no_grad():
+        for parameter in model.parameters():  # some matrices start at 0, which cannot decay
+            parameter.add_(randn(*parameter.shape) * 0.1)
+    made = build(model, config)
+    backward(model, made, 0)
+    made.step(settings)
+    return {name: p.detach() for name, p in model.named_parameters()}, made.state_by_name()
+
+
+@pytest.mark.parametrize("matrix_optimizer", ["muon", "plain-muon", "adamw"])
+def test_the_schedule_scales_every_learning_rate(matrix_optimizer):
+    half = OptimConfig(lr_scale=0.5, matrix_optimizer=matrix_optimizer)
+    expected, _ = after_one_step(half, StepSettings())
+    found, _ = after_one_step(
+        OptimConfig(matrix_optimizer=matrix_optimizer), StepSettings(lr_scale=0.5)
+    )
+    assert all(torch.equal(found[name], weights) for name, weights in expected.items())
+
+
+def test_the_schedule_sets_muons_momentum():
+    """After one step it is the gradient times 1 - momentum."""
+    short = after_one_step(OptimConfig(), StepSettings(momentum=0.5))[1]
+    long = after_one_step(OptimConfig(), StepSettings(momentum=0.75))[1]
+    names = [name for name in short if name.endswith(".momentum")]
+    assert names
+    for name in names:
+        torch.testing.assert_close(short[name], 2 * long[name], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("matrix_optimizer", ["muon", "plain-muon", "adamw"])
 def test_the_schedule_scales_the_decay_of_the_matrices_and_of_nothing_else(matrix_optimizer):
     def trained(weight_decay: float, scale: float) -> dict[str, Tensor]:
-        model = tiny_model()
-        with torch.no_grad():
-            for parameter in model.parameters():  # some matrices start at 0, which cannot decay
-                parameter.add_(randn(*parameter.shape) * 0.1)
         config = OptimConfig(weight_decay=weight_decay, matrix_optimizer=matrix_optimizer)
-        made = build(model, config)
-        backward(model, made, 0)
-        made.step(StepSettings(weight_decay_scale=scale))
-        return {name: p.detach() for name, p in model.named_parameters()}
+        return after_one_step(config, StepSettings(weight_decay_scale=scale))[0]
 
     plain, scaled, none = trained(0.4, 1.0), trained(0.8, 0.5), trained(0.4, 0.0)
     for name, weights in plain.items():
@@ -307,6 +334,13 @@ def test_learning_rates_follow_the_width_where_they_should():
     assert settings["value_embedding"].lr == pytest.approx(0.15 * 2 * 0.5)
     assert settings["head"].lr == pytest.approx(0.008 * 2 * 0.5)
     assert settings["x0_scale"].lr == pytest.approx(0.5 * 0.5)
+
+
+def test_epsilon_follows_the_tokens_of_a_step_and_a_tied_embedding_the_head():
+    model = GPTConfig(depth=3, width=192, tied_head=True)
+    settings = optimizer.adamw_settings(OptimConfig(), model, 2**14)
+    assert settings["head"].eps == pytest.approx(1e-10 * 2**5)
+    assert settings["embedding"] == settings["head"]
 
 
 def test_the_gradient_norm_is_that_of_all_gradients_over_all_micro_batches():
