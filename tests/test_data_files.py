@@ -240,6 +240,7 @@ def test_a_path_that_exists_is_no_pattern_and_no_list(folder, monkeypatch, spec,
         ("/dev/null", "/dev/null is a pipe or a device"),
         ("pointer.txt", "pointer.txt is a Git LFS pointer"),
         (",", "names no file"),
+        ("", "names no file"),
         ("a.txt/*", "no such file, folder or glob match"),
     ],
 )

@@ -108,12 +108,15 @@ def _find(
 def _parts(spec: str, flag: str) -> list[str]:
     """The paths and patterns of a list. A comma within a path that exists does not end it."""
     items = spec.split(",")
-    if _status(_expand(spec, flag)):
+    if spec.strip() and _status(_expand(spec, flag)):
         return [spec]
     parts = []
     while items:
         joined = [",".join(items[:n]).strip() for n in range(min(len(items), LIST_PARTS), 1, -1)]
-        part = next((p for p in joined if _exists(_expand(p, flag))), items[0].strip())
+        part = next((path for path in joined if _status(_expand(path, flag))), None)
+        if part is None and not _exists(_expand(items[0].strip(), flag)):
+            part = next((path for path in joined if _exists(_expand(path, flag))), None)
+        part = part or items[0].strip()
         parts.append(part)
         items = items[part.count(",") + 1 :]
     return [part for part in parts if part]
