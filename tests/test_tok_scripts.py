@@ -1,6 +1,7 @@
 """tok_train, tok_eval and tok_show as a user runs them."""
 
 import json
+import logging
 import re
 import threading
 from pathlib import Path
@@ -51,6 +52,17 @@ def figures(base, stage):
 
 def saved(base, name="r"):
     return tokenizer.load(base / "base" / "tokenizers" / name)
+
+
+def test_the_first_stage_tells_what_of_a_folder_is_left_out(base, monkeypatch, capsys):
+    (base / "test.jsonl").write_text('{"text": "held out"}\n')
+    level = logging.root.level
+    monkeypatch.setattr(logging.root, "handlers", [])  # as outside pytest
+    try:
+        tok_train.main(["--run", "r", "--data", f"{base}/*.jsonl", "--tokenizer", "char"])
+    finally:
+        logging.root.setLevel(level)
+    assert "left out: test.jsonl (test data)" in capsys.readouterr().err
 
 
 def test_a_bpe_tokenizer_is_trained_saved_and_recorded(base, capsys):

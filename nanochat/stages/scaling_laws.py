@@ -29,7 +29,7 @@ from nanochat.scaling_laws.sweep import Member
 from nanochat.system import compiler, config, storage
 from nanochat.system import device as devices
 from nanochat.system.config import RunOptions, flat_fields, nested, option
-from nanochat.system.console import log_line
+from nanochat.system.console import log_line, show_log
 from nanochat.system.distributed import DTYPES
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import duration
@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     if cfg.dry_run:
         print_plan(cfg, members_of(cfg, cfg.vocab_size), {})
         return
+    show_log()
     folder = storage.stage_dir(cfg.run, NAME)
     busy = f"another process is running the sweep {cfg.run!r}; wait for it, or give --run NAME"
     with storage.lock(folder / ".lock", busy=busy):

@@ -19,7 +19,7 @@ from nanochat import report, tokenizer
 from nanochat.data import DataOptions, open_data
 from nanochat.system import config, device, storage
 from nanochat.system.config import RunOptions, nested, option
-from nanochat.system.console import log_line
+from nanochat.system.console import log_line, show_log
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer, published
 
@@ -61,6 +61,7 @@ class TokEvalConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokEvalConfig, argv, stage=NAME)
+    show_log()
     start_s = time.perf_counter()
     own = tokenizer.load(tokenizer.locate(cfg.name or cfg.common.run))
     texts = domains(cfg)

@@ -19,7 +19,7 @@ from nanochat import report, tokenizer
 from nanochat.data import DataOptions, open_data
 from nanochat.system import config, device, storage
 from nanochat.system.config import RunOptions, nested, option
-from nanochat.system.console import log_line
+from nanochat.system.console import log_line, show_log
 from nanochat.system.errors import ConfigError
 from nanochat.system.metrics import duration
 from nanochat.tokenizer import Tokenizer
@@ -67,6 +67,7 @@ class TokTrainConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokTrainConfig, argv, stage=NAME)
+    show_log()
     start_s = time.perf_counter()
     dataset = open_data(cfg.data, base=storage.base_dir())
     texts = TextReader(dataset.columns("train"), cfg, dataset.characters("train"))

@@ -55,6 +55,12 @@ def close_streams() -> None:
             _discard(stream, for_good=True)
 
 
+def show_log(*, errors_only: bool = False) -> None:
+    """Print log records (what data is read, downloads, fallbacks) on standard error."""
+    level = logging.ERROR if errors_only else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s")
+
+
 def log_line(line: str) -> None:
     """Print a line in one write, as threads print too; if that fails, only the line is lost."""
     if sys.stdout is None:

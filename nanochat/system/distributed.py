@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nanochat.system import console, failures
 from nanochat.system import device as devices
-from nanochat.system import failures
 from nanochat.system.config import RunOptions
 from nanochat.system.errors import (
     ConfigError,
@@ -89,10 +89,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
     """
     rank, world_size, local_rank = _place()
     me = failures.Process(rank=rank, world_size=world_size)
-    # Log records (download progress, fallbacks) are shown by one process per machine.
-    logging.basicConfig(
-        level=logging.INFO if local_rank == 0 else logging.ERROR, format="%(message)s"
-    )
+    console.show_log(errors_only=local_rank != 0)  # one process per machine shows the others
     with contextlib.ExitStack() as stack:
         store = None
         if world_size > 1:
