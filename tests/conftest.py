@@ -37,7 +37,7 @@ def torch_compile(monkeypatch):
     def fail(*args: object) -> None:
         raise AssertionError(args)
 
-    monkeypatch.setattr(compiler.log, "warning", fail)
+    monkeypatch.setattr(compiler.log, "error", fail)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,16 @@ NO_OPENMP = Failure("fatal error: omp.h: No such file or directory", "install Op
 HINT = "\n\nSet TORCHDYNAMO_VERBOSE=1 for the full Dynamo stack trace (please do this)"
 
 
+@pytest.fixture
+def folders(monkeypatch) -> SimpleNamespace:
+    """Where torch builds, without importing the compiler, which takes seconds."""
+    inductor = SimpleNamespace(cache_dir=lambda: "/tmp")
+    monkeypatch.setitem(sys.modules, "torch._inductor.codecache", inductor)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    return inductor
+
+
+@pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize(
     ("text", "reason", "remedy"),
     [
@@ -94,15 +105,14 @@ HINT = "\n\nSet TORCHDYNAMO_VERBOSE=1 for the full Dynamo stack trace (please do
         ("", "RuntimeError", "repair the compiler"),
     ],
 )
-def test_the_reason_is_the_line_that_matters_and_has_a_remedy(text, reason, remedy, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+def test_the_reason_is_the_line_that_matters_and_has_a_remedy(text, reason, remedy):
     found = compiler.explain(RuntimeError(text + HINT if text else ""))
     assert found.reason == (reason or text.removeprefix("OSError: "))
     assert remedy in found.remedy
 
 
+@pytest.mark.usefixtures("folders")
 def test_a_missing_header_that_triton_does_not_report_is_found(monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     error = RuntimeError("CalledProcessError: Command '['gcc']' returned non-zero exit status 1.")
     assert compiler.explain(error).reason == "Python.h: No such file or directory"
@@ -110,11 +120,16 @@ def test_a_missing_header_that_triton_does_not_report_is_found(monkeypatch, tmp_
     assert "non-zero exit status" in compiler.explain(error).reason
 
 
-def test_a_space_in_the_temporary_folder_is_named_as_torch_does_not_name_it(monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", "/tmp/my folder")
-    found = compiler.explain(RuntimeError("g++: fatal error: no input files"))
-    assert found.reason == "the temporary folder /tmp/my folder has a space in its name"
+def test_a_space_in_the_temporary_folder_is_named_as_torch_does_not_name_it(monkeypatch, folders):
+    folder = "/tmp/my folder"
+    error = RuntimeError("g++: fatal error: no input files")
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)
+        found = compiler.explain(error)
+    assert found.reason == f"the temporary folder {folder} has a space in its name"
     assert found.remedy.endswith("to a folder without one")
+    folders.cache_dir = lambda: folder
+    assert compiler.explain(error) == found
 
 
 def test_where_one_rank_cannot_compile_none_does(monkeypatch):

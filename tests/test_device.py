@@ -71,13 +71,20 @@ def test_a_device_without_bfloat16_computes_in_float32(monkeypatch, capsys, erro
     assert device.measure_dtype(CPU) is torch.float32
     options = RunOptions(device="cpu", dtype="bfloat16", run="x")
     with (
-        pytest.raises(ConfigError, match="--dtype bfloat16: cpu cannot compute in it; use float32"),
+        pytest.raises(
+            ConfigError, match=r"^cpu cannot compute in bfloat16 \(.*\); use another --dtype"
+        ),
         distributed.session(options),
     ):
         pass
     monkeypatch.setattr(compiler, "probe", lambda device: None)
     doctor.main(["--device", "cpu"])
     assert "float32 (matrix product, TFLOP/s: float32 " in capsys.readouterr().out
+    monkeypatch.setattr(device, "product_error", lambda *_: "no kernel image is available")
+    doctor.main(["--device", "cpu"])
+    text = capsys.readouterr().out
+    assert "!! compute dtype     none works: no kernel image is available\n" in text
+    assert "-> use --device cpu, or install a torch that is built for this device\n" in text
 
 
 def test_memory_on_mps_is_what_its_driver_has_allocated(monkeypatch):

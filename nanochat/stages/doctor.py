@@ -117,10 +117,13 @@ def _compiler(device: torch.device) -> Finding:
 
 def _dtype(device: torch.device) -> Finding:
     torch.set_num_threads(devices.cores())
+    if error := devices.product_error(device, torch.float32):
+        remedy = "use --device cpu, or install a torch that is built for this device"
+        return Finding("compute dtype", f"none works: {error}", remedy)
     speeds = [
         f"{str(dtype).removeprefix('torch.')} {devices.matmul_tflops(device, dtype):.2f}"
         for dtype in (torch.float32, torch.bfloat16)
-        if devices.has_dtype(device, dtype)
+        if devices.product_error(device, dtype) is None
     ]
     chosen = str(devices.measure_dtype(device)).removeprefix("torch.")
     return Finding("compute dtype", f"{chosen} (matrix product, TFLOP/s: {', '.join(speeds)})")

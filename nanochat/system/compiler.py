@@ -127,10 +127,12 @@ def explain(error: Exception) -> Failure:
 
 def _folder_with_a_space() -> str | None:
     """torch splits its command lines at spaces, and what then fails does not say so."""
-    with contextlib.suppress(OSError):
-        folder = tempfile.gettempdir()
-        if " " in folder:
-            return f"the temporary folder {folder} has a space in its name"
+    from torch._inductor.codecache import cache_dir
+
+    for find in (tempfile.gettempdir, cache_dir):
+        with contextlib.suppress(OSError, KeyError):  # no such folder; a user without a name
+            if " " in (folder := find()):
+                return f"the temporary folder {folder} has a space in its name"
     return None
 
 
@@ -168,7 +170,8 @@ def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
                 return fast(*args, **kwargs)
             except exceptions.TorchDynamoException as error:
                 fast = None
-                log.warning(
+                # As an error: below that only one rank of a machine is heard.
+                log.error(
                     "warning: torch.compile failed (%s): %s runs uncompiled from here on",
                     explain(error).reason,
                     getattr(function, "__name__", "a part"),

@@ -88,14 +88,17 @@ def keep_memory() -> None:
     library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
-def has_dtype(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the device can multiply in a dtype: MPS has no bfloat16 before macOS 14."""
+def product_error(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the device cannot multiply in a dtype, in a line; None if it can.
+
+    MPS has no bfloat16 before macOS 14; a torch built for newer GPUs has no kernels for old ones.
+    """
     try:
         one = torch.ones(1, 1, dtype=dtype, device=device)
         (one @ one).item()
-    except (TypeError, RuntimeError):
-        return False
-    return True
+    except (TypeError, RuntimeError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)[:160]
+    return None
 
 
 def measure_dtype(device: torch.device) -> torch.dtype:
@@ -108,7 +111,7 @@ def measure_dtype(device: torch.device) -> torch.dtype:
         # Older GPUs emulate it.
         has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    if not has_dtype(device, torch.bfloat16):
+    if product_error(device, torch.bfloat16) is not None:
         return torch.float32
     slow = matmul_tflops(device, torch.float32)
     fast = matmul_tflops(device, torch.bfloat16)

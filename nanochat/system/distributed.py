@@ -112,8 +112,10 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
         if name is None and run.is_main:
             name = str(devices.measure_dtype(device)).removeprefix("torch.")
         name = broadcast_object(run, name)
-        if not devices.has_dtype(device, DTYPES[name]):
-            raise ConfigError(f"--dtype {name}: {device.type} cannot compute in it; use float32")
+        if error := devices.product_error(device, DTYPES[name]):
+            raise ConfigError(
+                f"{device} cannot compute in {name} ({error}); use another --dtype, or --device cpu"
+            )
         yield dataclasses.replace(run, compute_dtype=DTYPES[name])
 
 

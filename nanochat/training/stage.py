@@ -75,6 +75,8 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
     before = read_object(stage.dir / "config.json") if resumed is not None else {}
     facts = {**facts, **{k: v for k, v in before.items() if k == "source"}}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
+    # Before signals are caught: Ctrl-C ends the C++ compiler, which would then seem not to work.
+    compiled = recipe.may_compile and _compiles(stage)
     with (
         claimed(stage, model),
         contextlib.closing(recipe.batches),
@@ -88,7 +90,6 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         asked_to_stop(announce=run.is_main) as stop,
         _profiler(stage) as after_step,
     ):
-        compiled = recipe.may_compile and _compiles(stage)
         wandb_id = metrics.wandb.id if metrics.wandb else before.get("wandb_id")
         more = {"compiled": compiled, "wandb_id": wandb_id}
         _write_config(stage, model, recipe.tokenizer, {**facts, **more})
