@@ -177,13 +177,19 @@ print(len(attempts), "tried")
 """
 
 
-@pytest.mark.parametrize("newest", [99, 1])
-def test_the_outside_is_out_of_reach(newest, tmp_path, monkeypatch):
-    if newest == 1:  # the first Landlock, of Linux 5.13, guards neither truncation nor signals
-        older = tmp_path / "sandbox.py"
-        program = execution.CHILD.read_text(encoding="utf-8")
-        older.write_text(program.replace("None, 0, 1)", "None, 0, 1) and 1"), encoding="utf-8")
-        monkeypatch.setattr(execution, "CHILD", older)
+@pytest.mark.parametrize(
+    ("part", "lack"),
+    [
+        ("", ""),
+        ("None, 0, 1)", "None, 0, 1) and 1"),  # Linux 5.13: no guard of truncation and signals
+        ("= _permitted()", "= 0"),  # root that cannot become nobody
+    ],
+)
+def test_the_outside_is_out_of_reach(part, lack, tmp_path, monkeypatch):
+    weaker, program = tmp_path / "sandbox.py", execution.CHILD.read_text(encoding="utf-8")
+    assert part in program
+    weaker.write_text(program.replace(part, lack) if part else program, encoding="utf-8")
+    monkeypatch.setattr(execution, "CHILD", weaker)
     libc, victim = ctypes.CDLL(None), tmp_path / "victim"
     shared = max(libc.shmget(0, 4096, 0o1666), 0)  # System V shared memory, for everybody
     victim.write_text("secret")
