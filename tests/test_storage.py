@@ -119,7 +119,7 @@ def test_a_file_system_that_cannot_sync_costs_one_warning(
     write_both(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
     assert [r.getMessage().split(" (")[0] for r in caplog.records] == [
-        "the file system cannot sync folders or files"
+        "warning: the file system cannot sync folders or files"
     ]
 
 
@@ -314,7 +314,7 @@ def test_a_folder_without_locks_is_locked_in_the_temporary_folder(
     with storage.lock(share / "lock", busy="in use"):
         pass
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
-        f"{share} has no file locks"
+        f"warning: {share} has no file locks"
     ]
     # In a linked folder it is still the same lock.
     (tmp_path / "link").symlink_to(share)

@@ -212,7 +212,7 @@ def _warn_unsynced(error: OSError) -> None:
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    log.warning("%s", message)
+    log.warning("warning: %s", message)
 
 
 def remove(path: Path) -> None:
