@@ -333,15 +333,13 @@ def read_meta(path: Path) -> Meta:
     return Meta(meta["step"], meta["model"], meta["tokenizer_sha256"], meta["state"])
 
 
-def _checked(meta: Any, path: Path) -> dict[str, Any]:
+def _checked(meta: dict[str, Any], path: Path) -> dict[str, Any]:
     """The content of meta.json, if it is what `save` writes.
 
     What its own sha256 does not match is damaged, and an older checkpoint may take its place. What
     it does match was written so: by another version or program. Setting that aside as damaged
     would lose it, so it is refused.
     """
-    if not isinstance(meta, dict):
-        raise DamagedCheckpointError(f"{path / META} does not describe a checkpoint", path)
     version = meta.get("format")
     if type(version) is int and version != FORMAT_VERSION:  # its sha256 may be another one, too
         raise CheckpointError(

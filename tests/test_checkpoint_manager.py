@@ -317,7 +317,7 @@ UNUSABLE = {
         "a has numbers of type torch.bool",
     ),
     "tokenizer deep": (other_bytes(FILES[2], b"[" * 100_000), "nested too deeply"),
-    "tokenizer a list": (other_bytes(FILES[2], b"[]"), "not a tokenizer"),
+    "tokenizer a list": (other_bytes(FILES[2], b"[]"), "not a readable tokenizer"),
     "tokenizer long number": (other_bytes(FILES[2], b"9" * 5000), "not a readable tokenizer"),
 }
 

@@ -182,8 +182,12 @@ def test_the_stage_names_what_is_missing(tmp_path, monkeypatch):
     run = make_run(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="--rows must be at least 1, got 0"):
         base_loss.main([*FLAGS, "--rows", "0"])
-    (run / "base_train" / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="does not record its training text"):
+    for recorded in ("{}", '{"options": ["data"]}'):
+        (run / "base_train" / "config.json").write_text(recorded)
+        with pytest.raises(ConfigError, match="does not record its training text"):
+            base_loss.main(FLAGS)
+    (run / "base_train" / "config.json").write_text("[]")
+    with pytest.raises(DataError, match=r"config\.json is not a readable description of a stage"):
         base_loss.main(FLAGS)
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "empty"))
     with pytest.raises(CheckpointError, match="has no base_train checkpoint"):

@@ -17,7 +17,7 @@ from nanochat.scaling_laws import sweep
 from nanochat.scaling_laws.isoflop import Estimate, Point, analyze
 from nanochat.stages import base_train, scaling_laws
 from nanochat.system import config
-from nanochat.system.errors import ConfigError, Stopped
+from nanochat.system.errors import ConfigError, DataError, Stopped
 
 BUDGETS = (1e12, 2e12, 4e12, 8e12)
 ALPHA, BEST = 0.48, 4e5  # of the worlds made here: parameters that are best at 1e12 FLOPs
@@ -184,6 +184,32 @@ def test_sizes_with_too_few_or_too_many_tokens_are_left_out():
     assert some == kept and 0 < len(kept) < len(every)
     with pytest.raises(ConfigError, match="no size has between 100 and 200 tokens per parameter"):
         sweep.members([1e9], models, [1], tokens_per_step=32, ratios=(100, 200))
+
+
+def test_rows_of_a_sweep_that_are_not_whole_are_ignored(tmp_path):
+    whole = {"name": "a", "budget": 1e9, "parameters": 10, "tokens": 20, "val_bpb": 1.5}
+    odd = [
+        {**whole, "name": ["b"]},
+        {**whole, "name": "c", "budget": "1e9"},
+        {**whole, "name": "d", "tokens": None},
+        {"name": "e"},
+        {**whole, "name": "f", "val_bpb": None},
+    ]
+    rows = "".join(json.dumps(row) + "\n" for row in [whole, *odd])
+    (tmp_path / "results.jsonl").write_text(rows)
+    found = sweep.read(tmp_path)
+    assert list(found) == ["a", "f"]
+    losses = [point.loss for point in sweep.points(list(found.values()))]
+    assert losses[0] == 1.5 and math.isnan(losses[1])
+
+
+@pytest.mark.parametrize("recorded", [{}, {"results": 3}, {"results": [3, {}, {"name": ["x"]}]}])
+def test_a_run_of_a_sweep_that_recorded_no_loss_is_named(tmp_path, recorded):
+    model = GPTConfig(vocab_size=300, sequence_length=32, depth=1, width=32)
+    (member,) = sweep.members([1e9], [model], [1], tokens_per_step=32)
+    (tmp_path / "result.json").write_text(json.dumps(recorded))
+    with pytest.raises(DataError, match="has no val_bpb: its evaluation was skipped"):
+        sweep.record(tmp_path, member, tmp_path)
 
 
 def test_options_become_the_arguments_that_make_them():

@@ -199,6 +199,8 @@ NOT_JSON = {
     "empty": b"",
     "not UTF-8": b'"\xff"',
     "long number": b"1" + b"0" * 5000,
+    "a list": b"[1]",
+    "null": b"null",
     "nested": b"[" * 100_000 + b"]" * 100_000,
     "nested objects": b'{"a":' * 100_000,
 }
@@ -231,9 +233,9 @@ def test_what_would_block_or_never_end_is_not_opened(tmp_path, kind):
 
 
 def test_a_link_to_a_file_is_read(tmp_path):
-    storage.write_json(tmp_path / "real.json", [1])
+    storage.write_json(tmp_path / "real.json", {"a": 1})
     (tmp_path / "m.json").symlink_to(tmp_path / "real.json")
-    assert storage.read_json(tmp_path / "m.json", "manifest") == [1]
+    assert storage.read_json(tmp_path / "m.json", "manifest") == {"a": 1}
 
 
 def test_json_that_is_missing_or_damaged_names_the_file(tmp_path):

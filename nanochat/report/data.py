@@ -334,7 +334,6 @@ def _load_stage(path: Path) -> StageData | None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if the file is missing or damaged."""
     try:
-        value = storage.read_json(path, "record")
+        return storage.read_json(path, "record")
     except (OSError, DataError):
         return {}
-    return value if isinstance(value, dict) else {}

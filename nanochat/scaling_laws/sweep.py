@@ -30,6 +30,7 @@ from nanochat.training.stage import rows_per_step
 
 RESULTS, SETTINGS = "results.jsonl", "config.json"
 LOSS = "val_bpb"
+FIGURES = ("budget", "parameters", "tokens")  # what the fit needs besides the loss
 POLL_S = 0.2
 # Besides its steps a run imports torch, evaluates and writes, and the first of a size compiles.
 # Not measured: the time left that a sweep prints comes from its finished runs.
@@ -221,8 +222,13 @@ def run(command: Sequence[str], log: Path, stop: Callable[[], bool]) -> None:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The results so far by run name; a torn row is ignored."""
-    return {row["name"]: row for row in metrics.read_rows(folder / RESULTS) if "name" in row}
+    """The results so far by run name; rows that are cut off or lack a figure are ignored."""
+    rows = metrics.read_rows(folder / RESULTS)
+    return {row["name"]: row for row in rows if isinstance(row.get("name"), str) and _is_whole(row)}
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    return LOSS in row and all(data.is_number(row.get(key)) for key in FIGURES)
 
 
 def record(folder: Path, member: Member, stage_dir: Path) -> dict[str, Any]:
@@ -231,8 +237,10 @@ def record(folder: Path, member: Member, stage_dir: Path) -> dict[str, Any]:
     Raises: DataError if it recorded no loss.
     """
     result = storage.read_json(stage_dir / "result.json", "stage's result")
-    figures = {figure["name"]: figure.get("value") for figure in result.get("results", [])}
-    if LOSS not in figures:
+    results, seconds = result.get("results"), result.get("seconds")
+    rows = [row for row in results if isinstance(row, dict)] if isinstance(results, list) else []
+    loss = next((row for row in rows if row.get("name") == LOSS), None)
+    if loss is None:
         raise DataError(f"{stage_dir} has no {LOSS}: its evaluation was skipped")
     row = {
         "name": member.name,
@@ -244,11 +252,11 @@ def record(folder: Path, member: Member, stage_dir: Path) -> dict[str, Any]:
         "tokens": member.tokens,
         "tokens_per_step": member.tokens_per_step,
         "flops": member.flops,
-        LOSS: figures[LOSS],
-        "seconds": result.get("seconds"),
+        LOSS: _number(loss.get("value")),
+        "seconds": seconds if data.is_number(seconds) else 0.0,
     }
-    rows = {**read(folder), member.name: row}
-    lines = "".join(f"{json.dumps(found)}\n" for found in rows.values())
+    found = {**read(folder), member.name: row}
+    lines = "".join(f"{json.dumps(each)}\n" for each in found.values())
     storage.write_atomic(folder / RESULTS, lines.encode())
     return row
 
@@ -260,10 +268,15 @@ def points(rows: Sequence[dict[str, Any]]) -> list[Point]:
             budget=row["budget"],
             parameters=row["parameters"],
             tokens=row["tokens"],
-            loss=row[LOSS] if data.is_number(row[LOSS]) else float("nan"),
+            loss=_number(row[LOSS]),
         )
         for row in rows
     ]
+
+
+def _number(value: Any) -> float:
+    """A recorded figure; NaN if it is none, as of a run that diverged."""
+    return value if data.is_number(value) else math.nan
 
 
 def settings(folder: Path) -> dict[str, Any]:

@@ -72,8 +72,10 @@ def training_data(loaded: Loaded) -> DataOptions:
     Raises: DataError or ConfigError if it is not recorded.
     """
     described = storage.read_json(loaded.path.parent / "config.json", "description of a stage")
-    known = flat_fields(DataOptions)
-    options = {k: v for k, v in described.get("options", {}).items() if k in known}
+    recorded, known = described.get("options"), flat_fields(DataOptions)
+    options = (
+        {k: v for k, v in recorded.items() if k in known} if isinstance(recorded, dict) else {}
+    )
     if "data" not in options:
         raise ConfigError(
             f"{loaded.path.parent} does not record its training text; give files with --documents"

@@ -98,19 +98,22 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, text.encode(errors="backslashreplace"))
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read the JSON object in a file.
 
     what: what the file contains, for the error message.
-    Raises: DataError if it is missing or not JSON.
+    Raises: DataError if it is missing or not JSON, or another JSON value.
     """
     try:
         with open_regular(path) as file:
-            return parse_json(file.read())
+            value = parse_json(file.read())
+        if not isinstance(value, dict):
+            raise ValueError("it is not a JSON object")
     except FileNotFoundError:
         raise DataError(f"{path}: no such {what}") from None
     except ValueError as error:
         raise DataError(f"{path} is not a readable {what}: {error}") from None
+    return value
 
 
 def parse_json(text: str | bytes) -> Any:
