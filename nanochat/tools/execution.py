@@ -21,8 +21,11 @@ What is promised, and by what:
   compares, so it can claim no more than the results that it gives.
 
 What is not promised: that a program that exits normally did what it should (`run_python`); that
-names, sizes and times of files elsewhere stay unknown; that the kernel has no faults. It needs
-Linux 5.13 with Landlock and seccomp on x86-64 or arm64. Without them nothing is run.
+names, sizes and times of files elsewhere stay unknown; that the folder goes too if the parent is
+killed; that the kernel has no faults. Sockets, and so asyncio, subprocesses, locks, links and what
+sets modes (shutil.copy) do not work. It needs Linux 5.13 with Landlock and seccomp on x86-64 or
+arm64. Without them nothing is run. Root that cannot become nobody, as in some containers, stays
+root without capabilities; `isolation` says which it is.
 """
 
 import contextlib
