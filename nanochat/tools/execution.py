@@ -10,8 +10,8 @@ What is promised, and by what:
   system calls that change them are not on the list of allowed ones (seccomp).
 - No network, no other process: the calls that make sockets, processes, signals or shared memory
   are not on the list either. A call that nobody thought of is denied too.
-- Root's rights are gone: root's child becomes "nobody". It has no capabilities, but where others may
-  not enter Python's own folders, that of reading files, of which Landlock leaves Python's.
+- Root's rights are gone: root's child becomes "nobody", without capabilities. Where others may not
+  enter Python's own folders it keeps one, to read files, of which Landlock leaves Python's.
 - Memory, processor time, time, output and disk are bounded: resource limits, and the parent counts
   the folder's files as the child runs. Files that are deleted but still open or mapped are not
   seen; they are bounded by the number of open files and by the memory.
