@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -172,6 +173,22 @@ def test_ctrl_c_at_the_prompt_does_not_quit(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", type_line)
     chat_cli.chat_loop(chat)
     assert capsys.readouterr().out == "  (/quit or Ctrl-D to quit)\nHello!\n\n"
+
+
+@pytest.mark.parametrize("end", [EOFError(), OSError(errno.EIO, "Input/output error")])
+def test_a_line_that_is_no_text_does_not_quit_and_a_terminal_that_is_gone_does(
+    monkeypatch, capsys, end
+):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
+    chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig())
+    lines = iter([UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data"), end])
+
+    def type_line(prompt: str) -> str:
+        raise next(lines)
+
+    monkeypatch.setattr("builtins.input", type_line)
+    chat_cli.chat_loop(chat)
+    assert capsys.readouterr().out == "error: this line is not utf-8 text\n\n"
 
 
 @pytest.mark.slow
