@@ -56,13 +56,24 @@ find_rust() {
     die "Rust 1.85 or later is required (found: $found) and could not be installed; get it from https://rustup.rs or your distribution"
 }
 
+# Xcode's cc exists before its tools are installed, so a program is built rather than looked for.
+can_link() {
+    local folder compiler linked=1
+    folder=$(mktemp -d) || return 1
+    printf 'int main(void) { return 0; }\n' >"$folder/main.c"
+    for compiler in cc gcc clang; do
+        if "$compiler" "$folder/main.c" -o "$folder/main" >/dev/null 2>&1; then linked=0; break; fi
+    done
+    rm -rf "$folder"
+    return "$linked"
+}
+
 bootstrap() {
     local root
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     find_uv
     find_rust
-    command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
-        || die "a C linker is required to build the tokenizer; install gcc (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
+    can_link || die "a C compiler that links is required to build the tokenizer; install gcc (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
     log "== environment: uv sync from uv.lock"
     local args=(--project "$root" --locked)
     local extra
