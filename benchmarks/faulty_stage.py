@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat import checkpoint_manager
+from nanochat.checkpoint_manager import store
 from nanochat.data import Batch, BatchSource
 from nanochat.system import config
 from nanochat.training import chat_stage
@@ -63,7 +63,7 @@ def run_faulty(stage: Stage, recipe: Recipe) -> None:
 
 
 if __name__ == "__main__":
-    real_save, checkpoint_manager._save_tensors = checkpoint_manager._save_tensors, save_tensors
+    real_save, store._save_tensors = store._save_tensors, save_tensors
     name, *args = (arg for arg in sys.argv[1:] if arg != "--")
     sys.argv = [name, *args]
     module = importlib.import_module(f"nanochat.stages.{name}")

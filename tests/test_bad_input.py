@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nanochat import checkpoint_manager
+from nanochat.checkpoint_manager import store
 from nanochat.gpt import GPTConfig
 from nanochat.stages import base_train, report, tok_train
 from nanochat.system import config, device, storage
@@ -198,7 +199,7 @@ def test_a_full_disk_at_the_final_save_leaves_nothing_half_written(base, monkeyp
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint_manager, "_save_tensors", refuse)
+    monkeypatch.setattr(store, "_save_tensors", refuse)
     text = message_of(lambda: train(base), capsys)
     assert "no space left on the disk" in text
     folder = base / "base" / "runs" / "tiny" / "base_train"
@@ -212,7 +213,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(base, monk
 
 
 def test_older_checkpoints_make_room_for_the_last_one(base, monkeypatch):
-    real = checkpoint_manager._save_tensors
+    real = store._save_tensors
     folder = base / "base" / "runs" / "tiny" / "base_train"
 
     def only_two_fit(tensors, path):
@@ -220,7 +221,7 @@ def test_older_checkpoints_make_room_for_the_last_one(base, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint_manager, "_save_tensors", only_two_fit)
+    monkeypatch.setattr(store, "_save_tensors", only_two_fit)
     train(base, "--save-every", "2", "--keep", "5")
     assert [p.name for p in checkpoint_manager.steps(folder)] == ["step_000006", "step_000008"]
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from nanochat import checkpoint_manager, tokenizer
+from nanochat.checkpoint_manager import store
 from nanochat.evaluation import bits_per_byte
 from nanochat.stages import base_train
 from nanochat.system import storage
@@ -119,14 +120,14 @@ def test_the_best_needs_evaluations_where_it_is_saved(base):
 
 
 def test_a_full_disk_in_the_middle_costs_a_warning(base, monkeypatch, capsys):
-    real = checkpoint_manager._save_tensors
+    real = store._save_tensors
 
     def full_at_first(tensors, path):
         if "step_000004" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint_manager, "_save_tensors", full_at_first)
+    monkeypatch.setattr(store, "_save_tensors", full_at_first)
     folder = train(base, "--save-every", "4", "--keep", "9")
     assert kept(folder) == [8, 12, 16]
     assert "warning: checkpoint not saved at step 4 ([Errno 28]" in capsys.readouterr().out
@@ -345,14 +346,14 @@ def test_a_file_that_cannot_be_read_is_skipped(base, monkeypatch, capsys):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_errors_of_safetensors_about_the_disk_are_understood(base, monkeypatch, capsys, number):
     """The saves of steps 8 and 12 fail; older checkpoints make room on a full disk only."""
-    real = checkpoint_manager.save_file
+    real = store.save_file
 
     def fails(tensors, path):
         if path.parent.name.startswith((".step_000008", ".step_000012")):
             raise SafetensorError(f"Error while serializing: I/O error: x (os error {number})")
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint_manager, "save_file", fails)
+    monkeypatch.setattr(store, "save_file", fails)
     folder = train(base, "--save-every", "2", "--keep", "9")
     output = capsys.readouterr().out
     assert f"warning: checkpoint not saved at step 12 ([Errno {number}]" in output

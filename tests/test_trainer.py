@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nanochat import checkpoint_manager, optim
+from nanochat.checkpoint_manager.meta import digest_of
 from nanochat.data import Batch
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.optim import OptimConfig, schedules
@@ -375,7 +376,7 @@ def test_a_checkpoint_says_what_is_wrong_with_it(tmp_path):
     meta = json.loads((path / "meta.json").read_text())
     later = {**meta, "format": 99}
     del later["sha256"]
-    later["sha256"] = checkpoint_manager._digest(later)
+    later["sha256"] = digest_of(later)
     (path / "meta.json").write_text(json.dumps(later))
     with pytest.raises(CheckpointError, match="has format 99, this version reads"):
         checkpoint_manager.load(path, single_run())

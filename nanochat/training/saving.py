@@ -1,7 +1,7 @@
 """Saving while training continues: copies are taken between steps and written by a thread.
 
 Owns: when a checkpoint counts as saved, what happens on a full disk, and which checkpoints are
-kept. Does not own: the format on disk (checkpoint_manager.py).
+kept. Does not own: the format on disk (checkpoint_manager).
 """
 
 import contextlib

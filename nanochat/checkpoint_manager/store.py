@@ -7,7 +7,6 @@ every file). Nothing in it depends on the number of processes that wrote it.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nanochat import tokenizer
+from nanochat.checkpoint_manager.meta import (
+    FORMAT_VERSION,
+    META,
+    OPTIMIZER,
+    STEP_NAME,
+    TOKENIZER,
+    WEIGHTS,
+    Meta,
+    digest_of,
+    read_meta,
+)
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.system import storage
 from nanochat.system.config import RunOptions, from_dict, option
@@ -29,26 +39,9 @@ from nanochat.system.distributed import Run, broadcast_tensors, from_main, main_
 from nanochat.system.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError
 from nanochat.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
 DAMAGED = "damaged_"  # prefix of the name of a checkpoint that is set aside
 CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")  # the last trained first
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
-WEIGHTS, OPTIMIZER, TOKENIZER, META = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "tokenizer.json",
-    "meta.json",
-)
-STEP_NAME = r"step_([0-9]+)"
-# The keys of meta.json and their types, besides the sha256 of all of them.
-META_TYPES = {
-    "format": int,
-    "step": int,
-    "model": dict,
-    "tokenizer_sha256": str,
-    "state": dict,
-    "files": dict,
-}
 TENSOR_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -64,19 +57,6 @@ class SourceOptions:
     checkpoint: str | None = option(
         None, "path of a checkpoint or stage folder, instead of --run and --stage"
     )
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What meta.json says of a checkpoint whose files are as it says.
-
-    model: fields of GPTConfig. state: what training resumes from.
-    """
-
-    step: int
-    model: dict[str, Any]
-    tokenizer_sha256: str
-    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -129,7 +109,7 @@ def save(
             "files": {f.name: storage.sha256_of(f) for f in sorted(folder.iterdir())},
         }
         meta = json.loads(json.dumps(meta))  # as it will be read back: keys are strings
-        storage.write_json(folder / META, {**meta, "sha256": _digest(meta)})
+        storage.write_json(folder / META, {**meta, "sha256": digest_of(meta)})
     return path
 
 
@@ -310,73 +290,6 @@ def load_optimizer_state(path: Path) -> dict[str, Tensor]:
     return _load_tensors(path / OPTIMIZER)
 
 
-def read_meta(path: Path) -> Meta:
-    """A checkpoint's meta.json, after checking the hash of every file in its folder.
-
-    Raises: DamagedCheckpointError naming the file that is missing or altered; CheckpointError for
-    what is whole, but was not written by this version.
-    """
-    try:
-        found = storage.read_json(path / META, "checkpoint description")
-    except (DataError, OSError) as error:
-        raise DamagedCheckpointError(str(error), path) from None
-    meta = _checked(found, path)
-    for name, digest in meta["files"].items():
-        try:
-            intact = storage.sha256_of(path / name) == digest
-        except FileNotFoundError:
-            intact = False
-        except (DataError, OSError) as error:
-            raise DamagedCheckpointError(f"{path / name} cannot be read: {error}", path) from None
-        if not intact:
-            raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
-    return Meta(meta["step"], meta["model"], meta["tokenizer_sha256"], meta["state"])
-
-
-def _checked(meta: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content of meta.json, if it is what `save` writes.
-
-    What its own sha256 does not match is damaged, and an older checkpoint may take its place. What
-    it does match was written so: by another version or program. Setting that aside as damaged
-    would lose it, so it is refused.
-    """
-    version = meta.get("format")
-    if type(version) is int and version != FORMAT_VERSION:  # its sha256 may be another one, too
-        raise CheckpointError(
-            f"{path} has format {version}, this version reads {FORMAT_VERSION}; train it again, or "
-            "use the version that wrote it"
-        )
-    digest = meta.pop("sha256", None)
-    # The first version wrote no digest.
-    if digest != _digest(meta) and (digest is not None or set(meta) != set(META_TYPES)):
-        raise DamagedCheckpointError(f"{path / META} is altered", path)
-    problem = _problem(meta, path)
-    if problem is None:
-        return meta
-    if digest is None:
-        raise DamagedCheckpointError(f"{path / META}: {problem}", path)
-    raise CheckpointError(f"{path / META}: {problem}; it is not a checkpoint of this version")
-
-
-def _problem(meta: dict[str, Any], path: Path) -> str | None:
-    """What in a description is not as `save` writes it."""
-    for key, kind in META_TYPES.items():
-        if type(meta.get(key)) is not kind:
-            return f"{key!r} is missing or not a JSON {'object' if kind is dict else kind.__name__}"
-    unknown = sorted(set(meta) - set(META_TYPES))
-    if unknown:
-        return f"unknown key {unknown[0]!r}"
-    # Exactly these names: any other could lead out of the folder, and what is not listed is not
-    # hashed.
-    files = meta["files"]
-    if set(files) != {WEIGHTS, OPTIMIZER, TOKENIZER}:
-        return f"'files' must be {WEIGHTS}, {OPTIMIZER} and {TOKENIZER}, not {sorted(files)}"
-    named = re.fullmatch(STEP_NAME, path.name)
-    if meta["step"] < 0 or (named and int(named[1]) != meta["step"]):
-        return f"it is of step {meta['step']}, the folder's name says otherwise"
-    return None
-
-
 def _copy_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
     parameters = dict(model.named_parameters())
     if set(parameters) != set(weights):
@@ -416,8 +329,3 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         if tensor.dtype not in TENSOR_DTYPES and name != "steps_done":
             raise CheckpointError(f"{path}: {name} has numbers of type {tensor.dtype}")
     return tensors
-
-
-def _digest(meta: Mapping[str, Any]) -> str:
-    """The sha256 of a description, independent of the order and layout of its JSON."""
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
