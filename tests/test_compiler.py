@@ -1,5 +1,6 @@
 """Whether torch.compile works is tried out, and where it does not, training goes on without it."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -134,10 +135,11 @@ def test_a_space_in_the_temporary_folder_is_named_as_torch_does_not_name_it(monk
 
 def test_where_one_rank_cannot_compile_none_does(monkeypatch):
     monkeypatch.setattr(compiler, "probe", lambda device: None)
-    run = single_run()
+    run = dataclasses.replace(single_run(), world_size=2)
+    monkeypatch.setattr(compiler, "gather_objects", lambda run, own: [own, own])
     assert compiler.why_not(run) is None
     monkeypatch.setattr(compiler, "gather_objects", lambda run, own: [own, NO_OPENMP])
-    assert compiler.why_not(run) == NO_OPENMP
+    assert compiler.why_not(run) == Failure(f"rank 1: {NO_OPENMP.reason}", NO_OPENMP.remedy)
 
 
 def test_without_a_compiler_training_warns_once_and_goes_on(base, monkeypatch, capsys):

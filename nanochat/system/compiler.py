@@ -66,8 +66,11 @@ def why_not(run: Run) -> Failure | None:
 
     Where one rank cannot compile none does: compiled and plain sums differ in the last bits.
     """
-    found = gather_objects(run, probe(run.device))
-    return next((failure for failure in found if failure is not None), None)
+    found = enumerate(gather_objects(run, probe(run.device)))
+    rank, failure = next(((rank, each) for rank, each in found if each is not None), (0, None))
+    if failure is None or run.world_size == 1:
+        return failure
+    return failure._replace(reason=f"rank {rank}: {failure.reason}")
 
 
 @functools.cache
