@@ -332,6 +332,7 @@ def test_a_program_that_fills_the_disk_is_ended_and_leaves_nothing(program, temp
 def test_what_was_over_the_limit_at_the_end_does_not_pass_either():
     program = "open('a', 'w'), os.mkdir('b'), os.chdir('b'), os.mkdir('c')"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "COUNT_S", 1000)  # only the last count, after its end
         patch.setattr(execution, "FOLDER_ENTRIES", 3)
         assert execution.run_python(f"import os\n{program}").ok
         patch.setattr(execution, "FOLDER_ENTRIES", 2)
