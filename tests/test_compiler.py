@@ -131,6 +131,13 @@ def test_a_space_in_the_temporary_folder_is_named_as_torch_does_not_name_it(monk
     assert found.remedy.endswith("to a folder without one")
     folders.cache_dir = lambda: folder
     assert compiler.explain(error) == found
+    assert compiler.explain(RuntimeError("Compiler: cl is not found.")).reason.startswith("Comp")
+
+
+def test_a_compiler_that_cannot_even_be_imported_does_not_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._inductor.codecache", None)
+    failure = compiler.probe.__wrapped__(torch.device("cpu"))
+    assert "torch._inductor.codecache" in failure.reason
 
 
 def test_where_one_rank_cannot_compile_none_does(monkeypatch):

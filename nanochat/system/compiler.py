@@ -48,8 +48,6 @@ REMEDIES = (
     (r"_DISABLE", "unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"),
     (r"not supported on", "use another version of Python or torch"),
 )
-
-
 COMPILERS_WORD = re.compile(r"(?:fatal )?error: .*|cannot find -l.*")
 EXCEPTION = re.compile(r"[A-Z]\w*(?:Error|Exception|Compiler|Failed): (?:/\S+: )?(\S.*[^:])$")
 
@@ -123,18 +121,21 @@ def _refuse_noexec() -> None:
 
 def explain(error: Exception) -> Failure:
     """The reason in a compiler's error, which may have a hundred lines, and the remedy."""
-    reason = _folder_with_a_space() or _reason(str(error)) or type(error).__name__
-    remedies = (remedy for pattern, remedy in REMEDIES if re.search(pattern, reason))
-    return Failure(reason, next(remedies, "repair the compiler"))
+    found = _reason(str(error)) or type(error).__name__
+    for reason in (found, _folder_with_a_space() or found):
+        for pattern, remedy in REMEDIES:
+            if re.search(pattern, reason):
+                return Failure(reason, remedy)
+    return Failure(found, "repair the compiler")
 
 
 def _folder_with_a_space() -> str | None:
     """torch splits its command lines at spaces, and what then fails does not say so."""
-    from torch._inductor.codecache import cache_dir
+    with contextlib.suppress(Exception):  # what is wrong may well be here, and has been told
+        from torch._inductor.codecache import cache_dir
 
-    for find in (tempfile.gettempdir, cache_dir):
-        with contextlib.suppress(OSError, KeyError):  # no such folder; a user without a name
-            if " " in (folder := find()):
+        for folder in (tempfile.gettempdir(), cache_dir()):
+            if " " in folder:
                 return f"the temporary folder {folder} has a space in its name"
     return None
 
