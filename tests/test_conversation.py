@@ -67,8 +67,8 @@ def test_a_conversation_renders_in_the_chat_format(encoder):
 
 def test_the_mask_covers_what_the_assistant_says_and_calls_only(encoder):
     rendered = render(CHAT, encoder)
-    learnt = [token for token, keep in zip(rendered.tokens, rendered.mask, strict=True) if keep]
-    assert encoder.decode(learnt) == (
+    learned = [token for token, keep in zip(rendered.tokens, rendered.mask, strict=True) if keep]
+    assert encoder.decode(learned) == (
         "Let me see: <|python_start|>2+3<|python_end|>It is 5.<|assistant_end|>"
         "Any time.<|assistant_end|>"
     )

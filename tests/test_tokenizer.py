@@ -120,10 +120,10 @@ def test_merges_equal_those_of_pypi_rustbpe_on_source_code():
 def test_merges_equal_those_of_pypi_rustbpe_on_many_scripts():
     texts = many_scripts(400_000)
     assert _rustbpe.train(texts, 8192, SPLIT_PATTERN) == pypi_tokens(texts, 8192)
-    learnt = tokenizer.train_bpe(texts, 8192)
-    ids, offsets = learnt.encode_batch(texts, bos=False)
+    learned = tokenizer.train_bpe(texts, 8192)
+    ids, offsets = learned.encode_batch(texts, bos=False)
     for text, (begin, end) in zip(texts, pairwise(offsets), strict=True):
-        assert ids[begin:end].tolist() == learnt._tiktoken.encode_ordinary(text)
+        assert ids[begin:end].tolist() == learned._tiktoken.encode_ordinary(text)
 
 
 def many_scripts(words: int) -> list[str]:
@@ -164,18 +164,18 @@ def test_threads_order_and_kind_of_input_change_nothing():
 
 
 def test_little_text_gives_a_smaller_vocabulary():
-    learnt = tokenizer.train_bpe(["ab ab"], 1000)
-    assert learnt.tokens[256:] == [b"ab", b" ab"]
-    assert learnt.vocab_size == 256 + 2 + len(SPECIAL_TOKENS)
+    learned = tokenizer.train_bpe(["ab ab"], 1000)
+    assert learned.tokens[256:] == [b"ab", b" ab"]
+    assert learned.vocab_size == 256 + 2 + len(SPECIAL_TOKENS)
 
 
 def test_every_token_encodes_to_itself_and_none_is_there_twice():
-    learnt = trained()
-    assert len(set(learnt.tokens)) == len(learnt.tokens)
-    for rank, token in enumerate(learnt.tokens):
+    learned = trained()
+    assert len(set(learned.tokens)) == len(learned.tokens)
+    for rank, token in enumerate(learned.tokens):
         text = token.decode("utf-8", "replace")
         if "\ufffd" not in text:
-            assert learnt.encode(text) == [rank]
+            assert learned.encode(text) == [rank]
 
 
 def test_training_on_nothing_or_to_an_impossible_size_is_refused():
@@ -312,9 +312,9 @@ def test_sizes_at_the_limits_and_texts_without_pieces():
 
 def test_a_pattern_that_tiktoken_gives_up_on_is_an_error_or_works():
     pattern = r"(a|a)*+(?<=b)|(?:a|a|(?=a)a)*(?=c)|\w+|\W+"
-    learnt = tokenizer.train_bpe(["x y"], 300, pattern=pattern)
+    learned = tokenizer.train_bpe(["x y"], 300, pattern=pattern)
     with pytest.raises(DataError, match="the split pattern failed"):
-        learnt.encode("a" * 40 + "!")
+        learned.encode("a" * 40 + "!")
 
 
 def test_what_goes_wrong_while_training_is_raised():
@@ -384,10 +384,10 @@ def test_ctrl_c_ends_counting_within_one_document(kind):
 def test_another_pattern_goes_through_the_regex_engine():
     pattern = r"\p{L}+|\s+|[^\p{L}\s]+"
     assert _rustbpe.split("don't 123", pattern) == ["don", "'", "t", " ", "123"]
-    learnt = tokenizer.train_bpe([TEXT], 400, pattern=pattern)
-    same = tokenizer.from_json(learnt.to_json())
-    assert same.encode_batch([TEXT], bos=False)[0].tolist() == learnt.encode(TEXT)
-    assert learnt.decode(learnt.encode(TEXT)) == TEXT
+    learned = tokenizer.train_bpe([TEXT], 400, pattern=pattern)
+    same = tokenizer.from_json(learned.to_json())
+    assert same.encode_batch([TEXT], bos=False)[0].tolist() == learned.encode(TEXT)
+    assert learned.decode(learned.encode(TEXT)) == TEXT
 
 
 @settings(max_examples=300, deadline=None)
@@ -421,11 +421,11 @@ def test_the_built_in_patterns_are_those_of_tiktoken():
 @settings(max_examples=400, deadline=None)
 @given(TEXTS.map("".join))
 def test_the_rust_encoder_equals_tiktoken(text):
-    learnt = trained()
-    wanted = learnt._tiktoken.encode_ordinary(text)
-    assert learnt.encode_batch([text], bos=False)[0].tolist() == wanted
-    assert learnt.encode(text) == wanted
-    assert learnt.decode(wanted) == text
+    learned = trained()
+    wanted = learned._tiktoken.encode_ordinary(text)
+    assert learned.encode_batch([text], bos=False)[0].tolist() == wanted
+    assert learned.encode(text) == wanted
+    assert learned.decode(wanted) == text
 
 
 @pytest.mark.slow
@@ -454,23 +454,23 @@ def matched_by_tiktoken(pattern: str, points: list[str]) -> set[str]:
 
 @pytest.mark.slow
 def test_the_rust_encoder_equals_tiktoken_on_every_code_point():
-    learnt = trained()
+    learned = trained()
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     texts = [
         "".join(f"'{c}a1{c}{c} {c}" for c in points[start : start + 4096])
         for start in range(0, len(points), 4096)
     ]
-    ids, offsets = learnt.encode_batch(texts, bos=False)
+    ids, offsets = learned.encode_batch(texts, bos=False)
     for number, text in enumerate(texts):
-        wanted = learnt._tiktoken.encode_ordinary(text)
+        wanted = learned._tiktoken.encode_ordinary(text)
         assert ids[offsets[number] : offsets[number + 1]].tolist() == wanted, hex(number * 4096)
 
 
 def test_the_rust_encoder_equals_tiktoken_on_prose_and_with_gpt2s_vocabulary(monkeypatch):
     texts = prose(1)
-    learnt = tokenizer.train_bpe(texts, 2048)
-    ids, offsets = learnt.encode_batch(texts, bos=True)
-    wanted = [[learnt.bos_id, *learnt._tiktoken.encode_ordinary(text)] for text in texts]
+    learned = tokenizer.train_bpe(texts, 2048)
+    ids, offsets = learned.encode_batch(texts, bos=True)
+    wanted = [[learned.bos_id, *learned._tiktoken.encode_ordinary(text)] for text in texts]
     assert ids.tolist() == [token for tokens in wanted for token in tokens]
     assert np.diff(offsets).tolist() == [len(tokens) for tokens in wanted]
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(CACHE))
@@ -483,42 +483,42 @@ def test_the_rust_encoder_equals_tiktoken_on_prose_and_with_gpt2s_vocabulary(mon
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", ".", "1", "日", "ab", "\t ", " \n"])
 def test_pieces_of_critical_lengths_equal_tiktoken(unit):
-    learnt = trained()
+    learned = trained()
     for length in (14, 15, 16, 17, 63, 64, 65, 66, 255, 499, 500, 501, 3000):
         text = (unit * length)[:length]
         for whole in (text, text + "x", "x" + text):
-            wanted = learnt._tiktoken.encode_ordinary(whole)
-            assert learnt.encode_batch([whole], bos=False)[0].tolist() == wanted
+            wanted = learned._tiktoken.encode_ordinary(whole)
+            assert learned.encode_batch([whole], bos=False)[0].tolist() == wanted
 
 
 @pytest.mark.parametrize("unit", [" ", "\n", "\t", "a", ".", "日", " \n"])
 def test_a_million_equal_characters_neither_crash_nor_change(unit):
     text = unit * (1_000_000 // len(unit)) + "end"
-    learnt = trained()
-    ids = learnt.encode(text)
-    assert learnt.decode(ids) == text
+    learned = trained()
+    ids = learned.encode(text)
+    assert learned.decode(ids) == text
     # tiktoken fails where it splits such a run, not where it merges the pieces.
     pieces = [piece.encode() for piece in _rustbpe.split(text, SPLIT_PATTERN)]
-    one_piece = learnt._tiktoken._encode_single_piece
+    one_piece = learned._tiktoken._encode_single_piece
     assert ids == [id_ for piece in pieces for id_ in one_piece(piece)]
     assert tokenizer.train_bpe([text], 280).vocab_size <= 280
 
 
 def test_long_texts_are_encoded_like_short_ones():
-    learnt = trained()
+    learned = trained()
     text = TEXT * (LONG // len(TEXT) + 1)
     assert len(text) >= LONG
-    assert learnt.encode(text) == learnt._tiktoken.encode_ordinary(text)
+    assert learned.encode(text) == learned._tiktoken.encode_ordinary(text)
 
 
 @pytest.mark.parametrize(
     "text", ["a\ud800b", "\udc00", "\ud83d\ude00!", "\ud83d", "x\ude00\ud83dy"]
 )
 def test_surrogates_are_read_as_tiktoken_reads_them(text):
-    for learnt in (trained(), tokenizer.train_char([TEXT, "\ufffd", text])):
+    for learned in (trained(), tokenizer.train_char([TEXT, "\ufffd", text])):
         repaired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        assert learnt.decode(learnt.encode(text)) == repaired
-        assert learnt.encode_batch([text], bos=False)[0].tolist() == learnt.encode(text)
+        assert learned.decode(learned.encode(text)) == repaired
+        assert learned.encode_batch([text], bos=False)[0].tolist() == learned.encode(text)
     assert trained().encode(text) == trained()._tiktoken.encode_ordinary(text)
     tokenizer.train_bpe([text], 300)
 
@@ -577,15 +577,15 @@ def test_vocabularies_beyond_16_bits_give_wide_arrays():
 
 
 def test_unknown_characters_become_the_replacement_character():
-    learnt = tokenizer.train_char(["abc"])
-    assert learnt.characters == "abc\ufffd"
-    assert learnt.decode(learnt.encode("aé😀b")) == "a\ufffd\ufffdb"
+    learned = tokenizer.train_char(["abc"])
+    assert learned.characters == "abc\ufffd"
+    assert learned.decode(learned.encode("aé😀b")) == "a\ufffd\ufffdb"
 
 
 def test_a_small_character_vocabulary_leaves_out_the_rarest():
-    learnt = tokenizer.train_char(["aaabbc", "ddddz"], 4 + len(SPECIAL_TOKENS))
-    assert learnt.characters == "abd\ufffd"
-    assert learnt.vocab_size == 4 + len(SPECIAL_TOKENS)
+    learned = tokenizer.train_char(["aaabbc", "ddddz"], 4 + len(SPECIAL_TOKENS))
+    assert learned.characters == "abd\ufffd"
+    assert learned.vocab_size == 4 + len(SPECIAL_TOKENS)
 
 
 def test_a_saved_tokenizer_loads_as_the_same(any_tokenizer, tmp_path):
