@@ -345,7 +345,7 @@ def test_a_resume_from_a_state_of_another_program_is_refused(base, monkeypatch, 
         ("latin.txt", b"caf\xe9 " * 100, "latin.txt, line 1, byte 3: not UTF-8"),
         ("rows.jsonl", b'{"txt": "a"}\n', "line 1: no column 'text' or 'content'"),
         ("torn.jsonl.gz", b"\x1f\x8b\x08\x00", "is damaged or cut short"),
-        ("image.png", b"\x89PNG", "cannot tell the format"),
+        ("image.png", b"\x89PNG", "this kind of file is not read"),
     ],
 )
 def test_data_that_is_not_text_is_named(base, name, content, message):

@@ -88,13 +88,30 @@ FOLDERS = {  # the files of a folder, what is trained on, what is validated on
         "wiki.valid.txt",
     ),
     "plain texts in folders": ("test/neg/1.txt test/pos/1.txt train/1.txt", "train/1.txt", ""),
-    "articles, some with telling titles": (
-        "High-speed_train.txt LICENSE.txt README.md dev/ops.md drivers_test.txt wiki_test_prep.txt",
-        "High-speed_train.txt LICENSE.txt README.md dev/ops.md drivers_test.txt wiki_test_prep.txt",
-        "",
-    ),
+    "plain texts in a folder and a file": ("test.txt train/1.txt", "train/1.txt", ""),
     "articles and metadata": ("a.txt b.md dataset_info.json", "a.txt b.md", ""),
 }
+
+
+# Without a counterpart for training, such a name is a title.
+TITLES = (
+    "Bullet_train.txt LICENSE.txt README.md chapter_1.txt chapter_1_test.txt dev.md dev/ops.md "
+    "development/a.txt drivers.txt drivers_test.txt evaluation/essay.txt evaluation_of_art.txt "
+    "holdout.txt src/a.txt test.txt test/b.txt test_flight.txt testing/c.txt val_de_loire.md"
+)
+
+
+def test_no_book_is_lost_for_its_title_and_a_doubtful_one_is_said(folder, caplog):
+    make(folder, TITLES)
+    with caplog.at_level(logging.INFO):
+        assert sorted(map(str, find_splits(".")[0])) == sorted(TITLES.split())
+        assert find_splits(".")[1] == []
+    assert "taking chapter_1_test.txt, dev.md, dev/ops.md, drivers_test.txt" in caplog.text
+    make(folder, "train.txt")
+    assert set(TITLES.split()) - set(map(str, find_splits(".")[0])) == {
+        *("dev.md", "dev/ops.md", "evaluation/essay.txt", "holdout.txt"),
+        *("test.txt", "test/b.txt", "testing/c.txt"),
+    }
 
 
 @pytest.mark.parametrize("case", FOLDERS)
@@ -106,9 +123,9 @@ def test_a_folder_gives_training_text_alone(folder, caplog, case):
     assert tuple(names_of(folder, files) for files in found) == (train, val)
     assert names_of(folder, find_files(str(folder))) == train
     hidden = {name for name in names.split() if name.startswith(".")}
-    left = set(names.split()) - set(train.split()) - set(val.split()) - hidden
-    line = caplog.messages[0] if left else ""
-    assert all(name in line for name in left), "what is left out is named"
+    others = set(names.split()) - set(train.split()) - hidden
+    line = caplog.messages[0] if others else ""
+    assert all(name in line for name in others), "what is not trained on is named"
 
 
 def test_validation_files_are_found_where_they_are_asked_for(folder):
@@ -242,10 +259,13 @@ def test_a_path_that_exists_is_no_pattern_and_no_list(folder, monkeypatch, spec,
         (",", "names no file"),
         ("", "names no file"),
         ("a.txt/*", "no such file, folder or glob match"),
+        ("org/name", "if it is a dataset of the Hugging Face hub, write hf:org/name"),
+        ("https://host/a.txt", "no such file, folder or glob match; download it first"),
+        ("a.csv", "a.csv: this kind of file is not read; give .txt"),
     ],
 )
 def test_a_path_that_cannot_be_data_is_refused_whole(folder, spec, message):
-    make(folder, "a.txt")
+    make(folder, "a.csv a.txt")
     os.mkfifo(folder / "pipe.jsonl")
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
     (folder / "pointer.txt").write_text(pointer)

@@ -268,7 +268,7 @@ def test_an_invalid_byte_at_the_edge_of_a_chunk_is_placed_right(tmp_path):
         ("nothing.txt", "no such file, folder or glob match"),
         ("*.jsonl", "no such file, folder or glob match"),
         ("folder", r"has no text; left out image\.png \(not of a known format\)"),
-        ("folder/image.png", "cannot tell the format"),
+        ("folder/image.png", "this kind of file is not read"),
     ],
 )
 def test_names_that_lead_nowhere_are_refused(tmp_path, monkeypatch, data, message):

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -99,7 +99,7 @@ def _find(
                 chosen.setdefault(os.path.realpath(file.path), _checked(file.path))
             else:
                 _leave(left, file.about, file)
-        _log(where, taken, len(held_out), left)
+        _log(where, taken, held_out, left)
     if not files:
         raise DataError(f"{flag} {spec!r} names no file; give {FORMATS}, a folder or a glob")
     return list(files.values()), [path for real, path in val.items() if real not in files]
@@ -152,7 +152,7 @@ def _checked(path: Path, status: os.stat_result | None = None) -> Path:
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} is a pipe or a device; write what it gives into a file first")
     if kind_of(path) is None:
-        raise DataError(f"{path}: cannot tell the format of this file; give {FORMATS}")
+        raise DataError(f"{path}: this kind of file is not read; give {FORMATS}")
     if status.st_size < 1024:
         with errors_naming(path), path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -216,12 +216,21 @@ def _glob(path: Path, flag: str, spec: str) -> list[FoundFile]:
     root, found = _matches(path)
     if not found:
         which = f" for {str(path)!r}; commas separate paths" if "," in spec else ""
-        known = (
-            f", nor a dataset that {flag} knows by name" if re.fullmatch(r"[\w-]+", spec) else ""
-        )
-        raise DataError(f"{flag} {spec}: no such file, folder or glob match{known}{which}")
+        hint = _hint(spec, flag)
+        raise DataError(f"{flag} {spec}: no such file, folder or glob match{hint}{which}")
     files = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112
     return _below(root, files or sorted(file for folder in found for file in _walk(folder)))
+
+
+def _hint(spec: str, flag: str) -> str:
+    """What a name that is no file may have been meant to be."""
+    if "://" in spec:
+        return "; download it first"
+    if re.fullmatch(r"[\w-]+", spec):
+        return f", nor a dataset that {flag} knows by name"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", spec) and not Path(spec).suffix:
+        return f"; if it is a dataset of the Hugging Face hub, write hf:{spec}"
+    return ""
 
 
 def _below(root: Path, paths: Sequence[Path]) -> list[FoundFile]:
@@ -313,14 +322,24 @@ def _nothing_to_train_on(where: str, files: Sequence[FoundFile]) -> str:
     )
 
 
-def _log(where: str, taken: Collection[FoundFile], held_out: int, left: LeftOut) -> None:
+def _log(
+    where: str, taken: Collection[FoundFile], held_out: Collection[FoundFile], left: LeftOut
+) -> None:
     """Say in one line which files are taken, if not simply all."""
-    about = [str(file.under) for file in taken if _is_about(split_name(file.path)[0])]
-    if left or held_out or about:
-        among = f", {_names(about)} among them" if about else ""
-        val = f", validates on {held_out} more" if held_out else ""
-        why = f"; left out: {_shown(left)}" if left else ""
-        log.info("%s: reads %d of its files%s%s%s", where, len(taken), among, val, why)
+
+    def names(files: Iterable[FoundFile]) -> str:
+        return _names(sorted(str(file.under) for file in files))
+
+    about = [file for file in taken if _is_about(split_name(file.path)[0])]
+    titles = [file for file in taken if file.may_be_held_out]
+    said = [
+        about and f", {names(about)} among them",
+        titles and f", taking {names(titles)} for titles",
+        held_out and f", validates on {names(held_out)}",
+        left and f"; left out: {_shown(left)}",
+    ]
+    if any(said):
+        log.info("%s: reads %d of its files%s", where, len(taken), "".join(filter(None, said)))
     if DESCRIBED[None] in left and any(file.split == TRAIN for file in taken):
         names = _names(left[DESCRIBED[None]])
         log.warning("%s: %s may hold test data; name them to train on them too", where, names)

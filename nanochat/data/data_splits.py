@@ -24,7 +24,6 @@ DESCRIBED = {
     TEST: "test data",
     None: "of no split",
 }
-OF_A_FOLDER = ("/",)
 
 
 @dataclass(eq=False)
@@ -37,6 +36,7 @@ class FoundFile:
     split: str | None = None
     home: Path = Path()  # below the same, the folder that is divided into splits
     rest: tuple[str, ...] = ()  # the words of its name that mark no split
+    may_be_held_out: bool = False  # a plain text named like test data, but perhaps a title
 
     @property
     def about(self) -> str:
@@ -47,29 +47,32 @@ class FoundFile:
 def mark_splits(files: Sequence[FoundFile]) -> None:
     """Set the split of every file whose name, or whose folder's name, marks one.
 
-    Among plain texts, whose names are often titles, turing_test.txt is a test split only if there
-    is a turing.txt or turing_train.txt, and a folder called dev only if there is one called train.
+    The names of plain texts are often titles, and no book may be lost for its title. So a plain
+    text is held out only beside its counterpart for training: test.txt beside train.txt or train/,
+    wiki.test.txt beside wiki.train.txt.
     """
-    doubtful = []
-    for file in files:
-        if _mark(file) and file.split is not None:
-            doubtful.append(file)
     families: dict[tuple[Path, tuple[str, ...]], set[str | None]] = {}
     for file in files:
+        _mark(file)
         families.setdefault((file.home, file.rest), set()).add(file.split)
-    for file in doubtful:
-        if len(families[file.home, file.rest]) == 1:
+    for file in files:
+        splits = families[file.home, file.rest]
+        if file.kind == "plain" and not (TRAIN in splits and splits & {VAL, TEST}):
+            file.may_be_held_out = file.split in (VAL, TEST)
             file.split = None
 
 
-def _mark(file: FoundFile) -> bool:
-    """Set the split of one file; whether the mark is in doubt."""
+def _mark(file: FoundFile) -> None:
+    """Set what the names of one file and of its folders mark.
+
+    The mark of a plain text is the last word of its name, or the whole name of its folder.
+    """
     words = _words(split_name(file.path)[0])
     marks = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
     file.home, file.rest = file.under.parent, tuple(w for w in words if w not in SPLIT_OF)
-    plain, doubt = file.kind == "plain", False
+    plain = file.kind == "plain"
     if marks and (not plain or words[-1] in SPLIT_OF):
-        file.split, doubt = _most_held_out(marks), plain and len(marks) < len(words)
+        file.split = _most_held_out(marks)
     for folder in file.under.parents:
         words = _words(folder.name)
         ends = words if plain else [*words[:1], *words[-1:]]
@@ -77,9 +80,7 @@ def _mark(file: FoundFile) -> bool:
         if not marks or (plain and len(marks) < len(words)):
             continue
         if file.split is None or _most_held_out([*marks, file.split]) != file.split:
-            file.split, doubt = _most_held_out(marks), plain and words[0] in ("dev", "eval")
-            file.home, file.rest = folder.parent, OF_A_FOLDER
-    return doubt
+            file.split, file.home, file.rest = _most_held_out(marks), folder.parent, ()
 
 
 def _words(name: str) -> list[str]:
