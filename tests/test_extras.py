@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from nanochat.data import hub
-from nanochat.data.file_formats import TextReading
 from nanochat.data.tasks import common
+from nanochat.data.text_decoding import TextReading
 from nanochat.server.app import create_app
 from nanochat.stages import chat_web
 from nanochat.system import config, wandb_run

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data import DataOptions, hub, open_data
-from nanochat.data.file_formats import TextReading, parquet_texts, read_rows
+from nanochat.data.file_formats import parquet_texts, read_rows
+from nanochat.data.text_decoding import TextReading
 from nanochat.data.text_files import CHUNK_BYTES, read_documents
 from nanochat.system.errors import ConfigError, DataError
 
@@ -294,14 +295,35 @@ def test_line_ends_within_rows_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
 def test_wide_encodings_are_named_also_where_bytes_would_be_replaced(tmp_path, encoding):
-    path = tmp_path / "a.txt"
-    path.write_bytes("Some words.\n".encode(encoding))
-    for replace in (False, True):
-        with pytest.raises(DataError, match=r"a\.txt: not UTF-8; it looks like UTF-(16|32): conv"):
-            texts_of(path, replace_invalid=replace)
+    refused = (
+        r"a\.\w+: not UTF-8; it looks like UTF-(16|32): convert it \(iconv -f utf-.. -t utf-8\)$"
+    )
+    for name, text in (("a.txt", "Some words.\n"), ("a.jsonl", '{"text": "a"}\n')):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        for replace in (False, True):
+            with pytest.raises(DataError, match=refused):
+                texts_of(path, replace_invalid=replace)
+    with pytest.raises(DataError, match=refused):
+        list(read_rows(path, bad=print))  # the file is at fault, not some of its rows
+
+
+def test_rows_of_other_formats_are_named_and_only_text_may_be_replaced(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes('{"text": "a"}\n'.encode(encoding))
-    with pytest.raises(DataError, match=r"a\.jsonl, line 1.*(looks like UTF-(16|32)|not JSON)"):
+    path.write_bytes(b"PAR1\x15\x04\x15")
+    with pytest.raises(DataError, match=r"it looks like parquet: end its name in \.parquet"):
+        list(read_rows(path))
+    path.write_bytes(b'{"text": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"line 1, byte 13: not UTF-8; .* or give --invalid-utf8"):
+        texts_of(path)
+    with pytest.raises(DataError, match=r"not UTF-8; convert .* -t utf-8\)$"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations", "conversation"])
+def test_conversations_are_no_text(tmp_path, key):
+    path = write_json(tmp_path / "a.jsonl", {key: []})
+    with pytest.raises(DataError, match="a conversation, not text; it is data for chat_sft"):
         texts_of(path)
 
 

@@ -332,14 +332,12 @@ def _log(
 
     about = [file for file in taken if _is_about(split_name(file.path)[0])]
     titles = [file for file in taken if file.may_be_held_out]
-    said = [
-        about and f", {names(about)} among them",
-        titles and f", taking {names(titles)} for titles",
-        held_out and f", validates on {names(held_out)}",
-        left and f"; left out: {_shown(left)}",
-    ]
-    if any(said):
-        log.info("%s: reads %d of its files%s", where, len(taken), "".join(filter(None, said)))
+    said = f", {names(about)} among them" if about else ""
+    said += f", taking {names(titles)} for titles" if titles else ""
+    said += f", validates on {names(held_out)}" if held_out else ""
+    said += f"; left out: {_shown(left)}" if left else ""
+    if said:
+        log.info("%s: reads %d of its files%s", where, len(taken), said)
     if DESCRIBED[None] in left and any(file.split == TRAIN for file in taken):
-        names = _names(left[DESCRIBED[None]])
-        log.warning("%s: %s may hold test data; name them to train on them too", where, names)
+        unmarked = _names(left[DESCRIBED[None]])
+        log.warning("%s: %s may hold test data; name them to train on them too", where, unmarked)

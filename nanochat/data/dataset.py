@@ -18,8 +18,8 @@ import pyarrow as pa
 from nanochat.data import hub, text_sources
 from nanochat.data import shards as shard_files
 from nanochat.data.data_splits import TRAIN, VAL
-from nanochat.data.file_formats import TextReading
 from nanochat.data.shards import Shard, ShardWriter
+from nanochat.data.text_decoding import TextReading
 from nanochat.system import storage
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError, DataError

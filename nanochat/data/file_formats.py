@@ -1,7 +1,7 @@
 """The formats of data files: which one a name means, the unpacked bytes, and the rows in them.
 
-Owns JSON and parquet rows, the column that holds text, and the decoding of UTF-8. Does not own
-finding files (data_files) or cutting plain text into documents (text_files).
+Owns JSON and parquet rows, and the column that holds text. Does not own finding files (data_files),
+decoding UTF-8 (text_decoding) or cutting plain text into documents (text_files).
 """
 
 import codecs
@@ -12,21 +12,21 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat.data.text_decoding import TextReading, decode, refuse_binary, without_surrogates
 from nanochat.system import storage
 from nanochat.system.errors import DataError
-from nanochat.tokenizer.bpe import repair_surrogates
 
 PLAIN_SUFFIXES = (".txt", ".md")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 COMPRESSIONS = (".gz", ".zst")
 TEXT_KEYS = ("text", "content")
+CHAT_KEYS = {"messages", "conversations", "conversation"}
 FORMATS = ".txt, .md, .jsonl, .json, .parquet, all but the last also .gz or .zst"
 TEXT_TYPES = (
     *("string", "large_string", "string_view", "null"),
@@ -35,35 +35,8 @@ TEXT_TYPES = (
 CHUNK_BYTES = 1 << 20
 BATCH_ROWS = 1024
 _SOLID = re.compile(r"\S|\Z")
-WIDE_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-FIRST_BYTES = {
-    **{
-        mark: f"{name.upper()}: convert it (iconv -f {name} -t utf-8)"
-        for mark, name in WIDE_MARKS.items()
-    },
-    b"\x1f\x8b": "gzip: end its name in .gz",
-    b"\x28\xb5\x2f\xfd": "Zstandard: end its name in .zst",
-    b"PAR1": "parquet: end its name in .parquet",
-    b"PK\3\4": "a zip archive: unpack it",
-}
 
 Row = dict[str, Any]
-
-
-@dataclass
-class TextReading:
-    """How text is read; and what was skipped or changed, for a line in the log afterward."""
-
-    column: str | None = None  # the column or key that holds the text; None: `text`, or `content`
-    replace_invalid: bool = False  # bytes that are not UTF-8 become U+FFFD instead of an error
-    empty: int = 0  # documents
-    replaced: int = 0  # bytes
-    newlines: int = 0  # files whose CRLF or CR became LF
 
 
 def split_name(path: Path) -> tuple[str, str, str]:
@@ -136,7 +109,7 @@ def read_rows(
         if kind == "parquet":
             yield from _parquet_rows(path)
         else:
-            yield from json_rows(path, TextReading(), bad)
+            yield from json_rows(path, None, bad)
 
 
 def row_text(row: Row, place: str, reading: TextReading) -> str:
@@ -148,7 +121,7 @@ def row_text(row: Row, place: str, reading: TextReading) -> str:
     found = {key: row[key] for key in keys if key in row}
     for value in found.values():
         if isinstance(value, str):
-            return _without_surrogates(value, place, reading)
+            return without_surrogates(value, place, reading)
         if isinstance(value, bytes):
             return decode(value, place, 0, reading)
     if not found:
@@ -160,7 +133,7 @@ def row_text(row: Row, place: str, reading: TextReading) -> str:
 
 
 def _no_text_in(names: list[str], place: str, reading: TextReading) -> DataError:
-    if "messages" in names and not reading.column:
+    if not reading.column and not CHAT_KEYS.isdisjoint(names):
         return DataError(f"{place}: a conversation, not text; it is data for chat_sft")
     wanted = repr(reading.column) if reading.column else "'text' or 'content'"
     columns = ", ".join(names[:30]) + ", ..." * (len(names) > 30) or "none"
@@ -174,19 +147,21 @@ def _no_text_in(names: list[str], place: str, reading: TextReading) -> DataError
 
 
 def json_rows(
-    path: Path, reading: TextReading, bad: Callable[[DataError], None] | None = None
+    path: Path, reading: TextReading | None, bad: Callable[[DataError], None] | None = None
 ) -> Iterator[tuple[str, Row]]:
     """The place and the object of each row of a JSON file; see read_rows."""
     offset, rows = 0, 0
     with open_stream(path) as stream:
         for number, line in enumerate(stream, start=1):
+            if number == 1:
+                refuse_binary(line, path)
             place, text, row = f"{path}, line {number}", "", None
             try:
-                text = decode(line.removeprefix(codecs.BOM_UTF8), place, offset, reading, path)
+                text = decode(line.removeprefix(codecs.BOM_UTF8), place, offset, reading)
                 row = _object(_parsed(text, place), place) if text.strip() else None
             except DataError as error:
                 if text and rows == 0 and split_name(path)[1] == ".json":
-                    rest = decode(stream.read(), place, offset, reading, path)
+                    rest = decode(stream.read(), place, offset, reading)
                     yield from _json_values("\n" * (number - 1) + text + rest, path, bad)
                     return
                 if bad is None:
@@ -300,55 +275,3 @@ def _holds_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):  # what pandas writes for a category
         kind = kind.value_type
     return any(getattr(pa.types, f"is_{name}")(kind) for name in TEXT_TYPES)
-
-
-# --- UTF-8
-
-
-def decode(
-    data: bytes, place: str, offset: int, reading: TextReading, path: Path | None = None
-) -> str:
-    """Bytes as text; `offset` is where they start in the file, `path` the file they are all of.
-
-    Raises: DataError with the place and the byte of what is not UTF-8, unless it is to be replaced.
-    """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if not reading.replace_invalid:
-            raise not_utf8(place, offset + error.start, path) from None
-        text = data.decode("utf-8", "replace")
-        reading.replaced += text.count("\ufffd")
-        return text
-
-
-def not_utf8(place: str, offset: int, path: Path | None = None) -> DataError:
-    """The error of a byte that is not UTF-8; path: the file, which may be of another format."""
-    format_ = None
-    if path is not None:
-        with open_stream(path) as stream:
-            format_ = looks_like(stream.read(4))
-    hint = format_ and f"it looks like {format_}"
-    return DataError(
-        f"{place}, byte {offset}: not UTF-8; {hint or 'convert the file (iconv -t utf-8)'}, "
-        "or give --invalid-utf8 replace"
-    )
-
-
-def looks_like(head: bytes) -> str | None:
-    """What a file that begins with these bytes is instead of UTF-8, and what to do; or None."""
-    return next((name for mark, name in FIRST_BYTES.items() if head.startswith(mark)), None)
-
-
-def _without_surrogates(text: str, place: str, reading: TextReading) -> str:
-    """The text, checked for halves of surrogate pairs: JSON can hold them, UTF-8 cannot."""
-    repaired = repair_surrogates(text)
-    if repaired is not text:
-        lone = [c for c in text if "\ud800" <= c <= "\udfff"]
-        if not reading.replace_invalid:
-            raise DataError(
-                f"{place}: half a surrogate pair ({lone[0]!a}); fix the line, "
-                "or give --invalid-utf8 replace"
-            )
-        reading.replaced += len(lone)
-    return repaired

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.data import shards as shard_files
-from nanochat.data.file_formats import TextReading, row_text
+from nanochat.data.file_formats import row_text
 from nanochat.data.shards import Shard
+from nanochat.data.text_decoding import TextReading
 from nanochat.system import downloads, storage
 from nanochat.system.errors import ConfigError, DataError
 

@@ -14,16 +14,14 @@ from nanochat.data.file_formats import (
     CHUNK_BYTES,
     COMPRESSIONS,
     PLAIN_SUFFIXES,
-    TextReading,
     errors_naming,
     json_rows,
     kind_of,
-    looks_like,
-    not_utf8,
     open_stream,
     parquet_texts,
     row_text,
 )
+from nanochat.data.text_decoding import TextReading, not_utf8, refuse_binary
 from nanochat.system.errors import DataError
 
 LARGEST_DOCUMENT, SMALLEST_DOCUMENT = 32_768, 1_024  # characters, of plain text that we cut
@@ -108,14 +106,14 @@ def _decode_stream(stream: IO[bytes], path: Path, reading: TextReading) -> Itera
     while True:
         chunk = stream.read(CHUNK_BYTES)
         if not read_bytes:
-            _refuse_binary(chunk, path)
+            refuse_binary(chunk, path)
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             before = b"\r" * newlines.getstate()[1] + error.object[: error.start]
             place = f"{path}, line {lines + len((before + b'.').splitlines()) - 1}"
-            raise not_utf8(place, read_bytes - pending + error.start) from None
+            raise not_utf8(place, read_bytes - pending + error.start, reading) from None
         if reading.replace_invalid:
             reading.replaced += max(0, text.count("\ufffd") - chunk.count(b"\xef\xbf\xbd"))
         if not read_bytes:
@@ -127,15 +125,6 @@ def _decode_stream(stream: IO[bytes], path: Path, reading: TextReading) -> Itera
         if not chunk:
             reading.newlines += newlines.newlines not in (None, "\n")
             return
-
-
-def _refuse_binary(head: bytes, path: Path) -> None:
-    """Refuse another format or encoding, which as UTF-8 would be text full of NUL characters."""
-    format_ = looks_like(head)
-    if format_ is None and head and head.count(0) * 4 >= len(head):
-        format_ = "UTF-16: convert it (iconv -f utf-16 -t utf-8)"
-    if format_:
-        raise DataError(f"{path}: not UTF-8; it looks like {format_}")
 
 
 def _cut(text: str, start: int, size: int) -> int:

@@ -14,7 +14,8 @@ from typing import Any
 from nanochat.data import hub
 from nanochat.data.data_files import find_files, find_splits
 from nanochat.data.data_splits import VAL
-from nanochat.data.file_formats import TextReading, errors_naming, kind_of
+from nanochat.data.file_formats import errors_naming, kind_of
+from nanochat.data.text_decoding import TextReading
 from nanochat.data.text_files import estimate_characters, read_documents
 from nanochat.system.errors import ConfigError
 

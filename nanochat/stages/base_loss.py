@@ -13,7 +13,7 @@ from nanochat.checkpoint_manager import Loaded
 from nanochat.data import DataOptions, Dataset, open_data
 from nanochat.data.data_files import find_files
 from nanochat.data.dataloader import TokenStream
-from nanochat.data.file_formats import TextReading
+from nanochat.data.text_decoding import TextReading
 from nanochat.data.text_files import read_documents
 from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.evaluation import bits_per_byte
