@@ -129,10 +129,10 @@ def test_the_system_prompt_is_used_and_removed(monkeypatch, capsys):
     assert out.startswith("(system: Be brief.)\n?\n(system: none)\n")
 
 
-def test_messages_can_span_lines_and_answers_lose_control_characters(monkeypatch, capsys):
+def test_messages_can_span_lines_and_control_characters_in_answers_are_escaped(monkeypatch, capsys):
     out, _ = talk(monkeypatch, capsys, "two\\", "lines", "/clear", "escape")
     assert out.startswith("I see.\n")
-    assert "cbold\n" in out
+    assert r"\x1bcbold\x07" in out
     assert "\x1b" not in out
 
 

@@ -3,6 +3,7 @@
 import codecs
 import errno
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -209,3 +210,30 @@ def test_stdin_that_cannot_be_read_is_a_users_mistake(monkeypatch):
     monkeypatch.setattr(sys, "stdin", Dead())
     with pytest.raises(ConfigError, match="stdin cannot be read: Input/output error"):
         console.read_stdin()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_control_characters_do_not_reach_the_terminal(monkeypatch):
+    text, shown = "天\t\x1b[31m\x9b\r\n", "天\t\\x1b[31m\\x9b\\r\n"
+    for stream, expected in ((Terminal(), shown), (io.StringIO(), text)):
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert console.for_output(text) == expected
+        console.log_line(text)
+        assert stream.getvalue() == shown + "\n"
+    record = logging.LogRecord("n", logging.INFO, "p", 1, "%s", (text,), None)
+    assert console._Visible().format(record) == shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_an_output_without_room_is_named():
+    code = "from nanochat.system import config; config.cli(lambda: print(1))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT
+        )
+    assert done.returncode == 2
+    assert b", or the output;" in done.stderr

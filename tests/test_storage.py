@@ -4,16 +4,18 @@ import errno
 import multiprocessing
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nanochat.system import storage
-from nanochat.system.errors import ConfigError, DataError
+from nanochat.system.errors import ConfigError, DataError, explain
 
 
 def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -362,3 +364,37 @@ with storage.lock(path, busy="in use"):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["in use", "free again"]
     assert f"{tmp_path} has no file locks (fcntl is unavailable)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("~nobody-of-this-name/x", "has no known home folder"), ("/x/b\udcff", "is not UTF-8")],
+)
+def test_a_base_folder_that_cannot_be_used_is_a_users_mistake(monkeypatch, name, problem):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", name)
+    with pytest.raises(ConfigError, match=problem):
+        storage.base_dir()
+
+
+def test_a_base_folder_that_cannot_be_made_is_named(tmp_path):
+    base = str(tmp_path / "gone")
+    text = explain(FileNotFoundError(errno.ENOENT, "No such file", f"{base}/data"), base=base)
+    assert text is not None and text.startswith(f"{base} does not exist and cannot be made")
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        storage.write_json(tmp_path / "a.json", {})
+    assert caught.value.filename == str(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("answer", [OSError(errno.ENOSYS, "no"), AttributeError("statvfs"), None])
+def test_free_space_that_the_system_does_not_tell_is_unknown(monkeypatch, tmp_path, answer):
+    def usage(_: Path) -> SimpleNamespace:
+        if answer is not None:
+            raise answer
+        return SimpleNamespace(total=0, free=0)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert storage.free_bytes(tmp_path) is None

@@ -28,8 +28,6 @@ HELP = """\
 /regen             answer the last message again
 /quit              quit (or Ctrl-D)
 A line that ends in \\ continues on the next. Ctrl-C stops an answer."""
-# Control characters in an answer could move the cursor or change the terminal's settings.
-CONTROL = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +129,7 @@ def one_answer(chat: Chat, question: str) -> None:
 
     def show(kind: PartType, text: str) -> None:
         if kind == "text":
-            print(text, end="", flush=True)
+            print(console.for_output(text), end="", flush=True)
 
     chat.ask(question, show, lambda: False)
     print()
@@ -171,7 +169,7 @@ def answer(chat: Chat, question: str) -> None:
         if kind != kinds[-1]:
             print(marks.get((kinds[-1], kind), "] "), end="")
             kinds.append(kind)
-        print(text.translate(CONTROL), end="", flush=True)
+        print(console.visible(text), end="", flush=True)
 
     with interruptible() as stopped:
         reason = chat.ask(question, show, stopped)

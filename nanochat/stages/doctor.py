@@ -145,7 +145,9 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     base = storage.base_dir()
     existing = next(p for p in (base, *base.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = storage.free_bytes(existing)
+    if free is None:
+        return Finding("disk", f"free space unknown for {base}")
     remedy = "free some, or set NANOCHAT_BASE_DIR to a larger disk" if free < 2e9 else None
     return Finding("disk", f"{_gb(free)} free for {base}", remedy)
 

@@ -9,7 +9,7 @@ from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine, Request
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.system import config, distributed
+from nanochat.system import config, console, distributed
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             for number, completion in zip(numbers, completions, strict=True):
                 if cfg.num_samples > 1:
                     print(f"--- {number + 1}")
-                print(cfg.prompt + completion.text, flush=True)
+                print(console.for_output(cfg.prompt + completion.text), flush=True)
 
 
 def request(prompt: list[int], cfg: SampleConfig, number: int) -> Request:

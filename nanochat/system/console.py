@@ -18,6 +18,8 @@ from nanochat.system.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+# Control characters could move the cursor, or change the terminal's settings and title.
+ESCAPES = {n: repr(chr(n))[1:-1] for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a later line may be written again
 
 
@@ -58,13 +60,33 @@ def close_streams() -> None:
 def show_log(*, errors_only: bool = False) -> None:
     """Print log records (what data is read, downloads, fallbacks) on standard error."""
     level = logging.ERROR if errors_only else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Visible())
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Visible(logging.Formatter):
+    """Messages only, whose control characters are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def visible(text: str) -> str:
+    """A text whose control characters are escaped, but for newlines and tabs."""
+    return text.translate(ESCAPES)
+
+
+def for_output(text: str) -> str:
+    """A model's text as it is, for files and other programs; on a terminal, as `visible`."""
+    return visible(text) if sys.stdout is not None and sys.stdout.isatty() else text
 
 
 def log_line(line: str) -> None:
     """Print a line in one write, as threads print too; if that fails, only the line is lost."""
     if sys.stdout is None:
         return
+    line = visible(line)
     try:
         try:
             sys.stdout.write(f"{line}\n")
@@ -87,7 +109,7 @@ def _report_loss(reason: str) -> None:
 def error_line(line: str) -> None:
     """Print a line to standard error, if that is possible."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{visible(line)}\n")
 
 
 def reader_left() -> bool:

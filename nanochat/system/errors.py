@@ -53,12 +53,14 @@ class Stopped(Exception):
 def explain(error: Exception, *, base: str) -> str | None:
     """What an error means to the user and how to fix it; None for a bug of our own.
 
-    base: the base folder, named in disk errors that carry no path.
+    base: the base folder, named in disk errors that carry no path or are about it.
     """
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, FileNotFoundError) and not Path(base).exists():
+        return f"{base} does not exist and cannot be made; set NANOCHAT_BASE_DIR to another folder"
     if isinstance(error, OSError):
-        return _explain_disk(error, str(error.filename or base))
+        return _explain_disk(error, str(error.filename or f"a file in {base}, or the output"))
     return explain_memory(error)
 
 

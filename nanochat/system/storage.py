@@ -37,8 +37,19 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 
 
 def base_dir() -> Path:
-    """The folder for all files: $NANOCHAT_BASE_DIR, or ~/.cache/nanochat."""
-    return Path(os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat").expanduser()
+    """The folder for all files: $NANOCHAT_BASE_DIR, or ~/.cache/nanochat.
+
+    Raises: ConfigError if its name is not UTF-8, or begins with a home folder that is unknown.
+    """
+    name = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"
+    try:
+        name.encode()  # Arrow takes no other path
+        return Path(name).expanduser()
+    except (RuntimeError, UnicodeEncodeError):
+        problem = "has no known home folder" if name.startswith("~") else "is not UTF-8"
+    raise ConfigError(
+        f"the base folder {name!r} {problem}; set NANOCHAT_BASE_DIR to another folder"
+    )
 
 
 def hub_endpoint() -> str:
@@ -81,7 +92,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
-        _name_place(error, path)
+        _name_place(error, path, temporary)
         raise
 
 
@@ -158,7 +169,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        _name_place(error, path)
+        _name_place(error, path, temporary)
         raise
 
 
@@ -167,9 +178,18 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def _name_place(error: BaseException, path: Path) -> None:
-    """Add the path to an error that has none, such as "no space left" from a write."""
-    if isinstance(error, OSError) and error.filename is None:
+def free_bytes(folder: Path) -> int | None:
+    """Bytes free on a folder's disk; None if unknown, as network file systems may not tell."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except (OSError, AttributeError):  # AttributeError: the system has no such call
+        return None
+    return usage.free if usage.total else None
+
+
+def _name_place(error: BaseException, path: Path, temporary: Path) -> None:
+    """Name the path in an error without one, such as "no space left", or with a name gone soon."""
+    if isinstance(error, OSError) and error.filename in (None, str(temporary)):
         error.filename = str(path)
 
 

@@ -5,7 +5,6 @@ what training does there (stage.py).
 """
 
 import contextlib
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -270,8 +269,8 @@ def _check_disk(stage: Stage, model: GPT) -> None:
     Raises: ConfigError if the disk cannot hold even one checkpoint.
     """
     parameters = sum(p.numel() for p in model.parameters())
-    needed, free = CHECKPOINT_BYTES * parameters, shutil.disk_usage(stage.dir).free
-    if free < needed:
+    needed, free = CHECKPOINT_BYTES * parameters, storage.free_bytes(stage.dir)
+    if free is not None and free < needed:
         raise ConfigError(
             f"a checkpoint takes {needed / 1e9:.2g} GB, {stage.dir} has {free / 1e9:.2g} GB free; "
             "free some space, or set NANOCHAT_BASE_DIR to a larger disk"
