@@ -182,7 +182,7 @@ def test_a_record_that_cannot_be_written_is_all_that_a_resume_has_to_do(base, mo
 class FakeWandb:
     """Records calls; `broken` names the ones that raise."""
 
-    def __init__(self, broken: str = "", error: Exception | None = None) -> None:
+    def __init__(self, broken: str = "", error: BaseException | None = None) -> None:
         self.broken, self.error = broken.split(), error or RuntimeError("mailbox\nclosed")
         self.calls: list[tuple[str, Any]] = []
         kinds = {"UsageError": type("UsageError", (Exception,), {})}
@@ -237,11 +237,12 @@ def test_a_resumed_stage_continues_its_wandb_run_and_a_new_one_does_not(base, mo
     assert fake.given("init")[3]["id"] not in (first["id"], fake.given("init")[2]["id"])
 
 
-def test_a_wandb_that_fails_while_training_costs_one_warning(base, monkeypatch, caplog):
-    fake = use(monkeypatch, FakeWandb(broken="define_metric log finish"))
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_wandb_that_fails_while_training_costs_one_warning(base, monkeypatch, caplog, kind):
+    fake = use(monkeypatch, FakeWandb("define_metric log finish", kind("mailbox\nclosed")))
     folder = train(base, "--wandb", "p")
     assert warnings_in(caplog) == [
-        "warning: Weights & Biases fails (RuntimeError: mailbox closed); training continues; "
+        f"warning: Weights & Biases fails ({kind.__name__}: mailbox closed); training continues; "
         "metrics.jsonl has the figures"
     ]
     assert len(fake.given("log")) == 5  # it is tried again: the service may come back

@@ -12,6 +12,8 @@ from nanochat.system.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+FAILURES = (Exception, SystemExit)  # of a package that has called sys.exit
+
 REMEDY = "log in with `wandb login`, or leave the flag out"
 
 
@@ -24,7 +26,7 @@ def log_in(project: str) -> None:
     try:
         if wandb.setup().settings.mode == "online":
             wandb.login(verify=False)  # asks for the key if there is a terminal
-    except Exception as error:
+    except FAILURES as error:
         raise ConfigError(f"--wandb {project}: {error}; {REMEDY}") from None
 
 
@@ -49,7 +51,7 @@ class WandbRun:
             self._run = wandb.init(**settings, resume="allow")
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
             raise ConfigError(f"--wandb {project}: {error}; {REMEDY}") from None
-        except Exception as error:
+        except FAILURES as error:
             self._run = self._offline(error, settings)
         # wandb's own step counter cannot go back, as training does when it rewinds.
         self._call("define_metric", "*", step_metric="step")
@@ -62,7 +64,7 @@ class WandbRun:
         """End the run."""
         self._call("finish", exit_code=int(failed))
 
-    def _offline(self, reason: Exception, settings: dict[str, Any]) -> Any:
+    def _offline(self, reason: BaseException, settings: dict[str, Any]) -> Any:
         """A run that is kept on this disk; None if that fails, too."""
         wandb = _package()
         try:
@@ -70,7 +72,7 @@ class WandbRun:
             run = wandb.init(**settings, mode="offline")
             self._warn(reason, f"`wandb sync {Path(run.dir).parent}` uploads the run afterwards")
             return run
-        except Exception:
+        except FAILURES:
             self._warn(reason)
             return None
 
@@ -78,10 +80,10 @@ class WandbRun:
         try:
             if self._run is not None:
                 getattr(self._run, name)(*args, **more)
-        except Exception as error:
+        except FAILURES as error:
             self._warn(error)
 
-    def _warn(self, reason: Exception, rest: str = "metrics.jsonl has the figures") -> None:
+    def _warn(self, reason: BaseException, rest: str = "metrics.jsonl has the figures") -> None:
         if not self._warned:
             text = " ".join(f"{type(reason).__name__}: {reason}".split())
             log.warning("warning: Weights & Biases fails (%s); training continues; %s", text, rest)
