@@ -103,6 +103,11 @@ def folders(monkeypatch) -> SimpleNamespace:
             "install gcc",
         ),
         ("RuntimeError: Compiler: cl is not found.", "Compiler: cl is not found", "Visual Studio"),
+        (
+            "CppCompileError: C++ compile error\n\nCommand:\ng++ x\n\nOutput:\n",
+            "the compiler fails and does not say why",
+            "repair the compiler",
+        ),
         ("", "RuntimeError", "repair the compiler"),
     ],
 )
@@ -235,3 +240,11 @@ def test_a_compiler_that_fails_after_the_probe_costs_a_warning(tmp_path):
 if __name__ == "__main__":
     later = that_breaks_later(Path(sys.argv[1]))
     sys.stdout.write(json.dumps([later, with_dynamo_disabled()]))
+
+
+def test_an_answer_that_torch_cannot_read_is_the_compilers_fault():
+    for error in (
+        IndexError("list index out of range"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, ""),
+    ):
+        assert compiler.explain(error).reason == "the compiler's answer makes no sense"

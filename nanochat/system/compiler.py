@@ -121,6 +121,8 @@ def _refuse_noexec() -> None:
 
 def explain(error: Exception) -> Failure:
     """The reason in a compiler's error, which may have a hundred lines, and the remedy."""
+    if isinstance(error, IndexError | UnicodeDecodeError):  # torch fails to read what it answers
+        return Failure("the compiler's answer makes no sense", "repair the compiler")
     found = _reason(str(error)) or type(error).__name__
     for reason in (found, _folder_with_a_space() or found):
         for pattern, remedy in REMEDIES:
@@ -146,6 +148,8 @@ def _reason(text: str) -> str:
         return "Python.h: No such file or directory"  # Triton leaves it to gcc to say so
     _, _, output = text.rpartition("Output:\n")  # of the C++ compiler
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if lines and "TORCHDYNAMO_VERBOSE" in lines[0]:  # torch's own words follow at once
+        return "the compiler fails and does not say why"
     found = [match[0] for line in lines if (match := COMPILERS_WORD.search(line))]
     found += [match[1] for line in reversed(lines) if (match := EXCEPTION.match(line))]
     first = next(iter(found + lines), "")
