@@ -203,7 +203,7 @@ def find(run_name: str, stages: tuple[str, ...] = MODEL_STAGES) -> Path:
         path = latest(storage.stage_dir(run_name, stage))
         if path is not None:
             return path
-    wanted = " or ".join(stages)
+    wanted = " or ".join(dict.fromkeys(stages))
     raise CheckpointError(
         f"run {run_name!r} has no {wanted} checkpoint in {storage.run_dir(run_name)}; "
         f"train one with: nanochat {stages[-1]} --run {run_name}"

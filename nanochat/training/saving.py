@@ -137,7 +137,7 @@ class Saver:
                 raise
             self._stage.log_line(
                 f"warning: checkpoint not saved at step {snapshot.step:,} ({error}); training "
-                "continues and the previous one is intact; check the disk"
+                "continues, and what was saved before is intact; check the disk"
             )
             return
         # Older ones are removed only now: at every moment a complete checkpoint is on the disk.
