@@ -6,7 +6,6 @@ import json
 import math
 import os
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from nanochat.system.config import RunOptions
 from nanochat.system.distributed import single_run
 from nanochat.system.errors import CheckpointError, ConfigError, DataError, explain
 from nanochat.system.metrics import read_rows
-from nanochat.training import stage_opening
 from nanochat.training.trainer import TrainingError
 
 TINY = (
@@ -207,7 +205,7 @@ def test_a_full_disk_at_the_final_save_leaves_nothing_half_written(base, monkeyp
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(base, monkeypatch):
-    monkeypatch.setattr(stage_opening.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(storage, "free_bytes", lambda folder: 1000)
     with pytest.raises(ConfigError, match=r"a checkpoint takes .* GB, .*base_train has 1e-06 GB"):
         train(base)
 
