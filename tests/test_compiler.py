@@ -82,6 +82,12 @@ def folders(monkeypatch) -> SimpleNamespace:
             "set TMPDIR (and TORCHINDUCTOR_CACHE_DIR, if it is set) to a folder that is not",
         ),
         ("OSError: [Errno 28] No space left on device", None, "free some space, or set TMPDIR"),
+        ("[Errno 2] No such file or directory: '/x'", None, "to a folder that you can write to"),
+        (
+            "Output:\ncollect2: fatal error: cannot find 'ld'\ncompilation terminated.",
+            "fatal error: cannot find 'ld'",
+            "install binutils",
+        ),
         ("[Errno 13] Permission denied: '/x'", None, "to a folder that you can write to"),
         (
             "Cannot find a working triton installation. Either the package is not installed or it "

@@ -30,6 +30,7 @@ FOLDER = "set TMPDIR (and TORCHINDUCTOR_CACHE_DIR, if it is set) to a folder"
 # A pattern of the reason, and the remedy; the first that applies.
 REMEDIES = (
     (r"No working C\+\+ compiler", "install g++ (Debian, Ubuntu: apt install g++)"),
+    (r"cannot find 'ld'", "install binutils (Debian, Ubuntu: apt install binutils)"),
     (r"find C compiler", "install gcc (Debian, Ubuntu: apt install gcc)"),
     (r"\bcl is not found", "install the C++ build tools of Visual Studio"),
     (
@@ -40,7 +41,10 @@ REMEDIES = (
     (r"space in its name", f"{FOLDER} without one"),
     (r"No space left|quota exceeded", f"free some space, or {FOLDER} on another disk"),
     (r"failed to map segment|mounted noexec", f"{FOLDER} that is not mounted noexec"),
-    (r"ermission denied|Read-only|File exists|usable temporary", f"{FOLDER} that you can write to"),
+    (
+        r"ermission denied|Read-only|File exists|usable temporary|Errno 2\] .*'/",
+        f"{FOLDER} that you can write to",
+    ),
     (r"uid not found", "set TORCHINDUCTOR_CACHE_DIR to a folder of yours"),
     (r"too old to be supported", "use a newer GPU"),
     (r"driver", "update the GPU's driver"),
