@@ -37,6 +37,7 @@ def sharegpt(*texts, **more):
     return {"conversations": [{"from": s, "value": t} for s, t in zip(speakers, texts)], **more}  # noqa: B905
 
 
+ANSWER = {"role": "assistant", "content": "a"}
 QA = [("user", "q"), ("assistant", "a")]
 
 
@@ -71,6 +72,17 @@ QA = [("user", "q"), ("assistant", "a")]
             },
             "ShareGPT",
             [("user", "q"), ("assistant", "a", 0), ("user", "r"), ("assistant", "b")],
+            set(),
+        ),
+        (
+            {
+                "conversations": [
+                    {"role": "user", "value": "q"},
+                    {"from": "gpt", "content": "a", "value": ""},
+                ]
+            },
+            "ShareGPT",
+            QA,
             set(),
         ),
         ({"instruction": "q", "input": "", "output": "a", "text": "qa"}, "Alpaca", QA, {"text"}),
@@ -152,6 +164,15 @@ def test_rows_of_every_usual_format_are_read(row, kind, messages, unused):
         ({"instruction": "q", "output": None}, '"output" must be text, got None'),
         ({"instruction": "q", "input": 3, "output": "a"}, '"input" must be text, got 3'),
         ({"instruction": "q", "output": "a", "history": [["x"]]}, "pairs of texts, got ['x']"),
+        (
+            {"messages": [*BAD["messages"], {**ANSWER, "train_detail": [{"train": False}]}]},
+            """"train_detail": [{'train': False}]; write "weight": 0""",
+        ),
+        (
+            {"messages": [*BAD["messages"], {**ANSWER, "loss_mask": 0}]},
+            '"loss_mask": 0; write "weight": 0',
+        ),
+        ({"text": "hi", "role": "prompter"}, "no conversation; keys: 'text', 'role'; known are"),
         ({"text": "once"}, "plain text, not a conversation; it is data for base_train"),
         (
             {"question": "q", "answer": "a"},
@@ -253,9 +274,38 @@ def test_answers_of_weight_0_are_context_and_no_target(tmp_path):
     assert coder.decode(row[row >= 0].tolist()) == "RIGHT ANSWER<|assistant_end|>"
 
 
+def test_rows_with_the_same_fault_are_told_of_once(tmp_path):
+    path = write_jsonl(tmp_path / "chats.jsonl", [{"messages": "q"}] * 4)
+    places = ", ".join(f"{path}, line {number}" for number in (1, 2, 3))
+    with pytest.raises(DataError) as caught:
+        custom_json(path)
+    assert str(caught.value) == (
+        f"none of 4 rows can be used: {places}: \"messages\" must be a list, got 'q'; ..."
+    )
+
+
+@pytest.mark.parametrize("layout", ["lines", "one line", "array of arrays"])
+def test_a_bare_list_of_messages_is_a_conversation(tmp_path, layout):
+    rows = [GOOD["messages"]] * (1 if layout == "one line" else 3)
+    path = tmp_path / f"chats.json{'l' * (layout == 'lines')}"
+    if layout == "array of arrays":
+        path.write_text(json.dumps(rows, indent=2))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert custom_json(str(path)) == [GOOD] * len(rows)
+
+
+def test_an_array_in_a_file_of_lines_says_how_to_name_it(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps([GOOD, GOOD]))
+    with pytest.raises(DataError, match=r"line 1: a list of objects; .* or name it \.json"):
+        custom_json(str(path))
+    assert custom_json(str(path.rename(tmp_path / "chats.json"))) == [GOOD] * 2
+
+
 def test_without_a_row_to_use_there_is_an_error_either_way(tmp_path):
     path = write_jsonl(tmp_path / "chats.jsonl", [BAD, BAD])
-    with pytest.raises(DataError, match=r"none of 2 rows can be used: .*line 1: no answer"):
+    with pytest.raises(DataError, match=r"none of 2 rows .*line 1, .*line 2: no answer"):
         custom_json(path, bad_rows="skip")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match=r"empty\.jsonl contains no conversations; known are rows"):

@@ -188,7 +188,7 @@ BAD_FILES = {
     "latin1.jsonl": (b'{"text": "a"}\n{"text": "\xe9"}', "line 2, byte 24: not UTF-8"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": ', r"line 2: not JSON \("),
     "array.json": (b'[{"text": "a"}, 7]', "array.json, item 2: int instead of an object"),
-    "array.jsonl": (b'[{"text": "a"}]', "line 1: list instead of an object"),
+    "array.jsonl": (b'[{"text": "a"}]', "line 1: a list of objects; .* name it .json"),
     "torn.json": (b'[{"text": "a"},\n{"text": ', r"torn.json: not JSON \(Expecting value: line 2"),
     "digits.jsonl": (b'{"text": "a"}\n{"a": 1' + b"0" * 5000, r"line 2: not JSON \(Exceeds"),
     "digits.json": (b'[{"a": 1' + b"0" * 5000 + b"}]", r"digits.json: not JSON \(Exceeds"),

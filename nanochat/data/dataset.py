@@ -297,5 +297,8 @@ def _write(folder: Path, documents: Iterable[tuple[str, int, str]], lanes: int) 
         writer.abandon()
         raise
     if not any(shard.split == TRAIN for shard in shards):
-        raise DataError("the data has no text to train on; give --data with text in it")
+        raise DataError(
+            "the data has no text to train on; give --data with text, or the column that holds it "
+            "with --text-column"
+        )
     return shards

@@ -98,6 +98,7 @@ def read_rows(
     """The place (file and line, item or row) and the object of each row of JSON or parquet.
 
     JSON is one object per line; a .json file may also be one array of objects, or indented objects.
+    A bare list of messages is an object that holds them as "messages".
     Reads .gz and .zst. Fields that are null in parquet are left out: its rows have all fields.
     bad: called with the error of a row that is not an object, which is then passed over.
     Raises: DataError naming the file, and the place of what cannot be read or is not an object.
@@ -188,7 +189,7 @@ def _json_values(
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not JSON ({error})") from None
         items = {f"{path}, line {line}": value}
-        if isinstance(value, list):
+        if isinstance(value, list) and not _is_conversation(value):
             items = {f"{path}, item {number}": item for number, item in enumerate(value, start=1)}
         for place, item in items.items():
             try:
@@ -208,10 +209,23 @@ def _parsed(text: str, place: str) -> Any:
 
 
 def _object(value: Any, place: str) -> Row:
+    if _is_conversation(value):
+        return {"messages": value}
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        raise DataError(f"{place}: a list of objects; write one object per line, or name it .json")
     if not isinstance(value, dict):
         kind = type(value).__name__
         raise DataError(f"{place}: {kind} instead of an object; write one object per line")
     return value
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether a value is a bare list of messages, one conversation per line."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in value)
+    )
 
 
 # --- parquet

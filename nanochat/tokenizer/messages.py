@@ -42,12 +42,13 @@ REFUSED = {
         ("tools", "tool_calls", "tool_call_id", "functions", "function_call", "function_calls"),
         "the only tool is the calculator, as parts of type python and python_output",
     ),
+    "train_detail": 'write "weight": 0 for an answer that is not to be learned',
     **dict.fromkeys(
         ("image", "images", "audio", "audios", "video", "videos"), "this model reads text only"
     ),
 }
 # other trainers' names for a weight of 0 or 1, and the value that means 1
-_SWITCHES = {"train": True, "training": True, "loss": True, "masked": False}
+_SWITCHES = {"train": True, "training": True, "loss": True, "loss_mask": True, "masked": False}
 _KNOWN = {"role", "content", "refusal", "weight", *REFUSED, *_SWITCHES}
 
 

@@ -3,7 +3,7 @@
 Owns the formats and what a row's own fields mean. Does not own messages (tokenizer/messages.py) or
 files (custom_json.py).
 
-- OpenAI: {"messages": [{"role": "user", "content": "..."}, ...]}
+- OpenAI: {"messages": [{"role": "user", "content": "..."}, ...]}, or the bare list
 - ShareGPT: {"conversations": [{"from": "human", "value": "..."}, ...]}
 - Alpaca: {"instruction": "...", "input": "...", "output": "...", "history": [["...", "..."], ...]}
 - prompt/completion: {"prompt": "...", "completion": "..."}, either also a list of messages. As
@@ -82,7 +82,7 @@ def _messages_of(row: dict[str, Any]) -> tuple[str, list[Any], set[str]]:
         if said is not None:
             if not isinstance(said, list):
                 raise DataError(f'"{key}" must be a list, got {shortened(said)}')
-            spoken = any(isinstance(message, dict) and "from" in message for message in said)
+            spoken = any(isinstance(m, dict) and ("from" in m or "value" in m) for m in said)
             kind = "ShareGPT" if spoken else "OpenAI"
             return kind, [_from_sharegpt(message) for message in said], {key}
     if "instruction" in row and "output" in row:
@@ -91,7 +91,7 @@ def _messages_of(row: dict[str, Any]) -> tuple[str, list[Any], set[str]]:
     if "prompt" in row and "completion" in row:
         messages = [*_side(row, "prompt", "user"), *_side(row, "completion", "assistant")]
         return "prompt/completion", messages, {"prompt", "completion"}
-    if "text" in row:
+    if "text" in row and "role" not in row:
         raise DataError("plain text, not a conversation; it is data for base_train")
     keys = ", ".join(map(repr, list(row)[:6])) or "none"
     raise DataError(
@@ -101,12 +101,14 @@ def _messages_of(row: dict[str, Any]) -> tuple[str, list[Any], set[str]]:
 
 
 def _from_sharegpt(message: Any) -> Any:
-    if not isinstance(message, dict) or "from" not in message:
+    """A message with ShareGPT's keys or speakers, in whole or in part, in OpenAI's."""
+    if not isinstance(message, dict) or message.keys().isdisjoint(("from", "value")):
         return message
     rest = {key: value for key, value in message.items() if key not in ("from", "value")}
-    speaker = message["from"]
+    speaker = message.get("from", message.get("role"))
     role = SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
-    return {"role": role, "content": message.get("value"), **rest}
+    value = message.get("value")
+    return {**rest, "role": role, "content": message.get("content") if is_empty(value) else value}
 
 
 def _from_alpaca(row: dict[str, Any]) -> list[Any]:

@@ -65,18 +65,18 @@ def custom_json(
     rows: list[Conversation] = []
     formats: Counter[str] = Counter()
     unused: Counter[str] = Counter()
-    bad: list[str] = []  # only the first ones in words
+    bad: list[tuple[str, str]] = []  # place and fault; only the first ones in words
 
-    def note(error: str) -> None:
-        bad.append(error if len(bad) < SHOWN else "")
+    def note(error: DataError, place: str = "") -> None:
+        bad.append((place, str(error)) if len(bad) < SHOWN else ("", ""))
 
     if files is None and not spec.startswith("hf:"):
         files = find_files(spec, flag=flag, split=VAL if flag == "--val-data" else TRAIN)
-    for place, row in _read(spec, flag, files, lambda error: note(str(error))):
+    for place, row in _read(spec, flag, files, note):
         try:
             kind, conversation, fields = conversation_of(row)
         except DataError as error:
-            note(f"{place}: {error}")
+            note(error, place)
             continue
         rows.append(conversation)
         formats[kind] += 1
@@ -103,8 +103,12 @@ def _read(
         yield from read_rows(path, bad=bad)
 
 
-def _report_bad(bad: list[str], good: int, *, skip: bool) -> None:
-    first = "; ".join(bad[:SHOWN]) + ("; ..." if len(bad) > SHOWN else "")
+def _report_bad(bad: list[tuple[str, str]], good: int, *, skip: bool) -> None:
+    places: dict[str, list[str]] = {}  # of rows with the same fault, which is told once
+    for place, fault in bad[:SHOWN]:
+        places.setdefault(fault, []).extend(filter(None, [place]))
+    faults = [": ".join(filter(None, [", ".join(where), fault])) for fault, where in places.items()]
+    first = "; ".join(faults) + ("; ..." if len(bad) > SHOWN else "")
     count = f"{len(bad):,} of {len(bad) + good:,} rows"
     if not good:
         raise DataError(f"none of {len(bad):,} rows can be used: {first}")
