@@ -172,6 +172,8 @@ def test_rows_of_every_usual_format_are_read(row, kind, messages, unused):
             {"messages": [*BAD["messages"], {**ANSWER, "loss_mask": 0}]},
             '"loss_mask": 0; write "weight": 0',
         ),
+        ({**GOOD, "label": False}, "a preference row (label)"),
+        ({"instruction": "q", "output": "a", "kto_tag": False}, "a preference row (kto_tag)"),
         ({"text": "hi", "role": "prompter"}, "no conversation; keys: 'text', 'role'; known are"),
         ({"text": "once"}, "plain text, not a conversation; it is data for base_train"),
         (

@@ -67,11 +67,12 @@ def _refuse(row: dict[str, Any], given: set[str]) -> None:
     found = [key for key in PREFERENCE if key in given]
     if isinstance(row.get("label"), bool) and "completion" in given:
         found.append("label")
+    bad = [key for key in ("label", "kto_tag") if row.get(key) is False]  # KTO: an answer to avoid
     # With "messages" beside them these are still a conversation, as in ultrafeedback_binarized.
-    if found and "messages" not in given:
+    if bad or (found and "messages" not in given):
+        names = ", ".join(dict.fromkeys(found + bad))
         raise DataError(
-            f"a preference row ({', '.join(found)}), which says what is better; "
-            "SFT needs the answer to learn"
+            f"a preference row ({names}), which says what is better; SFT needs the answer to learn"
         )
 
 
