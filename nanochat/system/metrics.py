@@ -91,7 +91,7 @@ class MetricsLogger:
                 storage.write_atomic(self._path, bytes(self._unwritten))
                 self._unwritten.clear()
                 self._replaces = False
-            # Opened anew for each row: it may become writable again, or be on a network disk that
+            # Opened for each row: the file may become writable again, or be on a network disk that
             # went away and came back.
             with self._path.open("ab", buffering=0) as file:
                 while self._unwritten:
