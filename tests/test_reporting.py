@@ -294,9 +294,9 @@ def test_the_real_wandb_continues_an_offline_run_under_its_id(base, monkeypatch)
     (folder / "result.json").unlink()
     train(base, "--wandb", "p", "--resume", "--tokens", "1536")
     run_id = storage.read_json(folder / "config.json", "config")["wandb_id"]
-    found = [path.name for path in (base / "wandb").glob("offline-run-*")]
-    assert found
-    assert all(name.endswith(f"-{run_id}") for name in found)
+    # offline-run-<date>_<time>-<id>, and "-1" for a second one within the same second
+    found = [path.name.split("-")[3] for path in (base / "wandb").glob("offline-run-*")]
+    assert found == [run_id, run_id]
 
 
 # --- speedrun.sh
