@@ -1,7 +1,8 @@
-"""The HTTP side of the chat server: routes, streaming, errors and security headers.
+"""The HTTP side of the chat server: routes, streaming and errors.
 
-Owns: everything HTTP. Does not own: the JSON (`protocol`) or generation (`service`). FastAPI is
-imported where it is used, so that importing nanochat stays cheap.
+Owns: routes and responses. Does not own: what is refused before them (`guard`), the JSON
+(`protocol`) or generation (`service`). FastAPI is imported where it is used, so that importing
+nanochat stays cheap.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat.engine import Completion, Engine, Request
 from nanochat.engine.sampling import SamplingOptions
+from nanochat.server.guard import Guard
 from nanochat.server.protocol import (
     Answer,
     ApiError,
@@ -30,15 +32,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 STATIC = Path(__file__).parent / "static"
-MAX_BODY_BYTES = 1 << 20
 PING_S = 15.0  # send a comment this often, or proxies close an idle stream
 RESERVED_TOKENS = 512  # room for the answer when the conversation would fill the context
-HEADERS = {
-    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 Scope = MutableMapping[str, Any]
 T = TypeVar("T")
 
@@ -262,56 +257,3 @@ async def _invalid_request(request: Any, error: Any) -> Any:
 async def _http_error(request: Any, error: Any) -> Any:
     message = f"{request.method} {request.url.path}: {error.detail}"
     return await _error_response(request, ApiError(error.status_code, message))
-
-
-class Guard:
-    """ASGI middleware: adds security headers, limits the body's size, checks the Host header.
-
-    The Host check blocks DNS rebinding: evil.example first resolves to its own server, then to
-    127.0.0.1. The browser takes both for one origin, so the page may read this server's answers;
-    but the Host header still names evil.example.
-    """
-
-    def __init__(self, app: Any, allowed_hosts: Collection[str] | None = None) -> None:
-        self._app = app
-        self._allowed_hosts = allowed_hosts
-        self._headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        from fastapi import HTTPException
-        from fastapi.responses import JSONResponse
-
-        received = 0
-
-        async def receive_bounded() -> Any:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-            return message
-
-        async def send_guarded(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
-            await send(message)
-
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        if self._allowed_hosts is not None and _host_name(host) not in self._allowed_hosts:
-            error = ApiError(403, f"host {host!r} is not allowed; use localhost")
-            await JSONResponse(error.body(), status_code=403)(scope, receive, send_guarded)
-            return
-        # Parse every body as JSON: `curl -d` without a header declares a form.
-        headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-        scope = {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
-        await self._app(scope, receive_bounded, send_guarded)
-
-
-def _host_name(host: str) -> str:
-    """The host name in a Host header, without the port."""
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") and ":" in host else host
-    return name.strip("[]").lower()
