@@ -163,7 +163,7 @@ DAMAGES = {
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_older_one_used(path, original, damage):
+def test_a_damaged_checkpoint_is_named_and_the_older_one_used(path, original, damage, request):
     older = path.with_name("step_000001")
     shutil.copytree(original, older)
     bend(older, lambda meta: meta.update(step=1))
@@ -174,6 +174,9 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(path, original, da
     found, damages = checkpoint_manager.newest_valid(path.parent)
     assert found == older
     assert [damaged.path for damaged in damages] == [path]
+    if request.node.callspec.id.startswith("optimizer"):
+        assert load(path).meta.step == 2  # the model is whole
+        return
     with pytest.raises(CheckpointError) as error:
         load(path)
     assert one_line(error)

@@ -239,7 +239,9 @@ def load(
     model_options: Mapping[str, Any] | None = None,
     attention_backend: str = "auto",
 ) -> Loaded:
-    """Read the model and tokenizer of a checkpoint; every file is checked against its hash.
+    """Read the model and tokenizer of a checkpoint; both are checked against their hashes.
+
+    The optimizer's state, the larger part of a checkpoint, is neither read nor needed.
 
     path: a checkpoint folder, or a stage folder (for its newest checkpoint); rank 0 reads it and
     sends it to the other ranks tensor by tensor. Collective.
@@ -263,7 +265,7 @@ def _read(path: Path, model_options: Mapping[str, Any]) -> tuple[Path, Meta, GPT
                 "folder of a stage that has one"
             )
         path = newest
-    meta = read_meta(path)
+    meta = read_meta(path, (WEIGHTS, TOKENIZER))
     try:
         config = from_dict(GPTConfig, {**meta.model, **model_options})
         tokenizer_ = tokenizer.load(path / TOKENIZER)
