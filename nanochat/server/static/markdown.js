@@ -1,113 +1,182 @@
-// A subset of Markdown as DOM nodes. Text only ever becomes text nodes, never HTML.
+// Markdown as DOM nodes: CommonMark with GFM's tables, tasks and strikes, formulas, colored code.
+// Written here rather than taken: the page has no build step, the known libraries with maths and
+// colors are several hundred KB that make HTML strings and need a sanitizer, and none draws a growing
+// answer by its last block alone. Text only ever becomes text nodes; HTML is shown as it is written.
 
-/** Paragraphs, headings, lists, quotes and fenced code of a text, as a document fragment. */
+import { parseBlocks } from "./blocks.js";
+import { highlight } from "./highlight.js";
+import { element, filled, inline, labelKey, link, unescaped } from "./inline.js";
+
+/** A text as a document fragment. Markup that nests too deep, or is not ours, is shown as text. */
 export function markdown(text) {
-  const result = document.createDocumentFragment();
-  const lines = text.split("\n");
-  let at = 0;
-  while (at < lines.length) {
-    const line = lines[at];
-    const fence = line.match(/^\s*(```+|~~~+)\s*([\w+#.-]*)/);
-    const heading = line.match(/^(#{1,6})\s+(.*)/);
-    if (fence) {
-      const end = closing(lines, at + 1, fence[1]);
-      result.append(codeBlock(lines.slice(at + 1, end).join("\n"), fence[2]));
-      at = end + 1;
-    } else if (heading) {
-      result.append(element(`h${Math.min(6, heading[1].length + 2)}`, inline(heading[2])));
-      at += 1;
-    } else if (ITEM.test(line)) {
-      at = list(result, lines, at);
-    } else if (/^>/.test(line)) {
-      const end = extent(lines, at, (l) => /^>/.test(l));
-      const inner = lines.slice(at, end).map((l) => l.replace(/^> ?/, "")).join("\n");
-      result.append(element("blockquote", markdown(inner)));
-      at = end;
-    } else if (line.trim() === "") {
-      at += 1;
-    } else {
-      const end = extent(lines, at, (l, i) => l.trim() !== "" && (i === at || !BLOCK.test(l)));
-      result.append(element("p", inline(lines.slice(at, end).join("\n"))));
-      at = end;
+  const blocks = parseBlocks(normalized(text));
+  const context = { definitions: definitionsOf(blocks, new Map()) };
+  return filled(document.createDocumentFragment(), rendered(blocks, context));
+}
+
+/** The source of each top-level block, blank lines between them left out. */
+export function markdownBlocks(text) {
+  const lines = normalized(text).split("\n");
+  return parseBlocks(lines.join("\n")).map(({ start, end }) => lines.slice(start, end + 1).join("\n"));
+}
+
+/**
+ * An element that shows a growing text: `update(text, {final})` draws only the blocks that can
+ * still change, and closes open marks for the moment. With `final`, the text is complete.
+ * decorate(node): called with each new top-level node.
+ */
+export function markdownView(decorate = () => {}) {
+  const box = element("div");
+  box.className = "text";
+  let settled = ""; // the source of the blocks that stay as they are
+  let definitions = new Map();
+  let drawn = []; // the nodes after those
+  let shown = null;
+
+  function draw(blocks, unfinished) {
+    const nodes = rendered(blocks, { definitions, unfinished });
+    filled(box, nodes);
+    nodes.forEach(decorate);
+    return nodes;
+  }
+
+  function restart() {
+    box.replaceChildren();
+    settled = "";
+    drawn = [];
+    definitions = new Map();
+  }
+
+  function update(given, { final = false } = {}) {
+    const text = normalized(given);
+    if (shown === `${final}${text}`) return;
+    shown = `${final}${text}`;
+    if (!text.startsWith(settled)) restart();
+    let rest = text.slice(settled.length);
+    let blocks = parseBlocks(final ? rest : withoutOpenLine(rest));
+    const before = definitions.size;
+    definitionsOf(blocks, definitions);
+    if (final && settled && definitions.size > before) {
+      restart(); // a reference may stand before its definition
+      rest = text;
+      blocks = parseBlocks(rest);
+      definitionsOf(blocks, definitions);
+    }
+    for (const node of drawn) node.remove();
+    const kept = final ? blocks.length : settledCount(blocks, rest);
+    draw(blocks.slice(0, kept), false);
+    drawn = draw(blocks.slice(kept), !final);
+    if (!final && kept > 0 && kept < blocks.length) {
+      const lines = rest.split("\n");
+      settled += lines.slice(0, blocks[kept].start).join("\n") + "\n";
     }
   }
-  return result;
+  return { element: box, update };
 }
 
-const ITEM = /^\s{0,3}([-*+]|\d{1,9}[.)])\s+/;
-const BLOCK = /^\s*(```|~~~|>|#{1,6}\s|[-*+]\s|\d{1,9}[.)]\s)/;
-// code, strong, emphasis, link, bare URL; unclosed markup stays plain text
-const INLINE =
-  /(`+)(.+?)\1|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])(.+?)\*|\[([^\]\n]+)\]\(([^)\s]+)\)|(https?:\/\/[^\s<>"')\]]+)/s;
+/** How many blocks cannot change any more: a complete line begins the block behind them. */
+function settledCount(blocks, text) {
+  const openLine = text.split("\n").length - 1;
+  const at = blocks.findLastIndex((block) => block.start < openLine);
+  return Math.max(0, at);
+}
 
-function inline(text) {
-  const result = document.createDocumentFragment();
-  let rest = text;
-  while (rest) {
-    const found = rest.match(INLINE);
-    if (!found) break;
-    result.append(rest.slice(0, found.index));
-    const [match, , code, strong, emphasis, label, target, url] = found;
-    if (code !== undefined) result.append(element("code", code));
-    else if (strong !== undefined) result.append(element("strong", inline(strong)));
-    else if (emphasis !== undefined) result.append(element("em", inline(emphasis)));
-    else result.append(link(target ?? url, label ?? url) ?? match);
-    rest = rest.slice(found.index + match.length);
+/** Without a last line that may yet become anything: "-" is a list, a rule or a heading's line. */
+function withoutOpenLine(text) {
+  const at = text.lastIndexOf("\n") + 1;
+  const open = /^[\s>]*(?:[-=*_+#`~|:$\\\s]+|\d{1,9}[.)]?|[-*+]\s+\[[ xX]?\]?|(?:```|~~~)[^`]*)\s*$/;
+  return open.test(text.slice(at)) ? text.slice(0, at) : text;
+}
+
+function normalized(text) {
+  return text.replace(/\r\n?/g, "\n").replace(/\0/g, "\ufffd");
+}
+
+function definitionsOf(blocks, found) {
+  for (const block of blocks) {
+    if (block.children) definitionsOf(block.children, found);
+    const key = block.type === "definition" && labelKey(block.label);
+    if (key && !found.has(key)) found.set(key, { url: unescaped(block.url), title: unescaped(block.title) });
   }
-  result.append(rest);
-  return result;
+  return found;
 }
 
-function list(result, lines, start) {
-  const ordered = /^\s*\d/.test(lines[start]);
-  const kind = ordered ? /^\s{0,3}\d{1,9}[.)]\s+/ : /^\s{0,3}[-*+]\s+/;
-  const items = element(ordered ? "ol" : "ul");
-  if (ordered) items.start = parseInt(lines[start], 10);
-  let at = start;
-  while (at < lines.length && kind.test(lines[at])) {
-    const end = extent(lines, at + 1, (l) => /^\s{2,}\S/.test(l));
-    const own = [lines[at].replace(kind, ""), ...lines.slice(at + 1, end)];
-    const indent = Math.min(...own.slice(1).map((l) => l.search(/\S/)), 4);
-    const [first, ...more] = own;
-    const item = element("li", inline(first));
-    if (more.length) item.append(markdown(more.map((l) => l.slice(indent)).join("\n")));
-    items.append(item);
-    at = end;
-    if (lines[at]?.trim() === "" && kind.test(lines[at + 1] ?? "")) at += 1;
-  }
-  result.append(items);
-  return at;
+// ---------------------------------------------------------------- blocks as nodes
+
+function rendered(blocks, context) {
+  const inner = { ...context, unfinished: false };
+  return blocks.map((block, at) => RENDER[block.type](block, at === blocks.length - 1 ? context : inner));
 }
 
-function codeBlock(code, language) {
-  const block = element("div", element("pre", element("code", code)));
+const RENDER = {
+  paragraph: ({ text }, context) => element("p", inline(text, context)),
+  // The page has headings of its own above these.
+  heading: ({ level, text }, context) => element(`h${Math.min(6, level + 2)}`, inline(text, context)),
+  rule: () => element("hr"),
+  quote: ({ children }, context) => filled(document.createElement("blockquote"), rendered(children, context)),
+  code: codeBlock,
+  list,
+  table,
+  definition({ text, url }) {
+    const at = text.indexOf(url, text.indexOf("]:"));
+    const line = element("p", text.slice(0, at), link(url, [url]), text.slice(at + url.length));
+    line.className = "definition"; // shown: what looks like one may be a sentence
+    return line;
+  },
+};
+
+function codeBlock({ text, language }) {
+  const code = element("code", highlight(text, language));
+  const pre = element("pre", code);
+  pre.tabIndex = 0; // scrolls by keyboard
+  const block = element("div", pre);
   block.className = "code";
   block.dataset.language = language;
   return block;
 }
 
-function link(target, label) {
-  if (!/^https?:\/\//.test(target)) return null;
-  const anchor = element("a", label);
-  anchor.href = target;
-  anchor.target = "_blank";
-  anchor.rel = "noopener noreferrer";
-  return anchor;
-}
-
-function closing(lines, from, fence) {
-  const end = lines.findIndex((line, i) => i >= from && line.trim().startsWith(fence));
-  return end < 0 ? lines.length : end;
-}
-
-function extent(lines, from, test) {
-  let at = from;
-  while (at < lines.length && test(lines[at], at)) at += 1;
-  return at;
-}
-
-function element(name, ...children) {
-  const result = document.createElement(name);
-  result.append(...children);
+function list({ ordered, first, loose, children }, context) {
+  const items = children.map((item, at) => {
+    const own = at === children.length - 1 ? context : { ...context, unfinished: false };
+    return listItem(item, loose, own);
+  });
+  const result = filled(document.createElement(ordered ? "ol" : "ul"), items);
+  if (ordered && first !== 1) result.start = first;
+  if (loose) result.className = "loose";
   return result;
+}
+
+function listItem({ children, checked }, loose, context) {
+  const nodes = rendered(children, context).flatMap((node) =>
+    node.localName === "p" && !loose && !node.className ? [...node.childNodes] : [node],
+  );
+  const result = filled(document.createElement("li"), nodes);
+  if (checked === null) return result;
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.checked = checked;
+  box.disabled = true;
+  box.setAttribute("aria-label", checked ? "done" : "to do");
+  (loose && nodes[0]?.localName === "p" ? nodes[0] : result).prepend(box, " ");
+  result.className = "task";
+  return result;
+}
+
+function table({ align, rows }, { definitions }) {
+  const row = (cells, name) => {
+    const shown = cells.map((text, at) => {
+      const cell = element(name, inline(text, { definitions, cell: true }));
+      if (align[at]) cell.className = align[at];
+      return cell;
+    });
+    while (shown.length < align.length) shown.push(element(name));
+    return element("tr", ...shown);
+  };
+  const [head, ...body] = rows;
+  const result = element("table", element("thead", row(head, "th")));
+  result.append(filled(document.createElement("tbody"), body.map((cells) => row(cells, "td"))));
+  const box = element("div", result);
+  box.className = "table";
+  box.tabIndex = 0; // scrolls by keyboard
+  return box;
 }
