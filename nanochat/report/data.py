@@ -145,7 +145,8 @@ class StageData:
         merged: dict[str, Any] = {}
         for part in (self.config.get("options"), self.config.get("model")):
             merged.update(part if isinstance(part, dict) else {})
-        merged.update(self.result.get("settings") or {})
+        more = self.result.get("settings")
+        merged.update(more if isinstance(more, dict) else {})
         return {key: text for key, value in merged.items() if (text := short_value(value))}
 
 

@@ -1,7 +1,7 @@
 """The result of a finished stage, and the report of a run.
 
-Owns: config.json, result.json and report.md. Does not own: reading stages (`data`) or the page
-(`page`).
+Owns: config.json, samples.jsonl, result.json and report.md. Does not own: reading stages (`data`)
+or the page (`page`).
 A section is plain JSON, so that stages need no types from here:
 
     {"title": str, "seconds": float, "peak_memory_bytes": int, "settings": {name: value},
@@ -13,30 +13,34 @@ Every key is optional. An accuracy has unit "accuracy" and a value in [0, 1].
 """
 
 import datetime
+import json
 import platform
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nanochat.report import data
 from nanochat.report import page as report_page
 from nanochat.report.data import RunRecord
 from nanochat.system import config, storage
-from nanochat.system import device as devices
-from nanochat.system.distributed import Run
 from nanochat.system.errors import DataError
 from nanochat.system.metrics import duration, plain
 
+if TYPE_CHECKING:  # torch takes seconds to import, and who only reads a run does not need it
+    from nanochat.system.distributed import Run
 
-def write_config(stage_dir: Path, options: Any, run: Run | None = None, **facts: Any) -> None:
+
+def write_config(stage_dir: Path, options: Any, run: "Run | None" = None, **facts: Any) -> None:
     """Write a stage's config.json: its options, what it runs on, and further facts.
 
     run: None for a stage whose result does not depend on the machine.
     """
     machine = {}
     if run is not None:
+        import torch
+
+        from nanochat.system import device as devices
+
         machine = {
             "device": devices.describe(run.device),
             "compute_dtype": str(run.compute_dtype).removeprefix("torch."),
@@ -47,6 +51,17 @@ def write_config(stage_dir: Path, options: Any, run: Run | None = None, **facts:
         }
     found = {"stage": stage_dir.name, "options": config.to_dict(options), **machine, **facts}
     storage.write_json(stage_dir / "config.json", plain(found))
+
+
+def record_samples(stage_dir: Path, step: int, samples: list[dict[str, Any]]) -> None:
+    """Append what the model wrote after a step to samples.jsonl.
+
+    samples: in the form of a section. Raises: OSError if the file cannot be written.
+    """
+    line = json.dumps(plain({"step": step, "samples": samples}))
+    # The newline before it closes a line that a killed process left unfinished.
+    with (stage_dir / "samples.jsonl").open("ab") as file:
+        file.write(f"\n{line}\n".encode())
 
 
 def record(stage_dir: Path, section: dict[str, Any]) -> None:

@@ -8,12 +8,14 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nanochat.system import storage
-from nanochat.system.distributed import Run
 from nanochat.system.errors import Stopped
 from nanochat.system.wandb_run import WandbRun
+
+if TYPE_CHECKING:  # it imports torch, which readers of metrics should not have to wait for
+    from nanochat.system.distributed import Run
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class MetricsLogger:
     def __init__(
         self,
         stage_dir: Path,
-        run: Run,
+        run: "Run",
         *,
         wandb: WandbRun | None = None,
         resume_step: int | None = None,

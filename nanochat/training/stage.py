@@ -91,7 +91,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         _profiler(stage) as after_step,
     ):
         wandb_id = metrics.wandb.id if metrics.wandb else before.get("wandb_id")
-        more = {"compiled": compiled, "wandb_id": wandb_id}
+        more = {"steps": recipe.total_steps, "compiled": compiled, "wandb_id": wandb_id}
         _write_config(stage, model, recipe.tokenizer, {**facts, **more})
         loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
@@ -264,6 +264,8 @@ def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) 
             stage.log_line(f"warning: samples skipped: {found}")
             return
         results["samples"] = found
+        if stage.run.is_main:
+            _record_samples(stage, trainer.progress.step, found)
         for item in found[:4]:
             stage.log_line(f"  {item['prompt']!r} -> {item['text']!r}")
 
@@ -282,6 +284,13 @@ def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) 
         Hook(evaluate, every=loop.eval_every),
         Hook(sample, every=loop.sample_every),
     ]
+
+
+def _record_samples(stage: Stage, step: int, samples: list[dict[str, str]]) -> None:
+    try:
+        report.record_samples(stage.dir, step, samples)
+    except OSError as error:
+        stage.log_line(f"warning: samples.jsonl cannot be written ({error}); training continues")
 
 
 def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
