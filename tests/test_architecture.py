@@ -23,7 +23,7 @@ LAYERS = {
     "engine": CORE | {"tools"},
     "checkpoint_manager": CORE,
     "evaluation": CORE | {"data", "engine", "report", "checkpoint_manager"},
-    "server": CORE | {"engine"},
+    "server": CORE | {"engine", "report"},
     "training": CORE | {"optim", "data", "engine", "checkpoint_manager", "evaluation", "report"},
     "scaling_laws": CORE | {"optim", "data", "report", "training"},
 }

@@ -37,8 +37,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        from fastapi import HTTPException
-        from fastapi.responses import JSONResponse
+        from starlette.exceptions import HTTPException
+        from starlette.responses import JSONResponse
 
         received = 0
 
@@ -52,7 +52,12 @@ class Guard:
 
         async def send_guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+                sent = list(message.get("headers", ()))
+                own = {
+                    name for name, _ in sent
+                }  # a report has a content security policy of its own
+                missing = [(name, value) for name, value in self._headers if name not in own]
+                message = {**message, "headers": [*sent, *missing]}
             await send(message)
 
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")

@@ -22,6 +22,7 @@ STAGES = {
     "chat_eval": "measure the accuracy of a chat model on tasks",
     "chat_cli": "chat with a model in the terminal",
     "chat_web": "chat with a model in the browser",
+    "dashboard": "watch runs in the browser while they train",
     "sample": "continue a prompt with any model",
     "report": "write a run's report.md and report.html",
 }

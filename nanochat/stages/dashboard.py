@@ -1,0 +1,40 @@
+"""Watch runs in the browser: curves, samples and accuracies, live while training writes them.
+
+nanochat dashboard
+"""
+
+from dataclasses import dataclass
+
+from nanochat.server.listen import AddressOptions, listen, url_of
+from nanochat.server.runs import create_dashboard
+from nanochat.system import config, storage
+from nanochat.system.config import nested
+from nanochat.system.console import log_line
+from nanochat.system.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DashboardConfig:
+    """Show the runs in $NANOCHAT_BASE_DIR in the browser; reads files only, and needs no model."""
+
+    address: AddressOptions = nested(AddressOptions)
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = config.parse(DashboardConfig, argv, stage="dashboard")
+    app = create_dashboard(storage.base_dir() / "runs", allowed_hosts=cfg.address.allowed_hosts)
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(f"dashboard: {error}; pip install 'nanochat[serve]'") from None
+    with listen(cfg.address) as listener:
+        options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        log_line(f"runs at {url_of(cfg.address, listener)}/runs  (Ctrl-C stops)")
+        try:
+            uvicorn.Server(options).run(sockets=[listener])
+        except KeyboardInterrupt:
+            log_line("stopped")
+
+
+if __name__ == "__main__":
+    config.cli(main)
