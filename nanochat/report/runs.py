@@ -47,7 +47,7 @@ def details(run_dir: Path) -> dict[str, Any]:
 
     A stage is {"name", "title", "series", "seconds", "peak_memory_bytes", "settings", "results",
     "samples", "notes"}, with results and samples as in `record`, where a sample also has the
-    "step" after which it was written, or null, and the "stage" of the model that wrote it.
+    "step" after which it was written, or null, and both have the "series" of the model.
     """
     stages = [
         StageData(
@@ -302,7 +302,7 @@ def _sample(item: dict[str, Any], step: float | None, stage: str) -> dict[str, A
         return None
     return {
         "step": step,
-        "stage": model if isinstance(model, str) else stage,
+        "series": StageData(model if isinstance(model, str) else stage).series,
         "group": group if isinstance(group, str) else "",
         "prompt": prompt[:MAX_TEXT],
         "turns": texts,

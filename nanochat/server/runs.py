@@ -6,6 +6,7 @@ It needs no model, and imports neither FastAPI nor torch, so that it starts in a
 
 import datetime
 import functools
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,8 @@ def add_run_routes(app: "Starlette", folder: Path, *, chat: bool = True) -> None
         return FileResponse(STATIC / "runs.html")
 
     def overview(request: "Request") -> Any:
-        return {"runs": runs.overview(folder), "folder": str(folder), "chat": chat}
+        found = runs.overview(folder)
+        return {"runs": found, "now": time.time(), "folder": str(folder), "chat": chat}
 
     def details(request: "Request") -> Any:
         return runs.details(runs.find(folder, request.path_params["run"]))
