@@ -1,13 +1,14 @@
 // Markdown's blocks: a text's lines become a tree of plain objects.
-// Owns: CommonMark's containers and leaves, GFM's tables. Does not own: what is inside a line (inline.js).
+// Owns: CommonMark's containers and leaves, GFM's tables. Does not own: what complete blocks
+// hold (leaves.js), what is inside a line (inline.js).
 // One pass over the lines, each looked at once per open container, of which there are at most DEPTH.
+
+import { cells, DEFINITION, finished } from "./leaves.js";
 
 const DEPTH = 24; // containers inside one another; the markers of deeper ones are shown as text
 const COLUMNS = 100; // a "table" with more columns is shown as text
 const ITEM = /^(?:([-*+])|(\d{1,9})([.)]))(?=[ \t]|$)/;
 const FENCE = /^(?:(`{3,})([^`]*)|(~{3,})(.*))$/;
-const DEFINITION =
-  /^\[((?:\\.|[^\\[\]]){1,200})\]:[ \t]*<?((?:https?:\/\/|mailto:)[^\s<>]+)>?(?:[ \t]+(?:"([^"]*)"|'([^']*)'|\(([^()]*)\)))?[ \t]*$/i;
 
 /**
  * The top-level blocks of a text with \n line ends.
@@ -15,6 +16,7 @@ const DEFINITION =
  * paragraph {text}, heading {level, text}, code {language, text}, rule, quote {children},
  * list {ordered, first, loose, children: items}, item {children, checked: null | bool},
  * table {align, rows: [[text]]}, definition {text, label, url, title}.
+ * `part` marks one that began inside the block before: no line may be parsed as if between them.
  */
 export function parseBlocks(text) {
   const parser = new Parser();
@@ -185,7 +187,7 @@ class Parser {
   beginFence(text, indent) {
     const found = text.match(FENCE);
     if (!found) return false;
-    const [language] = (found[2] ?? found[4]).trim().split(/\s/, 1);
+    const language = (found[2] ?? found[4]).trim();
     this.place({ type: "code", fence: found[1] ?? found[3], indent, language, lines: [] }, true);
     this.take();
     return true;
@@ -207,10 +209,11 @@ class Parser {
     const { children } = this.open.at(-1);
     this.leaf.lines.pop();
     this.leaf.end -= 1;
-    if (this.leaf.lines.length === 0) children.pop();
+    const part = this.leaf.lines.length > 0; // of what began as one paragraph
+    if (!part) children.pop();
     const sides = align.map((cell) => (cell.startsWith(":") ? 1 : 0) + (cell.endsWith(":") ? 2 : 0));
     const names = sides.map((side) => ["", "left", "right", "center"][side]);
-    this.place({ type: "table", align: names, rows: [cells(head)] }, true);
+    this.place({ type: "table", part, align: names, rows: [cells(head)] }, true);
     this.leaf.start -= 1;
     this.take();
     return true;
@@ -327,69 +330,4 @@ class Parser {
       leaf.formula = "\\]";
     }
   }
-}
-
-/** The cells of a table's row; a pipe inside is written \|. */
-function cells(row) {
-  const text = row.trim().replace(/^\|/, "");
-  const parts = text.split("|");
-  const result = [];
-  let cell = "";
-  for (const [at, part] of parts.entries()) {
-    cell += part;
-    const backslashes = part.match(/\\*$/)[0].length;
-    if (backslashes % 2 && at < parts.length - 1) {
-      cell = `${cell.slice(0, -1)}|`;
-    } else {
-      result.push(cell.trim());
-      cell = "";
-    }
-  }
-  if (result.length > 1 && result.at(-1) === "") result.pop();
-  return result;
-}
-
-/** The blocks with their texts joined, definitions split off, and lists known as loose or tight. */
-function finished(blocks) {
-  return blocks.flatMap((block) => {
-    if (block.type === "paragraph") return paragraphs(block);
-    if (block.type === "code") block.text = codeText(block);
-    if (block.children) block.children = finished(block.children);
-    if (block.type === "list") {
-      const gap = (nodes) => nodes.some((node, at) => at > 0 && node.start > nodes[at - 1].end + 1);
-      block.loose = gap(block.children) || block.children.some((item) => gap(item.children));
-      for (const item of block.children) markTask(item);
-    }
-    return block;
-  });
-}
-
-function codeText({ fence, lines }) {
-  if (fence) return lines.join("\n");
-  let end = lines.length;
-  while (end > 0 && lines[end - 1].trim() === "") end -= 1;
-  return lines.slice(0, end).join("\n");
-}
-
-function paragraphs({ lines, start, end }) {
-  const result = [];
-  while (lines.length > result.length) {
-    const text = lines[result.length].trimEnd();
-    const found = text.match(DEFINITION);
-    if (!found) break;
-    const line = start + result.length;
-    const [, label, url, ...titles] = found;
-    const title = titles.find((part) => part !== undefined) ?? "";
-    result.push({ type: "definition", start: line, end: line, text, label, url, title });
-  }
-  const text = lines.slice(result.length).join("\n").trimEnd();
-  if (text) result.push({ type: "paragraph", start: start + result.length, end, text });
-  return result;
-}
-
-function markTask(item) {
-  const [first] = item.children;
-  const found = first?.type === "paragraph" && first.text.match(/^\[([ xX])\]\s+(?=\S)/);
-  item.checked = found ? found[1] !== " " : null;
-  if (found) first.text = first.text.slice(found[0].length);
 }

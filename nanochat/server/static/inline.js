@@ -1,10 +1,11 @@
 // Markdown inside a block: text becomes DOM nodes. Text only ever becomes text nodes, never HTML.
-// Owns: emphasis, code, links, formulas in a line. Does not own: blocks (blocks.js), TeX (math.js).
+// Owns: code, links, formulas in a line, escapes. Does not own: blocks (blocks.js), which marks of
+// emphasis belong together (emphasis.js), TeX (math.js).
 // Every step either moves forward or looks at a bounded stretch of text, so time grows with length.
 
+import { element, emphasized, filled, markAt, nodes, runLength, tallest } from "./emphasis.js";
 import { math } from "./math.js";
 
-const DEPTH = 16; // emphasis inside emphasis; deeper marks are shown as text
 const FORMULA = 4000; // characters of a formula in a line
 const TARGET = 2000; // characters of a link's target and title
 const SPECIAL = /[\\`*_~[\]!<&$\n]|https?:\/\/|www\./gi;
@@ -31,15 +32,6 @@ export function inline(text, { definitions = new Map(), unfinished = false, cell
 /** How a reference and its definition are compared. */
 export const labelKey = (label) => label.trim().replace(/\s+/g, " ").toLowerCase().toUpperCase();
 
-/** An element with children. */
-export const element = (name, ...children) => filled(document.createElement(name), children);
-
-/** A node with children added: any number of them, which `append(...children)` cannot take. */
-export function filled(node, children) {
-  for (const child of children) node.append(child);
-  return node;
-}
-
 /** A link that opens a new tab, which cannot reach back to this page. */
 export function link(url, content) {
   const anchor = filled(document.createElement("a"), content);
@@ -49,7 +41,6 @@ export function link(url, content) {
   return anchor;
 }
 
-// Items while parsing: {text}, {node, height}, {mark, count, length, opens, closes}, {bracket, image}.
 class Inline {
   constructor(text, context) {
     this.text = text;
@@ -123,7 +114,7 @@ class Inline {
   code(at) {
     const length = runLength(this.text, at);
     this.runs ??= backtickRuns(this.text);
-    const starts = this.runs.get(length);
+    const starts = this.runs.get(length) ?? [];
     while (starts.length && starts.at(-1) <= at) starts.pop();
     let end = starts.at(-1);
     if (end === undefined) {
@@ -284,113 +275,14 @@ class Inline {
   // -------------------------------------------------------------- emphasis
 
   mark(at) {
-    const { text } = this;
-    const mark = text[at];
-    const count = runLength(text, at);
-    if (mark === "~" && count !== 2) {
-      this.addText("~".repeat(count));
-      return at + count;
-    }
-    const before = text.codePointAt(at - 1 - (/[\udc00-\udfff]/.test(text[at - 1] ?? "") ? 1 : 0));
-    const [space, sign] = kindOf(at > 0 ? before : 32);
-    const [spaceAfter, signAfter] = kindOf(text.codePointAt(at + count) ?? 32);
-    const left = !spaceAfter && (!signAfter || space || sign);
-    const right = !space && (!sign || spaceAfter || signAfter);
-    const opens = mark === "_" ? left && (!right || sign) : left;
-    const closes = mark === "_" ? right && (!left || signAfter) : right;
-    this.items.push({ mark, count, length: count, opens, closes });
-    return at + count;
+    const run = markAt(this.text, at);
+    if (run.mark === "~" && run.count !== 2) this.addText("~".repeat(run.count));
+    else this.items.push(run);
+    return at + run.count;
   }
-}
-
-/** The items with pairs of marks replaced by elements (CommonMark, "process emphasis"). */
-function emphasized(items, unfinished = false) {
-  const result = [];
-  const openers = []; // {item, position in result, serial}
-  const floors = {}; // per kind of closing mark: no opener up to this serial fits
-  let serial = 0;
-  for (const item of items) {
-    if (item.mark && item.closes) closeMarks(item, result, openers, floors);
-    if (item.mark && item.count === 0) continue;
-    result.push(item);
-    if (item.mark && item.opens) openers.push({ item, position: result.length - 1, serial: ++serial });
-  }
-  if (!unfinished) return result;
-  for (const { item, position } of openers.reverse()) {
-    if (item.closes || position === result.length - 1) continue;
-    wrap(result, position, Math.min(item.count, 2), item);
-  }
-  return result;
-}
-
-function closeMarks(item, result, openers, floors) {
-  while (item.count > 0) {
-    const kind = `${item.mark}${item.opens}${item.length % 3}`;
-    let at = openers.length - 1;
-    while (at >= 0 && openers[at].serial > (floors[kind] ?? 0) && !fits(openers[at].item, item)) at -= 1;
-    if (at < 0 || openers[at].serial <= (floors[kind] ?? 0)) {
-      floors[kind] = openers.at(-1)?.serial ?? 0;
-      return;
-    }
-    const { item: opener, position } = openers[at];
-    const count = item.mark === "~" || (opener.count >= 2 && item.count >= 2) ? 2 : 1;
-    openers.length = at + 1;
-    if (!wrap(result, position, count, opener)) {
-      openers.length = 0; // whatever is further out would be deeper still
-      return;
-    }
-    item.count -= count;
-    if (opener.count === 0) openers.pop();
-  }
-}
-
-function fits(opener, closer) {
-  if (opener.mark !== closer.mark) return false;
-  if (!opener.closes && !closer.opens) return true;
-  return (opener.length + closer.length) % 3 !== 0 || (opener.length % 3 === 0 && closer.length % 3 === 0);
-}
-
-/** Put all that follows an opening mark into an element; false if that would be too deep. */
-function wrap(result, position, count, opener) {
-  const inside = result.slice(position + 1);
-  const height = 1 + tallest(inside);
-  if (height > DEPTH) return false;
-  const name = opener.mark === "~" ? "del" : count === 2 ? "strong" : "em";
-  opener.count -= count;
-  result.length = position + (opener.count > 0 ? 1 : 0);
-  result.push({ node: filled(document.createElement(name), nodes(inside)), height });
-  return true;
-}
-
-const tallest = (items) => items.reduce((most, { height = 0 }) => Math.max(most, height), 0);
-
-/** The items as nodes and strings, neighboring texts joined. */
-function nodes(items) {
-  const result = [];
-  let text = "";
-  for (const { node, text: own, bracket, mark, count } of items) {
-    text += own ?? bracket ?? (mark ? mark.repeat(count) : "");
-    if (!node) continue;
-    if (text) result.push(text);
-    result.push(node);
-    text = "";
-  }
-  return text ? [...result, text] : result;
 }
 
 // -------------------------------------------------------------- characters
-
-/** [is white space, is punctuation or a symbol] */
-function kindOf(point) {
-  const char = String.fromCodePoint(point);
-  return [/\s/u.test(char), /[\p{P}\p{S}]/u.test(char)];
-}
-
-function runLength(text, at) {
-  let end = at + 1;
-  while (text[end] === text[at]) end += 1;
-  return end - at;
-}
 
 /** Where the runs of backticks begin, by length, the last one first. */
 function backtickRuns(text) {

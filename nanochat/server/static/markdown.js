@@ -4,8 +4,9 @@
 // answer by its last block alone. Text only ever becomes text nodes; HTML is shown as it is written.
 
 import { parseBlocks } from "./blocks.js";
+import { element, filled } from "./emphasis.js";
 import { highlight } from "./highlight.js";
-import { element, filled, inline, labelKey, link, unescaped } from "./inline.js";
+import { inline, labelKey, link, unescaped } from "./inline.js";
 
 /** A text as a document fragment. Markup that nests too deep, or is not ours, is shown as text. */
 export function markdown(text) {
@@ -29,16 +30,9 @@ export function markdownView(decorate = () => {}) {
   const box = element("div");
   box.className = "text";
   let settled = ""; // the source of the blocks that stay as they are
-  let definitions = new Map();
+  let definitions = new Map(); // theirs
   let drawn = []; // the nodes after those
   let shown = null;
-
-  function draw(blocks, unfinished) {
-    const nodes = rendered(blocks, { definitions, unfinished });
-    filled(box, nodes);
-    nodes.forEach(decorate);
-    return nodes;
-  }
 
   function restart() {
     box.replaceChildren();
@@ -47,28 +41,29 @@ export function markdownView(decorate = () => {}) {
     definitions = new Map();
   }
 
+  function draw(blocks, context) {
+    const nodes = rendered(blocks, context);
+    filled(box, nodes);
+    nodes.forEach(decorate);
+    return nodes;
+  }
+
   function update(given, { final = false } = {}) {
     const text = normalized(given);
     if (shown === `${final}${text}`) return;
     shown = `${final}${text}`;
-    if (!text.startsWith(settled)) restart();
-    let rest = text.slice(settled.length);
-    let blocks = parseBlocks(final ? rest : withoutOpenLine(rest));
-    const before = definitions.size;
-    definitionsOf(blocks, definitions);
-    if (final && settled && definitions.size > before) {
-      restart(); // a reference may stand before its definition
-      rest = text;
-      blocks = parseBlocks(rest);
-      definitionsOf(blocks, definitions);
-    }
-    for (const node of drawn) node.remove();
+    // A reference may stand before its definition: in the end such answers are drawn once more.
+    if (!text.startsWith(settled) || (final && text.includes("]:"))) restart();
+    const rest = text.slice(settled.length);
+    const blocks = parseBlocks(final ? rest : withoutOpenLine(rest));
     const kept = final ? blocks.length : settledCount(blocks, rest);
-    draw(blocks.slice(0, kept), false);
-    drawn = draw(blocks.slice(kept), !final);
-    if (!final && kept > 0 && kept < blocks.length) {
-      const lines = rest.split("\n");
-      settled += lines.slice(0, blocks[kept].start).join("\n") + "\n";
+    for (const node of drawn) node.remove();
+    definitionsOf(blocks.slice(0, kept), definitions);
+    draw(blocks.slice(0, kept), { definitions });
+    const known = definitionsOf(blocks.slice(kept), new Map(definitions));
+    drawn = draw(blocks.slice(kept), { definitions: known, unfinished: !final });
+    if (kept > 0 && kept < blocks.length) {
+      settled += rest.split("\n").slice(0, blocks[kept].start).join("\n") + "\n";
     }
   }
   return { element: box, update };
@@ -77,7 +72,8 @@ export function markdownView(decorate = () => {}) {
 /** How many blocks cannot change any more: a complete line begins the block behind them. */
 function settledCount(blocks, text) {
   const openLine = text.split("\n").length - 1;
-  const at = blocks.findLastIndex((block) => block.start < openLine);
+  let at = blocks.findLastIndex((block) => block.start < openLine);
+  while (blocks[at]?.part) at -= 1; // one paragraph for the next line
   return Math.max(0, at);
 }
 
@@ -126,7 +122,8 @@ const RENDER = {
 };
 
 function codeBlock({ text, language }) {
-  const code = element("code", highlight(text, language));
+  const [name] = language.match(/[\w+#-]+/) ?? [""]; // of "python title=x" or "{.python}"
+  const code = element("code", highlight(text, name));
   const pre = element("pre", code);
   pre.tabIndex = 0; // scrolls by keyboard
   const block = element("div", pre);
