@@ -1,333 +1,335 @@
-// The page: one conversation, kept in the browser, answered by the server that sent the page.
+// The page: conversations kept in the browser, answered by the server that sent the page.
 
-import { ApiError, fetchModel, streamAnswer } from "./api.js";
-import { messageView, plainText } from "./view.js";
+import { generate } from "./answering.js";
+import { fetchModels, setKey, tokenize } from "./api.js";
+import { setBusy, setContext, setUpComposer, showStatus } from "./composer.js";
+import { newConversation, newId, newNode, now, titleOf, toSend, Tree } from "./conversation.js";
+import { byId, download, oncePerFrame, textButton } from "./dom.js";
+import { prefixBefore } from "./logprobs.js";
+import { chosenModels, modelById, setUpModels } from "./models.js";
+import { dismiss, notify, toast } from "./notices.js";
+import { sampling, settings, setUpSettings } from "./settings.js";
+import { closeDrawer, drawList, setUpSidebar } from "./sidebar.js";
+import { Store } from "./store.js";
+import { announce, clearThread, drawThread, focusPager, redraw, scrollDown } from "./thread.js";
+import { fileName, fromJson, toJson, toMarkdown } from "./transfer.js";
 
-const byId = (id) => document.getElementById(id);
-const KEYS = { chat: "nanochat.chat", settings: "nanochat.settings", theme: "nanochat.theme" };
 const SUGGESTIONS = ["Who are you?", "What is 12 * 34?", "Tell me a story.", "How do you spell rabbit?"];
-const HINT = byId("status").textContent;
+const LIVE_MS = 15_000; // an answer of another tab that is silent for longer was interrupted
 
-let model = null; // the entry in /v1/models, once the server is ready
-let messages = load(KEYS.chat, []); // {role, content: text or parts, note}
-let settings = load(KEYS.settings, {}); // overrides of the server's defaults
-let views = [];
-let answering = null; // the AbortController of the answer in progress
+let store = null;
+let records = new Map(); // conversation id -> record
+const trees = new Map(); // conversation id -> its messages, once opened
+const jobs = new Map(); // node id -> {control, conversation} of the answers in progress here
+const elsewhere = new Map(); // node id -> when another tab last wrote it
+let openId = null; // null: a new conversation, which is stored when something is asked
 
-// ---------------------------------------------------------------- conversation
+const record = () => records.get(openId);
+const tree = () => trees.get(openId) ?? null;
+const busy = (id) => [...jobs.values()].some((job) => job.conversation === id);
 
-function draw() {
-  views = messages.map((message) => messageView(message, { regenerate }));
-  byId("messages").replaceChildren(...views.map((view) => view.item));
-  updateViews();
-  byId("welcome").hidden = messages.length > 0;
+// ---------------------------------------------------------------- asking and answering
+
+function ask(text) {
+  if (busy(openId)) return false;
+  if (!record()) {
+    const fresh = newConversation(titleOf(text));
+    records.set(fresh.id, fresh);
+    trees.set(fresh.id, new Tree());
+    show(fresh.id);
+  }
+  askUnder(tree().path().at(-1)?.id, text);
+  return true;
 }
 
-function updateViews() {
-  views.forEach((view, at) => view.update({ last: at === views.length - 1 }));
+function askUnder(parent, text) {
+  const question = newNode(openId, parent, "user", { content: text });
+  tree().add(question);
+  answer(question, tree().choose(question));
 }
 
-async function ask(text) {
-  messages.push({ role: "user", content: text });
-  draw();
-  save();
-  follow = true;
-  await answer();
+/** Adds one answer by each chosen model under a question, and streams them together. */
+function answer(question, active = {}) {
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0] >>> 1; // the same for all models
+  const models = chosenModels();
+  const group = models.length > 1 ? newId() : undefined;
+  const nodes = models.map((model) =>
+    newNode(openId, question.id, "assistant", { state: "working", model: model.id, seed, group }),
+  );
+  nodes.forEach((node) => tree().add(node));
+  const changes = { active: { ...active, ...tree().choose(nodes[0]) }, updated: now(), deleted: 0 };
+  store.save(record(), [question, ...nodes], changes);
+  nodes.forEach((node) => run(node));
+  scrollDown(true);
 }
 
-async function answer() {
-  hideNotice();
+/** Streams an answer into a node; it goes on after what the node holds. */
+async function run(node) {
+  const own = { record: record(), tree: tree() };
   const control = new AbortController();
-  const message = { role: "assistant", content: [], note: "" };
-  const body = { messages: toSend(), ...sampling() };
-  messages.push(message);
+  const model = modelById(node.model) ?? chosenModels()[0];
+  const path = own.tree.pathTo(node).slice(0, -1);
+  const messages = toSend(path, { system: settings.system, prefill: node.content });
+  const body = { model: model.id, messages, seed: node.seed, truncate: "auto", ...sampling(model) };
+  jobs.set(node.id, { control, conversation: node.conversation });
   draw();
-  setAnswering(control);
-  const clock = stopwatch();
-  const view = views.at(-1);
-  const redraw = oncePerFrame(() => {
-    if (answering !== control) return;
-    view.update({ working: true });
-    byId("status").textContent = clock.line();
-    announce(message);
-    scrollDown();
+  const redrawSoon = oncePerFrame(() => {
+    if (jobs.has(node.id) && openId === node.conversation) redraw(node, own.tree, stateOf);
   });
-  redraw();
-  try {
-    const result = await streamAnswer(body, control.signal, (type, text) => {
-      clock.tick();
-      append(message.content, type, text);
-      redraw();
-    });
-    message.note = clock.note(result);
-  } catch (error) {
-    if (error.name !== "AbortError") showError(error);
-    message.note = error.name === "AbortError" ? "stopped" : "interrupted";
-  }
-  if (!messages.includes(message)) return; // a new chat was started meanwhile
-  if (message.content.length === 0 && message.note !== "stopped" && !byId("notice").hidden) {
-    messages = messages.filter((other) => other !== message);
-  }
-  setAnswering(null);
+  const failure = await generate({
+    node,
+    body,
+    signal: control.signal,
+    onProgress(line) {
+      if (openId === node.conversation) showStatus(line);
+      redrawSoon();
+    },
+    onSave: () => store.save(own.record, [node]),
+  });
+  jobs.delete(node.id);
+  store.save(own.record, [node], { updated: now() });
   draw();
-  save();
-  announce(message, true);
+  if (failure?.status === 401) askForKey();
+  if (openId !== node.conversation) return;
+  if (own.tree.path().at(-1) === node) announce(node, true);
   scrollDown();
 }
 
-function regenerate() {
-  if (answering) return;
-  if (messages.at(-1)?.role === "assistant") messages.pop();
-  follow = true;
-  answer();
+/** An answer that failed is tried again in its place; others keep theirs as a sibling. */
+function again(node) {
+  if (busy(openId) || !modelById(chosenModels()[0]?.id)) return;
+  const question = tree().nodes.get(node.parent);
+  if (node.state !== "failed" || !question) {
+    if (question) answer(question, tree().choose(question));
+    return;
+  }
+  Object.assign(node, { content: [], state: "working", model: node.group ? node.model : chosenModels()[0].id });
+  store.save(record(), [node]);
+  run(node);
 }
 
-function newChat() {
-  answering?.abort();
-  setAnswering(null);
-  messages = [];
-  hideNotice();
+function proceed(node) {
+  if (!busy(openId)) run(node);
+}
+
+/** A sibling of an answer that starts with its text up to a token, and another token there. */
+function branch(node, index, alternative) {
+  if (busy(openId)) return;
+  const content = prefixBefore(node.content, node.logprobs, index, alternative);
+  if (!content) {
+    toast("An answer cannot be continued from this token.");
+    return;
+  }
+  const { model, seed } = node;
+  const fresh = newNode(openId, node.parent, "assistant", { state: "working", content, model, seed });
+  tree().add(fresh);
+  store.save(record(), [fresh], { active: tree().choose(fresh), updated: now() });
+  run(fresh);
+}
+
+function edit(node, text) {
+  if (busy(openId)) return;
+  askUnder(node.parent, text);
+}
+
+function choose(node, step) {
+  store.save(record(), [], { active: tree().choose(node) });
   draw();
-  save();
+  focusPager(node, step);
+}
+
+function pick(node) {
+  node.picked = true;
+  store.save(record(), [node], { active: tree().choose(node) });
+  draw();
   byId("input").focus();
 }
 
-/** The conversation to send; empty answers are left out together with their question. */
-function toSend() {
-  const result = [];
-  if (settings.system?.trim()) result.push({ role: "system", content: settings.system.trim() });
-  messages.forEach(({ role, content }, at) => {
-    const next = messages[at + 1];
-    const unanswered = role === "user" && next?.role === "assistant" && !next.content.length;
-    if (!unanswered && content.length) result.push({ role, content });
+function stop() {
+  for (const job of jobs.values()) if (job.conversation === openId) job.control.abort();
+}
+
+/** A stored answer that nobody is writing any more was cut off by a reload. */
+function stateOf(node) {
+  if (node.state !== "working" || jobs.has(node.id)) return node.state;
+  return Date.now() - (elsewhere.get(node.id) ?? 0) < LIVE_MS ? "working" : "interrupted";
+}
+
+async function showPrompt(node) {
+  const messages = toSend(tree().pathTo(node).slice(0, -1), { system: settings.system });
+  const result = await tokenize({ model: node.model, messages });
+  if (!result) {
+    toast("The server does not show its prompts.");
+    return;
+  }
+  const { promptView } = await import("./tokens.js");
+  byId("prompt-tokens").replaceChildren(promptView(result.tokens));
+  byId("prompt-count").textContent = `${result.count} tokens`;
+  byId("prompt").showModal();
+}
+
+const messageActions = { again, proceed, branch, edit, choose, pick, prompt: showPrompt };
+
+// ---------------------------------------------------------------- the page
+
+function draw() {
+  const named = chosenModels().length > 1 || new Set(answers().map((node) => node.model)).size > 1;
+  drawThread(tree(), { actions: messageActions, stateOf, named });
+  drawList([...records.values()], openId, new Set([...jobs.values()].map((job) => job.conversation)));
+  setBusy(busy(openId));
+  const last = answers().findLast((node) => node.usage);
+  setContext(chosenModels()[0] ?? null, last?.usage);
+  document.title = record() ? `${record().title} · nanochat` : "nanochat";
+}
+
+const answers = () => (tree()?.path() ?? []).filter((node) => node.role === "assistant");
+
+/** Opens a conversation, or a new one (null). */
+async function open(id, { push = true } = {}) {
+  if (id && !trees.has(id)) {
+    const nodes = await store.nodes(id);
+    if (!trees.has(id)) trees.set(id, new Tree(nodes, records.get(id)?.active));
+    reportUnreadable();
+  }
+  show(id, push);
+  draw();
+  scrollDown(true);
+  closeDrawer();
+  if (matchMedia("(hover: hover)").matches) byId("input").focus(); // no keyboard over a phone's page
+}
+
+/** The address names the open conversation, so that a reload and the back button find it. */
+function show(id, push = true) {
+  if (id !== openId) clearThread();
+  openId = id;
+  const address = id ? `#${id}` : location.pathname + location.search;
+  if (push && location.hash !== (id ? `#${id}` : "")) history.pushState(null, "", address);
+}
+
+const idInAddress = () => (records.has(location.hash.slice(1)) ? location.hash.slice(1) : null);
+
+function update(id, changes) {
+  store.save(records.get(id), [], changes);
+  draw();
+}
+
+function remove(id) {
+  update(id, { deleted: Date.now() });
+  if (id === openId) open(null);
+  toast(`Deleted “${records.get(id).title}”.`, ["Undo", () => update(id, { deleted: 0 })]);
+}
+
+/** Another tab wrote a conversation or its messages. */
+function onChange({ record: theirs, nodes }) {
+  if (theirs) {
+    const mine = records.get(theirs.id);
+    // What this tab shows stays shown: only choices that were open here are taken over.
+    if (mine) Object.assign(mine, theirs, { active: { ...theirs.active, ...mine.active } });
+    else records.set(theirs.id, theirs);
+  }
+  for (const node of nodes) {
+    elsewhere.set(node.id, Date.now());
+    if (!jobs.has(node.id)) trees.get(node.conversation)?.add(node);
+  }
+  draw();
+  scrollDown();
+}
+
+// ---------------------------------------------------------------- files
+
+async function exported(ids) {
+  const all = await Promise.all(ids.map(async (id) => ({ record: records.get(id), nodes: await store.nodes(id) })));
+  return all.filter(({ record: found }) => found && !found.deleted);
+}
+
+async function exportOne(id, kind) {
+  const [conversation] = await exported([id]);
+  const name = fileName(conversation.record.title, kind);
+  if (kind === "json") download(name, toJson([conversation]), "application/json");
+  else download(name, toMarkdown(conversation), "text/markdown");
+}
+
+async function exportAll() {
+  download("conversations.json", toJson(await exported([...records.keys()])), "application/json");
+}
+
+async function importFile(file) {
+  try {
+    const { conversations, unreadable } = fromJson(await file.text());
+    await store.add(conversations);
+    for (const { record: found } of conversations) {
+      records.set(found.id, Object.assign(records.get(found.id) ?? found, { deleted: 0 }));
+      if (!busy(found.id)) trees.delete(found.id);
+    }
+    await open(openId);
+    const count = conversations.length;
+    const rest = unreadable ? ` ${unreadable} of its entries could not be read.` : "";
+    toast(`Imported ${count} conversation${count === 1 ? "" : "s"}.${rest}`);
+  } catch (error) {
+    notify(`${file.name} was not imported. ${error.message}`, { key: "import" });
+  }
+}
+
+function reportUnreadable() {
+  if (!store.unreadable) return;
+  const download_ = async () => download("set-aside.json", await store.setAside(), "application/json");
+  notify("Some stored data could not be read. It was set aside; nothing was deleted.", {
+    key: "aside",
+    action: ["Download it", download_],
   });
-  return result;
-}
-
-function append(parts, type, text) {
-  if (parts.at(-1)?.type === type) parts.at(-1).text += text;
-  else parts.push({ type, text });
-}
-
-// ---------------------------------------------------------------- speed
-
-function stopwatch() {
-  const start = performance.now();
-  let first = null;
-  let count = 0;
-  const seconds = (since) => (performance.now() - since) / 1000;
-  // Measured from the start: a short answer arrives in one burst, at the network's speed.
-  const rate = (tokens) => (tokens > 1 ? `${(tokens / seconds(start)).toFixed(1)} tokens/s` : "");
-  return {
-    tick() {
-      first ??= performance.now();
-      count += 1;
-    },
-    line: () => (first === null ? "Thinking…" : rate(count) || "Writing…"),
-    note({ reason, usage }) {
-      const tokens = usage?.completion_tokens ?? count;
-      const parts = [`${tokens} token${tokens === 1 ? "" : "s"}`];
-      if (first !== null && tokens > 1) parts.push(rate(tokens));
-      if (first !== null) parts.push(`first after ${((first - start) / 1000).toFixed(2)} s`);
-      if (reason === "length") parts.push("cut off at the token limit");
-      return parts.join(" · ");
-    },
-  };
-}
-
-// ---------------------------------------------------------------- page
-
-function setAnswering(control) {
-  answering = control;
-  byId("send-icon").setAttribute("href", control ? "#stop" : "#send");
-  const title = control ? "Stop (Esc)" : "Send (Enter)";
-  byId("send-button").title = title;
-  byId("send-button").setAttribute("aria-label", title);
-  byId("status").classList.toggle("idle", !control);
-  if (!control) byId("status").textContent = HINT;
-  updateSend();
-}
-
-function updateSend() {
-  byId("send-button").disabled = !answering && (!model || !byId("input").value.trim());
-}
-
-function showError(error) {
-  const known = error instanceof ApiError;
-  byId("notice-text").textContent = known ? error.message : `Something went wrong: ${error.message}`;
-  byId("retry").hidden = known && !error.retryable;
-  byId("notice").hidden = false;
-  if (!known) console.error(error);
-}
-
-function hideNotice() {
-  byId("notice").hidden = true;
-}
-
-let follow = true; // scroll with the answer, unless the reader scrolled up
-
-function scrollDown() {
-  if (follow) byId("scroll").scrollTop = byId("scroll").scrollHeight;
-}
-
-function oncePerFrame(action) {
-  let waiting = false;
-  return () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      action();
-    });
-  };
-}
-
-/** Announce the answer to screen readers in full sentences: single tokens would stutter. */
-function announce(message, final = false) {
-  const text = plainText(message);
-  const end = final ? text.length : Math.max(...[". ", "! ", "? ", "\n"].map((s) => text.lastIndexOf(s))) + 1;
-  message.announced ??= 0;
-  if (end > message.announced) {
-    byId("announcer").textContent = text.slice(message.announced, end);
-    message.announced = end;
-  }
-}
-
-function growInput() {
-  const input = byId("input");
-  input.style.height = "auto";
-  input.style.height = `${Math.min(input.scrollHeight, window.innerHeight * 0.4)}px`;
-  updateSend();
-}
-
-// ---------------------------------------------------------------- settings and storage
-
-function sampling() {
-  const { temperature, top_k, max_tokens } = { ...model?.defaults, ...settings };
-  return { temperature, top_k: top_k ?? 0, ...(max_tokens ? { max_tokens } : {}) };
-}
-
-function showSettings() {
-  const now = sampling();
-  byId("temperature").value = now.temperature ?? 1;
-  byId("temperature-value").textContent = Number(byId("temperature").value).toFixed(2);
-  byId("top-k").value = now.top_k;
-  byId("max-tokens").value = now.max_tokens ?? "";
-  byId("system").value = settings.system ?? "";
-}
-
-function readSettings() {
-  const integer = (id) => (/^\d+$/.test(byId(id).value) ? Number(byId(id).value) : undefined);
-  settings = { temperature: Number(byId("temperature").value), system: byId("system").value };
-  if (integer("top-k") !== undefined) settings.top_k = integer("top-k");
-  if (integer("max-tokens")) settings.max_tokens = integer("max-tokens");
-  byId("temperature-value").textContent = settings.temperature.toFixed(2);
-  store(KEYS.settings, settings);
-}
-
-function load(key, otherwise) {
-  try {
-    return JSON.parse(localStorage.getItem(key)) ?? otherwise;
-  } catch {
-    return otherwise; // storage is disabled, or the value is not JSON
-  }
-}
-
-function store(key, value) {
-  try {
-    localStorage.setItem(key, typeof value === "string" ? value : JSON.stringify(value));
-  } catch {
-    // storage is full or disabled: the conversation lasts as long as the page
-  }
-}
-
-function save() {
-  store(KEYS.chat, messages.map(({ role, content, note }) => ({ role, content, note })));
-}
-
-function switchTheme() {
-  const root = document.documentElement;
-  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  root.dataset.theme = (root.dataset.theme ?? system) === "dark" ? "light" : "dark";
-  store(KEYS.theme, root.dataset.theme);
 }
 
 // ---------------------------------------------------------------- startup
 
 async function connect() {
   try {
-    model = await fetchModel();
+    setUpModels(await fetchModels(), draw);
   } catch (error) {
-    showError(error);
+    if (error.status === 401) {
+      askForKey();
+      return;
+    }
+    notify(error.message, { key: "connection" });
     setTimeout(connect, error.status === 503 ? 1000 : 3000);
     return;
   }
-  hideNotice();
-  byId("model").textContent = model.id;
-  byId("model").title = `context: ${model.max_model_len} tokens`;
-  updateSend();
-  if (messages.at(-1)?.role === "user") showUnanswered();
+  dismiss("connection");
+  draw();
 }
 
-function showUnanswered() {
-  byId("notice-text").textContent = "The last message has not been answered yet.";
-  byId("retry").hidden = false;
-  byId("notice").hidden = false;
+function askForKey() {
+  if (!byId("key-dialog").open) byId("key-dialog").showModal();
 }
 
-function submit() {
-  const input = byId("input");
-  const text = input.value.trim();
-  if (answering || !model || !text) return;
-  input.value = "";
-  growInput();
-  ask(text);
-}
+byId("key-form").addEventListener("submit", () => {
+  setKey(byId("key").value.trim());
+  connect();
+});
+byId("new-chat").addEventListener("click", () => open(null));
+byId("new-chat-top").addEventListener("click", () => open(null));
+window.addEventListener("popstate", () => open(idInAddress(), { push: false }));
+byId("suggestions").append(...SUGGESTIONS.map((text) => textButton(text, () => chosenModels().length && ask(text))));
 
-byId("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (answering) answering.abort();
-  else submit();
+setUpComposer({ submit: ask, stop });
+setUpSettings(() => chosenModels()[0]?.defaults ?? {});
+setUpSidebar({
+  open,
+  rename: (id, title) => update(id, { title }),
+  pin: (id) => update(id, { pinned: !records.get(id).pinned }),
+  remove,
+  exportOne,
+  exportAll,
+  importFile,
+  search: async (text) => {
+    const ids = await store.search(text);
+    const wanted = text.toLowerCase();
+    for (const { id, title } of records.values()) if (title.toLowerCase().includes(wanted)) ids.add(id);
+    return ids;
+  },
+  redraw: draw,
 });
-byId("input").addEventListener("input", growInput);
-byId("input").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    submit();
-  }
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && answering && !byId("settings").open) answering.abort();
-});
-byId("scroll").addEventListener("scroll", () => {
-  const { scrollTop, clientHeight, scrollHeight } = byId("scroll");
-  follow = scrollHeight - scrollTop - clientHeight < 60;
-});
-byId("new-chat").addEventListener("click", newChat);
-byId("retry").addEventListener("click", () => (model ? regenerate() : connect()));
-byId("theme").addEventListener("click", switchTheme);
-byId("open-settings").addEventListener("click", () => {
-  showSettings();
-  byId("settings").showModal();
-});
-byId("settings").addEventListener("input", readSettings);
-byId("settings").addEventListener("click", (event) => {
-  if (event.target === byId("settings")) byId("settings").close(); // a click outside the dialog
-});
-byId("defaults").addEventListener("click", () => {
-  settings = {};
-  store(KEYS.settings, settings);
-  showSettings();
-});
-window.addEventListener("pagehide", save);
-for (const text of SUGGESTIONS) {
-  const button = document.createElement("button");
-  button.className = "pill";
-  button.type = "button";
-  button.textContent = text;
-  button.addEventListener("click", () => model && !answering && ask(text));
-  byId("suggestions").append(button);
-}
-draw();
-scrollDown();
+store = await Store.open({ onChange, onProblem: (text) => notify(text) });
+records = await store.conversations();
+reportUnreadable();
+await open(idInAddress(), { push: false });
 connect();

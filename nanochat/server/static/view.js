@@ -1,50 +1,182 @@
-// Messages as DOM nodes: questions, answers, and tool calls as cards.
+// Messages as DOM nodes: questions, answers in several views, and tool calls as cards.
 
+import { plainText } from "./conversation.js";
+import { copyText, icon, iconButton, make, textButton } from "./dom.js";
+import { expand } from "./logprobs.js";
 import { markdown } from "./markdown.js";
 
-/** The element of one message; `update(state)` redraws what has changed. */
-export function messageView(message, actions) {
-  const item = make("li", `message ${message.role}`);
-  const body = make("div", "body");
-  item.append(body);
-  if (message.role === "user") {
-    body.textContent = message.content;
-    return { item, update() {} };
-  }
-  const foot = make("div", "foot");
-  const copy = iconButton("copy", "Copy the answer", () => copyText(copy, plainText(message)));
-  const again = iconButton("again", "Answer again", actions.regenerate);
-  const meta = make("span", "meta");
-  foot.append(copy, again, meta);
-  item.append(foot);
-  const drawn = []; // per part: its node and content, to redraw only what has changed
+/**
+ * The element of one message; `update(state)` redraws what has changed. actions: edit(node, text),
+ * again(node), proceed(node), choose(node), pick(node), branch(node, index, alternative),
+ * prompt(node).
+ */
+export function messageView(node, actions, tag = "li") {
+  const item = make(tag, `message ${node.role}`);
+  item.dataset.id = node.id;
+  return node.role === "user" ? questionView(item, node, actions) : answerView(item, node, actions);
+}
 
-  function update({ working = false, last = false } = {}) {
-    const groups = grouped(message.content);
-    groups.forEach((group, at) => {
-      const key = JSON.stringify(group);
-      if (drawn[at]?.key === key) return;
-      const node = group.tool ? toolCard(group) : textBlock(group.text);
-      if (drawn[at]) drawn[at].node.replaceWith(node);
-      else body.append(node);
-      drawn[at] = { key, node };
+// ---------------------------------------------------------------- questions
+
+function questionView(item, node, actions) {
+  const body = make("div", "body", node.content);
+  const pages = pager(actions);
+  const edit = iconButton("edit", "Edit the question", startEditing);
+  const copy = iconButton("copy", "Copy the question", () => copyText(copy, node.content));
+  const foot = make("div", "foot", pages.element, copy, edit);
+  const unsent = make("p", "unsent", "This question got no answer; it is left out of what follows.");
+  item.append(body, foot, unsent);
+
+  function startEditing() {
+    const input = make("textarea");
+    input.value = node.content;
+    input.setAttribute("aria-label", "Edit the question");
+    const form = make("form", "editing", input);
+    const stop = () => {
+      form.replaceWith(body);
+      foot.hidden = false;
+      edit.focus();
+    };
+    const send = make("button", "pill primary", "Ask");
+    form.append(make("div", "row", textButton("Cancel", stop), send));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = input.value.trim();
+      stop();
+      if (text) actions.edit(node, text);
     });
-    item.classList.toggle("working", working);
-    item.classList.toggle("empty", groups.length === 0);
-    foot.hidden = working;
-    again.hidden = !last;
-    copy.hidden = groups.length === 0;
-    meta.textContent = message.note ?? "";
+    form.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") stop();
+      else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        form.requestSubmit();
+      }
+    });
+    body.replaceWith(form);
+    foot.hidden = true;
+    input.style.height = `${Math.min(input.scrollHeight + 4, window.innerHeight * 0.5)}px`;
+    input.focus();
+  }
+
+  function update({ siblings, unanswered }) {
+    pages.update(node, siblings);
+    unsent.hidden = !unanswered;
   }
   return { item, update };
 }
 
-/** The text of an answer, without tool calls. */
-export function plainText(message) {
-  return message.content
-    .filter((part) => part.type === "text")
-    .map((part) => part.text)
-    .join("");
+// ---------------------------------------------------------------- answers
+
+function answerView(item, node, actions) {
+  const name = make("p", "name");
+  const dropped = make("p", "dropped");
+  const body = make("div", "body");
+  const pages = pager(actions);
+  const copy = iconButton("copy", "Copy the answer", () => copyText(copy, plainText(node)));
+  const again = iconButton("again", "Answer again", () => actions.again(node));
+  const more = iconButton("more", "Continue the answer", () => actions.proceed(node));
+  const raw = iconButton("raw", "Show the raw text", () => show("raw"));
+  const tokens = iconButton("tokens", "Show the tokens' probabilities", () => show("tokens"));
+  const prompt = iconButton("prompt-icon", "Show the exact prompt", () => actions.prompt(node));
+  const meta = make("span", "meta");
+  const failure = make("div", "failure", make("span"), textButton("Try again", () => actions.again(node)));
+  const pick = textButton("Go on with this answer", () => actions.pick(node));
+  const foot = make("div", "foot", pages.element, copy, again, more, raw, tokens, prompt, meta);
+  item.append(name, dropped, body, failure, foot, pick);
+  const parts = partsView(body);
+  let mode = "";
+
+  function show(wanted) {
+    mode = mode === wanted ? "" : wanted;
+    for (const [button, own] of [[raw, "raw"], [tokens, "tokens"]]) {
+      button.setAttribute("aria-pressed", String(mode === own));
+    }
+    parts.clear();
+    drawBody();
+  }
+
+  function drawBody() {
+    if (mode === "raw") body.replaceChildren(make("pre", "raw", rawText(node)));
+    else if (mode === "tokens" && node.logprobs) drawTokens();
+    else parts.update(node.content);
+  }
+
+  async function drawTokens() {
+    const { tokenView } = await import("./tokens.js");
+    const onPick = (index, alternative) => actions.branch(node, index, alternative);
+    body.replaceChildren(tokenView(expand(node.logprobs), { onPick, borders: true, surprise: true }));
+  }
+
+  function update({ state, siblings, last, named, compared }) {
+    const working = state === "working";
+    if (mode !== "tokens" || working) drawBody();
+    const empty = node.content.length === 0;
+    item.classList.toggle("working", working);
+    item.classList.toggle("empty", empty && state !== "failed");
+    name.textContent = node.model ?? "";
+    name.hidden = !(named || compared) || !node.model;
+    const count = node.usage?.dropped_messages ?? 0;
+    dropped.hidden = count === 0;
+    dropped.textContent =
+      count === 1 ? "The first message no longer fits and was not sent." : `The first ${count} messages no longer fit and were not sent.`;
+    pages.update(node, compared ? [] : siblings);
+    const broken = state === "failed" || (state === "interrupted" && Boolean(node.error));
+    failure.hidden = working || !broken;
+    failure.firstChild.textContent = node.error ?? "The answer failed.";
+    foot.hidden = working;
+    again.hidden = compared || state === "failed";
+    more.hidden = compared || !last || empty || !(node.cut || ["stopped", "interrupted"].includes(state));
+    copy.hidden = raw.hidden = empty;
+    tokens.hidden = !node.logprobs?.length;
+    pick.hidden = !compared || working || empty;
+    meta.textContent = [node.note, node.cut && "cut off at the token limit", STATE_WORDS[state]].filter(Boolean).join(" · ");
+  }
+  return { item, update };
+}
+
+const STATE_WORDS = { stopped: "stopped", interrupted: "interrupted" };
+
+/** `< 2/3 >`: the way to a message's siblings; hidden where there are none. */
+function pager(actions) {
+  const count = make("span", "count");
+  let go = () => {};
+  const back = iconButton("left", "Previous version", () => go(-1));
+  const forth = iconButton("right", "Next version", () => go(1));
+  const element = make("span", "pager", back, count, forth);
+  return {
+    element,
+    update(node, siblings) {
+      const at = siblings.indexOf(node);
+      element.hidden = siblings.length < 2;
+      count.textContent = `${at + 1}/${siblings.length}`;
+      back.disabled = at === 0;
+      forth.disabled = at === siblings.length - 1;
+      go = (step) => actions.choose(siblings[at + step], step);
+    },
+  };
+}
+
+// ---------------------------------------------------------------- the text of an answer
+
+/** Draws parts into `body`; update() redraws only those that have changed. */
+function partsView(body) {
+  let drawn = []; // per part: its node and content
+  return {
+    clear() {
+      drawn = [];
+      body.replaceChildren();
+    },
+    update(parts) {
+      grouped(parts).forEach((group, at) => {
+        const key = JSON.stringify(group);
+        if (drawn[at]?.key === key) return;
+        const node = group.tool ? toolCard(group) : textBlock(group.text);
+        if (drawn[at]) drawn[at].node.replaceWith(node);
+        else body.append(node);
+        drawn[at] = { key, node };
+      });
+    },
+  };
 }
 
 /** The parts, with each tool call and its output as one group. */
@@ -60,6 +192,14 @@ function grouped(parts) {
   return groups;
 }
 
+/** An answer with its tool calls, as the model writes them. */
+function rawText(node) {
+  const marks = { python: "python", python_output: "output" };
+  return node.content
+    .map(({ type, text }) => (type === "text" ? text : `<|${marks[type]}_start|>${text}<|${marks[type]}_end|>`))
+    .join("");
+}
+
 function toolCard({ code, output }) {
   const card = make("div", "tool");
   card.append(icon("calculator"), make("span", "tool-name", "Calculator"), make("code", "", code));
@@ -71,56 +211,17 @@ function toolCard({ code, output }) {
 
 function textBlock(text) {
   const block = make("div", "text");
-  block.append(markdown(text));
+  try {
+    block.append(markdown(text));
+  } catch (error) {
+    console.error(error); // no text may cost the answer: it is shown as it came
+    block.replaceChildren(make("pre", "raw", text));
+  }
   for (const code of block.querySelectorAll(".code")) {
     const bar = make("div", "code-bar", code.dataset.language || "text");
-    const button = iconButton("copy", "Copy the code", () =>
-      copyText(button, code.querySelector("pre").textContent),
-    );
+    const button = iconButton("copy", "Copy the code", () => copyText(button, code.querySelector("pre").textContent));
     bar.append(button);
     code.prepend(bar);
   }
   return block;
-}
-
-async function copyText(button, text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    copyBySelection(text); // no clipboard access over plain HTTP from another machine
-  }
-  button.querySelector("use").setAttribute("href", "#check");
-  setTimeout(() => button.querySelector("use").setAttribute("href", "#copy"), 1200);
-}
-
-function copyBySelection(text) {
-  const area = make("textarea", "visually-hidden");
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
-}
-
-function iconButton(name, title, onClick) {
-  const button = make("button", "small");
-  button.type = "button";
-  button.title = title;
-  button.setAttribute("aria-label", title);
-  button.append(icon(name));
-  button.addEventListener("click", onClick);
-  return button;
-}
-
-function icon(name) {
-  const copy = document.querySelector("#new-chat svg").cloneNode(true);
-  copy.querySelector("use").setAttribute("href", `#${name}`);
-  return copy;
-}
-
-function make(name, className = "", text = "") {
-  const result = document.createElement(name);
-  if (className) result.className = className;
-  if (text) result.textContent = text;
-  return result;
 }

@@ -1,0 +1,65 @@
+// The probabilities of an answer's tokens: kept compactly, and prefixes of the answer to branch from.
+
+/**
+ * The API's entries as rows [part, id, token, logprob, rank, [[id, token, logprob], ...], bytes], a
+ * fifth of their size. part: index of the part of the answer that the token belongs to. Bytes are
+ * kept where the text does not say them: tokens that are a piece of a character.
+ */
+export function compact(entries, part) {
+  return entries.map(({ id, token, logprob, rank, top_logprobs: top, bytes }) => [
+    part,
+    id ?? null,
+    token,
+    rounded(logprob),
+    rank ?? null,
+    (top ?? []).map((other) => [other.id ?? null, other.token, rounded(other.logprob)]),
+    token.includes("\ufffd") ? (bytes ?? null) : null,
+  ]);
+}
+
+/** The entries of compact's rows, as the API sent them. */
+export function expand(rows) {
+  return rows.map(([part, id, token, logprob, rank, top, bytes]) => ({
+    part,
+    id,
+    token,
+    logprob,
+    rank,
+    bytes: bytes ?? utf8(token),
+    top_logprobs: top.map(([otherId, text, value]) => ({
+      id: otherId,
+      token: text,
+      logprob: value,
+      bytes: utf8(text),
+    })),
+  }));
+}
+
+/**
+ * The answer's parts before the token at `index`, and the alternative in its place: what a branch
+ * starts with. null where that cannot be written as text: inside a tool call, a piece of a
+ * character, or a special token.
+ */
+export function prefixBefore(content, rows, index, alternative) {
+  const part = rows[index][0];
+  if (content[part]?.type !== "text" || alternative.token.includes("\ufffd")) return null;
+  if (SPECIAL.test(alternative.token)) return null;
+  const text = (some) => decoded(some.filter((row) => row[0] === part && !SPECIAL.test(row[2])));
+  const kept = text(rows.slice(0, index));
+  if (kept.includes("\ufffd")) return null;
+  // An answer that was itself a branch starts with text that came without probabilities.
+  const full = content[part].text;
+  const given = Math.max(0, full.length - text(rows).length);
+  const prefix = full.slice(0, given) + kept + alternative.token;
+  return [...content.slice(0, part), { type: "text", text: prefix }];
+}
+
+const SPECIAL = /^<\|.*\|>$/;
+
+function decoded(rows) {
+  const bytes = rows.flatMap(([, , token, , , , raw]) => raw ?? utf8(token));
+  return new TextDecoder().decode(new Uint8Array(bytes));
+}
+
+const utf8 = (text) => Array.from(new TextEncoder().encode(text));
+const rounded = (value) => (Number.isFinite(value) ? Math.round(value * 1e4) / 1e4 : -9999);
