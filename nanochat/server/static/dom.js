@@ -12,7 +12,7 @@ export function make(name, className = "", ...children) {
 
 /** One of the symbols of index.html. */
 export function icon(name) {
-  const space = "http://www.w3.org/2000/svg";
+  const space = document.querySelector(".symbols").namespaceURI;
   const svg = document.createElementNS(space, "svg");
   const use = document.createElementNS(space, "use");
   svg.setAttribute("class", "icon");
