@@ -1,5 +1,6 @@
 """Options convert to and from flags, TOML and JSON; wrong values raise a clear error."""
 
+import json
 import sys
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Options:
     steps: int | None = option(None, "steps; none: all")
     compile: bool = option(True, "compile it")
     kind: str = option("a", "which", choices=("a", "b"))
+    origin: tuple[str, ...] = option((), "whence; may be repeated")
 
 
 def parse(*args: str) -> Options:
@@ -48,9 +50,22 @@ def test_flags_of_every_type():
     assert parse("--steps", "none").steps is None
 
 
+def test_a_flag_that_may_be_repeated_makes_a_list(tmp_path):
+    preset = tmp_path / "p.toml"
+    preset.write_text('[thing]\norigin = ["x", "y"]\n')
+    assert parse().origin == ()
+    assert parse("--origin", "a", "--origin", "b,c").origin == ("a", "b,c")
+    assert parse("--preset", str(preset)).origin == ("x", "y")
+    assert parse("--preset", str(preset), "--origin", "z").origin == ("z",)
+    again = config.as_args(parse("--origin", "a", "--origin", "b"), ["origin"])
+    assert again == ["--origin", "a", "--origin", "b"]
+    with pytest.raises(ConfigError, match=r"--origin must be a list of readable .*, got \[3\]"):
+        config.from_dict(Options, {"origin": [3]})
+
+
 def test_json_round_trip():
-    options = parse("--steps", "5", "--width", "9")
-    values = config.to_dict(options)
+    options = parse("--steps", "5", "--width", "9", "--origin", "a")
+    values = json.loads(json.dumps(config.to_dict(options)))
     assert "hidden" not in values
     assert config.from_dict(Options, values) == options
     with pytest.raises(ConfigError, match="no option 'depth'"):

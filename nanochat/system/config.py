@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 from nanochat.system import console
 from nanochat.system.errors import ConfigError, ReportedElsewhere, Stopped, explain
-from nanochat.system.options import FlatField, convert, flat_fields, group_of, nested, option
+from nanochat.system.options import LIST, FlatField, convert, flat_fields, group_of, nested, option
 
 __all__ = ["convert", "flat_fields", "nested", "option"]
 
@@ -108,6 +108,11 @@ def parse(
     return from_dict(cls, values | given)
 
 
+def secret(variable: str) -> str | None:
+    """A secret from the environment: on a command line, every user of the machine could read it."""
+    return os.environ.get(variable) or None
+
+
 def load_preset(preset: str, section: str) -> dict[str, Any]:
     """The options in one section of a preset: a stage, or [common] for all stages.
 
@@ -163,7 +168,9 @@ def as_args(options: Any, names: Iterable[str]) -> list[str]:
         if name not in fields or values[name] == fields[name].default:
             continue
         value, flag = values[name], name.replace("_", "-")
-        if isinstance(value, bool):
+        if isinstance(value, tuple):
+            args += [word for one in value for word in (f"--{flag}", one)]
+        elif isinstance(value, bool):
             args.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             args += [f"--{flag}", "none" if value is None else str(value)]
@@ -253,10 +260,13 @@ def _add_flag(group: Any, field: FlatField) -> None:
         return
     kind = {int: "N", float: "X"}.get(field.kind, "TEXT")
     shown = field.choices or (kind, *(field.special.keys() - {"none"}))
-    group.add_argument(field.flag, metavar="|".join(shown), help=text)
+    action = "append" if field.kind == LIST else "store"
+    group.add_argument(field.flag, metavar="|".join(shown), help=text, action=action)
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
     names = {None: "none", True: "on", False: "off"}
     return names[value] if value is None or isinstance(value, bool) else str(value)
 

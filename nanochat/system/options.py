@@ -13,8 +13,14 @@ from typing import Any, Literal
 
 from nanochat.system.errors import ConfigError
 
+LIST = tuple[str, ...]  # the kind of an option whose flag may be repeated
 MAX_INT = 2**53  # larger integers are not exact as JSON numbers
-_NOUNS = {int: "a whole number", float: "a number", bool: "true or false"}
+_NOUNS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    LIST: "a list of readable UTF-8 texts",
+}
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,10 @@ def convert(field: FlatField, value: Any) -> Any:
 def _cast(kind: Any, value: Any) -> Any:
     if isinstance(value, bool) != (kind is bool):
         raise ValueError
+    if kind == LIST:
+        if not isinstance(value, str | list | tuple):
+            raise TypeError
+        return tuple(_cast(str, one) for one in ([value] if isinstance(value, str) else value))
     if kind is int:
         number = int(value.replace("_", "")) if isinstance(value, str) else int(value)
         if abs(number) > MAX_INT or (not isinstance(value, str) and number != value):
