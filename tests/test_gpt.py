@@ -289,20 +289,6 @@ def test_float64_is_never_lowered():
     assert at_least_fp32(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-def test_the_inference_copy_stores_half_precision_and_shares_nothing():
-    model = make_model(torch.bfloat16, shake=0.2)
-    twin = model.for_inference(torch.bfloat16)
-    for name, parameter in twin.named_parameters():
-        assert parameter.dtype == (torch.bfloat16 if parameter.ndim == 2 else torch.float32), name
-        assert not parameter.requires_grad
-    tokens = some_tokens(2, 30)
-    with torch.no_grad():
-        expected = model(tokens)
-        assert torch.equal(twin(tokens), expected)
-        model.embedding.weight.zero_()
-        assert torch.equal(twin(tokens), expected)
-
-
 def test_a_state_dict_turns_a_model_on_the_meta_device_into_a_real_one():
     model = make_model(torch.float32, shake=0.2)
     with torch.device("meta"):

@@ -5,7 +5,7 @@ never change afterward. Stored, a new token costs one forward pass of one token;
 would cost a pass over the complete sequence again.
 
 Owns the memory of the slots, and attention over it. Does not own which sequence is in which slot
-(scheduler) or the model that computes keys and values (gpt).
+(scheduler) or the model that computes keys and values (gpt/decoder.py).
 Shapes: B rows of a call, T tokens per row, S stored positions attended to, H query heads, H_kv key
 heads, D head dimension.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from nanochat.gpt import GPTConfig, attention
 from nanochat.system.errors import ConfigError
 
-BUCKET = 32  # S is a multiple of this: few shapes, and short sequences stay cheap
+BUCKET = 32  # S is a multiple of this where rows differ: few shapes, short sequences stay cheap
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -53,13 +53,15 @@ class KVCache:
         # Sequences start and end at different times, so each slot has its own length; positions
         # after it hold leftovers of earlier sequences, which the masks hide.
         self.lengths = [0] * slots
+        self.dtype = dtype
         stored = torch.float32 if device.type == "cpu" and dtype in HALF_DTYPES else dtype
         # One extra position: padding is written there and never read.
-        # One block per layer, the longest possible S for every slot: [depth, slots, S, H_kv, D].
-        # A slot's keys of one layer are contiguous, so adjacent slots are a batch without a copy.
-        shape = (config.depth, slots, max_len + 1, config.kv_heads, config.head_dim)
+        # The longest possible S for every slot: [depth, slots, H_kv, S, D]. A head's keys are
+        # contiguous, as a query reads them, and adjacent slots are a batch without a copy.
+        shape = (config.depth, slots, config.kv_heads, max_len + 1, config.head_dim)
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
+        self._layers = list(zip(self.k, self.v, strict=True))
         self.tokens = torch.zeros(slots, max_len + 1, dtype=torch.int64, device=device)
 
     def reset(self, slot: int, length: int = 0) -> None:
@@ -70,11 +72,15 @@ class KVCache:
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """Replace the content of other slots by the first `length` tokens of one slot."""
         assert source not in targets and length <= self.lengths[source]
-        for memory in (self.k, self.v, self.tokens[None]):
-            # [depth, targets, length, ...] from [depth, 1, length, ...]
-            memory[:, list(targets), :length] = memory[:, source : source + 1, :length]
         for slot in targets:
+            for memory in (self.k, self.v):
+                memory[:, slot, :, :length] = memory[:, source, :, :length]
+            self.tokens[slot, :length] = self.tokens[source, :length]
             self.lengths[slot] = length
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, each [slots, H_kv, S, D]."""
+        return self._layers[index]
 
     def view(
         self, slot_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int]
@@ -100,19 +106,28 @@ class CacheView:
         self, cache: KVCache, slot_ids: list[int], starts: list[int], counts: list[int]
     ) -> None:
         self.cache = cache
-        self._masks: dict[int | None, Tensor] = {}
+        self._masks: dict[int | None, Tensor | None] = {}
         self.width = max(counts)
         self.fresh = not any(starts)
-        ends = [start + count for start, count in zip(starts, counts, strict=True)]
         self.first = min(starts)
-        self.end = min(-(-max(ends) // BUCKET) * BUCKET, cache.max_len)
+        self.at_start = self.first == 0
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        self.end = max(ends)
+        # Single queries at one position see the same keys: all in the span, so that no mask hides
+        # any. The usual case of one sequence, and of many that began together.
+        self.aligned = self.width == 1 and self.first == self.end - 1
+        if not self.aligned:
+            self.end = min(-(-self.end // BUCKET) * BUCKET, cache.max_len)
         low, high = min(slot_ids), max(slot_ids) + 1
         self.slot_range = slice(low, high)
         self.in_order = slot_ids == list(range(low, high))
         # Attending to a few idle slots in between costs less than copying all keys and values.
-        self.spread = self.width == 1 and high - low <= 2 * len(slot_ids)
+        self.spread = not self.in_order and self.width == 1 and high - low <= 2 * len(slot_ids)
         host = torch.tensor([slot_ids, starts, ends], dtype=torch.int64)
         self._slots, self._starts, stops = host.to(cache.device, non_blocking=True).unbind()
+        if self.width == 1:
+            self.positions = self._written = self._starts[:, None]  # [B, 1]
+            return
         positions = self._starts[:, None] + torch.arange(self.width, device=cache.device)  # [B, T]
         # Padding repeats its row's last position: it needs a valid one, and a key to see.
         self.positions = torch.minimum(positions, stops[:, None] - 1)
@@ -122,7 +137,8 @@ class CacheView:
 
     def previous_tokens(self) -> Tensor:
         """The token before each row's first one, [B]; an arbitrary token at position 0."""
-        return self.cache.tokens[self._slots, (self._starts - 1).clamp(min=0)]
+        before = self._starts - 1
+        return self.cache.tokens[self._slots, before.clamp_(min=0) if self.at_start else before]
 
     def store_tokens(self, tokens: Tensor) -> None:
         """Store the tokens [B, T]; the next call's first token needs the one before it."""
@@ -131,71 +147,89 @@ class CacheView:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [B, T, H_kv, D]; return attention of the queries [B, T, H, D]."""
         cache = self.cache
-        keys, values = cache.k[layer], cache.v[layer]  # [slots, S, H_kv, D]
+        keys, values = cache.layer(layer)  # [slots, H_kv, S, D]
         self._write(keys, k)
         self._write(values, v)
         window = cache.windows[layer]
         if self.fresh:
             # New sequences see only their own tokens of this call: ordinary causal attention.
             backend = attention.choose("auto", cache.device)
+            q, k, v = (x.to(cache.dtype) for x in (q, k, v))
             return attention.attend(q, k, v, window=window, scale=scale, backend=backend)
         # In a layer with a window, no query sees a key before the earliest query's window.
-        begin = 0
-        if window is not None:
-            begin = max(0, self.first - window) // BUCKET * BUCKET
+        begin = 0 if window is None else max(0, self.first - window)
+        if not self.aligned:
+            begin = begin // BUCKET * BUCKET
+        mask = self._mask(window, begin)  # [B, 1, T, S] or None
         span = slice(begin, self.end)
-        mask = self._mask(window, begin)  # [B, 1, T, S]
-        q, dtype = q.to(keys.dtype), q.dtype
+        q = q.to(keys.dtype)
         if self.width > 1:
-            y = _attend_many(q, self._rows(keys, span), self._rows(values, span), mask, scale)
-        else:
-            y = self._attend_one(q, keys, values, span=span, mask=mask, scale=scale)
-        return y.to(dtype)  # [B, T, H, D]
+            return _attend_many(q, self._rows(keys, span), self._rows(values, span), mask, scale)
+        return self._attend_one(q, keys, values, span=span, mask=mask, scale=scale)
+
+    @functools.cached_property
+    def _places(self) -> Tensor:
+        """Where single tokens are stored, [B x H_kv]: rows of a layer's memory as [.., D]."""
+        heads, length = self.cache.k.shape[2:4]
+        first = self._slots * (heads * length) + self._starts  # [B]
+        return (first[:, None] + torch.arange(heads, device=first.device) * length).view(-1)
 
     def _write(self, memory: Tensor, x: Tensor) -> None:
-        if self.fresh and self.in_order:
-            memory[self.slot_range, : self.width] = x  # padding lands beyond the row's length
+        x = x.to(memory.dtype)
+        if self.width == 1:
+            flat = memory.view(-1, memory.shape[3])  # [slots * H_kv * S, D]
+            flat.index_copy_(0, self._places, x.reshape(-1, x.shape[3]))
+        elif self.fresh and self.in_order:
+            # Padding lands beyond the row's length.
+            memory[self.slot_range, :, : self.width] = x.transpose(1, 2)
         else:
-            memory[self._slots[:, None], self._written] = x.to(memory.dtype)
+            memory[self._slots[:, None], :, self._written] = x
 
     def _rows(self, memory: Tensor, span: slice) -> Tensor:
-        """This view's slots, [B, S, H_kv, D]; a copy unless they are adjacent and in order."""
+        """This view's slots, [B, H_kv, S, D]; a copy unless they are adjacent and in order."""
         if self.in_order:
-            return memory[self.slot_range, span]
-        return memory[:, span].index_select(0, self._slots)
+            return memory[self.slot_range, :, span]
+        return memory[:, :, span].index_select(0, self._slots)
 
     def _attend_one(
-        self, q: Tensor, keys: Tensor, values: Tensor, *, span: slice, mask: Tensor, scale: float
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        span: slice,
+        mask: Tensor | None,
+        scale: float,
     ) -> Tensor:
         """One query per row; the heads that share a key head become queries of one head."""
-        if not self.in_order and self.spread:
+        place = None
+        if self.spread:
             # [B, 1, H, D] -> [slots in range, 1, H, D]; idle slots get a query of zeros.
-            keys, values = keys[self.slot_range, span], values[self.slot_range, span]
+            keys, values = keys[self.slot_range, :, span], values[self.slot_range, :, span]
             place = self._slots - self.slot_range.start  # [B]
             q = q.new_zeros(keys.shape[0], *q.shape[1:]).index_copy_(0, place, q)
         else:
-            place = None
             keys, values = self._rows(keys, span), self._rows(values, span)
         # [B, 1, H, D] -> [B, H_kv, H / H_kv, D]: each key head is read once for all its queries.
         # Decoding is bound by reading the cache, not by arithmetic.
-        grouped = q.view(q.shape[0], keys.shape[2], -1, q.shape[3])
-        y = F.scaled_dot_product_attention(
-            grouped, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, scale=scale
-        )
+        grouped = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
+        y = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
         y = y.reshape(q.shape)  # [B, 1, H, D]
         return y if place is None else y.index_select(0, place)
 
     @functools.cached_property
     def _mask_positions(self) -> Tensor:
         """Positions of the queries, [B, T]; of every slot in the range if rows are spread."""
-        if self.in_order or not self.spread:
+        if not self.spread:
             return self.positions
         count = self.slot_range.stop - self.slot_range.start
         positions = self.positions.new_zeros(count, 1)  # an idle slot attends to its first key
         return positions.index_copy_(0, self._slots - self.slot_range.start, self.positions)
 
-    def _mask(self, window: int | None, begin: int) -> Tensor:
+    def _mask(self, window: int | None, begin: int) -> Tensor | None:
         """What to add to the scores, [B, 1, T, S]: 0 where a query sees a key, else -inf; kept."""
+        if self.aligned:
+            return None
         if window not in self._masks:
             query = self._mask_positions[:, None, :, None]  # [B, 1, T, 1]
             key = torch.arange(begin, self.end, device=query.device)  # [S]
@@ -207,14 +241,14 @@ class CacheView:
         return self._masks[window]
 
 
-def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Several queries per row that continue stored sequences."""
+def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Several queries per row that continue stored sequences; k, v: [B, H_kv, S, D]."""
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),  # [B, H, T, D]
-        k.transpose(1, 2),  # [B, H_kv, S, D]
-        v.transpose(1, 2),
+        k,
+        v,
         attn_mask=mask,
         scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=q.shape[2] != k.shape[1],
     )
     return y.transpose(1, 2)  # [B, T, H, D]

@@ -59,9 +59,13 @@ class Engine:
         self.max_len = max_len or model.config.sequence_length
         self.dtype = dtype or model.compute_dtype
         self.refresh(model)
-        self.device = next(self.model.parameters()).device
+        self.device = model.device
         self.cache = KVCache(
-            model.config, slots=slots, max_len=self.max_len, dtype=self.dtype, device=self.device
+            model.config,
+            slots=slots,
+            max_len=self.max_len,
+            dtype=self.model.compute_dtype,
+            device=self.device,
         )
         self._pool = None if deterministic else ThreadPoolExecutor(4, "tool")
         self._special = {

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, C width, H heads, D head dimension.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,28 +15,12 @@ from torch.autograd.function import once_differentiable
 
 from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
+from nanochat.system.errors import ConfigError
 
 NORM_EPS = 1e-6
 QK_GAIN = 1.2  # factor on q and on k after their norm: sharper attention than 1 / sqrt(D) gives
+VALUE_GATE_MOST = 3  # the gate of the value embeddings is between 0 and this
 VALUE_GATE_CHANNELS = 12  # input channels from which the gate of the value embedding is computed
-
-
-class Cache(Protocol):
-    """What the model needs from a cache view (engine.kv_cache.CacheView) while decoding."""
-
-    positions: Tensor  # (B, T) int64, consecutive in each row
-
-    def previous_tokens(self) -> Tensor:
-        """(B,) int64: the token before each row's first one; any id if there is none."""
-        ...
-
-    def store_tokens(self, tokens: Tensor) -> None:
-        """Store the (B, T) tokens that are being processed."""
-        ...
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-        """Store keys and values, and attend to everything stored up to each query."""
-        ...
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -57,11 +41,20 @@ class Norm(nn.Module):
         self.register_parameter("weight", weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        if self.kind == "layer":
-            return F.layer_norm(x, (self.channels,), weight, eps=NORM_EPS)
-        # RMS norm divides by the root mean square and subtracts no mean: cheaper, and as good.
-        return F.rms_norm(x, (self.channels,), weight, eps=NORM_EPS)
+        return normed(x, self.kind, None if self.weight is None else self.weight.to(x.dtype))
+
+
+def normed(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
+    """Layer norm of x (..., C) for the kind "layer", else RMS norm; weight: (C,) or None."""
+    if kind == "layer":
+        return F.layer_norm(x, x.shape[-1:], weight, eps=NORM_EPS)
+    # RMS norm divides by the root mean square and subtracts no mean: cheaper, and as good.
+    return F.rms_norm(x, x.shape[-1:], weight, eps=NORM_EPS)
+
+
+def attention_scale(config: GPTConfig) -> float:
+    """The factor on the scores of attention."""
+    return (QK_GAIN**2 if config.qk_norm else 1.0) / math.sqrt(config.head_dim)
 
 
 class Linear(nn.Module):
@@ -133,10 +126,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layer = layer
         self.window = config.windows[layer]
         self.head_dim = config.head_dim
-        self.scale = (QK_GAIN**2 if config.qk_norm else 1.0) / math.sqrt(config.head_dim)
+        self.scale = attention_scale(config)
         kv_width = config.kv_heads * config.head_dim
         self.q = Linear(config.width, config.width, dtype)
         self.k = Linear(config.width, kv_width, dtype)
@@ -159,7 +151,6 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor] | None,
         value: Tensor | None,
         backend: attention.Backend,
-        cache: Cache | None,
     ) -> Tensor:
         """x: (B, T, C); value: (B, T, kv heads x D) value embedding or None. Returns (B, T, C)."""
         by_head = (*x.shape[:2], -1, self.head_dim)
@@ -168,26 +159,24 @@ class Attention(nn.Module):
         q, k, v = self.q(x).view(by_head), self.k(x).view(by_head), self.v(x).view(by_head)
         if self.value_gate is not None and value is not None:
             # Each head chooses per token how much of the value embedding it adds: 0 to 3 times.
-            gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.weight.shape[1]]))
+            gate = VALUE_GATE_MOST * torch.sigmoid(
+                self.value_gate(x[..., : self.value_gate.weight.shape[1]])
+            )
             v = v + gate.unsqueeze(-1) * value.view(by_head)  # gate: [B, T, H_kv]
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         # After the norm, whose weights would distort the rotated pairs.
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        if cache is not None:
-            # Keys and values of earlier tokens are stored; only those of new ones are computed.
-            y = cache.attend(self.layer, q, k, v, scale=self.scale)
-        else:
-            y = attention.attend(
-                q,
-                k,
-                v,
-                window=self.window,
-                scale=self.scale,
-                backend=backend,
-                score_bound=self.score_bound,
-            )
+        y = attention.attend(
+            q,
+            k,
+            v,
+            window=self.window,
+            scale=self.scale,
+            backend=backend,
+            score_bound=self.score_bound,
+        )
         return self.out(y.reshape(x.shape))  # [B, T, H, D] -> [B, T, C]
 
 
@@ -270,8 +259,15 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor] | None,
         value: Tensor | None,
         backend: attention.Backend,
-        cache: Cache | None,
     ) -> Tensor:
         # Norms are at the inputs, not on the stream: gradients reach every layer through the sums.
-        x = x + self.attention(self.attention_norm(x), rope, value, backend, cache)
+        x = x + self.attention(self.attention_norm(x), rope, value, backend)
         return x + self.mlp(self.mlp_norm(x))
+
+
+def check_length(length: int, positions: int) -> None:
+    """Raises: ConfigError for a text of more tokens than the model has positions for."""
+    if length > positions:
+        raise ConfigError(
+            f"a text of {length} tokens exceeds the model's {positions} positions; shorten it"
+        )

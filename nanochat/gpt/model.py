@@ -2,7 +2,7 @@
 
 Owns: GPT. Its options are in config.py, its layers in layers.py, its loss in loss.py, the initial
 values of its parameters in parameters.py.
-Does not own: the optimizer, the tokenizer, files, ranks; cached decoding is in engine/kv_cache.py.
+Does not own: the optimizer, the tokenizer, files, ranks, or generation (decoder.py).
 Shapes: B rows, T tokens, C width, V vocabulary.
 """
 
@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
-from nanochat.gpt.layers import Block, Cache, Embedding, Linear, Norm, at_least_fp32
+from nanochat.gpt.decoder import Decoder
+from nanochat.gpt.layers import Block, Embedding, Linear, Norm, at_least_fp32, check_length
 from nanochat.gpt.loss import cross_entropies, linear_cross_entropy
 from nanochat.gpt.parameters import initial_value
-from nanochat.system.errors import ConfigError
 
 SMEAR_CHANNELS = 24  # embedding channels from which the gate of the smear is computed
 
@@ -114,20 +114,18 @@ class GPT(nn.Module):
             # Drawn in the order of the parameters: another order would be another model.
             parameter.copy_(initial_value(name, parameter.shape, self.config, generator))
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of the next token after each of tokens (B, T)."""
-        return self.logits(self.hidden(tokens, cache))
+        return self.logits(self.hidden(tokens))
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor) -> Tensor:
         """The normed output (B, T, C) of the last layer for tokens (B, T), in the compute dtype.
 
-        cache: a view of the stored keys and values of the preceding tokens.
         Raises: ConfigError for a text that is longer than the model has positions for.
         """
-        x = self._embed(tokens, cache)  # [B, T, C]
+        x = self._embed(tokens)  # [B, T, C]
         x0, middle = x, x
-        # Not while decoding: a layer that ran twice would store its keys twice.
-        recompute = self.checkpoint_activations and torch.is_grad_enabled() and cache is None
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         for layer in range(self.config.depth):
             if recompute:
                 # Layers use no random numbers, so no generator has to be restored.
@@ -135,7 +133,7 @@ class GPT(nn.Module):
                     self._layer, layer, x, x0, tokens, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                x = self._layer(layer, x, x0, tokens, cache)
+                x = self._layer(layer, x, x0, tokens)
             if layer == self.config.depth // 2:
                 middle = x
         # What the middle layers wrote for later layers is partly useless to the head; subtracting
@@ -144,9 +142,7 @@ class GPT(nn.Module):
             x = x - self.backout_scale[0] * middle
         return self.final_norm(x)
 
-    def _layer(
-        self, layer: int, x: Tensor, x0: Tensor, tokens: Tensor, cache: Cache | None = None
-    ) -> Tensor:
+    def _layer(self, layer: int, x: Tensor, x0: Tensor, tokens: Tensor) -> Tensor:
         """The residual stream (B, T, C) after a layer; x0 is the stream before the first one."""
         # Every layer gets the token's embedding again, which fades as layers add to the stream.
         if self.residual_scales is not None and self.x0_scales is not None:
@@ -157,8 +153,8 @@ class GPT(nn.Module):
         if str(layer) in self.value_embeddings:
             # [B, T, H_kv * D]
             value = self.value_embeddings[str(layer)](tokens).to(self.compute_dtype)
-        rope = self._rope(tokens.shape[1], cache)
-        out: Tensor = self.blocks[layer](x, rope, value, self.attention, cache)
+        rope = self._rope(tokens.shape[1])
+        out: Tensor = self.blocks[layer](x, rope, value, self.attention)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -193,19 +189,9 @@ class GPT(nn.Module):
         )
         return losses.view(tokens.shape)
 
-    def for_inference(self, dtype: torch.dtype) -> "GPT":
-        """A copy without gradients, with matrices stored in dtype; shares no memory."""
-        with torch.device("meta"):
-            twin = GPT(self.config, compute_dtype=dtype, attention_backend=self.attention_backend)
-        # Decoding reads every matrix for each token: stored in 16 bits they are read twice as fast.
-        twin.load_state_dict(
-            {
-                name: value.to(dtype if value.ndim >= 2 else value.dtype, copy=True)
-                for name, value in self.state_dict().items()
-            },
-            assign=True,
-        )
-        return twin.eval().requires_grad_(False)
+    def for_inference(self, dtype: torch.dtype) -> Decoder:
+        """A copy for generation with matrices in dtype (see Decoder); shares no memory."""
+        return Decoder(self.config, self.state_dict(), self.rope, self.attention, dtype=dtype)
 
     @property
     def head_weight(self) -> Tensor:
@@ -218,47 +204,31 @@ class GPT(nn.Module):
         """The device of the parameters."""
         return self.embedding.weight.device
 
-    def _embed(self, tokens: Tensor, cache: Cache | None) -> Tensor:
-        positions = None if cache is None else cache.positions
-        x = self._embed_tokens(tokens, positions)
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)  # [B, T, C]
+        if self.position_embedding is not None:
+            table = self.position_embedding.weight
+            check_length(tokens.shape[1], table.shape[0])
+            x = x + table[: tokens.shape[1]]
+        x = x.to(self.compute_dtype)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         if self.smear_gate is None or self.smear_scale is None:
             return x
         # Smear: a gate adds the previous token's embedding, so that the first layer already sees
         # pairs of tokens, for which attention would need a layer.
         before = F.pad(x[:, :-1], (0, 0, 1, 0))  # [B, T, C], zeros before the first token
-        if cache is not None:
-            cache.store_tokens(tokens)
-            # While decoding, the first token's predecessor is in the cache, not in this call.
-            before = torch.cat([self._embed_previous(cache), x[:, :-1]], dim=1)
         # [B, T, 1]
         gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.weight.shape[1]]))
         return x + self.smear_scale[0] * gate * before
 
-    def _embed_tokens(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
-        x = self.embedding(tokens)  # [B, T, C]
-        if self.position_embedding is not None:
-            table = self.position_embedding.weight
-            _check_length(tokens.shape[1], table.shape[0])
-            x = x + (table[: tokens.shape[1]] if positions is None else table[positions])
-        x = x.to(self.compute_dtype)
-        return x if self.embedding_norm is None else self.embedding_norm(x)
-
-    def _embed_previous(self, cache: Cache) -> Tensor:
-        """(B, 1, C): embedding of the token before each row's first; 0 at the start of a text."""
-        start = cache.positions[:, :1]  # [B, 1]
-        x = self._embed_tokens(cache.previous_tokens()[:, None], (start - 1).clamp(min=0))
-        return x * (start > 0).unsqueeze(-1)
-
-    def _rope(self, length: int, cache: Cache | None) -> tuple[Tensor, Tensor] | None:
-        """cos and sin, (B or 1, T, 1, D / 2), of the current positions."""
+    def _rope(self, length: int) -> tuple[Tensor, Tensor] | None:
+        """cos and sin, (1, T, 1, D / 2), of the positions of a text."""
         if self.rope is None:
             return None
         cos, sin = self.rope
-        if cache is not None:
-            # Rows of a decoding batch have different lengths, so each has its own positions.
-            return cos[cache.positions], sin[cache.positions]  # [B, T, 1, D / 2]
-        _check_length(length, cos.shape[0])
-        return cos[None, :length], sin[None, :length]  # [1, T, 1, D / 2]
+        check_length(length, cos.shape[0])
+        return cos[None, :length], sin[None, :length]
 
 
 def rope_tables(
@@ -278,10 +248,3 @@ def rope_tables(
     positions = torch.arange(config.max_positions, dtype=torch.float64, device="cpu")
     angles = torch.outer(positions, rates)[:, None, :]  # [positions, 1, D / 2]
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
-
-
-def _check_length(length: int, positions: int) -> None:
-    if length > positions:
-        raise ConfigError(
-            f"a text of {length} tokens exceeds the model's {positions} positions; shorten it"
-        )

@@ -1,0 +1,218 @@
+"""The model rearranged for generation: what GPT computes, in as few operations as possible.
+
+Each token of a small model costs hundreds of operations of a microsecond or more, and a token of a
+large one the time to read all weights. So, once for a model's weights (decoder_weights.py):
+- q, k, v and the gates of the value embeddings are one product, and matrices are stored in the form
+  that the machine reads fastest (products.py);
+- the weights of norms are multiplied into the matrices after them; learned scales are numbers;
+- embeddings are normed in their table, and so is the smear's gate, which depends on the token;
+- the channels of q and k are reordered so that the two of a rotated pair are neighbors. A pair is a
+  complex number then, and rotary positions are one complex product. As both are reordered alike,
+  their products stay the same.
+
+The residual stream is at least float32; only products are in the compute dtype.
+
+Owns: Decoder. Does not own: stored keys and values (engine/kv_cache.py), training (model.py).
+Shapes: B rows, T tokens, N = B x T, C width, V vocabulary, H query heads, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.gpt import attention
+from nanochat.gpt.config import GPTConfig
+from nanochat.gpt.decoder_weights import DecoderWeights, LayerWeights
+from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed
+
+
+class Cache(Protocol):
+    """What the decoder needs from a cache view (engine.kv_cache.CacheView)."""
+
+    positions: Tensor  # (B, T) int64, consecutive in each row
+    at_start: bool  # whether some row starts at position 0
+
+    def previous_tokens(self) -> Tensor:
+        """(B,) int64: the token before each row's first one; any id if there is none."""
+        ...
+
+    def store_tokens(self, tokens: Tensor) -> None:
+        """Store the (B, T) tokens that are being processed."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+        """Store keys and values, and attend to everything stored up to each query."""
+        ...
+
+
+class Decoder:
+    """A copy of a model's weights that computes logits and cannot be trained.
+
+    weights: GPT's state dict. rope, backend: GPT's tables and attention. dtype: of matrices and
+    products; int8 keeps matrices in 8 bits with a scale per output and multiplies in bfloat16.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        weights: Mapping[str, Tensor],
+        rope: tuple[Tensor, Tensor] | None,
+        backend: attention.Backend,
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config = config
+        self.device = weights["embedding.weight"].device
+        self.attention = backend
+        self.compute_dtype = torch.bfloat16 if dtype == torch.int8 else dtype
+        self.stream_dtype = torch.promote_types(self.compute_dtype, torch.float32)
+        self._weights = DecoderWeights(config, weights, dtype)
+        self._turns = None
+        if rope is not None:
+            self._turns = torch.complex(*(x.to(self.stream_dtype) for x in rope))  # [.., 1, D / 2]
+        # Queries and keys are normed to length 1 and not to sqrt(D).
+        self._scale = attention_scale(config) * (config.head_dim if config.qk_norm else 1)
+        self._zero = torch.zeros((), dtype=self.stream_dtype, device=self.device)
+        self._width_floor, self._head_floor = (
+            self._zero + math.sqrt(size * NORM_EPS) for size in (config.width, config.head_dim)
+        )
+
+    def __call__(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits (B, T, V) of the next token after each of tokens (B, T)."""
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """The normed output (B, T, C) of the last layer for tokens (B, T), at least float32.
+
+        cache: a view of the stored keys and values of the preceding tokens; without one the tokens
+        are complete texts. Raises: ConfigError for a text longer than the model has positions for.
+        """
+        B, T = tokens.shape
+        if cache is None:
+            check_length(T, self.config.max_positions)
+            positions = torch.arange(T, device=self.device).expand(B, T)
+        else:
+            positions = cache.positions
+        ids = tokens.reshape(-1)  # [N]
+        turns = None if self._turns is None else self._turns[positions.reshape(-1)]  # [N, 1, D / 2]
+        x = self._embed(tokens, positions, cache)  # [N, C]
+        x0, middle = x, x
+        for index, layer in enumerate(self._weights.layers):
+            if layer.residual_scale is not None and layer.x0_scale is not None:
+                x = torch.add(x * layer.residual_scale, x0, alpha=layer.x0_scale)
+            heads = self._heads(layer, x, ids, turns)
+            q, k, v = (part.unflatten(0, (B, T)) for part in heads)  # [B, T, heads, D]
+            y = self._attend(index, q, k, v, cache)
+            x = x + layer.out(self._narrow(y.reshape(x.shape)))
+            x = x + self._mlp(layer, x)
+            if index == self.config.depth // 2:
+                middle = x
+        if self._weights.backout is not None:
+            x = torch.sub(x, middle, alpha=self._weights.backout)
+        return self._norm(x).view(B, T, -1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
+        narrow = self._narrow(hidden.reshape(-1, hidden.shape[-1]))  # [N, C]
+        logits = self._weights.head(narrow).to(self.stream_dtype)  # [N, V]
+        if self.config.softcap is not None:
+            logits = logits.tanh_().mul_(self.config.softcap)
+        return logits.view(*hidden.shape[:-1], -1)
+
+    def _embed(self, tokens: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+        """The stream (N, C) before the first layer."""
+        made = self._weights.embeddings
+        x = self._rows(tokens, positions + 1)
+        if not self.config.smear:
+            return x
+        nothing = self.config.vocab_size  # the table's last row
+        if cache is None:
+            before = torch.full_like(tokens[:, :1], nothing)
+        else:
+            cache.store_tokens(tokens)
+            before = cache.previous_tokens()[:, None]
+            if cache.at_start:
+                before = before.masked_fill(positions[:, :1] == 0, nothing)
+        if tokens.shape[1] > 1:
+            before = torch.cat([before, tokens[:, :-1]], dim=1)
+        previous = self._rows(before, positions)
+        if made.smear_by_token is not None:
+            gate = F.embedding(tokens.reshape(-1), made.smear_by_token)  # [N, 1]
+        else:
+            assert made.smear_gate is not None
+            gate = F.linear(x[:, : made.smear_gate.shape[1]], made.smear_gate)
+            gate = made.smear_scale * torch.sigmoid(gate)
+        return torch.addcmul(x, gate, previous)
+
+    def _rows(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Embeddings (N, C) of tokens (B, T) at positions places - 1; zeros for no token."""
+        made = self._weights.embeddings
+        x = F.embedding(tokens.reshape(-1), made.table).to(self.stream_dtype)
+        if made.positions is not None:
+            x = x + F.embedding(places.reshape(-1), made.positions)
+        if made.norm_follows:
+            x = self._norm(x)
+        return x if made.norm_weight is None else x * made.norm_weight
+
+    def _heads(
+        self, layer: LayerWeights, x: Tensor, ids: Tensor, turns: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (N, H, D), keys and values (N, K, D) of the stream (N, C)."""
+        H, K, D = self.config.heads, self.config.kv_heads, self.config.head_dim
+        made = layer.qkv(self._narrow(self._norm(x))).to(self.stream_dtype)
+        qk = made[:, : (H + K) * D].view(-1, H + K, D)
+        v = made[:, (H + K) * D : (H + 2 * K) * D].view(-1, K, D)
+        if layer.values is not None:
+            gate = torch.sigmoid(made[:, (H + 2 * K) * D :][:, :K])  # [N, K]
+            value = F.embedding(ids, layer.values).to(self.stream_dtype).view(-1, K, D)
+            v = torch.addcmul(v, gate.unsqueeze(-1), value)
+        if self.config.qk_norm:
+            length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)  # [N, H + K, 1]
+            qk = qk / torch.hypot(length, self._head_floor)
+            if layer.norm_weight is not None:
+                qk = qk * layer.norm_weight
+        if turns is not None:
+            qk = (qk.view(turns.dtype) * turns).view(self.stream_dtype)
+        return qk[:, :H], qk[:, H:], v
+
+    def _attend(self, index: int, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
+        """Attention's output (B, T, H, D) of a layer."""
+        if cache is not None:
+            return cache.attend(index, q, k, v, scale=self._scale)
+        return attention.attend(
+            *(x.to(self.compute_dtype) for x in (q, k, v)),
+            window=self.config.windows[index],
+            scale=self._scale,
+            backend=self.attention,
+        )
+
+    def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
+        h = layer.up(self._narrow(self._norm(x)))  # [N, inner], or [N, 2 x inner] of swiglu
+        if self.config.activation == "swiglu":
+            up, gate = h.chunk(2, dim=-1)
+            h = F.silu(gate) * up
+        elif self.config.activation == "relu2":
+            h = torch.relu_(h)
+            h = h * h
+        else:
+            h = F.gelu(h)
+        return layer.down(h)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """x (N, C), normed; a weight of the norm is in the matrix after it."""
+        if self.config.norm == "layer" or x.is_cuda:
+            return normed(x, self.config.norm)
+        # On a CPU rms_norm is ten operations; these three take a third of its time. The root of
+        # |x|^2 + C * eps is a hypotenuse.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        length = torch.hypot(length, self._width_floor)
+        return torch.addcdiv(self._zero, x, length, value=math.sqrt(x.shape[-1]))
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        return x if self.compute_dtype == self.stream_dtype else x.to(self.compute_dtype)

@@ -1,0 +1,156 @@
+"""A model's weights rearranged for generation; decoder.py says what for.
+
+Owns: what is fused, folded and reordered. Does not own: how products store a matrix (products.py).
+Shapes: C width, V vocabulary, H query heads, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat.gpt.config import GPTConfig
+from nanochat.gpt.layers import VALUE_GATE_MOST, normed
+from nanochat.gpt.products import Product, product
+
+Weights = Mapping[str, Tensor]  # GPT's state dict
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer's weights in the form in which they are used."""
+
+    qkv: Product  # C -> H x D queries, K x D keys, K x D values, K gates of the value embeddings
+    out: Product
+    up: Product  # C -> inner; swiglu: C -> 2 x inner, the gate last
+    down: Product
+    norm_weight: Tensor | None  # [H + K, D], of the norms of q and k
+    values: Tensor | None  # [V, K x D], value embeddings times the largest gate
+    residual_scale: float | None
+    x0_scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The lookups of a token; the last row of the tables stands for the lack of a token."""
+
+    table: Tensor  # [V + 1, C], normed unless positions are added first; the last row is zeros
+    positions: Tensor | None  # [positions + 1, C]; the first row, of zeros, for the lack of one
+    norm_weight: Tensor | None  # [C], only if the norm follows the lookup
+    norm_follows: bool
+    smear_by_token: Tensor | None  # [V + 1, 1], the scaled gate, if a token always has the same
+    smear_gate: Tensor | None  # [1, channels], if not
+    smear_scale: float
+
+
+class DecoderWeights:
+    """Everything that a decoder multiplies by, copied from a model.
+
+    dtype: of matrices; int8: 8 bits and a scale for each output, for input in bfloat16.
+    """
+
+    def __init__(self, config: GPTConfig, weights: Weights, dtype: torch.dtype) -> None:
+        self._config = config
+        self._weights = weights
+        self._int8 = dtype == torch.int8
+        self._dtype = torch.bfloat16 if self._int8 else dtype
+        self._wide = torch.promote_types(self._dtype, torch.float32)
+        with torch.no_grad():
+            self.embeddings = self._embeddings()
+            self.layers = [self._layer(index) for index in range(config.depth)]
+            head = self._folded("embedding" if config.tied_head else "head", "final_norm")
+            # The cap is applied to logits / cap.
+            self.head = self._product(head / (config.softcap or 1.0))
+        backout = weights.get("backout_scale")
+        self.backout = None if backout is None else float(backout)
+        del self._weights  # the model's
+
+    def _embeddings(self) -> Embeddings:
+        config = self._config
+        table = F.pad(self._wide_copy("embedding"), (0, 0, 0, 1))  # [V + 1, C]
+        places = self._weights.get("position_embedding.weight")
+        weight = self._weights.get("embedding_norm.weight")
+        if places is None and config.embedding_norm:
+            table = normed(table, config.norm)
+            table, weight = table if weight is None else table * weight, None
+        smear_gate, by_token, scale = None, None, 0.0
+        if config.smear:
+            smear_gate = self._wide_copy("smear_gate")
+            scale = float(self._weights["smear_scale"])
+            if places is None:
+                by_token = torch.sigmoid(F.linear(table[:, : smear_gate.shape[1]], smear_gate))
+                by_token, smear_gate = scale * by_token, None
+        return Embeddings(
+            table=table.to(self._dtype),
+            positions=None if places is None else F.pad(places.to(self._wide), (0, 0, 1, 0)),
+            norm_weight=None if weight is None else weight.to(self._wide, copy=True),
+            norm_follows=places is not None and config.embedding_norm,
+            smear_by_token=by_token,
+            smear_gate=smear_gate,
+            smear_scale=scale,
+        )
+
+    def _layer(self, index: int) -> LayerWeights:
+        config, block = self._config, f"blocks.{index}"
+        up = self._folded(f"{block}.mlp.up", f"{block}.mlp_norm")
+        if config.activation == "swiglu":
+            up = torch.cat([up, self._folded(f"{block}.mlp.gate", f"{block}.mlp_norm")])
+        values = self._weights.get(f"value_embeddings.{index}.weight")
+        scales = self._weights.get("residual_scales"), self._weights.get("x0_scales")
+        residual, x0 = (None if scale is None else float(scale[index]) for scale in scales)
+        return LayerWeights(
+            qkv=self._product(self._qkv(block)),
+            out=self._product(self._wide_copy(f"{block}.attention.out")),
+            up=self._product(up),
+            down=self._product(self._wide_copy(f"{block}.mlp.down")),
+            norm_weight=self._head_norms(block),
+            values=None if values is None else (VALUE_GATE_MOST * values).to(self._dtype),
+            residual_scale=residual,
+            x0_scale=x0,
+        )
+
+    def _qkv(self, block: str) -> Tensor:
+        """((H + 2 K) x D + gates, C): q, k, v, and the gates, which see few of the channels."""
+        norm = f"{block}.attention_norm"
+        q, k, v = (self._folded(f"{block}.attention.{name}", norm) for name in "qkv")
+        rows = [self._paired(q), self._paired(k), v]
+        gate = self._weights.get(f"{block}.attention.value_gate.weight")  # [K, channels]
+        if gate is not None:
+            # An even number of rows: pairs of q and k are read as complex numbers.
+            wide = F.pad(gate.to(self._wide), (0, q.shape[1] - gate.shape[1], 0, len(gate) % 2))
+            factor = self._weights.get(f"{norm}.weight")
+            rows.append(wide if factor is None else wide * factor)
+        return torch.cat(rows)
+
+    def _paired(self, rows: Tensor) -> Tensor:
+        """Rows (heads x D, ...) with those of a rotated pair, i and i + D / 2, as neighbors."""
+        if self._config.positions != "rope":
+            return rows
+        by_half = rows.unflatten(0, (-1, 2, self._config.head_dim // 2))  # [heads, 2, D / 2, ...]
+        return by_half.transpose(1, 2).flatten(0, 2)
+
+    def _head_norms(self, block: str) -> Tensor | None:
+        """(H + K, D): the weight of its norm for every head of q and k, in their order."""
+        weights = (self._weights.get(f"{block}.attention.{name}_norm.weight") for name in "qk")
+        q, k = (
+            None if weight is None else self._paired(weight.to(self._wide)) for weight in weights
+        )
+        if q is None or k is None:
+            return None
+        config = self._config
+        return torch.cat([q.expand(config.heads, -1), k.expand(config.kv_heads, -1)])
+
+    def _folded(self, name: str, norm: str) -> Tensor:
+        """The matrix `name`, multiplied by the weight of the norm before it."""
+        matrix, factor = self._wide_copy(name), self._weights.get(f"{norm}.weight")
+        return matrix if factor is None else matrix * factor
+
+    def _wide_copy(self, name: str) -> Tensor:
+        return self._weights[f"{name}.weight"].to(self._wide, copy=True)
+
+    def _product(self, matrix: Tensor) -> Product:
+        return product(matrix.to(self._dtype), int8=self._int8)
