@@ -24,12 +24,13 @@ def draws(logits: torch.Tensor, params: SamplingParams, count: int) -> torch.Ten
 
 
 def exact(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Work out the distribution slowly: top-k, then top-p of what is left."""
+    """Work out the distribution slowly: top-k and min-p, then top-p of what is left."""
     order = sorted(range(len(logits)), key=lambda i: -logits[i].item())
     order = order[: params.top_k or len(logits)]
     weights = [float((logits[i].double() / params.temperature).exp()) for i in order]
+    weights = [weight for weight in weights if weight >= (params.min_p or 0.0) * weights[0]]
     total, mass, kept = sum(weights), 0.0, []
-    for index, weight in zip(order, weights, strict=True):
+    for index, weight in zip(order, weights, strict=False):
         if kept and mass >= (params.top_p or 1.0) * total:
             break
         kept.append((index, weight))
@@ -51,6 +52,8 @@ def exact(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
         SamplingParams(top_p=0.01),
         SamplingParams(temperature=1.5, top_k=12, top_p=0.8),
         SamplingParams(top_k=1),
+        SamplingParams(min_p=0.2, temperature=2.0),
+        SamplingParams(min_p=0.1, top_p=0.8, top_k=9),
     ],
 )
 def test_frequencies_match_the_exact_distribution(params):
@@ -147,7 +150,12 @@ def test_greedy_and_top_k_one_agree_and_very_low_temperatures_do_not_overflow():
         ({"top_k": -1}, "top_k must be at least 0 or none, got -1"),
         ({"top_p": -0.1}, "top_p must be from 0 to 1, got -0.1"),
         ({"top_p": 1.1}, "top_p must be from 0 to 1, got 1.1"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
+        ({"min_p": 1.5}, "min_p must be from 0 to 1, got 1.5"),
+        ({"presence_penalty": 2.1}, "presence_penalty must be from -2 to 2, got 2.1"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty must be from -2 to 2, got nan"),
+        ({"logit_bias": {7: -101.0}}, "logit_bias of token 7 must be from -100 to 100: -101.0"),
+        ({"logprobs": 21}, "logprobs must be from 0 to 20, got 21"),
         ({"stop": ("",)}, "a stop string must not be empty"),
     ],
 )

@@ -22,13 +22,36 @@ class Request:
 
     chat: the answer ends at <|assistant_end|> as well as at <|bos|> and may use tools; without it
     the prompt is plain text to continue. tools: evaluate the expression between <|python_start|>
-    and <|python_end|> and let the model read the result.
+    and <|python_end|> and let the model read the result. prompt_logprobs: report the prompt's
+    tokens as well, with as many alternatives as params.logprobs says. client: who asks; free slots
+    go to waiting clients in turn.
     """
 
     prompt: list[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     tools: bool = True
     chat: bool = True
+    prompt_logprobs: bool = False
+    client: str = ""
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether tool calls in the answer are run."""
+        return self.tools and self.chat and self.params.grammar is None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely the model finds a token: natural logs of its own distribution, in float32.
+
+    That is before temperature, penalties, bias, truncation and grammar. rank: 1 is the likeliest.
+    top: the likeliest tokens and their log-probabilities, likeliest first.
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,7 +61,9 @@ class Completion:
     tokens: sampled and forced tokens, including the special token that ended the answer. mask: 1
     for sampled tokens, 0 for forced ones (a tool's output). text: the assistant's text, without
     tool calls and their output. parts: text and tool activity in order, as the content of an
-    assistant message.
+    assistant message. logprobs: parallel to tokens, None for forced ones; empty unless requested.
+    prompt_logprobs: parallel to the prompt, None for its first token; empty unless requested.
+    cached_tokens: prompt tokens whose keys and values were in the cache already.
     """
 
     tokens: list[int]
@@ -46,17 +71,41 @@ class Completion:
     finish_reason: FinishReason
     text: str
     parts: list[Part]
+    logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    cached_tokens: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine is doing, and totals since it was made.
+
+    running, waiting: requests. cached_prefix_tokens: prompt tokens found in the cache.
+    """
+
+    slots: int
+    slots_in_use: int
+    waiting: int
+    running: int
+    requests: int
+    prompt_tokens: int
+    cached_prefix_tokens: int
+    generated_tokens: int
 
 
 @dataclass(frozen=True)
 class Event:
-    """A piece of a request's answer; the last one holds the completion and any held-back text."""
+    """A piece of a request's answer; the last one holds the completion and any held-back text.
+
+    logprob: of this event's token, if it was sampled and its request asked for it.
+    """
 
     request_id: int
     kind: PartType = "text"
     text: str = ""
     token: int | None = None
     completion: Completion | None = None
+    logprob: TokenLogprob | None = None
 
     @property
     def done(self) -> bool:

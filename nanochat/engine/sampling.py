@@ -9,8 +9,10 @@ for the batch would give a row different draws depending on the rows beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +20,25 @@ from torch import Tensor
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
 
+MAX_LOGPROBS = 20  # alternatives reported with a token, as in OpenAI's API
+
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as int64: the splitmix64 increment
 _MIX_1 = -4658895280553007687  # splitmix64 multipliers, as int64
 _MIX_2 = -7723592293110705685
+
+
+class Grammar(Protocol):
+    """What an answer may consist of; an object follows one answer, token by token."""
+
+    def mask(self) -> Tensor | None:
+        """The tokens that may come next, bool [V] on the CPU; None allows all."""
+
+    def accept(self, token: int) -> None:
+        """Take note of the token that was sampled."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete; the engine then ends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +46,26 @@ class SamplingParams:
     """How one request's tokens are sampled; temperature 0 or top_p 0 is greedy.
 
     top_k: None or 0 keeps every token. top_p: None or 1 keeps every token; it applies to the tokens
-    that top_k kept. max_new_tokens: includes forced tool output. seed: None draws a new one for
-    each request. stop: strings that end the answer.
+    that top_k and min_p kept. min_p: keep tokens at least this likely relative to the likeliest.
+    presence_penalty, frequency_penalty: subtracted from the logit of every token of the answer so
+    far, once, and for each time it occurred. logit_bias: added to the logits of tokens, by id.
+    grammar: limits the tokens; one object for each request; tools are then off.
+    logprobs: report each token's log-probability and this many of the likeliest; None: do not.
+    max_new_tokens: includes forced tool output; 0 only reads the prompt (see
+    Request.prompt_logprobs). seed: None draws a new one for each request. stop: strings that end
+    the answer.
     Raises: ConfigError for a value out of range.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    grammar: Grammar | None = None
+    logprobs: int | None = None
     max_new_tokens: int = 256
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -47,8 +77,18 @@ class SamplingParams:
             raise ConfigError(f"top_k must be at least 0 or none, got {self.top_k}")
         if self.top_p is not None and not 0 <= self.top_p <= 1:
             raise ConfigError(f"top_p must be from 0 to 1, got {self.top_p}")
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p must be from 0 to 1, got {self.min_p}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                raise ConfigError(f"{name} must be from -2 to 2, got {getattr(self, name)}")
+        for token, bias in (self.logit_bias or {}).items():
+            if not -100 <= bias <= 100:
+                raise ConfigError(f"logit_bias of token {token} must be from -100 to 100: {bias}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise ConfigError(f"logprobs must be from 0 to {MAX_LOGPROBS}, got {self.logprobs}")
+        if self.max_new_tokens < 0:
+            raise ConfigError(f"max_new_tokens must be at least 0, got {self.max_new_tokens}")
         if not all(self.stop):
             raise ConfigError("a stop string must not be empty")
 
@@ -97,6 +137,7 @@ class SamplingBatch:
     temperature: Tensor  # [B, 1] fp32; 1 for greedy rows, which keep only one candidate
     top_k: Tensor  # [B, 1] int64; candidates kept
     top_p: Tensor  # [B, 1] fp32
+    log_min_p: Tensor | None  # [B, 1] fp32, natural log; None if no row has one
     seed: Tensor  # [B] int64
     candidates: int  # the largest top_k
     greedy: bool  # every row is greedy
@@ -121,6 +162,11 @@ class SamplingBatch:
             temperature=column([p.temperature or 1.0 for p in params], torch.float32)[:, None],
             top_k=column(kept, torch.int64)[:, None],
             top_p=column([p.top_p or 1.0 for p in params], torch.float32)[:, None],
+            log_min_p=column(
+                [math.log(p.min_p) if p.min_p else -math.inf for p in params], torch.float32
+            )[:, None]
+            if any(p.min_p for p in params)
+            else None,
             seed=column([_signed(seed) for seed in seeds], torch.int64),
             candidates=max(kept, default=1),
             greedy=all(p.greedy for p in params),
@@ -143,6 +189,9 @@ def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
     # exactly p_i. In logs that is argmax(score_i - log E_i), which needs no normalized p; as -log E
     # is Gumbel noise, this is the Gumbel-max trick.
     if not batch.ranked:
+        if batch.log_min_p is not None:
+            least = scores.amax(dim=-1, keepdim=True) + batch.log_min_p  # [B, 1]
+            scores = scores.masked_fill(scores < least, float("-inf"))
         ids = torch.arange(scores.shape[1], device=scores.device)[None]  # [1, V]
         return (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1)
     if batch.candidates < scores.shape[1]:
@@ -158,6 +207,8 @@ def _kept(scores: Tensor, batch: SamplingBatch) -> Tensor:
     """Which candidates to keep, bool [B, K]; scores [B, K] are in descending order."""
     rank = torch.arange(scores.shape[1], device=scores.device)[None]  # [1, K]
     in_top_k = rank < batch.top_k  # [B, K]
+    if batch.log_min_p is not None:
+        in_top_k &= scores >= scores[:, :1] + batch.log_min_p
     # top-p keeps the smallest set of likeliest tokens whose probability reaches p: a token stays
     # while those before it have not reached p. Few stay where the model is sure, many where not.
     probs = scores.masked_fill(~in_top_k, float("-inf")).softmax(dim=-1)

@@ -24,8 +24,17 @@ import torch
 from torch import Tensor
 
 from nanochat.engine.kv_cache import KVCache
-from nanochat.engine.requests import Completion, Event, FinishReason, Request, Transcript
+from nanochat.engine.requests import (
+    Completion,
+    EngineStats,
+    Event,
+    FinishReason,
+    Request,
+    TokenLogprob,
+    Transcript,
+)
 from nanochat.engine.sampling import SamplingBatch, sample
+from nanochat.engine.scores import Bias, ScoreEdits, token_logprobs
 from nanochat.engine.sequences import ActiveSequence, Slot, prefill_batch
 from nanochat.gpt import GPT
 from nanochat.system.errors import ConfigError
@@ -33,6 +42,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.tools import calculator
 
 MAX_TOOL_CALLS = 16  # per request; further calls are answered with TOOL_ERROR
+LOGPROB_ROWS = 128  # prompt tokens whose logits are computed at once; bounds memory
 TOOL_ERROR = "error"  # what the model reads if the calculator rejects an expression
 
 
@@ -79,7 +89,8 @@ class Engine:
         self._slots: list[Slot] = []  # those in use, by index
         self._admit_at = 1  # free slots needed to admit requests while others run
         self._next_id = 0
-        self._settings: tuple[list[int], SamplingBatch] | None = None
+        self._settings: tuple[list[int], SamplingBatch, ScoreEdits] | None = None
+        self._requests = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
 
     def refresh(self, model: GPT) -> None:
         """Copy a model's current weights; no request may be running."""
@@ -90,6 +101,19 @@ class Engine:
     def idle(self) -> bool:
         """Whether no request is waiting or running."""
         return not self._waiting and not self._slots
+
+    def stats(self) -> EngineStats:
+        """What the engine is doing; may be called from other threads."""
+        return EngineStats(
+            slots=self.cache.slots,
+            slots_in_use=len(self._slots),
+            waiting=len(self._waiting),
+            running=sum(len(slot.sequences) for slot in tuple(self._slots)),
+            requests=self._requests,
+            prompt_tokens=self._prompt_tokens,
+            cached_prefix_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+        )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer all requests; completions are in the order of the requests."""
@@ -125,25 +149,39 @@ class Engine:
         """Queue a request and return its id; `step` returns its events.
 
         stream: an event for every token; otherwise only the last one.
-        Raises: ConfigError for a prompt that is empty or has a token outside the vocabulary.
+        Raises: ConfigError for a prompt that is empty, for a token outside the vocabulary, and for
+        a request for no tokens at all.
         """
-        if not request.prompt:
-            raise ConfigError("the prompt has no tokens; start it with <|bos|>")
-        if not 0 <= min(request.prompt) <= max(request.prompt) < self.tokenizer.vocab_size:
-            raise ConfigError(f"the prompt has a token outside 0..{self.tokenizer.vocab_size - 1}")
-        seed = request.params.seed
+        self._check(request)
+        params = request.params
         seq = ActiveSequence(
             id=self._next_id,
             request=request,
-            seed=random.getrandbits(63) if seed is None else seed,
-            transcript=Transcript(self.tokenizer, request.params.stop),
-            live=stream or bool(request.params.stop),
+            seed=random.getrandbits(63) if params.seed is None else params.seed,
+            transcript=Transcript(self.tokenizer, params.stop),
+            live=stream or bool(params.stop),
             stream=stream,
             tokens=list(request.prompt),
         )
+        if Bias.needed(params):
+            seq.bias = Bias(params, self.tokenizer.vocab_size, self.device)
         self._next_id += 1
+        self._requests += 1
+        self._prompt_tokens += len(request.prompt)
         self._waiting.append(seq)
         return seq.id
+
+    def _check(self, request: Request) -> None:
+        last = self.tokenizer.vocab_size - 1
+        if not request.prompt:
+            raise ConfigError("the prompt has no tokens; start it with <|bos|>")
+        if not 0 <= min(request.prompt) <= max(request.prompt) <= last:
+            raise ConfigError(f"the prompt has a token outside 0..{last}")
+        biased = request.params.logit_bias
+        if biased and not 0 <= min(biased) <= max(biased) <= last:
+            raise ConfigError(f"logit_bias has a token outside 0..{last}")
+        if request.params.max_new_tokens == 0 and not request.prompt_logprobs:
+            raise ConfigError("max_new_tokens must be at least 1, got 0")
 
     def abort(self, request_id: int) -> Completion | None:
         """End a request at once and return what it has produced; None if it is unknown."""
@@ -185,8 +223,9 @@ class Engine:
                 logits = logits.repeat_interleave(  # [sequences, V]
                     counts.to(self.device), dim=0, output_size=len(sequences)
                 )
-            for seq, token in zip(sequences, self._sample(sequences, logits), strict=True):
-                self._accept(seq, token, events)
+            sampled = self._sample(sequences, logits)
+            for seq, (token, logprob) in zip(sequences, sampled, strict=True):
+                self._accept(seq, token, logprob, events)
             for slot in sampling:
                 self._split(slot)
         return events
@@ -209,17 +248,27 @@ class Engine:
             if len(seq.tokens) > self.max_len:
                 events.append(self._finish(seq, "length"))
                 continue
+            reads_all = seq.request.prompt_logprobs and len(seq.tokens) == len(prompt)
+            if reads_all and donor is not None and donor.cached:
+                donor = None
             if donor is not None and donor.sequences[0].tokens == seq.tokens:
                 donor.sequences.append(seq)
                 seq.slot = donor
+                self._note_cached(seq, donor)
             elif self._free_slots:
                 slot = self._take_slot([seq])
                 if donor is not None:  # the prompt's last token is needed for its hidden state
                     self._copy_prefix(donor, slot, min(donor.cached, len(prompt) - 1))
+                    self._note_cached(seq, slot)
                 by_prompt.setdefault(prompt, slot)
             else:
                 break
             self._waiting.popleft()
+
+    def _note_cached(self, seq: ActiveSequence, slot: Slot) -> None:
+        if not seq.answer:  # it has not been in a slot before
+            seq.cached_tokens = min(slot.cached, len(seq.tokens))
+            self._cached_tokens += seq.cached_tokens
 
     def _take_slot(self, sequences: list[ActiveSequence]) -> Slot:
         """Give these sequences, whose tokens are equal, a free slot."""
@@ -268,7 +317,8 @@ class Engine:
         tokens = torch.tensor(padded).to(self.device, non_blocking=True)  # [B, T]
         indices, starts = [slot.index for slot in slots], [slot.cached for slot in slots]
         hidden = self.model.hidden(tokens, self.cache.view(indices, starts, counts))  # [B, T, C]
-        for slot, count in zip(slots, counts, strict=True):
+        for row, (slot, count) in enumerate(zip(slots, counts, strict=True)):
+            self._read_prompt(slot, hidden[row, :count])
             slot.cached += count
         if T == 1:
             return hidden[:, 0]  # [B, C]
@@ -278,39 +328,98 @@ class Engine:
         row_index, column_index = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
         return hidden[row_index.to(self.device), column_index.to(self.device)]  # [slots, C]
 
-    def _sample(self, sequences: list[ActiveSequence], logits: Tensor) -> list[int]:
+    def _read_prompt(self, slot: Slot, hidden: Tensor) -> None:
+        """Note the log-probabilities of prompt tokens after those with these hidden states, [T, C].
+
+        Only for sequences that asked for them; their prompts are read from the start.
+        """
+        for seq in slot.sequences:
+            done = len(seq.prompt_logprobs)
+            if not seq.request.prompt_logprobs or done == len(seq.request.prompt):
+                continue
+            first = slot.cached + 1
+            following = seq.request.prompt[first : first + len(hidden)]
+            if first == 1:
+                seq.prompt_logprobs.append(None)
+            for start in range(0, len(following), LOGPROB_ROWS):
+                tokens = torch.tensor(following[start : start + LOGPROB_ROWS]).to(self.device)
+                logits = self.model.logits(hidden[start : start + len(tokens)])
+                top = [seq.request.params.logprobs or 0] * len(tokens)
+                logits = logits[:, : self.tokenizer.vocab_size]
+                seq.prompt_logprobs += token_logprobs(logits, tokens, top)
+
+    def _sample(
+        self, sequences: list[ActiveSequence], logits: Tensor
+    ) -> list[tuple[int, TokenLogprob | None]]:
         """Sample a token for every sequence; the only wait for the device in a step."""
         logits = logits[:, : self.tokenizer.vocab_size]  # the model's may be padded for alignment
         ids = [seq.id for seq in sequences]
+        params = [seq.request.params for seq in sequences]
         if self._settings is None or self._settings[0] != ids:
             batch = SamplingBatch.build(
-                [seq.request.params for seq in sequences],
+                params,
                 [seq.seed for seq in sequences],
                 vocab_size=logits.shape[-1],
                 device=self.device,
             )
-            self._settings = (ids, batch)
+            edits = ScoreEdits([seq.bias for seq in sequences], [p.grammar for p in params])
+            self._settings = (ids, batch, edits)
+        _, batch, edits = self._settings
         positions = torch.tensor([len(seq.tokens) for seq in sequences])
         positions = positions.to(self.device, non_blocking=True)
-        return sample(logits, self._settings[1], positions).tolist()
+        tokens = sample(edits.apply(logits), batch, positions)  # [B]
+        wanted = [row for row, p in enumerate(params) if p.logprobs is not None]
+        logprobs: list[TokenLogprob | None] = [None] * len(params)
+        if wanted:
+            rows = torch.tensor(wanted).to(self.device, non_blocking=True)
+            top = [params[row].logprobs or 0 for row in wanted]
+            found = token_logprobs(logits[rows], tokens[rows], top)
+            for row, logprob in zip(wanted, found, strict=True):
+                logprobs[row] = logprob
+        return list(zip(tokens.tolist(), logprobs, strict=True))
 
-    def _accept(self, seq: ActiveSequence, token: int, events: list[Event]) -> None:
+    def _accept(
+        self,
+        seq: ActiveSequence,
+        token: int,
+        logprob: TokenLogprob | None,
+        events: list[Event],
+    ) -> None:
         """Append a sampled token and decide how the sequence continues."""
-        self._append(seq, token, 1, events)
-        if token in self._ends[seq.request.chat] or seq.transcript.stopped:
-            events.append(self._finish(seq, "stop"))
-        elif len(seq.mask) >= seq.request.params.max_new_tokens or len(seq.tokens) > self.max_len:
+        params = seq.request.params
+        if params.max_new_tokens == 0:  # only the prompt was of interest
             events.append(self._finish(seq, "length"))
-        elif seq.request.tools and seq.request.chat:
+            return
+        self._append(seq, token, 1, events, logprob)
+        self._generated_tokens += 1
+        if params.grammar is not None:
+            params.grammar.accept(token)
+        ended = token in self._ends[seq.request.chat] or seq.transcript.stopped
+        if ended or (params.grammar is not None and params.grammar.finished):
+            events.append(self._finish(seq, "stop"))
+        elif len(seq.mask) >= params.max_new_tokens or len(seq.tokens) > self.max_len:
+            events.append(self._finish(seq, "length"))
+        elif seq.request.uses_tools:
             self._follow_tools(seq, token, events)
 
-    def _append(self, seq: ActiveSequence, token: int, sampled: int, events: list[Event]) -> None:
+    def _append(
+        self,
+        seq: ActiveSequence,
+        token: int,
+        sampled: int,
+        events: list[Event],
+        logprob: TokenLogprob | None = None,
+    ) -> None:
         seq.tokens.append(token)
         seq.mask.append(sampled)
+        if seq.bias is not None:
+            seq.bias.add(token)
+        if seq.request.params.logprobs is not None:
+            seq.logprobs.append(logprob)
         if seq.live:
             kind, text = seq.transcript.push(token)
             if seq.stream:
-                events.append(Event(seq.id, kind, text, token))
+                events.append(Event(seq.id, kind, text, token, logprob=logprob))
 
     def _follow_tools(self, seq: ActiveSequence, token: int, events: list[Event]) -> None:
         """Note where a tool call starts; at its end run it, or park the slot while it runs.
@@ -381,6 +490,9 @@ class Engine:
             finish_reason=reason,
             text=seq.transcript.text,
             parts=seq.transcript.parts,
+            logprobs=seq.logprobs,
+            prompt_logprobs=seq.prompt_logprobs,
+            cached_tokens=seq.cached_tokens,
         )
         return Event(seq.id, kind, text, completion=completion)
 

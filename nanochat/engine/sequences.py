@@ -8,7 +8,8 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from nanochat.engine.requests import Request, Transcript
+from nanochat.engine.requests import Request, TokenLogprob, Transcript
+from nanochat.engine.scores import Bias
 
 # A prefill pass processes many tokens at once and is bound by arithmetic; a decode pass processes
 # one token per sequence and is bound by reading the weights. A long prompt in one pass would stall
@@ -29,6 +30,10 @@ class ActiveSequence:
     stream: bool
     tokens: list[int]  # prompt and answer
     mask: list[int] = field(default_factory=list)
+    bias: Bias | None = None
+    logprobs: list[TokenLogprob | None] = field(default_factory=list)  # of the answer's tokens
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    cached_tokens: int = 0  # of the prompt, found in the cache
     slot: Slot | None = None  # None while it waits in the queue
     code_start: int | None = None  # index in tokens of the first one after <|python_start|>
     tool_calls: int = 0
