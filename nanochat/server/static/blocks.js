@@ -8,7 +8,8 @@ import { cells, DEFINITION, finished } from "./leaves.js";
 const DEPTH = 24; // containers inside one another; the markers of deeper ones are shown as text
 const COLUMNS = 100; // a "table" with more columns is shown as text
 const ITEM = /^(?:([-*+])|(\d{1,9})([.)]))(?=[ \t]|$)/;
-const FENCE = /^(?:(`{3,})([^`]*)|(~{3,})(.*))$/;
+const LINE = 200; // marks of a rule, a fence or an underline; more of them are shown as text
+const FENCE = new RegExp(`^(?:(\`{3,${LINE}})([^\`]*)|(~{3,${LINE}})([^~].*)?)$`);
 
 /**
  * The top-level blocks of a text with \n line ends.
@@ -187,7 +188,7 @@ class Parser {
   beginFence(text, indent) {
     const found = text.match(FENCE);
     if (!found) return false;
-    const language = (found[2] ?? found[4]).trim();
+    const language = (found[2] ?? found[4] ?? "").trim();
     this.place({ type: "code", fence: found[1] ?? found[3], indent, language, lines: [] }, true);
     this.take();
     return true;
@@ -222,7 +223,7 @@ class Parser {
   beginUnderlined(text) {
     const level = { "=": 1, "-": 2 }[text[0]];
     const line = text.trimEnd();
-    if (!level || line !== text[0].repeat(line.length)) return false;
+    if (!level || line.length > LINE || line !== text[0].repeat(line.length)) return false;
     if (this.leaf.lines.every((own) => DEFINITION.test(own))) return false;
     const { lines } = this.leaf;
     Object.assign(this.leaf, { type: "heading", level, text: lines.join("\n").trimEnd(), lines: null });
@@ -235,7 +236,7 @@ class Parser {
   beginRule(text) {
     if (!"*-_".includes(text[0])) return false;
     const marks = text.replace(/[ \t]/g, "");
-    if (marks.length < 3 || marks !== text[0].repeat(marks.length)) return false;
+    if (marks.length < 3 || marks.length > LINE || marks !== text[0].repeat(marks.length)) return false;
     this.place({ type: "rule" });
     this.take();
     return true;

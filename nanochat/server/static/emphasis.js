@@ -97,6 +97,9 @@ export function markAt(text, at) {
   const [spaceAfter, signAfter] = kindOf(text.codePointAt(at + count) ?? 32);
   const left = !spaceAfter && (!signAfter || space || sign);
   const right = !space && (!sign || spaceAfter || signAfter);
+  // CommonMark would show 2*3*4 as 234, with an italic 3: a product must keep its signs.
+  const product = mark === "*" && count === 1 && /^\d\*\d$/.test(text.slice(Math.max(0, at - 1), at + 2));
+  if (product) return { mark, count, length: count, opens: false, closes: false };
   const opens = mark === "_" ? left && (!right || sign) : left;
   const closes = mark === "_" ? right && (!left || signAfter) : right;
   return { mark, count, length: count, opens, closes };
