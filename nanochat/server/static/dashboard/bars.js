@@ -81,7 +81,7 @@ function figure({ unit, groups }) {
     picture: () => ({ svg, heading: UNITS[unit], legend }),
     table: () => table(groups, unit),
   });
-  const caption = make("figcaption", "", make("span", "title", make("b", "", UNITS[unit])), make("span", "tools", menu));
+  const caption = make("figcaption", "", make("span", "title", make("b", "", UNITS[unit]), make("span", "unit", "± one standard error")), make("span", "tools", menu));
   figures.set(unit, make("figure", "plot bars", caption, make("p", "values", ...keys), svg, described(groups)));
   return figures.get(unit);
 }

@@ -11,9 +11,9 @@ const FIGURES = [
   ["val_bpb", "bits per byte"],
   ["val_loss", "validation loss"],
   ["reward", "reward"],
+  ["accuracy", "accuracy"],
   ["tokens", "tokens"],
   ["tokens_per_s", "tokens/s"],
-  ["elapsed_s", "training time"],
 ];
 
 const card = remembered((name) => {
@@ -84,6 +84,7 @@ function progress(run, stage, now) {
   const parts = [`${stage.title}: step ${stage.step.toLocaleString("en-US")}${total}`];
   const left = stage.state === "running" ? secondsLeft(stage, now) : null;
   if (left !== null) parts.push(left > 0 ? `about ${duration(left)} left` : "nearly done");
+  else if (stage.last.elapsed_s) parts.push(`trained ${duration(stage.last.elapsed_s)}`);
   parts.push(`${stage.state === "done" ? "finished" : "last row"} ${ago(now - stage.modified)}`);
   return parts.join(" · ");
 }
@@ -97,13 +98,22 @@ function secondsLeft({ step, steps, last, modified }, now) {
 
 function figures(run, stage) {
   const settings = run.details?.stages.find((one) => one.settings.parameters)?.settings;
-  const known = { parameters: settings?.parameters, ...stage?.last };
+  const known = { parameters: settings?.parameters, accuracy: meanAccuracy(run), ...stage?.last };
   if (known.val_bpb === undefined) known.val_bpb = run.stages.findLast((s) => s.last.val_bpb)?.last.val_bpb;
   return FIGURES.filter(([key]) => known[key] !== undefined).map(([key, label]) => {
     const value = known[key];
     if (key === "parameters") return [label, short(Number(String(value).replaceAll(",", "")))];
-    return [label, key === "elapsed_s" ? duration(value) : short(value)];
+    if (key === "accuracy") return [label, `${(100 * value).toFixed(1)}%`];
+    return [label, short(value)];
   });
+}
+
+/** The mean over the chat tasks that the run's last evaluated stage was measured on. */
+function meanAccuracy(run) {
+  const found = (run.details?.stages ?? []).flatMap((one) => one.results.filter((r) => r.unit === "accuracy"));
+  const last = ["rl", "sft", "mid", "base"].find((series) => found.some((r) => r.series === series));
+  const values = found.filter((r) => r.series === last).map((r) => r.value);
+  return values.length ? values.reduce((a, b) => a + b, 0) / values.length : undefined;
 }
 
 function figureView(label) {

@@ -1,6 +1,6 @@
 // Curves over a common x axis as one SVG: scales, axes, lines, and a crosshair.
 
-import { nearest, smoothed } from "./curves.js";
+import { between, nearest, smoothed } from "./curves.js";
 import { draw } from "./dom.js";
 import { duration, logTicks, short, tickLabel, ticks, timeTicks } from "./numbers.js";
 
@@ -8,6 +8,8 @@ const LEFT = 50;
 const RIGHT = 12;
 const TOP = 8;
 const BOTTOM = 26;
+const DOT = 4; // pixels of a line or dot at the border that may stand out of the area
+const LEAST_SMOOTHED = 12; // points; fewer are measurements of their own, such as validations
 const FEW_POINTS = 40; // so few are shown as dots as well
 const AXIS_NAMES = { step: "step", tokens: "tokens", elapsed_s: "training time" };
 let charts = 0;
@@ -22,7 +24,7 @@ export function xLabel(axis, x) {
 export class Chart {
   constructor() {
     const clip = `plot-area-${(charts += 1)}`;
-    this.area = draw("rect", { x: LEFT, y: 0 });
+    this.area = draw("rect", { x: LEFT - DOT, y: 0 });
     this.grid = draw("g", { class: "axes" });
     this.lines = draw("g", { "clip-path": `url(#${clip})` });
     this.band = draw("rect", { class: "band", y: TOP });
@@ -43,24 +45,27 @@ export class Chart {
 
   /**
    * series: [{name, color, dashed, xs, ys}], xs ascending; color: a class that sets --color.
-   * domain: [first, last] x, or null for all; axis: "step", "tokens" or "elapsed_s".
+   * domain: the first and last x; axis: "step", "tokens" or "elapsed_s".
    */
   draw({ series, width, height, domain, axis, log, zero, smoothing }) {
     this.axis = axis;
     this.size = { width, height };
-    this.series = series.map((s) => ({ ...s, shown: smoothing ? smoothed(s.ys, smoothing) : s.ys }));
-    this.domain = domain ?? extent(series.flatMap((s) => [s.xs[0], s.xs.at(-1)]));
-    if (this.domain[0] === this.domain[1]) this.domain = [this.domain[0] - 1, this.domain[1] + 1];
-    const ys = this.series.flatMap((s) => visible(s, this.domain));
+    this.series = series.map((s) => {
+      const noisy = smoothing > 0 && s.ys.length >= LEAST_SMOOTHED;
+      return { ...s, noisy, shown: noisy ? smoothed(s.ys, smoothing) : s.ys };
+    });
+    this.domain = domain;
+    const ys = this.series.flatMap((s) => [...visible(s.xs, s.ys, domain), ...visible(s.xs, s.shown, domain)]);
     this.log = log && ys.some((y) => y > 0);
     this.range = this.#range(ys, zero);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.setAttribute("width", width);
     this.svg.setAttribute("height", height);
-    for (const rect of [this.area, this.band]) rect.setAttribute("height", height - BOTTOM);
-    this.area.setAttribute("width", Math.max(0, width - LEFT - RIGHT));
+    this.area.setAttribute("height", height - BOTTOM + DOT);
+    this.band.setAttribute("height", height - BOTTOM - TOP);
+    this.area.setAttribute("width", width - LEFT - RIGHT + 2 * DOT);
     this.#drawAxes();
-    this.#drawLines(smoothing);
+    this.#drawLines();
   }
 
   x(value) {
@@ -135,7 +140,7 @@ export class Chart {
       marks.push(draw("text", { x: LEFT - 8, y: Number(y) + 4, "text-anchor": "end" }, label));
     }
     const isTime = this.axis === "elapsed_s";
-    const count = (width - LEFT) / 90;
+    const count = (width - LEFT) / 75;
     const columns = isTime ? timeTicks(...this.domain, count) : ticks(...this.domain, count);
     const named = width - RIGHT - 6.2 * AXIS_NAMES[this.axis].length;
     for (const value of columns) {
@@ -150,18 +155,18 @@ export class Chart {
     this.grid.replaceChildren(...marks);
   }
 
-  #drawLines(smoothing) {
+  #drawLines() {
     const kept = new Set();
     for (const s of this.series) {
       const line = this.#path(`${s.name} line`, `line ${s.color}${s.dashed ? " dashed" : ""}`);
       line.setAttribute("d", this.#outline(s.xs, s.shown));
       kept.add(line);
-      if (smoothing) {
+      if (s.noisy) {
         const raw = this.#path(`${s.name} raw`, `line raw ${s.color}`);
         raw.setAttribute("d", this.#outline(s.xs, s.ys));
         kept.add(raw);
       }
-      const few = visible(s, this.domain).length <= FEW_POINTS;
+      const few = visible(s.xs, s.ys, this.domain).length <= FEW_POINTS;
       const dots = this.#path(`${s.name} dots`, `dots ${s.color}`);
       dots.setAttribute("d", few ? this.#dots(s) : "");
       kept.add(dots);
@@ -208,8 +213,11 @@ export class Chart {
   }
 }
 
-function visible({ xs, ys }, [low, high]) {
-  return ys.filter((_, i) => xs[i] >= low && xs[i] <= high);
+/** The values within a domain, and those where the line enters and leaves it. */
+function visible(xs, ys, [low, high]) {
+  const inside = ys.filter((_, i) => xs[i] >= low && xs[i] <= high);
+  const ends = [low, high].filter((x) => x > xs[0] && x < xs.at(-1));
+  return [...inside, ...ends.map((x) => between(xs, ys, x))];
 }
 
 function extent(values) {

@@ -47,6 +47,12 @@ export class Curves {
     return { steps: curve.steps, xs, ys: curve.values };
   }
 
+  /** A metric's last point on an axis; 0 if it has none. */
+  last(key, axis) {
+    const step = this.curves.get(key)?.steps.at(-1);
+    return step === undefined ? 0 : axis === "step" ? step : this.at(axis, step);
+  }
+
   /** A metric's value at a step, interpolated; beyond the ends it is the end's. */
   at(key, step) {
     const curve = this.curves.get(key);
@@ -112,7 +118,8 @@ function cut(curve, step) {
   curve.values = curve.values.slice(0, end);
 }
 
-function between(xs, ys, x) {
+/** The value at x on the line through points with ascending xs; beyond the ends, the end's. */
+export function between(xs, ys, x) {
   const at = lowerBound(xs, x);
   if (at === 0 || at === xs.length) return ys[Math.min(at, xs.length - 1)] ?? x;
   const share = (x - xs[at - 1]) / (xs[at] - xs[at - 1]);

@@ -2,12 +2,12 @@
 
 const PREFIXES = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
 
-/** Four digits, or a unit prefix from ten thousand on: 0.6644, 22.35 k, 1.5 M. */
+/** Four digits, or three and a unit prefix from ten thousand on: 0.6644, 22.4 k, 1.5 M. */
 export function short(value) {
   const size = Math.abs(value);
   if (size >= 1e4) {
     const [unit, name] = PREFIXES.find(([least]) => size >= least);
-    return `${trimmed((value / unit).toPrecision(4))} ${name}`;
+    return `${trimmed((value / unit).toPrecision(3))} ${name}`;
   }
   if (size !== 0 && size < 1e-3) return value.toExponential(2);
   return Number.isInteger(value) ? String(value) : trimmed(value.toPrecision(4));

@@ -5,10 +5,12 @@ import { button, make, place, remembered, say } from "./dom.js";
 import { saveMenu } from "./save.js";
 import { short } from "./numbers.js";
 
+const MOST_NAMES = 4; // beside their values; of more runs, colors alone
 const LEAST_DRAG = 8; // pixels; a shorter one is a click
 
 /**
- * A figure for one metric. metric: {key, title, unit, log, zero, share}. actions: {hover(x),
+ * A figure for one metric. metric: {key, title, unit, log: at first, zero: the axis
+ * begins there, share: shown in percent, exact: never smoothed}. actions: {hover(x),
  * zoom([first, last] or null), announce(text), name(key): a file's name, table(key): rows to save}.
  */
 export class Plot {
@@ -41,7 +43,8 @@ export class Plot {
     if (!this.view || width < 80) return; // folded away
     const series = this.view.series.filter((s) => s.xs.length);
     const { log, metric } = this;
-    this.chart.draw({ ...this.view, series, width, height, log, zero: metric.zero });
+    const smoothing = metric.exact ? 0 : this.view.smoothing;
+    this.chart.draw({ ...this.view, series, width, height, log, zero: metric.zero, smoothing });
     this.showAt(this.hovered);
   }
 
@@ -54,7 +57,8 @@ export class Plot {
     place(this.values, series.map((s, i) => {
       const view = this.value(s.name);
       view.node.className = `value ${s.color}${s.dashed ? " dashed" : ""}`;
-      view.name.hidden = series.length === 1;
+      view.name.hidden = series.length === 1 || series.length > MOST_NAMES;
+      view.node.title = s.name;
       say(view.number, this.#text(s.shown[found[i]]));
       return view.node;
     }));
@@ -138,7 +142,7 @@ export class Plot {
       this.actions.hover(inside[next] ?? null);
       this.actions.announce(`${xLabel(this.chart.axis, inside[next] ?? 0)}: ${this.#spoken()}`);
     } else if ("+-=".includes(event.key)) {
-      this.actions.zoom(scaled(domain, this.hovered, event.key === "-" ? 2 : 0.5));
+      this.actions.zoom(scaled(domain, this.hovered, event.key === "-" ? 2 : 0.5, this.view.whole));
     } else if (event.key === "0" || event.key === "Escape") {
       this.actions.zoom(null);
     } else return;
@@ -150,10 +154,12 @@ export class Plot {
   }
 }
 
-/** A domain made shorter or longer around x, or around its middle. */
-function scaled([low, high], x, factor) {
+/** A domain made shorter or longer around x, or around its middle; null if that is the whole. */
+function scaled([low, high], x, factor, whole) {
   const center = x ?? (low + high) / 2;
-  return [center - (center - low) * factor, center + (high - center) * factor];
+  const first = Math.max(whole[0], center - (center - low) * factor);
+  const last = Math.min(whole[1], center + (high - center) * factor);
+  return first <= whole[0] && last >= whole[1] ? null : [first, last];
 }
 
 function valueView(name) {

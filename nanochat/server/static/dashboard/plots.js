@@ -8,7 +8,7 @@ const MAIN = {
   val_bpb: { title: "Validation", unit: "bits per byte" },
   val_loss: { title: "Validation loss", unit: "nats per token" },
   reward: { title: "Reward", unit: "mean" },
-  lr_scale: { title: "Learning rate", unit: "share of its peak", zero: true },
+  lr_scale: { title: "Learning rate", unit: "share of its peak", zero: true, exact: true },
   grad_norm: { title: "Gradient norm", log: true },
   tokens_per_s: { title: "Speed", unit: "tokens/s", zero: true },
 };
@@ -54,20 +54,23 @@ export class PlotGrid {
     place(byId("plots"), main.map((key) => this.plot(key).element));
     place(byId("more-plots"), more.map((key) => this.plot(key).element));
     this.shown = [...main, ...(byId("more").open ? more : [])].map((key) => this.plot(key));
-    for (const plot of this.shown) plot.update(this.#view(plot.metric.key));
+    const { axis } = this.state;
+    const ends = this.runs.flatMap(({ curves }) => this.shown.map(({ metric }) => curves.last(metric.key, axis)));
+    const whole = [0, Math.max(1e-9, ...ends)];
+    for (const plot of this.shown) plot.update(this.#view(plot.metric.key, whole));
   }
 
   #curves(run) {
     return this.state.curves(JSON.stringify([run.name, this.stage]));
   }
 
-  #view(key) {
+  #view(key, whole) {
     const { axis, domain, smoothing } = this.state;
     const series = this.runs.map(({ name, color, dashed, curves }) => {
       const within = domain?.map((x) => curves.stepAt(axis, x));
       return { name, color, dashed, ...curves.points(key, axis, within) };
     });
-    return { series, axis, domain, smoothing };
+    return { series, axis, domain: domain ?? whole, whole, smoothing };
   }
 
   #table(key) {

@@ -62,13 +62,13 @@ function when({ step, group }) {
 function turnView({ role, text }, before) {
   const view = make("p", `turn ${role === "user" ? "user" : "assistant"}`);
   if (before === null) {
-    view.append(text || "(nothing)");
+    view.append(text.trimStart() || "(nothing)");
     return view;
   }
-  const [old, words] = [before, text].map((t) => t.split(/(?<=\s)/));
+  const [old, words] = [before, text].map((t) => t.trimStart().split(/(?<=\s)/));
   const differs = (word, i) => word !== old[i];
   const first = words.findIndex(differs);
-  if (first < 0) view.append(text || "(nothing)");
+  if (first < 0) view.append(words.join("") || "(nothing)");
   else view.append(words.slice(0, first).join(""), make("mark", "", words.slice(first).join("")));
   return view;
 }

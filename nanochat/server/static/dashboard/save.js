@@ -73,10 +73,9 @@ export function asSvg({ svg, heading, legend }) {
 /** A copy whose attributes hold what the page's style sheet says. */
 function inlined(node) {
   const copy = node.cloneNode(false);
-  if (node.nodeType === Node.ELEMENT_NODE) {
-    const style = getComputedStyle(node);
-    for (const name of STYLES) copy.setAttribute(name, style.getPropertyValue(name));
-  }
+  if (node.nodeType !== Node.ELEMENT_NODE) return copy; // a text
+  const style = getComputedStyle(node);
+  for (const name of STYLES) copy.setAttribute(name, style.getPropertyValue(name));
   copy.append(...[...node.childNodes].map(inlined));
   return copy;
 }

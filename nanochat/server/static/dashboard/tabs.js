@@ -3,8 +3,8 @@
 import { byId, button, make, place, remembered } from "./dom.js";
 
 const NAMES = {
-  base_train: "Base", mid_train: "Mid-training", chat_sft: "SFT", chat_rl: "RL",
-  tok: "Tokenizer", base: "Base", mid: "Mid-training", sft: "SFT", rl: "RL", other: "Other",
+  base_train: "Base", mid_train: "Mid", chat_sft: "SFT", chat_rl: "RL",
+  tok: "Tokenizer", base: "Base", mid: "Mid", sft: "SFT", rl: "RL", other: "Other",
 };
 const stageTab = tabs((name) => chooseStage(name));
 let chooseStage = () => {};
