@@ -29,7 +29,7 @@ CASES = {
     "wandb": ("wandb", "wandb", lambda: wandb_run.log_in("p")),
     "task": ("datasets", "hub", lambda: common.load_rows("org/name", split="train")),
     "text": ("datasets", "hub", stream_from_the_hub),
-    "app": ("fastapi", "serve", lambda: create_app(UNUSED, model_name="m")),
+    "app": ("fastapi", "serve", lambda: create_app(UNUSED)),
     "chat_web": ("uvicorn", "serve", serve),
 }
 

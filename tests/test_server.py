@@ -17,11 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from nanochat.engine import Engine
 from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.app import STATIC, create_app
-from nanochat.server.service import EngineService
+from nanochat.server.service import EngineService, Origin
 from nanochat.tokenizer.conversation import render_prompt
 from tests.engine_helpers import TOKENIZER, random_model, scripted_engine
 
@@ -59,7 +60,7 @@ def call(app: Any, *requests: tuple[str, str, Any]) -> list[httpx.Response]:
 
 
 def ask(service: EngineService, **body: Any) -> httpx.Response:
-    app = create_app(service, model_name="m")
+    app = create_app({"m": service})
     return call(app, ("POST", CHAT, {"messages": HELLO, **body}))[0]
 
 
@@ -99,6 +100,7 @@ def test_a_complete_answer_has_openais_format(service):
             "prompt_tokens": 6,
             "completion_tokens": written,
             "total_tokens": written + 6,
+            "prompt_tokens_details": {"cached_tokens": 0},
         },
     }
 
@@ -190,11 +192,22 @@ def test_tool_activity_is_returned_only_on_request(service):
         ({"stop": [3]}, "stop[0]", "a valid string, got 3"),
         ({"stream": "yes"}, "stream", "should be a valid boolean, got 'yes'"),
         ({"stream_options": "x"}, "stream_options", "got 'x'"),
+        ({"min_p": 1.5}, "min_p", "less than or equal to 1, got 1.5"),
+        ({"presence_penalty": 9}, "presence_penalty", "less than or equal to 2, got 9"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "should match pattern"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1", "less than or equal to 100, got 101"),
+        ({"logit_bias": {"265": 1}}, "logit_bias", "no token 265; the vocabulary has 265"),
+        ({"logprobs": 1}, "logprobs", "should be a valid boolean, got 1"),
+        ({"top_logprobs": 3}, "top_logprobs", "needs logprobs: true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+        ({"temprature": 1}, "temprature", "there is no such field; did you mean temperature?"),
+        ({"store": True}, "store", "answers are not stored; only False is accepted, got True"),
+        ({"truncate": "middle"}, "truncate", "'error' or 'auto', got 'middle'"),
     ],
 )
 def test_errors_name_the_field_its_value_and_the_rule(service, body, param, message):
     full = {"messages": HELLO, **body} if isinstance(body, dict) else body
-    response = call(create_app(service, model_name="m"), ("POST", CHAT, full))[0]
+    response = call(create_app({"m": service}), ("POST", CHAT, full))[0]
     error = response.json()["error"]
     assert response.status_code == 400
     assert set(error) == {"message", "type", "param", "code"}
@@ -204,7 +217,7 @@ def test_errors_name_the_field_its_value_and_the_rule(service, body, param, mess
 
 
 def test_invalid_json_large_bodies_and_wrong_paths_are_rejected(service):
-    app = create_app(service, model_name="m")
+    app = create_app({"m": service})
 
     async def send() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=app)
@@ -227,7 +240,7 @@ def test_invalid_json_large_bodies_and_wrong_paths_are_rejected(service):
 
 
 def test_bodies_need_no_content_type_and_null_means_the_default(service):
-    app = create_app(service, model_name="m")
+    app = create_app({"m": service})
     body = {"messages": HELLO, "temperature": 0, "stop": None, "n": None, "stream_options": None}
     form = {"content-type": "application/x-www-form-urlencoded"}
 
@@ -272,23 +285,28 @@ def test_an_answer_goes_on_with_the_assistants_last_message_and_does_not_repeat_
 
 
 def test_openapi_json_describes_every_route_and_field(service):
-    schema = call(create_app(service, model_name="m"), ("GET", "/openapi.json", None))[0].json()
-    assert set(schema["paths"]) == {CHAT, "/v1/models", "/v1/models/{name}", "/health"}
+    schema = call(create_app({"m": service}), ("GET", "/openapi.json", None))[0].json()
+    assert set(schema["paths"]) == {
+        CHAT,
+        "/v1/models",
+        "/v1/models/{name}",
+        "/tokenize",
+        "/detokenize",
+        "/health",
+    }
     assert set(schema["paths"][CHAT]["post"]["responses"]) == {"200", "default"}
     fields = schema["components"]["schemas"]["ChatRequest"]["properties"]
     assert fields["n"] == {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": 8,
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": 8}, {"type": "null"}],
         "title": "N",
         "description": "number of answers",
         "default": 1,
     }
-    assert {option["type"] for option in fields["stop"]["anyOf"]} == {"string", "array"}
+    assert {kind["type"] for kind in fields["stop"]["anyOf"]} == {"string", "array", "null"}
 
 
 def test_models_health_and_the_page_are_served_with_safe_headers(service):
-    app = create_app(service, model_name="org/m", defaults=SamplingOptions(temperature=0.5))
+    app = create_app({"org/m": service}, defaults=SamplingOptions(temperature=0.5))
     paths = ["/v1/models", "/v1/models/org/m", "/health", "/", "/app.js", "/style.css"]
     responses = call(app, *(("GET", path, None) for path in paths))
     assert [r.status_code for r in responses] == [200] * 6
@@ -296,14 +314,135 @@ def test_models_health_and_the_page_are_served_with_safe_headers(service):
     assert card == responses[1].json()
     assert (card["id"], card["object"], card["owned_by"]) == ("org/m", "model", "nanochat")
     assert (card["max_model_len"], card["defaults"]["temperature"]) == (256, 0.5)
-    assert responses[2].json() == {"status": "ok", "in_flight": 0}
+    assert responses[2].json() == {
+        "status": "ok",
+        "in_flight": 0,
+        "models": [
+            {
+                "id": "org/m",
+                "dtype": "float32",
+                "device": "cpu",
+                "slots": 4,
+                "slots_in_use": 0,
+                "waiting": 0,
+                "max_model_len": 256,
+            }
+        ],
+    }
     for response in responses:
         assert response.headers["content-security-policy"].startswith("default-src 'self'")
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
+def test_several_models_are_served_side_by_side_and_unknown_ones_are_refused():
+    origin = Origin(run="r", stage="base_train", step=9, chat=False)
+    with (
+        serving(scripted_engine({"hi": "one"})) as first,
+        serving(scripted_engine({"hi": "two"}), origin=origin) as second,
+    ):
+        app = create_app({"r": first, "r:base": second})
+        asked = [{"messages": HELLO, **more} for more in ({}, {"model": "r"}, {"model": "r:base"})]
+        answers = call(app, *(("POST", CHAT, body) for body in asked))
+        assert [a.json()["model"] for a in answers] == ["r", "r", "r:base"]
+        said = [a.json()["choices"][0]["message"]["content"] for a in answers]
+        assert said == ["one", "one", "two"]
+        cards = call(app, ("GET", "/v1/models", None))[0].json()["data"]
+        assert [card["id"] for card in cards] == ["r", "r:base"]
+        known = {key: cards[1][key] for key in ("run", "stage", "step", "chat", "dtype")}
+        assert known == {
+            "run": "r",
+            "stage": "base_train",
+            "step": 9,
+            "chat": False,
+            "dtype": "float32",
+        }
+        unknown = ({"messages": HELLO, "model": "gpt-9"}, {"text": "a", "model": "gpt-9"})
+        for path, body in zip((CHAT, "/tokenize"), unknown, strict=True):
+            refused = call(app, ("POST", path, body))[0]
+            assert refused.status_code == 404
+            assert refused.json()["error"] == {
+                "message": "there is no model 'gpt-9'; this server has r, r:base",
+                "type": "invalid_request_error",
+                "param": "model",
+                "code": "model_not_found",
+            }
+
+
+def test_logprobs_are_those_of_the_text_and_of_every_token_on_request():
+    model = random_model(3)
+    with serving(Engine(model, TOKENIZER, slots=4)) as service:
+        text_only = {str(token): -100 for token in range(256, TOKENIZER.vocab_size)}
+        body = {"max_tokens": 8, "logprobs": True, "top_logprobs": 3, "logit_bias": text_only}
+        body |= {"seed": 1, "temperature": 1.5}
+        choice = ask(service, **body).json()["choices"][0]
+        content = choice["logprobs"]["content"]
+        text = b"".join(bytes(entry["bytes"]) for entry in content).decode("utf-8", "replace")
+        assert choice["logprobs"]["refusal"] is None and text == choice["message"]["content"]
+        tokens = render_prompt(HELLO, TOKENIZER)
+        for entry in content:
+            logits = model(torch.tensor([tokens]))[0, -1, : TOKENIZER.vocab_size]
+            expected = logits.detach().float().log_softmax(-1)
+            top = expected.topk(3)
+            assert entry["logprob"] == pytest.approx(float(expected[entry["id"]]), abs=1e-3)
+            assert [t["id"] for t in entry["top_logprobs"]] == top.indices.tolist()
+            assert entry["rank"] == 1 + int((expected > expected[entry["id"]]).sum())
+            assert entry["token"] == TOKENIZER.decode([entry["id"]])
+            tokens.append(entry["id"])
+        streamed = chunks(ask(service, **body, stream=True))[:-1]
+        pieces = [c["choices"][0]["logprobs"] for c in streamed]
+        assert [e for p in pieces if p for e in p["content"]] == content
+        bare = ask(service, **{**body, "top_logprobs": None}).json()["choices"][0]["logprobs"]
+        assert [e["top_logprobs"] for e in bare["content"]] == [[]] * len(content)
+
+
+def test_with_tool_activity_the_special_tokens_have_logprobs_too(service):
+    body = {"messages": [{"role": "user", "content": "sum"}], "logprobs": True}
+    names = {}
+    for shown in (False, True):
+        choice = ask(service, **body, tool_activity=shown).json()["choices"][0]
+        entries = choice["logprobs"]["content"]
+        names[shown] = "".join(entry["token"] for entry in entries)
+        streamed = chunks(ask(service, **body, tool_activity=shown, stream=True))[:-1]
+        pieces = [c["choices"][0]["logprobs"] for c in streamed]
+        assert [e for p in pieces if p for e in p["content"]] == entries
+    assert names[False] == "It is 42."
+    assert names[True] == "It is <|python_start|>6*7<|python_end|>42.<|assistant_end|>"
+
+
+def test_tokenize_and_detokenize_show_what_the_model_reads(service):
+    said = [*HELLO, {"role": "assistant", "content": "Hé"}]
+    text, prompt, begun = call(
+        create_app({"m": service}),
+        ("POST", "/tokenize", {"text": "é<|bos|>"}),
+        ("POST", "/tokenize", {"messages": said}),
+        ("POST", "/tokenize", {"messages": HELLO, "prefill": "Hé"}),
+    )
+    assert text.json()["count"] == 9 and text.json()["max_model_len"] == 256
+    first = {"id": 0xC3, "text": "\ufffd", "bytes": [0xC3], "special": False}
+    assert text.json()["tokens"][0] == first
+    assert prompt.json() == begun.json()
+    ids = [token["id"] for token in prompt.json()["tokens"]]
+    assert ids == render_prompt(said, TOKENIZER)
+    assert [t["text"] for t in prompt.json()["tokens"] if t["special"]] == [
+        "<|bos|>",
+        "<|user_start|>",
+        "<|user_end|>",
+        "<|assistant_start|>",
+    ]
+    joined, outside, neither = call(
+        create_app({"m": service}),
+        ("POST", "/detokenize", {"tokens": ids}),
+        ("POST", "/detokenize", {"tokens": [1, 99999]}),
+        ("POST", "/tokenize", {}),
+    )
+    assert joined.json() == {"text": TOKENIZER.decode(ids)}
+    assert outside.json()["error"]["param"] == "tokens[1]"
+    assert "there is no token 99999; the vocabulary has 265" in outside.json()["error"]["message"]
+    assert "give either text or messages" in neither.json()["error"]["message"]
+
+
 def test_requests_for_other_host_names_are_rejected(service):
-    app = create_app(service, model_name="m", allowed_hosts=("localhost", "127.0.0.1", "::1"))
+    app = create_app({"m": service}, allowed_hosts=("localhost", "127.0.0.1", "::1"))
 
     async def send(host: str) -> int:
         transport = httpx.ASGITransport(app=app)
@@ -380,20 +519,31 @@ def test_system_and_consecutive_messages_are_merged(service):
     assert seen[0].count(TOKENIZER.special_id("<|assistant_end|>")) == 1
 
 
-def test_a_conversation_longer_than_the_context_drops_its_oldest_turns():
+def test_a_conversation_longer_than_the_context_is_refused_or_loses_old_turns_on_request():
+    system = {"role": "system", "content": "Be brief."}
+    turns = [
+        {"role": role, "content": f"{i} " + "x" * 50}
+        for i in range(20)
+        for role in ("user", "assistant")
+    ]
     with serving(scripted_engine({"hi": "a" * 500})) as service:
-        turns = [
-            {"role": role, "content": f"{i} " + "x" * 50}
-            for i in range(20)
-            for role in ("user", "assistant")
-        ]
-        body = ask(service, messages=[*turns, *HELLO]).json()
-        assert 100 < body["usage"]["prompt_tokens"] <= 256 - 64
+        refused = ask(service, messages=[system, *turns, *HELLO])
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (400, "context_length_exceeded")
+        assert error["param"] == "messages"
+        assert error["message"].startswith("the messages take 2197 tokens; send fewer, or trunc")
+        body = ask(service, messages=[system, *turns, *HELLO], truncate="auto").json()
+        kept = [system, *turns[-2:], *HELLO]
+        assert body["usage"]["prompt_tokens"] == len(render_prompt(kept, TOKENIZER))
+        assert body["usage"]["dropped_messages"] == 38
         assert body["choices"][0]["finish_reason"] == "length"
         assert body["usage"]["total_tokens"] <= 257
-        long = ask(service, messages=[{"role": "user", "content": "y" * 5000}], max_tokens=3)
-        assert long.status_code == 200
-        assert long.json()["usage"]["prompt_tokens"] > 200
+        long = [{"role": "user", "content": "y" * 5000}]
+        for truncate in ("error", "auto"):
+            answer = ask(service, messages=long, max_tokens=3, truncate=truncate)
+            assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert "dropped_messages" not in ask(service).json()["usage"]
+        assert ask(service, truncate="auto").json()["usage"]["dropped_messages"] == 0
 
 
 def test_the_status_is_503_while_the_model_loads_and_after_it_failed():
@@ -406,7 +556,7 @@ def test_the_status_is_503_while_the_model_loads_and_after_it_failed():
 
     service = EngineService(load, on_failure=lambda: failed.append(True))
     service.start()
-    app = create_app(service, model_name="m")
+    app = create_app({"m": service})
     for response in call(app, ("GET", "/health", None), ("POST", CHAT, {"messages": HELLO})):
         assert response.status_code == 503
         assert response.json()["error"]["message"].startswith("the model is loading")
@@ -424,7 +574,7 @@ def test_requests_are_batched_and_too_many_are_rejected():
     texts = [[{"role": "user", "content": letter}] for letter in "abcde"]
     engine = scripted_engine(dict.fromkeys("abcde", "a" * 30), delay_s=0.002)
     with serving(engine, max_in_flight=3) as service:
-        app = create_app(service, model_name="m")
+        app = create_app({"m": service})
         responses = call(app, *[("POST", CHAT, {"messages": text}) for text in texts])
         assert sorted(r.status_code for r in responses) == [200, 200, 200, 429, 429]
         busy = next(r for r in responses if r.status_code == 429)
@@ -449,7 +599,7 @@ def test_a_failed_engine_step_gives_500_and_the_server_continues():
         assert failed.json()["error"]["type"] == "server_error"
         assert "secret" not in failed.text
         streamed = chunks(ask(service, stream=True))
-        assert streamed[-1]["error"]["type"] == "server_error"
+        assert streamed[-2]["error"]["type"] == "server_error" and streamed[-1] == "[DONE]"
         engine.model.script = good  # type: ignore[union-attr]
         assert ask(service).json()["choices"][0]["message"]["content"] == "fine"
 
@@ -484,7 +634,7 @@ def test_over_a_real_connection_tokens_arrive_one_by_one():
         return token
 
     engine.model.script = waiting  # type: ignore[union-attr,assignment]
-    with serving(engine) as service, listening(create_app(service, model_name="m")) as url:
+    with serving(engine) as service, listening(create_app({"m": service})) as url:
         body = {"messages": HELLO, "stream": True}
         with httpx.stream("POST", url + CHAT, json=body, timeout=20) as response:
             lines = 0
@@ -498,7 +648,7 @@ def test_over_a_real_connection_tokens_arrive_one_by_one():
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_disconnects_frees_the_engine(stream):
     engine = scripted_engine({"hi": "a" * 240}, delay_s=0.05)
-    with serving(engine) as service, listening(create_app(service, model_name="m")) as url:
+    with serving(engine) as service, listening(create_app({"m": service})) as url:
         body = {"messages": HELLO, "stream": stream}
         with (
             contextlib.suppress(httpx.ReadTimeout),

@@ -1,5 +1,6 @@
 """The chat server: an OpenAI-compatible HTTP API and a static page that uses it.
 
-`protocol` defines the JSON of requests and responses, `service` runs the engine in its thread, and
-`app` connects both to HTTP.
+A request passes `guard`, a route of `app`, `fields` and `protocol` (its JSON), `prompts` (what the
+engine is asked) and `service` (the engine's thread); the answer comes back through `streaming` and
+`responses`. `models` knows which models there are, `errors` how anything that fails is reported.
 """

@@ -1,59 +1,55 @@
-"""The HTTP side of the chat server: routes, streaming and errors.
+"""The HTTP side of the chat server: routes.
 
-Owns: routes and responses. Does not own: what is refused before them (`guard`), the JSON
-(`protocol`) or generation (`service`). FastAPI is imported where it is used, so that importing
-nanochat stays cheap.
+Owns: paths and methods. Does not own: what is refused before them (guard), the JSON (protocol,
+responses), streams (streaming) or generation (service). FastAPI is imported where it is used, so
+that importing nanochat stays cheap.
 """
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Collection, Coroutine, MutableMapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from nanochat.engine import Completion, Engine, Request
+from nanochat.engine import Request
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.server.guard import Guard
-from nanochat.server.protocol import (
-    Answer,
+from nanochat.server.errors import (
     ApiError,
-    ChatRequest,
     ErrorBody,
-    invalid_field,
-    model_card,
+    error_response,
+    http_error,
+    invalid_request,
 )
-from nanochat.server.service import Busy, EngineService, NotReady, Ticket
-from nanochat.system.errors import ConfigError, UserError
-from nanochat.tokenizer.conversation import render_prompt
-from nanochat.tokenizer.messages import MessageError
+from nanochat.server.guard import Guard
+from nanochat.server.models import Models
+from nanochat.server.prompts import chat_prompt, chat_requests, detokenized, tokenized
+from nanochat.server.protocol import ChatRequest, DetokenizeRequest, TokenizeRequest
+from nanochat.server.responses import ChatAnswer, Head, token_list
+from nanochat.server.service import Busy, EngineService, NotReady
+from nanochat.server.streaming import Answer, Scope, all_events, event_stream, unless_disconnected
+from nanochat.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 STATIC = Path(__file__).parent / "static"
-PING_S = 15.0  # send a comment this often, or proxies close an idle stream
-RESERVED_TOKENS = 512  # room for the answer when the conversation would fill the context
-Scope = MutableMapping[str, Any]
-T = TypeVar("T")
 
 
 def create_app(
-    service: EngineService,
+    services: Mapping[str, EngineService],
     *,
-    model_name: str,
     defaults: SamplingOptions | None = None,
     allowed_hosts: Collection[str] | None = None,
 ) -> "FastAPI":
     """Create the application.
 
-    model_name: the id in /v1/models. allowed_hosts: accepted host names in a request's Host header,
-    so that other web sites cannot reach a server on this machine; None accepts any.
+    services: what answers, by the model's id in /v1/models; the first is the default.
+    defaults: sampling settings of requests that leave them out. allowed_hosts: accepted host names
+    in a request's Host header, so that other web sites cannot reach a server on this machine; None
+    accepts any.
     """
     try:
         from fastapi import FastAPI
         from fastapi.exceptions import RequestValidationError
-        from fastapi.staticfiles import StaticFiles
         from starlette.exceptions import HTTPException
     except ImportError as error:
         raise ConfigError(f"the server: {error}; pip install 'nanochat[serve]'") from None
@@ -64,196 +60,123 @@ def create_app(
         redoc_url=None,
         responses={"default": {"model": ErrorBody, "description": "OpenAI's error object"}},
         exception_handlers={
-            RequestValidationError: _invalid_request,
-            HTTPException: _http_error,
-            **dict.fromkeys((ApiError, NotReady, Busy, Exception), _error_response),
+            RequestValidationError: invalid_request,
+            HTTPException: http_error,
+            **dict.fromkeys((ApiError, NotReady, Busy, Exception), error_response),
         },
     )
     app.add_middleware(Guard, allowed_hosts=allowed_hosts)
-    _add_routes(app, service, model_name, defaults or SamplingOptions())
+    models = Models(services, defaults)
+    _add_answers(app, models)
+    _add_models(app, models)
+    _add_tokens(app, models)
     # A mount at "/" would also match API paths with the wrong method and turn 405 into 404.
-    app.router.default = StaticFiles(directory=STATIC, html=True)
+    app.router.default = _page(app)
     return app
 
 
-def _add_routes(
-    app: "FastAPI", service: EngineService, model_name: str, defaults: SamplingOptions
-) -> None:
+def _add_answers(app: "FastAPI", models: Models) -> None:
     import fastapi
-
-    created = int(time.time())
-
-    def card() -> dict[str, Any]:
-        max_len = service.ready_engine().max_len
-        return model_card(model_name, created, max_len=max_len, defaults=defaults)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, http_request: fastapi.Request) -> Any:
         """Answer a conversation."""
+        name, service = models.find(body.model)
         engine = service.ready_engine()
-        requests = await asyncio.to_thread(engine_requests, body, engine, defaults)
-        answer = Answer(
-            model=model_name,
-            prompt_tokens=len(requests[0].prompt),
+        prompt = await asyncio.to_thread(chat_prompt, body, engine)
+        client = _client(http_request)
+        requests = chat_requests(body, prompt.tokens, engine, models.defaults, client)
+        answer = ChatAnswer(
+            head=Head.new(name, "chatcmpl"),
+            tokenizer=engine.tokenizer,
+            prompt_tokens=len(prompt.tokens),
+            logprobs=body.logprobs,
             tool_activity=body.tool_activity,
+            dropped=prompt.dropped,
         )
-        ticket = service.open(requests)
-        if body.stream:
-            return _event_stream(ticket, _events(ticket, answer, body))
-        try:
-            completions = await _unless_disconnected(_completions(ticket), http_request.receive)
-            if completions is None:
-                return fastapi.Response(status_code=499)  # nobody is left to read it
-            return answer.complete(completions)
-        finally:
-            ticket.close()
+        return await _respond(body, service, requests, answer, http_request)
 
+
+def _client(http_request: Any) -> str:
+    """Who asks, for turns between clients."""
+    return http_request.client.host if http_request.client else ""
+
+
+async def _respond(
+    body: ChatRequest,
+    service: EngineService,
+    requests: Sequence[Request],
+    answer: Answer,
+    http_request: Any,
+) -> Any:
+    """The response to a request for text, streamed or complete."""
+    from fastapi import Response
+
+    ticket = service.open(requests)
+    if body.stream:
+        return event_stream(ticket, answer, include_usage=body.stream_options.include_usage)
+    try:
+        answers = await unless_disconnected(all_events(ticket), http_request.receive)
+        if answers is None:
+            return Response(status_code=499)  # nobody is left to read it
+        return answer.complete(answers)
+    finally:
+        ticket.close()
+
+
+def _add_models(app: "FastAPI", models: Models) -> None:
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """List the one model that is served."""
-        return {"object": "list", "data": [card()]}
+    async def list_models() -> dict[str, Any]:
+        """List the models that are served; the first is the default."""
+        return {"object": "list", "data": [models.card(name) for name in models.services]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        """Describe the model."""
-        if name != model_name:
-            raise ApiError(404, f"there is no model {name!r}", code="model_not_found")
-        return card()
+        """Describe a model."""
+        return models.card(name)
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Report whether the model is loaded; 503 if not."""
-        service.ready_engine()
-        return {"status": "ok", "in_flight": service.in_flight}
+        """Report on the models; 503 until all are loaded."""
+        return {
+            "status": "ok",
+            "in_flight": sum(service.in_flight for service in models.services.values()),
+            "models": [models.health(name) for name in models.services],
+        }
 
 
-def engine_requests(body: ChatRequest, engine: Engine, defaults: SamplingOptions) -> list[Request]:
-    """One engine request per choice; drops the oldest turns if the prompt is too long.
+def _add_tokens(app: "FastAPI", models: Models) -> None:
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """Split a text, or the prompt that messages make, into tokens."""
+        name, service = models.find(body.model)
+        engine = service.ready_engine()
+        tokens = await asyncio.to_thread(tokenized, body, engine.tokenizer)
+        return {
+            "model": name,
+            "count": len(tokens),
+            "max_model_len": engine.max_len,
+            "tokens": token_list(tokens, engine.tokenizer),
+        }
 
-    If the last message is the assistant's, the answer goes on with it and does not repeat it.
-    Raises: ApiError 400 for messages that do not form a conversation.
-    """
-    limit = body.token_limit
-    reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
-    try:
-        prompt = render_prompt(body.messages, engine.tokenizer, engine.max_len - reserved)
-    except UserError as error:
-        param = error.path if isinstance(error, MessageError) else "messages"
-        raise ApiError(400, str(error), param=param) from None
-    room = engine.max_len - len(prompt) + 1
-    count = min(limit or room, room)
-    return [
-        Request(prompt=prompt, params=body.params(defaults, max_new_tokens=count, choice=choice))
-        for choice in range(body.n)
-    ]
-
-
-def _event_stream(ticket: Ticket, events: AsyncIterator[str]) -> Any:
-    """A response of server-sent events that closes the ticket at its end or on disconnect."""
-    from fastapi.responses import StreamingResponse
-
-    # Server-sent events: plain text over one long HTTP response, each event "data: ...\n\n". The
-    # answer flows one way only, so a WebSocket would add a protocol and nothing else. Starlette
-    # ends the call when the client disconnects; `finally` runs then too and frees the slot.
-    class EventStream(StreamingResponse):
-        async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-            try:
-                await super().__call__(scope, receive, send)
-            finally:
-                ticket.close()
-
-    # Without the second header nginx collects the events and delivers them in bursts.
-    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return EventStream(events, media_type="text/event-stream", headers=headers)
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        """Join tokens to a text; special tokens by name."""
+        engine = models.find(body.model)[1].ready_engine()
+        return {"text": detokenized(body.tokens, engine.tokenizer)}
 
 
-async def _events(ticket: Ticket, answer: Answer, body: ChatRequest) -> AsyncIterator[str]:
-    """The server-sent events of a streamed answer."""
-    for index in range(body.n):
-        yield _event(answer.opening(index))
-    completions: list[Completion] = []
-    try:
-        while len(completions) < body.n:
-            try:
-                index, event = await asyncio.wait_for(ticket.next(), PING_S)
-            except TimeoutError:
-                yield ": ping\n\n"
-                continue
-            piece = answer.piece(index, event.kind, event.text)
-            if piece is not None:
-                yield _event(piece)
-            if event.completion is not None:
-                completions.append(event.completion)
-                yield _event(answer.closing(index, event.completion))
-    except Exception as error:  # status 200 has been sent, so report the error in the stream
-        yield _event(_failure(error).body())
-        return
-    if body.stream_options.include_usage:
-        yield _event(answer.usage_chunk(completions))
-    yield "data: [DONE]\n\n"
+def _page(app: "FastAPI") -> Any:
+    """What answers all other paths: the files of the page, and a hint to clients of the API."""
+    from fastapi.staticfiles import StaticFiles
 
+    files = StaticFiles(directory=STATIC, html=True)
 
-async def _completions(ticket: Ticket) -> list[Completion]:
-    """Wait for all choices; return their completions in order."""
-    completions: dict[int, Completion] = {}
-    while len(completions) < len(ticket.requests):
-        try:
-            index, event = await ticket.next()
-        except Exception as error:  # anything the engine's step raised
-            raise _failure(error) from error
-        if event.completion is not None:
-            completions[index] = event.completion
-    return [completions[index] for index in sorted(completions)]
+    async def page(scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            said = f"{scope['method']} {scope['path']}: no such path; the API has "
+            raise ApiError(404, said + ", ".join(app.openapi()["paths"]))
+        await files(scope, receive, send)
 
-
-async def _unless_disconnected(work: Coroutine[Any, Any, T], receive: Any) -> T | None:
-    """Return the work's result, or cancel it and return None if the client disconnects first."""
-
-    async def disconnected() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    # ASGI reports a disconnect only to those who call receive(), so watch it beside the work.
-    task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        task.cancel()
-        watcher.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-def _failure(error: Exception) -> ApiError:
-    """The error as reported to the client."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, NotReady):
-        return ApiError(503, f"{error}; try again in a moment", code="not_ready")
-    if isinstance(error, Busy):
-        return ApiError(429, f"{error}; try again soon", code="rate_limit_exceeded")
-    if isinstance(error, UserError):
-        return ApiError(400, str(error))
-    return ApiError(500, "the model failed on this request; see the server's log")
-
-
-async def _error_response(request: Any, error: Exception) -> Any:
-    from fastapi.responses import JSONResponse
-
-    reported = _failure(error)
-    headers = {"retry-after": "1"} if reported.status in (429, 503) else None
-    return JSONResponse(reported.body(), status_code=reported.status, headers=headers)
-
-
-async def _invalid_request(request: Any, error: Any) -> Any:
-    return await _error_response(request, invalid_field(error.errors()[0]))
-
-
-async def _http_error(request: Any, error: Any) -> Any:
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    return await _error_response(request, ApiError(error.status_code, message))
+    return page

@@ -7,7 +7,7 @@ routes.
 from collections.abc import Collection, MutableMapping
 from typing import Any
 
-from nanochat.server.protocol import ApiError
+from nanochat.server.errors import ApiError
 
 MAX_BODY_BYTES = 1 << 20
 HEADERS = {

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nanochat.engine import Engine, Event, Request
+from nanochat.engine import Engine, EngineStats, Event, Request
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,16 @@ class Busy(Exception):
 
 class NotReady(Exception):
     """The model is still loading, or could not be loaded."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's weights come from; chat: whether it was trained on conversations."""
+
+    run: str
+    stage: str
+    step: int
+    chat: bool
 
 
 @dataclass(eq=False)
@@ -68,20 +78,23 @@ class Ticket:
 class EngineService:
     """Loads an engine in its own thread and generates for every open ticket.
 
-    load: creates the engine. on_ready, on_failure: called when loading succeeds or fails; the
-    exception is then in `failure`. All three run in the engine's thread.
+    load: creates the engine. origin: what it loads. on_ready, on_failure: called when loading
+    succeeds or fails; the exception is then in `failure`. All three functions run in the engine's
+    thread.
     """
 
     def __init__(
         self,
         load: Callable[[], Engine],
         *,
+        origin: Origin | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         on_failure: Callable[[], None] = lambda: None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: Exception | None = None
         self.engine: Engine | None = None  # set when loaded; other threads only read settings
+        self.origin = origin
         self._load = load
         self._on_failure = on_failure
         self._on_ready = on_ready
@@ -115,6 +128,13 @@ class EngineService:
         if self.engine is None:
             raise NotReady(str(self.failure) if self.failure else "the model is loading")
         return self.engine
+
+    def stats(self) -> EngineStats:
+        """What the engine is doing; may be called from any thread.
+
+        Raises: NotReady if it is not loaded.
+        """
+        return self.ready_engine().stats()
 
     def open(self, requests: Sequence[Request]) -> Ticket:
         """Submit requests; call the ticket's `close` when done, which aborts any still running.

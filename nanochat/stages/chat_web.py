@@ -67,8 +67,7 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
         load, max_in_flight=cfg.max_in_flight, on_ready=ready, on_failure=failed
     )
     app = create_app(
-        service,
-        model_name=cfg.common.run,
+        {cfg.common.run: service},
         defaults=cfg.sampling,
         allowed_hosts=cfg.address.allowed_hosts,
     )

@@ -12,13 +12,14 @@ its result.
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.messages import (
     BLANK_LINE,
+    ROLES,
     Conversation,
     Message,
     MessageError,
@@ -36,6 +37,7 @@ __all__ = [
     "PartType",
     "Rendered",
     "StreamDecoder",
+    "fit_prompt",
     "render",
     "render_prompt",
     "validate",
@@ -94,25 +96,62 @@ def render_prompt(
     Raises: DataError if the messages are not valid; ConfigError if max_tokens is too small for any
         prompt.
     """
-    dialogue = read_messages(messages)
-    last = dialogue.turns[-1]
-    if last.answer and last.answer[-1].kind == "python":
-        raise MessageError("the answer to go on with ends in a python part without its output")
-    turns = [*dialogue.turns[:-1], Turn(last.user, None)]
-    start = tokenizer.special_id("<|assistant_start|>")
-    so_far = _answer_tokens(last, tokenizer).tokens
+    asked = _Asked.read(messages, tokenizer)
     if max_tokens is None:
-        return [*_render_turns(turns, tokenizer, dialogue.system).tokens, start, *so_far]
+        return asked.prompt(asked.turns, asked.so_far)
     room = max_tokens - 1  # without assistant_start
-    kept = _fitting_turns(turns, tokenizer, dialogue.system, room - len(so_far))
+    so_far = asked.so_far
+    kept = _fitting_turns(asked.turns, tokenizer, asked.system, room - len(so_far))
     if not kept:
         # A long beginning of an answer keeps its end; the question gets the other half.
         so_far = so_far[max(0, len(so_far) - max(0, room - MIN_TURN) // 2) :]
         room -= len(so_far)
-        kept = _fitting_turns(turns, tokenizer, dialogue.system, room)
+        kept = _fitting_turns(asked.turns, tokenizer, asked.system, room)
     if not kept:
-        return [*_cut_turn(last, tokenizer, dialogue.system, room), start, *so_far]
-    return [*_render_turns(kept, tokenizer, dialogue.system).tokens, start, *so_far]
+        cut = _cut_turn(asked.turns[-1], tokenizer, asked.system, room)
+        return [*cut, tokenizer.special_id("<|assistant_start|>"), *so_far]
+    return asked.prompt(kept, so_far)
+
+
+def fit_prompt(
+    messages: Sequence[Message], tokenizer: Tokenizer, max_tokens: int
+) -> tuple[list[int], int]:
+    """The prompt of `render_prompt` without as many of the oldest turns as it takes to fit.
+
+    Nothing is cut: the system message and the last turn stay as they are. Also returns how many
+    messages were left out.
+    Raises: DataError if the messages are not valid; ConfigError if those two alone do not fit.
+    """
+    asked = _Asked.read(messages, tokenizer)
+    room = max_tokens - 1 - len(asked.so_far)
+    kept = _fitting_turns(asked.turns, tokenizer, asked.system, room)
+    if not kept:
+        raise ConfigError(f"the last message and the system's take more than {max_tokens} tokens")
+    left_out = [ROLES[message["role"]] for message in messages[: kept[0].place]]
+    return asked.prompt(kept, asked.so_far), len(left_out) - left_out.count("system")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Messages that wait for an answer; so_far: tokens of the answer to go on with."""
+
+    tokenizer: Tokenizer
+    system: str
+    turns: Sequence[Turn]  # the last one without its answer
+    so_far: list[int]
+
+    @classmethod
+    def read(cls, messages: Sequence[Message], tokenizer: Tokenizer) -> "_Asked":
+        dialogue = read_messages(messages)
+        last = dialogue.turns[-1]
+        if last.answer and last.answer[-1].kind == "python":
+            raise MessageError("the answer to go on with ends in a python part without its output")
+        turns = [*dialogue.turns[:-1], replace(last, answer=None)]
+        return cls(tokenizer, dialogue.system, turns, _answer_tokens(last, tokenizer).tokens)
+
+    def prompt(self, turns: Sequence[Turn], so_far: Sequence[int]) -> list[int]:
+        start = self.tokenizer.special_id("<|assistant_start|>")
+        return [*_render_turns(turns, self.tokenizer, self.system).tokens, start, *so_far]
 
 
 class StreamDecoder:

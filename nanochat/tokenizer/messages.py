@@ -15,6 +15,7 @@ tokens (conversation.py) or the other formats of files (data/tasks/chat_formats.
   Any other field is listed in `Dialogue.unused`, so that a reader of files can say so.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -94,11 +95,12 @@ class Piece:
 class Turn:
     """A user's message and its answer: None if there is none yet, and without pieces if empty.
 
-    The user's text is empty only before a greeting.
+    The user's text is empty only before a greeting. place: of its first message in the list.
     """
 
     user: str
     answer: Sequence[Piece] | None
+    place: int = dataclasses.field(default=0, compare=False)
 
     @property
     def learned(self) -> bool:
@@ -183,14 +185,15 @@ def _turns(spoken: Sequence[_Said]) -> list[Turn]:
                     f"message {where + 1} (user) is empty; remove it or add text",
                     f"messages[{where}].content",
                 )
-            turns.append(Turn(text, None))
+            turns.append(Turn(text, None, said[0].place))
         elif turns:
-            turns[-1] = Turn(turns[-1].user, _merged(said))
+            turns[-1] = replace(turns[-1], answer=_merged(said))
         elif greeting := _merged(said):
             # It answers nobody: the engine never starts a chat, so learning it would be in vain.
             # After an empty message of the user's it stands where answers always stand, and the
             # system message stays in front of it.
-            turns.append(Turn("", [replace(piece, learned=False) for piece in greeting]))
+            unlearned = [replace(piece, learned=False) for piece in greeting]
+            turns.append(Turn("", unlearned, said[0].place))
     if not any(turn.user for turn in turns):
         raise MessageError('a conversation needs a message of role "user"')
     return turns

@@ -1,0 +1,129 @@
+"""From a request's JSON to what the engine is asked.
+
+Owns: prompts, limits, and what does not fit the model. Does not own: fields (protocol) or HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.engine import Engine, Request
+from nanochat.engine.sampling import SamplingOptions
+from nanochat.server.errors import ApiError
+from nanochat.server.protocol import ChatRequest, TokenizeRequest
+from nanochat.system.errors import ConfigError, UserError
+from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.conversation import fit_prompt, render_prompt
+from nanochat.tokenizer.messages import MessageError
+
+RESERVED_TOKENS = 512  # room for the answer when turns are dropped to make some
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A prompt, and how many messages were left out of it (None if that was not allowed)."""
+
+    tokens: list[int]
+    dropped: int | None
+
+
+def chat_prompt(body: ChatRequest, engine: Engine) -> ChatPrompt:
+    """The conversation as a prompt that leaves room for an answer.
+
+    Raises: ApiError 400 if the messages form no conversation or are too long.
+    """
+    limit = body.token_limit
+    reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
+    with messages_checked():
+        if body.truncate == "auto":
+            try:
+                room = engine.max_len - reserved
+                return ChatPrompt(*fit_prompt(body.messages, engine.tokenizer, room))
+            except ConfigError as error:
+                raise too_long(str(error), engine, "messages") from None
+        prompt = render_prompt(body.messages, engine.tokenizer)
+    if len(prompt) > engine.max_len:
+        said = f"the messages take {len(prompt)} tokens"
+        raise too_long(f'{said}; send fewer, or truncate: "auto"', engine, "messages")
+    return ChatPrompt(prompt, None)
+
+
+def chat_requests(
+    body: ChatRequest, prompt: Sequence[int], engine: Engine, defaults: SamplingOptions, client: str
+) -> list[Request]:
+    """One engine request per choice.
+
+    If the last message is the assistant's, the answer goes on with it and does not repeat it.
+    """
+    check_biases(body.logit_bias, engine)
+    room = engine.max_len - len(prompt) + 1
+    count = min(body.token_limit or room, room)
+    return [
+        Request(
+            prompt=list(prompt),
+            params=body.params(
+                defaults, choice=choice, max_new_tokens=count, logprobs=body.alternatives
+            ),
+            client=client,
+        )
+        for choice in range(body.n)
+    ]
+
+
+def too_long(what: str, engine: Engine, param: str) -> ApiError:
+    """The error for a prompt that leaves no room for an answer."""
+    message = f"{what}; the context holds {engine.max_len}, prompt and answer together"
+    return ApiError(400, message, param=param, code="context_length_exceeded")
+
+
+def check_biases(biases: dict[str, float], engine: Engine) -> None:
+    """Raise ApiError 400 for a bias on a token that the vocabulary does not have."""
+    size = engine.tokenizer.vocab_size
+    for token in biases:
+        if int(token) >= size:
+            raise ApiError(
+                400,
+                f"logit_bias: there is no token {token}; the vocabulary has {size}",
+                param="logit_bias",
+            )
+
+
+def tokenized(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a text, or of the prompt that messages make.
+
+    Raises: ApiError 400 if the messages form no conversation.
+    """
+    if body.messages is None:
+        return tokenizer.encode(body.text or "")
+    begun: list[Any] = [{"role": "assistant", "content": body.prefill}] if body.prefill else []
+    with messages_checked():
+        return render_prompt([*body.messages, *begun], tokenizer)
+
+
+def detokenized(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of tokens, special tokens by name.
+
+    Raises: ApiError 400 for a token that is not in the vocabulary.
+    """
+    for place, token in enumerate(tokens):
+        if token >= tokenizer.vocab_size:
+            raise ApiError(
+                400,
+                f"tokens[{place}]: there is no token {token}; the vocabulary has "
+                f"{tokenizer.vocab_size}",
+                param=f"tokens[{place}]",
+            )
+    return tokenizer.decode(tokens)
+
+
+@contextlib.contextmanager
+def messages_checked() -> Iterator[None]:
+    """Report messages that form no conversation to the client."""
+    try:
+        yield
+    except UserError as error:
+        param = error.path if isinstance(error, MessageError) else "messages"
+        raise ApiError(400, str(error), param=param) from None
