@@ -21,11 +21,24 @@ from nanochat.server.errors import (
 )
 from nanochat.server.guard import Guard
 from nanochat.server.models import Models
-from nanochat.server.prompts import chat_prompt, chat_requests, detokenized, tokenized
-from nanochat.server.protocol import ChatRequest, DetokenizeRequest, TokenizeRequest
+from nanochat.server.prompts import (
+    chat_prompt,
+    chat_requests,
+    detokenized,
+    text_requests,
+    tokenized,
+)
+from nanochat.server.protocol import (
+    ChatRequest,
+    DetokenizeRequest,
+    GenerationRequest,
+    TextRequest,
+    TokenizeRequest,
+)
 from nanochat.server.responses import ChatAnswer, Head, token_list
 from nanochat.server.service import Busy, EngineService, NotReady
 from nanochat.server.streaming import Answer, Scope, all_events, event_stream, unless_disconnected
+from nanochat.server.text_answers import TextAnswer
 from nanochat.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,6 +109,24 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         )
         return await _respond(body, service, requests, answer, http_request)
 
+    @app.post("/v1/completions")
+    async def complete(body: TextRequest, http_request: fastapi.Request) -> Any:
+        """Continue texts."""
+        name, service = models.find(body.model)
+        engine = service.ready_engine()
+        client = _client(http_request)
+        requests = await asyncio.to_thread(text_requests, body, engine, models.defaults, client)
+        answer = TextAnswer(
+            Head.new(name, "cmpl"),
+            engine.tokenizer,
+            requests,
+            n=body.n,
+            logprobs=body.logprobs is not None,
+            echo=body.echo,
+            hidden=int(isinstance(body.prompt[0], str)),
+        )
+        return await _respond(body, service, requests, answer, http_request)
+
 
 def _client(http_request: Any) -> str:
     """Who asks, for turns between clients."""
@@ -103,7 +134,7 @@ def _client(http_request: Any) -> str:
 
 
 async def _respond(
-    body: ChatRequest,
+    body: GenerationRequest,
     service: EngineService,
     requests: Sequence[Request],
     answer: Answer,

@@ -13,7 +13,7 @@ from typing import Any
 from nanochat.engine import Engine, Request
 from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.errors import ApiError
-from nanochat.server.protocol import ChatRequest, TokenizeRequest
+from nanochat.server.protocol import ChatRequest, TextRequest, TokenizeRequest
 from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import fit_prompt, render_prompt
@@ -73,6 +73,43 @@ def chat_requests(
     ]
 
 
+def text_requests(
+    body: TextRequest, engine: Engine, defaults: SamplingOptions, client: str
+) -> list[Request]:
+    """One engine request per prompt and choice; <|bos|> goes in front of texts, not of tokens.
+
+    Raises: ApiError 400 for a prompt that is too long or has a token outside the vocabulary.
+    """
+    check_biases(body.logit_bias, engine)
+    requests = []
+    for place, given in enumerate(body.prompt):
+        where = f"prompt[{place}]" if len(body.prompt) > 1 else "prompt"
+        if isinstance(given, str):
+            prompt = [engine.tokenizer.bos_id, *engine.tokenizer.encode(given)]
+        else:
+            check_tokens(given, engine.tokenizer, where)
+            prompt = given
+        if len(prompt) > engine.max_len:
+            raise too_long(f"{where} takes {len(prompt)} tokens", engine, where)
+        room = engine.max_len - len(prompt) + 1
+        count = room if body.max_tokens is None else min(body.max_tokens, room)
+        requests += [
+            Request(
+                prompt=prompt,
+                params=body.params(
+                    defaults, choice=choice, max_new_tokens=count, logprobs=body.logprobs
+                ),
+                tools=False,
+                chat=False,
+                # echo without new tokens reads the prompt, and no more
+                prompt_logprobs=body.echo and (body.logprobs is not None or count == 0),
+                client=client,
+            )
+            for choice in range(body.n)
+        ]
+    return requests
+
+
 def too_long(what: str, engine: Engine, param: str) -> ApiError:
     """The error for a prompt that leaves no room for an answer."""
     message = f"{what}; the context holds {engine.max_len}, prompt and answer together"
@@ -108,15 +145,18 @@ def detokenized(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
 
     Raises: ApiError 400 for a token that is not in the vocabulary.
     """
-    for place, token in enumerate(tokens):
-        if token >= tokenizer.vocab_size:
-            raise ApiError(
-                400,
-                f"tokens[{place}]: there is no token {token}; the vocabulary has "
-                f"{tokenizer.vocab_size}",
-                param=f"tokens[{place}]",
-            )
+    check_tokens(tokens, tokenizer, "tokens")
     return tokenizer.decode(tokens)
+
+
+def check_tokens(tokens: Sequence[int], tokenizer: Tokenizer, param: str) -> None:
+    """Raise ApiError 400 for a token that is not in the vocabulary."""
+    size = tokenizer.vocab_size
+    for place, token in enumerate(tokens):
+        if token >= size:
+            where = f"{param}[{place}]"
+            message = f"{where}: there is no token {token}; the vocabulary has {size}"
+            raise ApiError(400, message, param=where)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,13 @@ from nanochat.engine import SamplingParams
 from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.errors import FieldError
 from nanochat.server.fields import RequestModel
-from nanochat.tokenizer.messages import ROLES
+from nanochat.tokenizer.messages import ROLES, shortened
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
+MAX_PROMPTS = 64
 MAX_LOGPROBS = 20  # alternatives per token
+MAX_TEXT_LOGPROBS = 5  # the same for text completions
 
 
 def _whole(number: Any) -> Any:
@@ -65,8 +67,8 @@ ModelId = Annotated[str | None, Field(description="an id of /v1/models; none: th
 class StreamOptions(RequestModel):
     """Options of a streamed response."""
 
-    include_usage: bool = Field(False, description="end with a chunk of token counts")
-    include_obfuscation: bool = Field(False, description="no effect: chunks are not padded")
+    include_usage: Annotated[bool, Field(description="end with a chunk of token counts")] = False
+    include_obfuscation: Annotated[bool, Field(description="no effect: no padding")] = False
 
 
 class GenerationRequest(RequestModel):
@@ -90,7 +92,7 @@ class GenerationRequest(RequestModel):
     ] = Field([], description="texts that end the answer")
     n: Whole = Field(1, ge=1, le=MAX_CHOICES, description="number of answers")
     stream: bool = False
-    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+    stream_options: StreamOptions = StreamOptions()
 
     def params(self, defaults: SamplingOptions, *, choice: int, **settings: Any) -> SamplingParams:
         """Sampling settings of one choice; each choice gets its own seed."""
@@ -142,6 +144,78 @@ class ChatRequest(GenerationRequest):
     def alternatives(self) -> int | None:
         """Alternatives to report with each token; None: no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+Prompt = str | list[int]
+PROMPT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+        {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": {"type": "string"}},
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": MAX_PROMPTS,
+            "items": {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+        },
+    ]
+}
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """A text, the ids of its tokens, or a list of either, as a list."""
+    if isinstance(value, str):
+        return [value]
+    given = value if isinstance(value, list) else []
+    items = [given] if given and not isinstance(given[0], str | list) else given
+    if not 1 <= len(items) <= MAX_PROMPTS:
+        raise FieldError(
+            f"must be a text, a list of token ids, or a list of at most {MAX_PROMPTS} of either, "
+            f"got {shortened(value)}"
+        )
+    for place, item in enumerate(items):
+        path = (place,) if items is given else ()
+        if type(item) is not type(items[0]):
+            raise FieldError(f"must be like the first, got {shortened(item)}", *path)
+        if isinstance(item, list):
+            items[place] = _token_ids(item, *path)
+    return items
+
+
+def _token_ids(value: list[Any], *path: int) -> list[int]:
+    ids = [_whole(token) for token in value]
+    for place, token in enumerate(ids):
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+            raise FieldError(f"must be a token's id, got {shortened(token)}", *path, place)
+    if not ids:
+        raise FieldError("has no tokens; start it with <|bos|>", *path)
+    return ids
+
+
+class TextRequest(GenerationRequest):
+    """A request to continue text, which goes to the model as it is, without roles."""
+
+    prompt: Annotated[list[Prompt], BeforeValidator(_prompts), WithJsonSchema(PROMPT_SCHEMA)] = (
+        Field(description="a text, the ids of its tokens, or a list of either")
+    )
+    max_tokens: Annotated[int | None, Field(ge=0), BeforeValidator(_limit)] = Field(
+        16, description="-1: no limit; 0 needs echo"
+    )
+    echo: bool = Field(False, description="return the prompt in front of the answer")
+    logprobs: Whole | None = Field(
+        None,
+        ge=0,
+        le=MAX_TEXT_LOGPROBS,
+        description="log-probabilities, and alternatives per token",
+    )
+
+    @model_validator(mode="after")
+    def _something_is_asked(self) -> TextRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise FieldError("0 needs echo: true, or there is nothing to return", "max_tokens")
+        if self.stream and self.echo and self.logprobs is not None:
+            raise FieldError("a prompt's log-probabilities are not streamed", "stream")
+        return self
 
 
 class TokenizeRequest(RequestModel):

@@ -1,0 +1,52 @@
+"""Fields of requests: OpenAI's, those of real clients, and those that nobody knows."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+from openai.types import completion_create_params as text_params
+from openai.types.chat import completion_create_params as chat_params
+
+from nanochat.server.fields import IGNORED
+from nanochat.server.protocol import ChatRequest, TextRequest
+from tests.engine_helpers import scripted_engine
+from tests.server_helpers import ask, serving
+
+
+@pytest.mark.parametrize(
+    ("model", "params"), [(ChatRequest, chat_params), (TextRequest, text_params)]
+)
+def test_each_of_openais_fields_acts_or_is_on_the_list_of_harmless_ones(model, params):
+    fields = typing.get_type_hints(params.CompletionCreateParamsNonStreaming)
+    assert {"messages", "prompt"} & set(fields) and len(fields) >= 18
+    assert set(fields) <= set(model.model_fields) | set(IGNORED)
+
+
+def test_a_field_does_not_act_and_stand_on_the_list_of_harmless_ones():
+    assert not (set(ChatRequest.model_fields) | set(TextRequest.model_fields)) & set(IGNORED)
+
+
+@pytest.fixture(scope="module")
+def service():
+    with serving(scripted_engine({"hi": "Hello"})) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_harmless_fields_are_accepted_with_values_that_ask_for_nothing(service, name):
+    ignored = IGNORED[name]
+    given = [{"any": "thing"}] if ignored.values is None else [*ignored.values, None]
+    for value in given:
+        assert ask(service, **{name: value}).status_code == 200
+    if ignored.values is not None:
+        refused = ask(service, **{name: "something else"})
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert error["param"] == name
+        assert error["message"].startswith(f"{name}: {ignored.reason}; only ")
+
+
+def test_one_and_true_are_different_values(service):
+    assert ask(service, repetition_penalty=1.0).status_code == 200
+    assert ask(service, repetition_penalty=True).status_code == 400
