@@ -113,8 +113,13 @@ def test_tool_activity_is_returned_only_on_request(service):
         ({"messages": ["hi"]}, "messages[0]", "message 1 is not an object with role and content"),
         (
             {"messages": [{"role": "tool", "content": "1"}]},
+            "messages[0].tool_call_id",
+            "message 1 (tool) answers no call: tool_call_id is None",
+        ),
+        (
+            {"messages": [{"role": "critic", "content": "1"}]},
             "messages[0].role",
-            "message 1 has role 'tool', expected system, developer, user or assistant",
+            "message 1 has role 'critic', expected system, developer, user or assistant",
         ),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "got 3"),
         (
@@ -126,8 +131,8 @@ def test_tool_activity_is_returned_only_on_request(service):
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", 'of role "user"'),
         (
             {"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
-            "messages[1].tool_calls",
-            "message 2 (assistant) has \"tool_calls\": [{'id': '1'}]; the only tool is",
+            "messages[1].tool_calls[0]",
+            "a call needs an id and a function with name and arguments, a JSON object as text, got",
         ),
         (
             {"messages": [*HELLO, {"role": "assistant", "content": "x", "weight": 0.5}]},

@@ -98,13 +98,16 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         engine = service.ready_engine()
         prompt = await asyncio.to_thread(chat_prompt, body, engine)
         client = _client(http_request)
-        requests = chat_requests(body, prompt.tokens, engine, models.defaults, client)
+        requests = await asyncio.to_thread(
+            chat_requests, body, prompt.tokens, engine, models.defaults, client
+        )
         answer = ChatAnswer(
             head=Head.new(name, "chatcmpl"),
             tokenizer=engine.tokenizer,
             prompt_tokens=len(prompt.tokens),
             logprobs=body.logprobs,
             tool_activity=body.tool_activity,
+            functions=bool(body.functions),
             dropped=prompt.dropped,
         )
         return await _respond(body, service, requests, answer, http_request)

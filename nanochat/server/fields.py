@@ -8,9 +8,9 @@ a client cannot notice that it was passed over.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -44,9 +44,6 @@ IGNORED = {
     "verbosity": Ignored("say in a message how long the answer should be", ("medium",)),
     "web_search_options": Ignored("this server does not search the web", ()),
     "moderation": Ignored("this server does not moderate", ()),
-    "tools": Ignored("the only tool is the calculator", ([],)),
-    "tool_choice": Ignored("the only tool is the calculator", ("none", "auto")),
-    "response_format": Ignored("this server does not constrain answers", ({"type": "text"},)),
     "functions": Ignored("send them as tools", ([],)),
     "function_call": Ignored("use tools and tool_choice", ("none", "auto")),
     "best_of": Ignored("use n", (1,)),
@@ -68,21 +65,18 @@ class RequestModel(BaseModel):
     """Base of request models: no type conversion; null is the same as leaving a field out."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+    ignored: ClassVar[Mapping[str, Ignored]] = {}  # fields without effect
 
     @model_validator(mode="before")
     @classmethod
     def _acting_fields(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        acting = {}
-        for name, value in data.items():
-            if value is None:
-                continue
-            if name in cls.model_fields:
-                acting[name] = value
-            else:
-                _refuse_unless_ignored(name, value, list(cls.model_fields))
-        return acting
+        given = {name: value for name, value in data.items() if value is not None}
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for name in given.keys() - set(known):
+            _check_ignored(name, given.pop(name), cls.ignored, known)
+        return given
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -104,9 +98,11 @@ class RequestModel(BaseModel):
         return schema
 
 
-def _refuse_unless_ignored(name: str, value: Any, known: list[str]) -> None:
+def _check_ignored(
+    name: str, value: Any, harmless: Mapping[str, Ignored], known: Sequence[str]
+) -> None:
     """Raise FieldError for a field that is unknown or asks for something impossible."""
-    ignored = IGNORED.get(name)
+    ignored = harmless.get(name)
     if ignored is None:
         near = difflib.get_close_matches(name, known, n=1)
         remedy = f"; did you mean {near[0]}?" if near else ""

@@ -6,14 +6,16 @@ Owns: prompts, limits, and what does not fit the model. Does not own: fields (pr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat.engine import Engine, Request
-from nanochat.engine.sampling import SamplingOptions
+from nanochat.engine.sampling import Grammar, SamplingOptions
 from nanochat.server.errors import ApiError
+from nanochat.server.grammar import constraint
 from nanochat.server.protocol import ChatRequest, TextRequest, TokenizeRequest
+from nanochat.server.tools import introduction, with_results
 from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import fit_prompt, render_prompt
@@ -38,13 +40,16 @@ def chat_prompt(body: ChatRequest, engine: Engine) -> ChatPrompt:
     limit = body.token_limit
     reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
     with messages_checked():
+        messages = with_results(body.messages)
+        if body.functions:
+            messages.append({"role": "system", "content": introduction(body.functions)})
         if body.truncate == "auto":
             try:
                 room = engine.max_len - reserved
-                return ChatPrompt(*fit_prompt(body.messages, engine.tokenizer, room))
+                return ChatPrompt(*fit_prompt(messages, engine.tokenizer, room))
             except ConfigError as error:
                 raise too_long(str(error), engine, "messages") from None
-        prompt = render_prompt(body.messages, engine.tokenizer)
+        prompt = render_prompt(messages, engine.tokenizer)
     if len(prompt) > engine.max_len:
         said = f"the messages take {len(prompt)} tokens"
         raise too_long(f'{said}; send fewer, or truncate: "auto"', engine, "messages")
@@ -61,16 +66,34 @@ def chat_requests(
     check_biases(body.logit_bias, engine)
     room = engine.max_len - len(prompt) + 1
     count = min(body.token_limit or room, room)
+    grammar = _grammar(body, engine)
     return [
         Request(
             prompt=list(prompt),
             params=body.params(
-                defaults, choice=choice, max_new_tokens=count, logprobs=body.alternatives
+                defaults,
+                choice=choice,
+                max_new_tokens=count,
+                logprobs=body.alternatives,
+                grammar=grammar(),
             ),
             client=client,
         )
         for choice in range(body.n)
     ]
+
+
+def _grammar(body: ChatRequest, engine: Engine) -> Callable[[], Grammar | None]:
+    """A maker of what each answer must be; it makes None if an answer may be anything."""
+    if body.schema_of_text is None and not body.functions:
+        return lambda: None
+    return constraint(
+        engine.tokenizer,
+        schema=None if body.must_call else body.schema_of_text,
+        functions=body.functions,
+        must_call=body.must_call,
+        param="tools" if body.functions else "response_format",
+    )
 
 
 def text_requests(

@@ -15,7 +15,15 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from nanochat.engine import SamplingParams
 from nanochat.engine.sampling import SamplingOptions
 from nanochat.server.errors import FieldError
-from nanochat.server.fields import RequestModel
+from nanochat.server.fields import IGNORED, RequestModel
+from nanochat.server.tools import (
+    Function,
+    ResponseFormat,
+    SchemaFormat,
+    TextFormat,
+    Tool,
+    ToolChoice,
+)
 from nanochat.tokenizer.messages import ROLES, shortened
 
 MAX_CHOICES = 8
@@ -74,6 +82,7 @@ class StreamOptions(RequestModel):
 class GenerationRequest(RequestModel):
     """What chat and text completions have in common."""
 
+    ignored = IGNORED
     model: ModelId = None
     temperature: float | None = Field(None, ge=0, le=2, description="default: see /v1/models")
     top_k: TopK | None = Field(None, description="0 or -1 keeps every token")
@@ -124,6 +133,9 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Whole | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="alternatives per token; needs logprobs"
     )
+    tools: list[Tool] = Field([], description="functions that the client runs")
+    tool_choice: ToolChoice = Field("auto", description="whether one of them is called")
+    response_format: ResponseFormat | None = Field(None, description="what the answer must be")
     tool_activity: bool = Field(False, description="also return the calculator's input and output")
     truncate: Literal["error", "auto"] = Field(
         "error", description="a conversation that is too long: refuse it, or drop its oldest turns"
@@ -134,6 +146,34 @@ class ChatRequest(GenerationRequest):
         if self.top_logprobs is not None and not self.logprobs:
             raise FieldError("needs logprobs: true", "top_logprobs")
         return self
+
+    @model_validator(mode="after")
+    def _a_choice_needs_its_tools(self) -> ChatRequest:
+        if self.tool_choice not in ("none", "auto") and not self.functions:
+            raise FieldError("names no function of tools", "tool_choice")
+        return self
+
+    @property
+    def functions(self) -> list[Function]:
+        """The functions that the answer may call."""
+        functions = [tool.function for tool in self.tools]
+        if isinstance(self.tool_choice, str):
+            return [] if self.tool_choice == "none" else functions
+        return [f for f in functions if f.name == self.tool_choice.function.name]
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice not in ("none", "auto")
+
+    @property
+    def schema_of_text(self) -> dict[str, Any] | None:
+        """The JSON schema of the answer's text; None for any text."""
+        if self.response_format is None or isinstance(self.response_format, TextFormat):
+            return None
+        if isinstance(self.response_format, SchemaFormat):
+            return self.response_format.json_schema.schema_
+        return {"type": "object"}
 
     @property
     def token_limit(self) -> int | None:

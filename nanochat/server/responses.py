@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nanochat.engine import Completion, Event
 from nanochat.engine.requests import TokenLogprob
 from nanochat.server.errors import Json
+from nanochat.server.tools import call_of
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+from nanochat.tokenizer.messages import Part
 
 LOWEST_LOGPROB = -9999.0  # JSON has no infinity; OpenAI writes this
 
@@ -48,7 +50,8 @@ class Head:
 class ChatAnswer:
     """Formats the answer to one chat request, complete or in chunks.
 
-    logprobs, tool_activity: whether the client asked for them. dropped: messages that were left
+    logprobs, tool_activity: whether the client asked for them. functions: whether it offered any;
+    code that is a call of one is then not shown as tool_activity. dropped: messages that were left
     out of the prompt; None if the client did not allow it.
     """
 
@@ -57,23 +60,28 @@ class ChatAnswer:
     prompt_tokens: int
     logprobs: bool = False
     tool_activity: bool = False
+    functions: bool = False
     dropped: int | None = None
+    _code: dict[int, str] = field(default_factory=dict)  # of the python part that a choice is in
 
     def complete(self, answers: Sequence[Sequence[Event]]) -> Json:
         """The answer in one piece, from every choice's events."""
         completions = [completion_of(events) for events in answers]
         choices = []
         for index, (events, completion) in enumerate(zip(answers, completions, strict=True)):
+            call, parts = self._call(completion)
             message: Json = {"role": "assistant", "content": completion.text}
+            if call:
+                message |= {"content": completion.text or None, "tool_calls": [call]}
             if self.tool_activity:
-                message["tool_activity"] = completion.parts
+                message["tool_activity"] = parts
             entries = [entry for event in events for entry in self._entries(event)]
             choices.append(
                 {
                     "index": index,
                     "message": message,
                     "logprobs": self._logprobs(entries),
-                    "finish_reason": completion.finish_reason,
+                    "finish_reason": "tool_calls" if call else completion.finish_reason,
                 }
             )
         body = self.head.body("chat.completion", choices)
@@ -86,16 +94,20 @@ class ChatAnswer:
     def piece(self, index: int, event: Event) -> Json | None:
         """An event's chunk; None if it has nothing that the client asked for."""
         entries = self._entries(event)
+        delta: Json = {}
+        code = self._code.get(index, "") + event.text if event.kind == "python" else ""
+        self._code[index] = code
         if event.kind == "text":
-            delta: Json = {"content": event.text}
-        else:
+            delta = {"content": event.text}
+        elif self.tool_activity and not (self.functions and code.startswith("{")):
             delta = {"tool_activity": {"type": event.kind, "text": event.text}}
-        if (event.text and (event.kind == "text" or self.tool_activity)) or entries:
-            return self._chunk(index, delta, entries)
-        return None
+        return self._chunk(index, delta, entries) if (event.text and delta) or entries else None
 
     def closing(self, index: int, completion: Completion) -> Json:
-        """The last chunk of a choice."""
+        """The last chunk of a choice; a call of a function comes in it, in one piece."""
+        call, _ = self._call(completion)
+        if call:
+            return self._chunk(index, {"tool_calls": [{"index": 0, **call}]}, reason="tool_calls")
         return self._chunk(index, {}, reason=completion.finish_reason)
 
     def usage_chunk(self, completions: Mapping[int, Completion]) -> Json:
@@ -106,6 +118,16 @@ class ChatAnswer:
         """Token counts; the completion's include forced tool output."""
         counts = usage(self.prompt_tokens, completions.values(), completions[0].cached_tokens)
         return counts if self.dropped is None else counts | {"dropped_messages": self.dropped}
+
+    def _call(self, completion: Completion) -> tuple[Json | None, Sequence[Part]]:
+        """The call of a function that an answer ends with, and the parts in front of it."""
+        parts = completion.parts
+        if not self.functions or not parts or parts[-1]["type"] != "python":
+            return None, parts
+        call = call_of(parts[-1]["text"])
+        if call is None:
+            return None, parts
+        return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": call}, parts[:-1]
 
     def _entries(self, event: Event) -> list[Json]:
         """What is said of the event's token.
