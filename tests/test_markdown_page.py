@@ -1,1 +1,1 @@
-"""What an answer shows, in a browser: Markdown, formulas, colored code, and no answer that harms."""
+"""What an answer shows, in a browser: Markdown, formulas, colored code, and none that harms."""

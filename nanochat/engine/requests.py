@@ -34,11 +34,6 @@ class Request:
     prompt_logprobs: bool = False
     client: str = ""
 
-    @property
-    def uses_tools(self) -> bool:
-        """Whether tool calls in the answer are run."""
-        return self.tools and self.chat and self.params.grammar is None
-
 
 @dataclass(frozen=True)
 class TokenLogprob:

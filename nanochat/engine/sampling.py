@@ -49,7 +49,7 @@ class SamplingParams:
     that top_k and min_p kept. min_p: keep tokens at least this likely relative to the likeliest.
     presence_penalty, frequency_penalty: subtracted from the logit of every token of the answer so
     far, once, and for each time it occurred. logit_bias: added to the logits of tokens, by id.
-    grammar: limits the tokens; one object for each request; tools are then off.
+    grammar: limits the tokens; one object for each request.
     logprobs: report each token's log-probability and this many of the likeliest; None: do not.
     max_new_tokens: includes forced tool output; 0 only reads the prompt (see
     Request.prompt_logprobs). seed: None draws a new one for each request. stop: strings that end

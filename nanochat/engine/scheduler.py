@@ -399,7 +399,7 @@ class Engine:
             events.append(self._finish(seq, "stop"))
         elif len(seq.mask) >= params.max_new_tokens or len(seq.tokens) > self.max_len:
             events.append(self._finish(seq, "length"))
-        elif seq.request.uses_tools:
+        elif seq.request.tools and seq.request.chat:
             self._follow_tools(seq, token, events)
 
     def _append(
