@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -19,16 +18,9 @@ from nanochat import checkpoint_manager
 from nanochat.stages import chat_cli, chat_web, sample
 from nanochat.system import storage
 from nanochat.system.errors import CheckpointError, ConfigError
-from tests.engine_helpers import TOKENIZER, random_model, scripted_engine
+from tests.engine_helpers import TOKENIZER, random_model
 
 ROOT = Path(__file__).parent.parent
-ANSWERS = {
-    "hi": "Hello!",
-    "sum": "It is [python_start]6*7[python_end][output_start]42[output_end]42.",
-    "loop": "abc" * 30,
-    "escape": "\x1bcbold\x07",
-    "two\nlines": "I see.",
-}
 
 
 @pytest.fixture(scope="module")
@@ -63,132 +55,6 @@ def run_script(base: Path, *args: str, text: str | None = None) -> subprocess.Co
         errors="replace",
         timeout=120,
     )
-
-
-def talk(monkeypatch, capsys, *lines: str, **options) -> tuple[str, chat_cli.Chat]:
-    """Type lines into a chat with the scripted engine; return what it printed."""
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
-    chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig(**options))
-    remaining = list(lines)
-
-    def type_line(prompt: str) -> str:
-        if not remaining:
-            raise EOFError
-        return remaining.pop(0)
-
-    monkeypatch.setattr("builtins.input", type_line)
-    chat_cli.chat_loop(chat)
-    return capsys.readouterr().out, chat
-
-
-def test_a_chat_answers_shows_tools_and_keeps_the_conversation(monkeypatch, capsys):
-    out, chat = talk(monkeypatch, capsys, "hi", "sum", "/quit", "never read")
-    assert out == "Hello!\nIt is [6*7 = 42] 42.\n"
-    assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 2
-    assert chat.messages[3]["content"] == [
-        {"type": "text", "text": "It is "},
-        {"type": "python", "text": "6*7"},
-        {"type": "python_output", "text": "42"},
-        {"type": "text", "text": "42."},
-    ]
-
-
-def test_commands_clear_regenerate_and_set(monkeypatch, capsys):
-    lines = ["hi", "/clear", "/regen", "hi", "/regen", "/set temperature 0.25", "/set top_k none"]
-    out, chat = talk(monkeypatch, capsys, *lines, "/set max_new_tokens 3", "hi", "/help", "/what")
-    assert out.count("Hello!\n") == 3
-    assert "(no message to answer again)" in out
-    assert "Hel [cut off at the token limit]" in out
-    assert "temperature 0.25  top_k none  top_p none  max_new_tokens 3" in out
-    assert "/regen             answer the last message again" in out
-    assert "unknown command /what; /help lists the commands" in out
-    assert chat.sampling.temperature == 0.25
-    assert len(chat.messages) == 4
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("/set temperature -1", "--temperature must be from 0 to 100, got -1.0"),
-        ("/set temperature hot", "--temperature must be a number, got 'hot'"),
-        ("/set max_new_tokens 0", "--max-new-tokens must be at least 1, got 0"),
-        ("/set warmth 3", "'warmth'; choose from temperature, top_k, top_p, max_new_tokens"),
-        ("/set one", "use /set NAME VALUE"),
-    ],
-)
-def test_an_invalid_option_is_reported_and_the_chat_continues(monkeypatch, capsys, line, message):
-    out, _ = talk(monkeypatch, capsys, line, "hi")
-    assert message in out
-    assert out.endswith("Hello!\n\n")
-
-
-def test_the_system_prompt_is_used_and_removed(monkeypatch, capsys):
-    out, chat = talk(monkeypatch, capsys, "/system Be brief.", "hi", "/system", "hi")
-    assert chat.system is None
-    # the scripted engine knows "hi" only without a system prompt before it
-    assert out.startswith("(system: Be brief.)\n?\n(system: none)\n")
-
-
-def test_messages_can_span_lines_and_control_characters_in_answers_are_escaped(monkeypatch, capsys):
-    out, _ = talk(monkeypatch, capsys, "two\\", "lines", "/clear", "escape")
-    assert out.startswith("I see.\n")
-    assert r"\x1bcbold\x07" in out
-    assert "\x1b" not in out
-
-
-def test_ctrl_c_stops_the_answer_and_keeps_the_chat(monkeypatch, capsys):
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
-    chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig())
-    step, steps = chat.engine.step, []
-
-    def interrupted_step() -> list:
-        steps.append(1)
-        if len(steps) == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step()
-
-    monkeypatch.setattr(chat.engine, "step", interrupted_step)
-    chat_cli.answer(chat, "loop")
-    out = capsys.readouterr().out
-    assert re.fullmatch(r"abcab?c? \[stopped\]\n", out)
-    assert chat.engine.idle
-    text = out.removesuffix(" [stopped]\n")
-    assert chat.messages[-1]["content"] == [{"type": "text", "text": text}]
-    chat_cli.answer(chat, "hi")
-    assert capsys.readouterr().out == "Hello!\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_ctrl_c_at_the_prompt_does_not_quit(monkeypatch, capsys):
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
-    chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig())
-    results = iter([KeyboardInterrupt, "hi", EOFError])
-
-    def type_line(prompt: str) -> str:
-        result = next(results)
-        if isinstance(result, str):
-            return result
-        raise result
-
-    monkeypatch.setattr("builtins.input", type_line)
-    chat_cli.chat_loop(chat)
-    assert capsys.readouterr().out == "  (/quit or Ctrl-D to quit)\nHello!\n\n"
-
-
-@pytest.mark.parametrize("end", [EOFError(), OSError(errno.EIO, "Input/output error")])
-def test_a_line_that_is_no_text_does_not_quit_and_a_terminal_that_is_gone_does(
-    monkeypatch, capsys, end
-):
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", "/nonexistent")
-    chat = chat_cli.Chat(scripted_engine(ANSWERS), chat_cli.ChatCliConfig())
-    lines = iter([UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data"), end])
-
-    def type_line(prompt: str) -> str:
-        raise next(lines)
-
-    monkeypatch.setattr("builtins.input", type_line)
-    chat_cli.chat_loop(chat)
-    assert capsys.readouterr().out == "error: this line is not utf-8 text\n\n"
 
 
 @pytest.mark.slow

@@ -1,107 +1,46 @@
 """Chat with a model in the terminal, or ask it a single question.
 
 nanochat chat_cli --run pocket
-nanochat chat_cli --run pocket -p "What is 12 * 7?"
+nanochat chat_cli --run pocket -p "What is 12 * 7?" --stats
+nanochat chat_cli --run pocket -p "Summarize:" < notes.txt
 cat question.txt | nanochat chat_cli --run pocket
+nanochat chat_cli --run pocket --stage base_train --logprobs
 """
 
-import contextlib
-import signal
+import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
-from nanochat.engine import Engine, Request
+from nanochat.engine import Engine, Event
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.system import config, console, distributed, storage
+from nanochat.stages import chat_view
+from nanochat.stages.chat_commands import Session, chat_loop
+from nanochat.stages.chat_session import AnswerOptions, Chat
+from nanochat.system import config, console, distributed, terminal
 from nanochat.system.config import RunOptions, nested, option
-from nanochat.system.errors import ConfigError, UserError
-from nanochat.tokenizer.conversation import Message, Part, PartType, render_prompt
+from nanochat.system.errors import ConfigError
+from nanochat.tokenizer.conversation import BLANK_LINE
 
-HELP = """\
-/help              show this list
-/clear             start a new conversation
-/system [TEXT]     set the system prompt; without TEXT, remove it
-/set [NAME VALUE]  set temperature, top_k, top_p or max_new_tokens; without NAME, show them
-/regen             answer the last message again
-/quit              quit (or Ctrl-D)
-A line that ends in \\ continues on the next. Ctrl-C stops an answer."""
+STDIN_HINT_S = 2.0  # longer than a program takes to begin its output, shorter than patience
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCliConfig:
-    """Chat in the terminal; with --prompt (or -p) or text on stdin, print one answer and exit."""
+    """Chat in the terminal; with --prompt (or -p) or text on stdin, print one answer and exit.
+
+    In the chat, /help lists commands: to edit, retry and undo, save and load, switch the model.
+    """
 
     common: RunOptions = nested(RunOptions)
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
-    prompt: str | None = option(None, "print the answer to this and exit; none: chat")
-    system: str | None = option(None, "system prompt; none: no system prompt")
-    max_new_tokens: int = option(512, "limit of tokens per answer", least=1)
-
-
-class Chat:
-    """A conversation with an engine."""
-
-    def __init__(self, engine: Engine, cfg: ChatCliConfig) -> None:
-        self.engine = engine
-        self.sampling = cfg.sampling
-        self.max_new_tokens = cfg.max_new_tokens
-        self.system = cfg.system
-        self.messages: list[Message] = []
-        self._seed = cfg.common.seed
-
-    def ask(
-        self, text: str, show: Callable[[PartType, str], None], stopped: Callable[[], bool]
-    ) -> str:
-        """Add a message and its answer to the conversation; return the finish reason.
-
-        show: called with each piece of the answer as it arrives. stopped: checked between pieces;
-        True ends the answer.
-        """
-        # A model has no memory: every turn renders the full conversation again as one prompt, which
-        # drops the oldest turns when it would leave no room for the answer.
-        messages = [*self.messages, Message(role="user", content=text)]
-        if self.system:
-            messages.insert(0, Message(role="system", content=self.system))
-        reserved = min(self.max_new_tokens, self.engine.max_len // 4)
-        prompt = render_prompt(messages, self.engine.tokenizer, self.engine.max_len - reserved)
-        self._seed += 1  # /regen gives a new answer, and a session is reproducible
-        params = self.sampling.params(max_new_tokens=self.max_new_tokens, seed=self._seed)
-        parts: list[Part] = []
-        reason = "abort"
-        # Closing the stream frees the engine's slot even if the loop below ends early.
-        with contextlib.closing(
-            self.engine.stream(Request(prompt=prompt, params=params))
-        ) as events:
-            for event in events:
-                if event.text:
-                    show(event.kind, event.text)
-                    if parts and parts[-1]["type"] == event.kind:
-                        parts[-1]["text"] += event.text
-                    else:
-                        parts.append({"type": event.kind, "text": event.text})
-                if event.completion is not None:
-                    parts, reason = event.completion.parts, event.completion.finish_reason
-                elif stopped():
-                    break
-        # The answer joins the conversation with its tool calls, as in training: without them the
-        # model would see results appear from nowhere. A stopped answer is kept unless it is empty.
-        if any(part["text"] for part in parts):
-            self.messages.append({"role": "user", "content": text})
-            self.messages.append({"role": "assistant", "content": parts})
-        return reason
-
-    def pop_question(self) -> str | None:
-        """Remove the last question and its answer; return the question, if there was one."""
-        if not self.messages:
-            return None
-        question = self.messages[-2]["content"]
-        del self.messages[-2:]
-        assert isinstance(question, str)
-        return question
+    answers: AnswerOptions = nested(AnswerOptions)
+    prompt: str | None = option(
+        None, "print the answer to this and exit, with stdin (if piped) added below; none: chat"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,162 +48,66 @@ def main(argv: list[str] | None = None) -> None:
     args = ["--prompt" if arg == "-p" else arg for arg in args]
     cfg = config.parse(ChatCliConfig, args, stage="chat_cli")
     path = checkpoint_manager.locate(cfg.source, cfg.common, chat=cfg.source.stage is None)
-    question = cfg.prompt
-    if question is None and not sys.stdin.isatty():
-        question = console.read_stdin().strip()
-        if not question:
-            raise ConfigError("stdin is empty; pipe a question in, or use --prompt")
+    question = read_question(cfg.prompt)
     with distributed.session(cfg.common) as run:
-        loaded = checkpoint_manager.load(path, run)
-        chat = Chat(Engine(loaded.model, loaded.tokenizer, slots=1), cfg)
+
+        def open_model(path: Path) -> tuple[Engine, str]:
+            loaded = checkpoint_manager.load(path, run)
+            engine = Engine(loaded.model, loaded.tokenizer, slots=1)
+            return engine, checkpoint_manager.describe(loaded)
+
+        engine, name = open_model(path)
+        chat = Chat(engine, cfg.sampling, cfg.answers, seed=cfg.common.seed, model=name)
         if question is not None:
-            one_answer(chat, question)
+            one_answer(chat, question, stats=cfg.answers.stats)
             return
-        print(f"{checkpoint_manager.describe(loaded)} on {run.device}. /help lists the commands.")
-        chat_loop(chat)
+        print(f"{name} on {run.device}. /help lists the commands.")
+        if chat.logprobs and terminal.has_colors(sys.stdout):
+            print(chat_view.legend())
+        chat_loop(Session(chat, cfg.common.run, open_model, stats=cfg.answers.stats))
 
 
-def one_answer(chat: Chat, question: str) -> None:
-    """Print the text of the answer, without tool calls."""
+def read_question(prompt: str | None) -> str | None:
+    """The question: --prompt, and below it the text on stdin; None if there is neither.
 
-    def show(kind: PartType, text: str) -> None:
-        if kind == "text":
-            print(console.for_output(text), end="", flush=True)
-
-    chat.ask(question, show, lambda: False)
-    print()
-
-
-def chat_loop(chat: Chat) -> None:
-    """Read messages and commands until /quit or Ctrl-D."""
-    with line_history():
-        while True:
-            try:
-                text = read_message().strip()
-            except KeyboardInterrupt:
-                print("  (/quit or Ctrl-D to quit)")
-                continue
-            except UnicodeDecodeError as error:
-                print(f"error: this line is not {error.encoding} text")
-                continue
-            except (EOFError, OSError):  # OSError: the terminal is gone
-                print()
-                return
-            if text in ("/quit", "/exit"):
-                return
-            try:
-                question = run_command(chat, text) if text.startswith("/") else text
-                if question:
-                    answer(chat, question)
-            except UserError as error:
-                print(f"error: {error}")
-
-
-def answer(chat: Chat, question: str) -> None:
-    """Print an answer as it arrives; Ctrl-C ends it and keeps the text so far."""
-    kinds: list[PartType] = ["text"]
-    marks = {("text", "python"): "[", ("python", "python_output"): " = "}
-
-    def show(kind: PartType, text: str) -> None:
-        if kind != kinds[-1]:
-            print(marks.get((kinds[-1], kind), "] "), end="")
-            kinds.append(kind)
-        print(console.visible(text), end="", flush=True)
-
-    with interruptible() as stopped:
-        reason = chat.ask(question, show, stopped)
-    if kinds[-1] != "text":
-        print("]", end="")
-    notes = {"abort": " [stopped]", "length": " [cut off at the token limit]"}
-    print(notes.get(reason, ""))
-
-
-def run_command(chat: Chat, text: str) -> str | None:
-    """Run a /command; return the question to ask again for /regen, else None."""
-    name, _, rest = text.partition(" ")
-    if name == "/help":
-        print(HELP)
-    elif name == "/clear":
-        chat.messages.clear()
-        print("(new conversation)")
-    elif name == "/system":
-        chat.system = rest.strip() or None
-        print(f"(system: {chat.system or 'none'})")
-    elif name == "/set":
-        set_option(chat, rest.split())
-    elif name == "/regen":
-        question = chat.pop_question()
-        if question is None:
-            print("(no message to answer again)")
-        return question
-    else:
-        print(f"unknown command {name}; /help lists the commands")
-    return None
-
-
-def set_option(chat: Chat, args: Sequence[str]) -> None:
-    """Set a sampling option if given its name and value, then show them all.
-
-    Raises: ConfigError for an unknown name or an invalid value.
+    Raises: ConfigError if what there is is empty.
     """
-    options = {**asdict(chat.sampling), "max_new_tokens": chat.max_new_tokens}
-    if len(args) == 2:
-        name = args[0].replace("-", "_")
-        if name not in options:
-            raise ConfigError(f"unknown option {name!r}; choose from {', '.join(options)}")
-        options[name] = config.convert(config.flat_fields(ChatCliConfig)[name], args[1])
-        if name == "max_new_tokens":
-            chat.max_new_tokens = options[name]
-        else:
-            chat.sampling = replace(chat.sampling, **{name: options[name]})
-    elif args:
-        raise ConfigError("use /set NAME VALUE, such as /set temperature 0.5")
-    print("  ".join(f"{name} {str(value).lower()}" for name, value in options.items()))
+    if prompt is not None and not prompt.strip():
+        raise ConfigError("--prompt is empty; give it a question, or leave it out to chat")
+    if sys.stdin.isatty():
+        return prompt
+    if prompt is not None and not _has_input():
+        console.error_line("reading stdin, to add it to --prompt; < /dev/null leaves it out")
+    text = console.read_stdin().strip()
+    if prompt is None and not text:
+        raise ConfigError("stdin is empty; pipe a question in, or use --prompt")
+    return BLANK_LINE.join(filter(None, (prompt, text)))
 
 
-def read_message() -> str:
-    """Read one message; a line that ends in a backslash continues on the next."""
-    lines = [input("> ")]
-    while lines[-1].endswith("\\"):
-        lines[-1] = lines[-1][:-1]
-        lines.append(input("  "))
-    return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def line_history() -> Iterator[None]:
-    """Line editing with a history kept across sessions, if the platform has readline."""
+def _has_input() -> bool:
+    """Whether stdin soon has text or an end; without either, a script would wait unawares."""
     try:
-        import readline
-    except ImportError:
-        yield
-        return
-    path = storage.base_dir() / "chat_history"
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(1000)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            readline.write_history_file(path)
+        return bool(select.select([sys.stdin], [], [], STDIN_HINT_S)[0])
+    except (OSError, ValueError):  # not a file of the system, or Windows
+        return True
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
-    signals: list[int] = []
+def one_answer(chat: Chat, question: str, *, stats: bool) -> None:
+    """Print the text of the answer, without tool calls; notes about it go to stderr."""
+    with terminal.spinner(sys.stderr) as began:
+        view = chat_view.AnswerView(began, surprise=chat.logprobs, escape=sys.stdout.isatty())
 
-    def handle(number: int, frame: object) -> None:
-        if signals:
-            raise KeyboardInterrupt
-        signals.append(number)
+        def show(event: Event) -> None:
+            if event.kind == "text":
+                view.show(event)
 
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: bool(signals)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+        answer = chat.ask(question, show, lambda: False)
+        view.end()
+    chat_view.report(answer, chat.engine, sys.stderr, stats=stats, logprobs=chat.logprobs)
+    if answer.left_out:
+        console.error_line(f"note: {chat_view.left_out(chat.engine)}")
+    if answer.completion.finish_reason == "length":
+        console.error_line("note: cut off at the token limit; --max-new-tokens raises it")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ nanochat tokenize --tokenizer gpt2 "How many r are in strawberry?"
 cat notes.txt | nanochat tokenize
 """
 
-import os
 import shutil
 import sys
 import unicodedata
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import tiktoken
 
 from nanochat import tokenizer
-from nanochat.system import config, console
+from nanochat.system import config, console, terminal
 from nanochat.system.config import option
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import published
@@ -64,10 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     if not text:
         raise ConfigError('the text is empty; give one, as in: nanochat tokenize "Hello!"')
     tokens = tokenize(text, cfg)
-    colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    columns = shutil.get_terminal_size((DEFAULT_COLUMNS, 24)).columns
-    for line in lines(tokens, columns, colored=colored):
-        print(line)
+    show(tokens)
     size = len(text.encode("utf-8", "replace"))
     ordinary = sum(not token.special for token in tokens)
     print(
@@ -94,8 +90,20 @@ def tokenize(text: str, cfg: TokenizeConfig) -> list[Token]:
     ids = own.encode(text)
     if cfg.chat:
         ids = render_prompt([{"role": "user", "content": text}], own)
+    return own_tokens(ids, own)
+
+
+def own_tokens(ids: Sequence[int], own: tokenizer.Tokenizer) -> list[Token]:
+    """The tokens that ids of one of our tokenizers stand for."""
     first_special = own.vocab_size - len(tokenizer.SPECIAL_TOKENS)
     return [Token(i, own.decode_bytes([i]), special=i >= first_special) for i in ids]
+
+
+def show(tokens: Sequence[Token]) -> None:
+    """Print tokens and their ids, in color on a terminal."""
+    columns = shutil.get_terminal_size((DEFAULT_COLUMNS, 24)).columns
+    for line in lines(tokens, columns, colored=terminal.has_colors(sys.stdout)):
+        print(line)
 
 
 def lines(tokens: Sequence[Token], columns: int, *, colored: bool) -> list[str]:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.resources
+import inspect
 import os
 import sys
 import time
@@ -224,7 +225,7 @@ def _parser(cls: type, fields: dict[str, FlatField], stage: str) -> argparse.Arg
     parser = _Parser(
         prog=f"nanochat {stage}",
         usage=f"nanochat {stage} [--preset NAME] [--flag value ...]",
-        description=cls.__doc__,
+        description=inspect.cleandoc(cls.__doc__ or ""),
         epilog=_examples(cls),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -135,20 +135,21 @@ def group_of(cls: type) -> str:
     return (cls.__doc__ or cls.__name__).split("\n")[0].rstrip(".")
 
 
-def convert(field: FlatField, value: Any) -> Any:
+def convert(field: FlatField, value: Any, *, name: str | None = None) -> Any:
     """A value from a flag, TOML or JSON, converted to the field's type.
 
-    Raises: ConfigError naming the flag, the value and what is allowed.
+    name: what the user calls the option; None: its flag.
+    Raises: ConfigError naming the option, the value and what is allowed.
     """
-    kind, special = field.kind, field.special
+    kind, special, name = field.kind, field.special, name or field.flag
     if value is None and "none" not in special:
-        raise ConfigError(f"{field.flag} must have a value")
+        raise ConfigError(f"{name} must have a value")
     if value is None or (isinstance(value, str) and value in special):
         return special["none" if value is None else value]
     if field.choices:
         if value not in field.choices:
             names = ", ".join(field.choices)
-            raise ConfigError(f"{field.flag} must be one of {names}, got {value!r}")
+            raise ConfigError(f"{name} must be one of {names}, got {value!r}")
         return value
     alternatives = "".join(f" or {word}" for word in special)
     try:
@@ -156,9 +157,9 @@ def convert(field: FlatField, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         noun = _NOUNS.get(kind, "readable UTF-8 text") + alternatives
         limit = ", of at most 2^53" if kind is int and str(value).strip("-").isdecimal() else ""
-        raise ConfigError(f"{field.flag} must be {noun}{limit}, got {value!r}") from None
+        raise ConfigError(f"{name} must be {noun}{limit}, got {value!r}") from None
     if field.bounds is not None and found not in field.bounds:
-        raise ConfigError(f"{field.flag} must be {field.bounds}{alternatives}, got {found}")
+        raise ConfigError(f"{name} must be {field.bounds}{alternatives}, got {found}")
     return found
 
 
