@@ -43,33 +43,107 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-def run_script(base: Path, *args: str, text: str | None = None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "NANOCHAT_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *args, "--dtype", "float32", "--threads", "1"],
+@pytest.mark.slow
+def test_one_answer_imports_nothing_that_chatting_does_not_need(base):
+    program = """
+import sys
+from nanochat.stages import chat_cli
+chat_cli.main(sys.argv[1:])
+parts = {name.removeprefix("nanochat.").split(".")[0] for name in sys.modules if "nanochat" in name}
+unneeded = {"training", "data", "optim", "evaluation", "server", "report", "scaling_laws"} & parts
+libraries = ("pyarrow", "datasets", "wandb", "fastapi", "pydantic", "torch._inductor")
+print(unneeded, [name for name in libraries if name in sys.modules], file=sys.stderr)
+"""
+    machine = ["--dtype", "float32", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--run", "demo", "--max-new-tokens", "1", *machine],
         cwd=ROOT,
-        env=environment,
-        input=text,
+        env={**os.environ, "NANOCHAT_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"},
+        input="What?\n",
         capture_output=True,
         text=True,
         errors="replace",
         timeout=120,
     )
+    note = "note: cut off at the token limit; --max-new-tokens raises it\n"
+    assert done.stderr == f"{note}set() []\n"
+    assert done.returncode == 0
 
 
-@pytest.mark.slow
-def test_one_shot_prints_the_answer_only_from_a_flag_or_from_stdin(base, monkeypatch, capsys):
-    args = ["--run", "demo", "--temperature", "0", "--max-new-tokens", "9"]
-    pipe = run_script(base, "scripts.chat_cli", *args, text="What?\n")
-    assert (pipe.returncode, pipe.stderr) == (0, "")
+def one_shot(monkeypatch, capsys, base, *args: str, stdin: str = "") -> tuple[str, str]:
+    """What `chat_cli` prints to stdout and to stderr."""
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
-    args += ["--dtype", "float32", "--threads", "1"]
-    chat_cli.main([*args, "-p", "What?"])
-    answer = capsys.readouterr().out
-    assert pipe.stdout == answer != "\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
-    with pytest.raises(ConfigError, match="stdin is empty; pipe a question in, or use --prompt"):
-        chat_cli.main(args)
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    machine = ["--dtype", "float32", "--threads", "1"]
+    short = ["--temperature", "0", "--max-new-tokens", "9"]
+    chat_cli.main(["--run", "demo", *machine, *short, *args])
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_one_shot_prints_the_answer_alone_and_notes_on_stderr(base, monkeypatch, capsys):
+    answer, notes = one_shot(monkeypatch, capsys, base, "-p", "What?")
+    assert answer != "\n"
+    assert notes == "note: cut off at the token limit; --max-new-tokens raises it\n"
+    assert one_shot(monkeypatch, capsys, base, stdin="What?\n")[0] == answer
+    out, notes = one_shot(
+        monkeypatch, capsys, base, "-p", "What?", "--stats", "--logprobs", "--no-logprobs"
+    )
+    assert out == answer
+    assert re.match(r"\(9 tokens, [\d,]+ tokens/s; first token after .* 64 tokens\)\nnote", notes)
+    out, notes = one_shot(monkeypatch, capsys, base, "-p", "What?", "--logprobs")
+    assert out == answer
+    assert len(re.findall(r"^ *[\d.]+% +1  ", notes, re.MULTILINE)) == 9  # greedy: the likeliest
+    _, notes = one_shot(monkeypatch, capsys, base, "-p", "x" * 99)
+    assert notes.startswith(
+        "note: this conversation no longer fits the model's 64 tokens: its beginning is left out\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stdin", "question"),
+    [
+        ("Summarize:", "a text\n", "Summarize:\n\na text"),
+        ("Hi", " \n", "Hi"),
+        (None, "Hi\n", "Hi"),
+    ],
+)
+def test_stdin_is_added_below_the_prompt(monkeypatch, prompt, stdin, question):
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    assert chat_cli.read_question(prompt) == question
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stdin", "message"),
+    [
+        ("  ", "a text", "--prompt is empty; give it a question, or leave it out to chat"),
+        ("", "", "--prompt is empty; give it a question, or leave it out to chat"),
+        (None, " \n", "stdin is empty; pipe a question in, or use --prompt"),
+    ],
+)
+def test_an_empty_question_is_an_error(monkeypatch, prompt, stdin, message):
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    with pytest.raises(ConfigError) as caught:
+        chat_cli.read_question(prompt)
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot tell whether a pipe has text")
+def test_waiting_for_stdin_beside_a_prompt_is_told(monkeypatch):
+    reader, writer = os.pipe()
+    told = []
+
+    def error_line(line: str) -> None:
+        told.append(line)
+        os.write(writer, b"late")
+        os.close(writer)
+
+    monkeypatch.setattr(chat_cli, "STDIN_HINT_S", 0.0)
+    monkeypatch.setattr("nanochat.system.console.error_line", error_line)
+    with os.fdopen(reader, encoding="utf-8") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert chat_cli.read_question("Hi") == "Hi\n\nlate"
+    assert told == ["reading stdin, to add it to --prompt; < /dev/null leaves it out"]
 
 
 def test_sample_continues_a_prompt_with_a_base_model_reproducibly(base, monkeypatch, capsys):
