@@ -99,20 +99,40 @@ def read(
     return Reading(name, start, end, shown, cut)
 
 
-def tail(path: Path, size: int = 1 << 14) -> tuple[int, dict[str, float]]:
-    """The last step of a metrics file and each metric's last value in its last `size` bytes."""
+@dataclass(frozen=True)
+class Tail:
+    """The end of a metrics file: the last step, each metric's last value, and the mean speed.
+
+    tokens_per_s: over the rows read, evaluations left out; None for fewer than two.
+    """
+
+    step: int | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    tokens_per_s: float | None = None
+
+
+def tail(path: Path, size: int = 1 << 14) -> Tail:
+    """What the last `size` bytes of a metrics file say.
+
+    Raises: OSError or DataError if the file cannot be read.
+    """
     with storage.open_regular(path) as opened:
         start = max(0, os.fstat(opened.fileno()).st_size - size)
         opened.seek(start)
         if start:
             opened.readline(MAX_LINE_BYTES)  # most likely the end of a row
-        step, values = 0, dict[str, float]()
-        for _, row in rows(opened, start):
-            if row is not None:
-                step = row["step"]
-                values.update({key: value for key, value in row.items() if is_number(value)})
-    values.pop("step", None)
-    return step, values
+        found = [row for _, row in rows(opened, start) if row is not None]
+    values = {key: value for row in found for key, value in row.items() if is_number(value)}
+    marks = [
+        (row["elapsed_s"], row["tokens"])
+        for row in found
+        if is_number(row.get("elapsed_s")) and is_number(row.get("tokens"))
+    ]
+    speed = None
+    if marks and marks[-1][0] > marks[0][0]:
+        speed = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+    step = values.pop("step", None)
+    return Tail(None if step is None else int(step), values, speed)
 
 
 def thinned(curve: Curve, most: int) -> Curve:

@@ -32,9 +32,10 @@ def overview(folder: Path) -> list[dict[str, Any]]:
     """Every run with its stages, the one that was changed last first; none without the folder.
 
     A run is {"name", "state", "modified", "version", "stages"}, a stage {"name", "title", "series",
-    "state", "modified", "step", "steps", "last"}. state: "running", "done", or "stopped" for one
-    that is neither. modified: seconds since 1970. version: changes with what `details` gives.
+    "state", "modified", "step", "steps", "last", "tokens_per_s"}. state: "running", "done", or
+    "stopped" for one that is neither. modified: seconds since 1970. version: changes with what `details` gives.
     step, steps: the last one logged and the last one planned, or null. last: each metric's value.
+    tokens_per_s: the mean over the last rows, or null.
     """
     locks = _locks()
     found = [_run(path, locks) for path in _folders(folder)]
@@ -97,9 +98,9 @@ def _stage(
     path: Path, files: dict[str, os.stat_result], locks: set[tuple[int, int]] | None
 ) -> dict[str, Any]:
     metrics = files.get("metrics.jsonl")
-    step, last = (
-        (None, {}) if metrics is None else _tail(path / "metrics.jsonl", *_identity(metrics))
-    )
+    tail = curves.Tail()
+    if metrics is not None:
+        tail = _tail(path / "metrics.jsonl", *_identity(metrics))
     steps = _object(files, path, "config.json").get("steps")
     parts = [files[name].st_mtime_ns for name in FILES[:4] if name in files]
     version = [files[name].st_mtime_ns for name in FILES[:4] if name in files and name != FILES[1]]
@@ -110,9 +111,10 @@ def _stage(
         "series": stage.series,
         "state": _state(files, locks),
         "modified": max(parts) / 1e9,
-        "step": step,
+        "step": tail.step,
         "steps": steps if is_number(steps) else None,
-        "last": last,
+        "last": tail.values,
+        "tokens_per_s": tail.tokens_per_s,
         "version": f"{max(version, default=0):x}.",
     }
 
@@ -207,28 +209,26 @@ def _cached_object(path: Path, *identity: int) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=512)
-def _tail(path: Path, *identity: int) -> tuple[int | None, dict[str, float]]:
+def _tail(path: Path, *identity: int) -> curves.Tail:
     try:
         return curves.tail(path)
     except (OSError, DataError):
-        return None, {}
+        return curves.Tail()
 
 
 def _described(stage: StageData, path: Path) -> dict[str, Any]:
     facts = {key: text for key in FACTS if (text := data.short_value(stage.config.get(key)))}
-    notes = stage.notes
+    settings = facts | StageData(stage.name, stage.config).settings()  # as known from the start
     return {
         "name": stage.name,
         "title": stage.title,
         "series": stage.series,
         "seconds": stage.seconds or None,
         "peak_memory_bytes": stage.peak_memory_bytes or None,
-        "settings": {
-            key: text for key, text in (facts | stage.settings()).items() if text != "null"
-        },
+        "settings": {key: text for key, text in settings.items() if text != "null"},
         "results": [found for result in stage.results if (found := _result(result, stage.name))],
         "samples": _samples(stage, path),
-        "notes": notes,
+        "notes": stage.notes,
     }
 
 

@@ -4,6 +4,7 @@ import { showBars } from "./dashboard/bars.js";
 import { showCards } from "./dashboard/cards.js";
 import { Curves, json } from "./dashboard/curves.js";
 import { byId, remembered, say } from "./dashboard/dom.js";
+import { useKey } from "./dashboard/key.js";
 import { showList } from "./dashboard/list.js";
 import { PlotGrid } from "./dashboard/plots.js";
 import { showSamples } from "./dashboard/samples.js";
@@ -125,9 +126,11 @@ async function refresh() {
   asking = { again: false };
   try {
     await ask();
-    byId("trouble").hidden = true;
-  } catch {
-    byId("trouble").hidden = false;
+    byId("trouble").hidden = byId("key").hidden = true;
+  } catch (error) {
+    const locked = error.status === 401;
+    byId("key").hidden = !locked;
+    byId("trouble").hidden = locked;
     say(byId("trouble"), "The server does not answer. Trying again…");
   }
   const { again } = asking;
@@ -142,8 +145,8 @@ async function refresh() {
 async function ask() {
   const found = await json("/runs/api");
   Object.assign(state, found, { asked: performance.now() });
-  const known = state.selected.filter((name) => found.runs.some((run) => run.name === name));
-  state.selected = known.length || !found.runs.length ? known : [found.runs[0].name];
+  // A run of the address that is still to start stays chosen.
+  if (!chosen().length && found.runs.length) state.selected = [found.runs[0].name];
   render();
   const stage = currentStage();
   await Promise.allSettled(chosen().flatMap((run) => [readDetails(run), readCurves(run, stage)]));
@@ -190,6 +193,7 @@ function start() {
   byId("only-different").addEventListener("change", render);
   byId("theme").addEventListener("click", switchTheme);
   document.addEventListener("visibilitychange", () => !document.hidden && refresh());
+  useKey(refresh);
   refresh();
 }
 

@@ -90,10 +90,11 @@ function progress(run, stage, now) {
 }
 
 /** Seconds until the last step at the current speed; evaluations are not counted. */
-function secondsLeft({ step, steps, last, modified }, now) {
-  if (!steps || !step || !(last.tokens_per_s > 0) || !last.tokens) return null;
+function secondsLeft({ step, steps, last, tokens_per_s: mean, modified }, now) {
+  const speed = mean ?? last.tokens_per_s;
+  if (!steps || !step || !(speed > 0) || !last.tokens) return null;
   const tokens = (steps / step - 1) * last.tokens;
-  return tokens / last.tokens_per_s - (now - modified);
+  return tokens / speed - (now - modified);
 }
 
 function figures(run, stage) {

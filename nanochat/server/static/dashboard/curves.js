@@ -100,12 +100,13 @@ export function nearest(xs, x) {
   return x - xs[at - 1] < xs[at] - x ? at - 1 : at;
 }
 
-/** The JSON at an address. Throws an Error with the server's reason. */
+/** The JSON at an address. Throws an Error with the server's reason and its `status`. */
 export async function json(address) {
   const response = await fetch(address);
   const found = await response.json();
-  if (!response.ok) throw new Error(found?.error?.message ?? `status ${response.status}`);
-  return found;
+  if (response.ok) return found;
+  const reason = found?.error?.message ?? `status ${response.status}`;
+  throw Object.assign(new Error(reason), { status: response.status });
 }
 
 function named([key, [steps, values]]) {
