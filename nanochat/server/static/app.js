@@ -162,9 +162,8 @@ async function showPrompt(node) {
     toast("The server does not show its prompts.");
     return;
   }
-  const { promptView } = await import("./tokens.js");
-  byId("prompt-tokens").replaceChildren(promptView(result.tokens));
-  byId("prompt-count").textContent = `${result.count} tokens`;
+  const { promptView } = await import("./prompt.js");
+  byId("prompt-tokens").replaceChildren(promptView(result));
   byId("prompt").showModal();
 }
 

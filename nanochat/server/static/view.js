@@ -3,7 +3,7 @@
 import { plainText } from "./conversation.js";
 import { copyText, icon, iconButton, make, textButton } from "./dom.js";
 import { expand } from "./logprobs.js";
-import { markdown } from "./markdown.js";
+import { markdownView } from "./markdown.js";
 
 /**
  * The element of one message; `update(state)` redraws what has changed. actions: edit(node, text),
@@ -95,10 +95,10 @@ function answerView(item, node, actions) {
     drawBody();
   }
 
-  function drawBody() {
+  function drawBody(working = false) {
     if (mode === "raw") body.replaceChildren(make("pre", "raw", rawText(node)));
     else if (mode === "tokens" && node.logprobs) drawTokens();
-    else parts.update(node.content);
+    else parts.update(node.content, working);
   }
 
   async function drawTokens() {
@@ -109,7 +109,7 @@ function answerView(item, node, actions) {
 
   function update({ state, siblings, last, named, compared }) {
     const working = state === "working";
-    if (mode !== "tokens" || working) drawBody();
+    if (mode !== "tokens" || working) drawBody(working);
     const empty = node.content.length === 0;
     item.classList.toggle("working", working);
     item.classList.toggle("empty", empty && state !== "failed");
@@ -166,14 +166,17 @@ function partsView(body) {
       drawn = [];
       body.replaceChildren();
     },
-    update(parts) {
-      grouped(parts).forEach((group, at) => {
-        const key = JSON.stringify(group);
+    update(parts, working) {
+      grouped(parts).forEach((group, at, groups) => {
+        const final = !working || at < groups.length - 1;
+        const key = `${final}${JSON.stringify(group)}`;
         if (drawn[at]?.key === key) return;
-        const node = group.tool ? toolCard(group) : textBlock(group.text);
-        if (drawn[at]) drawn[at].node.replaceWith(node);
-        else body.append(node);
-        drawn[at] = { key, node };
+        const text = group.tool ? null : (drawn[at]?.text ?? textBlock());
+        text?.update(group.text, { final });
+        const node = text?.element ?? toolCard(group);
+        if (!drawn[at]) body.append(node);
+        else if (drawn[at].node !== node) drawn[at].node.replaceWith(node);
+        drawn[at] = { key, node, text };
       });
     },
   };
@@ -209,19 +212,27 @@ function toolCard({ code, output }) {
   return card;
 }
 
-function textBlock(text) {
-  const block = make("div", "text");
-  try {
-    block.append(markdown(text));
-  } catch (error) {
-    console.error(error); // no text may cost the answer: it is shown as it came
-    block.replaceChildren(make("pre", "raw", text));
-  }
-  for (const code of block.querySelectorAll(".code")) {
-    const bar = make("div", "code-bar", code.dataset.language || "text");
-    const button = iconButton("copy", "Copy the code", () => copyText(button, code.querySelector("pre").textContent));
-    bar.append(button);
-    code.prepend(bar);
-  }
-  return block;
+/** An answer's text, redrawn by its last block while it grows. */
+function textBlock() {
+  const view = markdownView((node) => {
+    for (const code of node.matches(".code") ? [node] : node.querySelectorAll(".code")) addCodeBar(code);
+  });
+  return {
+    element: view.element,
+    update(text, state) {
+      try {
+        view.update(text, state);
+      } catch (error) {
+        console.error(error); // no text may cost the answer: it is shown as it came
+        view.element.replaceChildren(make("pre", "raw", text));
+      }
+    },
+  };
+}
+
+function addCodeBar(code) {
+  const bar = make("div", "code-bar", code.dataset.language || "text");
+  const button = iconButton("copy", "Copy the code", () => copyText(button, code.querySelector("pre").textContent));
+  bar.append(button);
+  code.prepend(bar);
 }
