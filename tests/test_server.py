@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 import threading
 import time
@@ -183,7 +182,10 @@ def test_invalid_json_large_bodies_and_wrong_paths_are_rejected(service):
 
     async def send() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        json_headers = {"content-type": "application/json"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", headers=json_headers
+        ) as client:
             return [
                 await client.post(CHAT, content=b"{oops"),
                 await client.post(CHAT, content=b"[" * 100_000),
@@ -201,19 +203,10 @@ def test_invalid_json_large_bodies_and_wrong_paths_are_rejected(service):
     assert responses[-1].json()["error"]["code"] == "model_not_found"
 
 
-def test_bodies_need_no_content_type_and_null_means_the_default(service):
-    app = create_app({"m": service})
-    body = {"messages": HELLO, "temperature": 0, "stop": None, "n": None, "stream_options": None}
-    form = {"content-type": "application/x-www-form-urlencoded"}
-
-    async def send() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            content = json.dumps(body)
-            return [await client.post(CHAT, content=content, headers=h) for h in (form, None)]
-
-    for response in asyncio.run(send()):
-        assert response.json()["choices"][0]["message"]["content"] == "Hello, 😀!"
+def test_null_means_the_default(service):
+    nulls = {"stop": None, "n": None, "stream_options": None}
+    answer = ask(service, temperature=0, **nulls).json()
+    assert answer["choices"][0]["message"]["content"] == "Hello, 😀!"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +249,7 @@ def test_openapi_json_describes_every_route_and_field(service):
         "/tokenize",
         "/detokenize",
         "/health",
+        "/metrics",
     }
     assert set(schema["paths"][CHAT]["post"]["responses"]) == {"200", "default"}
     fields = schema["components"]["schemas"]["ChatRequest"]["properties"]
@@ -402,21 +396,6 @@ def test_tokenize_and_detokenize_show_what_the_model_reads(service):
     assert outside.json()["error"]["param"] == "tokens[1]"
     assert "there is no token 99999; the vocabulary has 265" in outside.json()["error"]["message"]
     assert "give either text or messages" in neither.json()["error"]["message"]
-
-
-def test_requests_for_other_host_names_are_rejected(service):
-    app = create_app({"m": service}, allowed_hosts=("localhost", "127.0.0.1", "::1"))
-
-    async def send(host: str) -> int:
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return (await client.get("/health", headers={"host": host})).status_code
-
-    good = ["localhost", "LOCALHOST:8000", "127.0.0.1:80", "[::1]:8000", "[::1]"]
-    assert [asyncio.run(send(host)) for host in good] == [200] * 5
-    assert [asyncio.run(send(host)) for host in ("evil.example", "evil.example:8000", "")] == [
-        403
-    ] * 3
 
 
 def test_sampling_settings_reach_the_engine_and_seeds_are_reproducible():

@@ -6,12 +6,13 @@ that importing nanochat stays cheap.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.engine import Request
 from nanochat.engine.sampling import SamplingOptions
+from nanochat.server.access import Access
 from nanochat.server.errors import (
     ApiError,
     ErrorBody,
@@ -19,7 +20,8 @@ from nanochat.server.errors import (
     http_error,
     invalid_request,
 )
-from nanochat.server.guard import Guard
+from nanochat.server.guard import Guard, Visits, open_paths, visit_of
+from nanochat.server.metrics import CONTENT_TYPE, render
 from nanochat.server.models import Models
 from nanochat.server.prompts import (
     chat_prompt,
@@ -44,6 +46,15 @@ from nanochat.system.errors import ConfigError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+API_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    "/health",
+    "/metrics",
+)
 STATIC = Path(__file__).parent / "static"
 
 
@@ -51,14 +62,14 @@ def create_app(
     services: Mapping[str, EngineService],
     *,
     defaults: SamplingOptions | None = None,
-    allowed_hosts: Collection[str] | None = None,
+    access: Access | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> "FastAPI":
     """Create the application.
 
     services: what answers, by the model's id in /v1/models; the first is the default.
-    defaults: sampling settings of requests that leave them out. allowed_hosts: accepted host names
-    in a request's Host header, so that other web sites cannot reach a server on this machine; None
-    accepts any.
+    defaults: sampling settings of requests that leave them out. access: whom the server answers;
+    None: everybody. log: takes a line for each request.
     """
     try:
         from fastapi import FastAPI
@@ -78,11 +89,15 @@ def create_app(
             **dict.fromkeys((ApiError, NotReady, Busy, Exception), error_response),
         },
     )
-    app.add_middleware(Guard, allowed_hosts=allowed_hosts)
+    visits = Visits(API_PATHS, log)
+    app.add_middleware(
+        Guard, access=access or Access(), open_paths=open_paths(STATIC), on_visit=visits.add
+    )
     models = Models(services, defaults)
     _add_answers(app, models)
     _add_models(app, models)
     _add_tokens(app, models)
+    _add_metrics(app, models, visits)
     # A mount at "/" would also match API paths with the wrong method and turn 405 into 404.
     app.router.default = _page(app)
     return app
@@ -97,7 +112,7 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         name, service = models.find(body.model)
         engine = service.ready_engine()
         prompt = await asyncio.to_thread(chat_prompt, body, engine)
-        client = _client(http_request)
+        client = visit_of(http_request.scope).client
         requests = await asyncio.to_thread(
             chat_requests, body, prompt.tokens, engine, models.defaults, client
         )
@@ -117,7 +132,7 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         """Continue texts."""
         name, service = models.find(body.model)
         engine = service.ready_engine()
-        client = _client(http_request)
+        client = visit_of(http_request.scope).client
         requests = await asyncio.to_thread(text_requests, body, engine, models.defaults, client)
         answer = TextAnswer(
             Head.new(name, "cmpl"),
@@ -131,11 +146,6 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         return await _respond(body, service, requests, answer, http_request)
 
 
-def _client(http_request: Any) -> str:
-    """Who asks, for turns between clients."""
-    return http_request.client.host if http_request.client else ""
-
-
 async def _respond(
     body: GenerationRequest,
     service: EngineService,
@@ -147,6 +157,9 @@ async def _respond(
     from fastapi import Response
 
     ticket = service.open(requests)
+    visit = visit_of(http_request.scope)
+    visit.prompt_tokens = sum(len(request.prompt) for request in requests)
+    visit.answer_tokens = ticket.answer_tokens
     if body.stream:
         return event_stream(ticket, answer, include_usage=body.stream_options.include_usage)
     try:
@@ -199,6 +212,19 @@ def _add_tokens(app: "FastAPI", models: Models) -> None:
         """Join tokens to a text; special tokens by name."""
         engine = models.find(body.model)[1].ready_engine()
         return {"text": detokenized(body.tokens, engine.tokenizer)}
+
+
+def _add_metrics(app: "FastAPI", models: Models, visits: Visits) -> None:
+    from fastapi.responses import PlainTextResponse
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """Counters and latencies for Prometheus; models that are loading are left out."""
+        loaded = [(name, s, s.engine) for name, s in models.services.items() if s.engine]
+        stats = {name: engine.stats() for name, _, engine in loaded}
+        answers = {name: service.metrics for name, service, _ in loaded}
+        text = render(stats, answers, visits.counts)
+        return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
 
 def _page(app: "FastAPI") -> Any:

@@ -7,12 +7,13 @@ It needs no model, and imports neither FastAPI nor torch, so that it starts in a
 import datetime
 import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.report import curves, data, page, runs
-from nanochat.server.guard import Guard
+from nanochat.server.access import Access
+from nanochat.server.guard import Guard, open_paths
 from nanochat.system.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ STATIC = Path(__file__).parent / "static"
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'self'"
 
 
-def create_dashboard(folder: Path, *, allowed_hosts: Collection[str] | None) -> "Starlette":
+def create_dashboard(folder: Path, access: Access) -> "Starlette":
     """An application that shows the runs in a folder and nothing else.
 
-    allowed_hosts: as in `Guard`. Raises: ConfigError if the packages are not installed.
+    access: whom it answers. Raises: ConfigError if the packages are not installed.
     """
     try:
         from starlette.applications import Starlette
@@ -41,7 +42,7 @@ def create_dashboard(folder: Path, *, allowed_hosts: Collection[str] | None) -> 
         return RedirectResponse("/runs")
 
     app = Starlette()
-    app.add_middleware(Guard, allowed_hosts=allowed_hosts)
+    app.add_middleware(Guard, access=access, open_paths=open_paths(STATIC))
     app.add_route("/", home)
     add_run_routes(app, folder, chat=False)
     app.router.default = StaticFiles(directory=STATIC)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nanochat.engine import Engine, EngineStats, Event, Request
+from nanochat.server.metrics import AnswerClock, AnswerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Ticket:
 
     requests: Sequence[Request]
     loop: asyncio.AbstractEventLoop
+    clocks: Sequence[AnswerClock]  # one for each request
     close: Callable[[], None] = lambda: None
     _queue: asyncio.Queue[tuple[int, Event] | Exception] = field(default_factory=asyncio.Queue)
 
@@ -61,6 +63,10 @@ class Ticket:
         if isinstance(item, Exception):
             raise item
         return item
+
+    def answer_tokens(self) -> int:
+        """How many tokens its answers have so far."""
+        return sum(clock.tokens for clock in self.clocks)
 
     def deliver(self, items: list[tuple[int, Event] | Exception]) -> None:
         """Hand over items; called by the engine's thread."""
@@ -78,9 +84,9 @@ class Ticket:
 class EngineService:
     """Loads an engine in its own thread and generates for every open ticket.
 
-    load: creates the engine. origin: what it loads. on_ready, on_failure: called when loading
-    succeeds or fails; the exception is then in `failure`. All three functions run in the engine's
-    thread.
+    load: creates the engine. origin: what it loads. max_per_client: how many of `max_in_flight`
+    one client may have; None: all. on_ready, on_failure: called when loading succeeds or fails; the
+    exception is then in `failure`. All three functions run in the engine's thread.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class EngineService:
         *,
         origin: Origin | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
+        max_per_client: int | None = None,
         on_failure: Callable[[], None] = lambda: None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -98,8 +105,11 @@ class EngineService:
         self._load = load
         self._on_failure = on_failure
         self._on_ready = on_ready
+        self.metrics = AnswerMetrics()
         self._max_in_flight = max_in_flight
-        self._in_flight = 0
+        self._max_per_client = max_per_client or max_in_flight
+        self._open: set[Ticket] = set()  # used on the event loop
+        self._draining = False
         # (ticket, True) submits, (ticket, False) aborts, None stops
         self._commands: queue.SimpleQueue[tuple[Ticket, bool] | None] = queue.SimpleQueue()
         self._owners: dict[int, tuple[Ticket, int]] = {}
@@ -108,7 +118,7 @@ class EngineService:
     @property
     def in_flight(self) -> int:
         """Choices waiting or running."""
-        return self._in_flight
+        return sum(len(ticket.requests) for ticket in self._open)
 
     def start(self) -> None:
         """Start loading the model."""
@@ -120,11 +130,22 @@ class EngineService:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
+    def drain(self) -> None:
+        """Refuse new requests from now on; those in flight go on."""
+        self._draining = True
+
+    def end(self) -> None:
+        """End all requests in flight with an error."""
+        for ticket in self._open:
+            ticket.deliver([NotReady("the server is stopping")])
+
     def ready_engine(self) -> Engine:
         """The loaded engine, for reading its settings.
 
         Raises: NotReady if it is not loaded.
         """
+        if self._draining:
+            raise NotReady("the server is stopping")
         if self.engine is None:
             raise NotReady(str(self.failure) if self.failure else "the model is loading")
         return self.engine
@@ -142,24 +163,30 @@ class EngineService:
         Raises: NotReady; Busy if too many are in flight.
         """
         self.ready_engine()
-        if self._in_flight + len(requests) > self._max_in_flight:
-            raise Busy(f"{self._in_flight} of {self._max_in_flight} answers are in progress")
-        ticket = Ticket(requests, asyncio.get_running_loop())
-        self._in_flight += len(requests)
-        closed = False
+        self._check_room(requests)
+        clocks = [AnswerClock() for _ in requests]
+        ticket = Ticket(requests, asyncio.get_running_loop(), clocks)
+        self._open.add(ticket)
 
         # A client that leaves must not keep a slot of the batch busy. This only queues the abort;
         # the engine's thread frees the slot between two steps, when nothing reads the cache.
         def close() -> None:
-            nonlocal closed
-            if not closed:
-                closed = True
-                self._in_flight -= len(requests)
+            if ticket in self._open:
+                self._open.remove(ticket)
                 self._commands.put((ticket, False))
 
         ticket.close = close
         self._commands.put((ticket, True))
         return ticket
+
+    def _check_room(self, requests: Sequence[Request]) -> None:
+        in_flight = self.in_flight
+        if in_flight + len(requests) > self._max_in_flight:
+            raise Busy(f"{in_flight} of {self._max_in_flight} answers are in progress")
+        client = requests[0].client
+        own = sum(len(t.requests) for t in self._open if t.requests[0].client == client)
+        if own + len(requests) > self._max_per_client:
+            raise Busy(f"{own} of this client's {self._max_per_client} answers are in progress")
 
     def _run(self) -> None:
         try:
@@ -211,6 +238,7 @@ class EngineService:
         for event in events:
             ticket, index = self._owners[event.request_id]
             by_ticket.setdefault(ticket, []).append((index, event))
+            self.metrics.count(ticket.clocks[index], event)
             if event.done:
                 del self._owners[event.request_id]
         for ticket, items in by_ticket.items():

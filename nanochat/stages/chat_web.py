@@ -11,13 +11,14 @@ from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine
 from nanochat.engine.sampling import SamplingOptions
+from nanochat.server.access import is_loopback
 from nanochat.server.app import create_app
+from nanochat.server.connections import create_server
 from nanochat.server.listen import AddressOptions, listen, url_of
 from nanochat.server.service import EngineService
 from nanochat.system import config, distributed
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.console import log_line
-from nanochat.system.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,28 @@ class ChatWebConfig:
     max_in_flight: int = option(
         64, "answers queued or in progress before new requests are rejected", least=1
     )
+    max_in_flight_per_client: int | None = option(
+        None,
+        "how many of them one client may have: an address, or an API key if there are several; "
+        "none: half where other machines can connect, on a loopback address all",
+        least=1,
+    )
+    drain_s: float = option(
+        10.0, "seconds to finish answers in progress after SIGTERM or Ctrl-C", least=0
+    )
+
+    @property
+    def max_per_client(self) -> int:
+        """How many answers in flight one client may have."""
+        # Behind a proxy on this machine, or for its one user, all clients have one address.
+        half = -(-self.max_in_flight // 2)
+        default = self.max_in_flight if is_loopback(self.address.host) else half
+        return self.max_in_flight_per_client or default
 
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatWebConfig, argv, stage="chat_web")
+    cfg.address.access()  # a contradiction is reported before the model is loaded
     path = checkpoint_manager.locate(cfg.source, cfg.common, chat=True)
     with distributed.session(cfg.common) as run, listen(cfg.address) as listener:
 
@@ -52,10 +71,6 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
 
     Raises: the exception that loading the model raised, if any.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ConfigError(f"chat_web: {error}; pip install 'nanochat[serve]'") from None
 
     def ready() -> None:
         log_line(f"chat at {url_of(cfg.address, listener)}  (Ctrl-C stops)")
@@ -64,20 +79,22 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
         server.should_exit = True
 
     service = EngineService(
-        load, max_in_flight=cfg.max_in_flight, on_ready=ready, on_failure=failed
+        load,
+        max_in_flight=cfg.max_in_flight,
+        max_per_client=cfg.max_per_client,
+        on_ready=ready,
+        on_failure=failed,
     )
     app = create_app(
         {cfg.common.run: service},
         defaults=cfg.sampling,
-        allowed_hosts=cfg.address.allowed_hosts,
+        access=cfg.address.access(),
+        log=log_line,
     )
-    options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(options)
+    server = create_server(app, [service], drain_s=cfg.drain_s)
     service.start()
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        log_line("stopped")
     finally:
         service.stop()
     if service.failure is not None:

@@ -22,7 +22,7 @@ class DashboardConfig:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(DashboardConfig, argv, stage="dashboard")
-    app = create_dashboard(storage.base_dir() / "runs", allowed_hosts=cfg.address.allowed_hosts)
+    app = create_dashboard(storage.base_dir() / "runs", cfg.address.access())
     try:
         import uvicorn
     except ImportError as error:

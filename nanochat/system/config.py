@@ -257,12 +257,14 @@ def _add_flag(group: Any, field: FlatField) -> None:
     bounds = f"; {field.bounds}" if field.bounds else ""
     text = f"{field.help} [{default}{bounds}]".replace("%", "%%")
     if field.kind is bool:
-        group.add_argument(field.flag, action=argparse.BooleanOptionalAction, help=text)
+        plain = field.flag.startswith("--no-")  # it has no --no-no- beside it
+        action: Any = "store_true" if plain else argparse.BooleanOptionalAction
+        group.add_argument(field.flag, action=action, help=text)
         return
     kind = {int: "N", float: "X"}.get(field.kind, "TEXT")
     shown = field.choices or (kind, *(field.special.keys() - {"none"}))
     action = "append" if field.kind == LIST else "store"
-    group.add_argument(field.flag, metavar="|".join(shown), help=text, action=action)
+    group.add_argument(field.flag, action=action, metavar="|".join(shown), help=text)
 
 
 def _show(value: Any) -> str:
