@@ -162,8 +162,11 @@ def test_sample_continues_a_prompt_with_a_base_model_reproducibly(base, monkeypa
     assert len(set(texts)) == 3
     assert all(text.startswith("Once") for text in texts)
     assert len(set(re.split(r"--- \d\n", outs[3])[1:])) == 1
-    sample.main(["--run", "demo", "--max-new-tokens", "5", "--dtype", "float32"])
-    assert "---" not in capsys.readouterr().out
+    sample.main(["--run", "demo", "--max-new-tokens", "5", "--dtype", "float32", "--stats"])
+    captured = capsys.readouterr()
+    assert "---" not in captured.out
+    speed = r"\(5 tokens in [\d.]+ s, [\d,]+ tokens/s; 1 of the prompt\)\n"
+    assert re.fullmatch(speed, captured.err)
 
 
 @pytest.mark.parametrize(

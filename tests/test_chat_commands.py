@@ -7,13 +7,14 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.stages import chat_commands, chat_view
+from nanochat.stages import chat_cli, chat_commands, chat_view
 from nanochat.stages.chat_commands import COMMANDS, Session
 from nanochat.stages.chat_session import AnswerOptions, Chat
 from nanochat.system import terminal
@@ -63,7 +64,7 @@ def talk(monkeypatch, capsys, *lines: str | BaseException, **options: Any) -> tu
     """Type lines into a chat with the scripted engine; return what it printed."""
     session = new_session(**options)
     type_lines(monkeypatch, *lines)
-    chat_commands.chat_loop(session)
+    chat_cli.chat_loop(session)
     return capsys.readouterr().out, session.chat
 
 
@@ -390,6 +391,29 @@ def test_an_answer_stopped_before_its_first_token_changes_nothing(monkeypatch, c
 def test_ctrl_c_at_the_prompt_does_not_quit(monkeypatch, capsys):
     out, _ = talk(monkeypatch, capsys, KeyboardInterrupt(), "hi")
     assert out == "  (/quit or Ctrl-D to quit)\nHello!\n\n"
+
+
+def test_ctrl_c_and_ctrl_d_in_a_command_end_the_command_only(monkeypatch, capsys):
+    lines = ["hi", "/edit", KeyboardInterrupt(), "/edit", EOFError(), "bye"]
+    out, chat = talk(monkeypatch, capsys, *lines)
+    assert out == "Hello!\n\n(interrupted)\n\n(not changed)\nFarewell!\n\n"
+    assert texts(chat) == ["hi", "Hello!", "bye", "Farewell!"]
+
+
+def test_a_second_ctrl_c_ends_the_program(monkeypatch, capsys):
+    session = new_session()
+
+    def stuck_step() -> list:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        return []
+
+    monkeypatch.setattr(session.chat.engine, "step", stuck_step)
+    with pytest.raises(SystemExit) as caught:
+        chat_commands.run_line(session, "hi")
+    assert caught.value.code == 130
+    assert session.chat.engine.idle
 
 
 @pytest.mark.parametrize("end", [EOFError(), OSError(errno.EIO, "Input/output error")])

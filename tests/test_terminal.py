@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.stages.chat_commands import Session, chat_loop
+from nanochat.stages.chat_cli import chat_loop
+from nanochat.stages.chat_commands import Session
 from nanochat.stages.chat_session import AnswerOptions, Chat
 from nanochat.system import terminal
 from tests.engine_helpers import scripted_engine

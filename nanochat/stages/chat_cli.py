@@ -16,10 +16,10 @@ from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
 from nanochat.engine import Engine, Event
 from nanochat.engine.sampling import SamplingOptions
-from nanochat.stages import chat_view
-from nanochat.stages.chat_commands import Session, chat_loop
+from nanochat.stages import chat_commands, chat_view
+from nanochat.stages.chat_commands import Session
 from nanochat.stages.chat_session import AnswerOptions, Chat
-from nanochat.system import config, console, distributed, terminal
+from nanochat.system import config, console, distributed, storage, terminal
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer.conversation import BLANK_LINE
@@ -108,6 +108,44 @@ def one_answer(chat: Chat, question: str, *, stats: bool) -> None:
         console.error_line(f"note: {chat_view.left_out(chat.engine)}")
     if answer.completion.finish_reason == "length":
         console.error_line("note: cut off at the token limit; --max-new-tokens raises it")
+
+
+def chat_loop(session: Session) -> None:
+    """Read messages and commands until /quit or Ctrl-D."""
+    with terminal.line_editing(storage.base_dir() / "chat_history", chat_commands.complete):
+        while True:
+            try:
+                text = read_message()
+            except KeyboardInterrupt:
+                print("  (/quit or Ctrl-D to quit)")
+                continue
+            except UnicodeDecodeError as error:
+                chat_commands.print_error(f"this line is not {error.encoding} text")
+                continue
+            except (EOFError, OSError):  # OSError: the terminal is gone
+                print()
+                return
+            if text.strip() in ("/quit", "/exit"):
+                return
+            chat_commands.run_line(session, text)
+
+
+def read_message() -> str:
+    """Read one message.
+
+    A line that ends in a backslash continues on the next; one that begins with three quotes
+    continues until three quotes.
+    """
+    lines = [input(terminal.prompt("> "))]
+    if lines[0].lstrip().startswith('"""'):
+        lines = [lines[0].lstrip()[3:]]
+        while not lines[-1].rstrip().endswith('"""'):
+            lines.append(input("  "))
+        return " " + "\n".join(lines).rstrip()[:-3]  # with a space it is no command
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input("  "))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The chat in the terminal and its /commands. Part of chat_cli.
+"""What a line in the terminal's chat does: an answer or a /command. Part of chat_cli.
 
 Owns: what each command does and prints, and their completion by Tab. Does not own: the conversation
-(chat_session) and what an answer looks like (chat_view).
+(chat_session), what an answer looks like (chat_view) and reading lines (chat_cli).
 """
 
 import contextlib
@@ -41,26 +41,6 @@ class Session:
     told_left_out: bool = False
 
 
-def chat_loop(session: Session) -> None:
-    """Read messages and commands until /quit or Ctrl-D."""
-    with terminal.line_editing(storage.base_dir() / "chat_history", complete):
-        while True:
-            try:
-                text = read_message()
-            except KeyboardInterrupt:
-                print("  (/quit or Ctrl-D to quit)")
-                continue
-            except UnicodeDecodeError as error:
-                print_error(f"this line is not {error.encoding} text")
-                continue
-            except (EOFError, OSError):  # OSError: the terminal is gone
-                print()
-                return
-            if text.strip() in ("/quit", "/exit"):
-                return
-            run_line(session, text)
-
-
 def run_line(session: Session, text: str) -> None:
     """Run a /command or answer a message; a mistake is printed in a line."""
     try:
@@ -71,6 +51,9 @@ def run_line(session: Session, text: str) -> None:
             COMMANDS[name][2](session, rest.strip())
         elif message := text.strip():
             reply(session, lambda show, stopped: session.chat.ask(message, show, stopped))
+    except KeyboardInterrupt:  # of a command; an answer has a handler of its own
+        print()
+        say("interrupted")
     except (UserError, OSError) as error:
         found = explain(error, base=str(storage.base_dir()))
         print_error(str(error) if found is None else found)
@@ -84,24 +67,6 @@ def print_error(line: str) -> None:
 def say(line: str) -> None:
     """Print what a command did."""
     print(terminal.styled(f"({console.visible(line)})", DIM, sys.stdout))
-
-
-def read_message() -> str:
-    """Read one message.
-
-    A line that ends in a backslash continues on the next; one that begins with three quotes
-    continues until three quotes.
-    """
-    lines = [input(terminal.prompt("> "))]
-    if lines[0].lstrip().startswith('"""'):
-        lines = [lines[0].lstrip()[3:]]
-        while not lines[-1].rstrip().endswith('"""'):
-            lines.append(input("  "))
-        return " " + "\n".join(lines).rstrip()[:-3]  # with a space it is no command
-    while lines[-1].endswith("\\"):
-        lines[-1] = lines[-1][:-1]
-        lines.append(input("  "))
-    return "\n".join(lines)
 
 
 def reply(
@@ -124,12 +89,12 @@ def reply(
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
+    """Yield a function that returns whether Ctrl-C was pressed; a second one ends the program."""
     signals: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        if signals:
-            raise KeyboardInterrupt
+        if signals:  # in the middle of a step, after which the engine could not go on
+            raise SystemExit(128 + number)
         signals.append(number)
 
     previous = signal.signal(signal.SIGINT, handle)
@@ -185,7 +150,11 @@ def _edit(session: Session, rest: str) -> None:
         raise ConfigError(f"use /edit NUMBER, as /show numbers your messages; got {rest!r}")
     number = int(rest) if rest else None
     before = session.chat.question(number)
-    text = terminal.edit(before, terminal.prompt("edit> ")).strip()
+    try:
+        text = terminal.edit(before, terminal.prompt("edit> ")).strip()
+    except EOFError:
+        print()
+        text = ""
     if not text or text == before:
         say("not changed")
         return

@@ -13,9 +13,9 @@ from nanochat.engine import Completion, Engine, Event, Request, SamplingParams
 from nanochat.engine.sampling import SamplingOptions
 from nanochat.system import config, storage
 from nanochat.system.config import option
-from nanochat.system.errors import ConfigError
+from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Message, Part, render_prompt
-from nanochat.tokenizer.messages import read_messages
+from nanochat.tokenizer.messages import read_messages, shortened
 
 ALTERNATIVES = 4  # likeliest tokens reported with each token of an answer
 
@@ -158,20 +158,20 @@ class Chat:
     def load(self, path: Path) -> None:
         """Make the conversation in a file this one; its settings are taken over, if it has any.
 
-        Raises: DataError or ConfigError for a file that is not a conversation.
+        Raises: DataError for a file that is not a conversation.
         """
         found = storage.read_json(path, "conversation")
-        dialogue = read_messages(found.get("messages"))
-        settings = found.get("settings", {})
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f'"settings" must be an object, got {settings!r}')
         before = dict(self.settings)
         try:
+            dialogue = read_messages(found.get("messages"))
+            settings = found.get("settings", {})
+            if not isinstance(settings, Mapping):
+                raise DataError(f'"settings" must be an object, got {shortened(settings)}')
             for name, value in settings.items():
                 self.set(name, value)
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             self.settings = before
-            raise ConfigError(f"{path}: {error}") from None
+            raise DataError(f"{path}: {error}") from None
         messages: list[Message] = []
         for turn in dialogue.turns:
             messages += [_user(turn.user)] if turn.user else []

@@ -61,6 +61,7 @@ class AnswerView:
 
     def _change_kind(self, kind: PartType) -> None:
         if kind != self._kind:
+            del self._logprobs[:-1]  # those of the special tokens between the kinds
             mark = MARKS.get((self._kind, kind), "] " if kind == "text" else "] [")
             print(terminal.styled(mark, CYAN, sys.stdout), end="")
             self._kind = kind

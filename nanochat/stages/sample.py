@@ -3,6 +3,7 @@
 nanochat sample --run pocket --prompt "The capital of" --num-samples 3
 """
 
+import time
 from dataclasses import dataclass
 
 from nanochat import checkpoint_manager
@@ -26,6 +27,7 @@ class SampleConfig:
     prompt: str = option("", "text to continue; empty: start from nothing")
     num_samples: int = option(1, "number of continuations, each with its own seed", least=1)
     max_new_tokens: int = option(128, "limit of tokens per continuation", least=1)
+    stats: bool = option(False, "show speed and number of tokens on stderr")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,11 +44,19 @@ def main(argv: list[str] | None = None) -> None:
             )
         for first in range(0, cfg.num_samples, SLOTS):
             numbers = range(first, min(first + SLOTS, cfg.num_samples))
+            start_s = time.perf_counter()
             completions = engine.generate([request(prompt, cfg, number) for number in numbers])
+            elapsed_s = time.perf_counter() - start_s
             for number, completion in zip(numbers, completions, strict=True):
                 if cfg.num_samples > 1:
                     print(f"--- {number + 1}")
                 print(console.for_output(cfg.prompt + completion.text), flush=True)
+            if cfg.stats:
+                tokens = sum(len(completion.tokens) for completion in completions)
+                speed = (
+                    f"{tokens:,} tokens in {elapsed_s:.2f} s, {tokens / elapsed_s:,.0f} tokens/s"
+                )
+                console.error_line(f"({speed}; {len(prompt):,} of the prompt)")
 
 
 def request(prompt: list[int], cfg: SampleConfig, number: int) -> Request:
