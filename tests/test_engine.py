@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from nanochat.engine import Completion, Engine, Event, Request, SamplingParams
-from nanochat.engine.scheduler import MAX_TOOL_CALLS
-from nanochat.engine.sequences import PREFILL_CHUNK
+from nanochat.engine.passes import PREFILL_CHUNK, SHARED_PREFILL_TOKENS
+from nanochat.engine.tool_calls import MAX_TOOL_CALLS
 from nanochat.gpt import GPT
 from nanochat.system.errors import ConfigError
 from tests.engine_helpers import (
@@ -25,6 +25,7 @@ from tests.engine_helpers import (
     special,
 )
 
+CPU_CHUNK = SHARED_PREFILL_TOKENS["cpu"]
 GOLDEN = Path(__file__).parent / "golden"
 # Two bf16 computations of one logit may differ by this much at the models' logit range of +-15:
 # 8 bits of mantissa make steps of 1/16 there.
@@ -134,17 +135,23 @@ def test_unseeded_requests_differ_from_one_another():
     assert len({tuple(c.tokens) for c in engine.generate([request] * 8)}) == 8
 
 
-def test_long_prompts_are_read_in_chunks_while_others_decode():
+def test_long_prompts_are_read_in_small_chunks_while_others_decode_and_in_large_ones_alone():
     engine, model = scripted({"a": "x" * 40, "b" * 1300: "y"}, slots=2, max_len=1500)
     long_prompt = Request(prompt=TOKENIZER.encode("b" * 1300), params=greedy(5))
     short = engine.submit(Request(prompt=TOKENIZER.encode("a"), params=greedy(50)))
     engine.step()
-    engine.submit(long_prompt)
+    read = engine.submit(long_prompt)
     text = ""
     for _ in range(4):
         text += "".join(e.text for e in engine.step() if e.request_id == short)
-    assert max(call.width for call in model.calls) == PREFILL_CHUNK
+    assert [call.width for call in model.calls if call.width > 1] == [CPU_CHUNK] * 4
     assert text == "xxxx"
+    engine.abort(short)
+    done = [e.completion for _ in range(5) for e in engine.step() if e.completion is not None]
+    widths = [call.width for call in model.calls if call.width > 1]
+    assert widths[4:] == [PREFILL_CHUNK, PREFILL_CHUNK, 1300 - 4 * CPU_CHUNK - 2 * PREFILL_CHUNK]
+    assert [completion.text for completion in done] == ["y"]
+    assert engine.abort(read) is None
 
 
 def test_a_prompt_of_several_requests_is_prefilled_once_and_answered_as_if_alone(monkeypatch):
@@ -233,11 +240,11 @@ def test_equal_sequences_are_computed_once_until_they_sample_different_tokens(sl
         assert computed == len(decoded)
     alone = Engine(model, TOKENIZER, slots=1)
     assert found == [alone.generate([request])[0] for request in requests]
-    assert sorted(engine._free_slots) == list(range(slots))
+    assert engine.stats().slots_in_use == 0
 
 
 def test_sequences_leave_a_shared_slot_one_by_one_and_the_others_continue():
-    engine, model = scripted({"q": "abcdefgh"}, slots=2)
+    engine, model = scripted({"q": "abcdefgh"}, slots=4)
     prompt = TOKENIZER.encode("q")
     rows = [engine.submit(Request(prompt=prompt, params=greedy(n))) for n in (3, 50, 5, 50)]
     texts = {}

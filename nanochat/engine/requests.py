@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanochat.engine.sampling import SamplingParams
+from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.tokenizer.conversation import Part, PartType, StreamDecoder
 
@@ -33,6 +34,23 @@ class Request:
     chat: bool = True
     prompt_logprobs: bool = False
     client: str = ""
+
+    def check(self, vocab_size: int) -> None:
+        """Refuse what no engine with this vocabulary can do.
+
+        Raises: ConfigError for a prompt that is empty, for a token outside the vocabulary, and if
+        nothing at all is asked for.
+        """
+        last = vocab_size - 1
+        if not self.prompt:
+            raise ConfigError("the prompt has no tokens; start it with <|bos|>")
+        if not 0 <= min(self.prompt) <= max(self.prompt) <= last:
+            raise ConfigError(f"the prompt has a token outside 0..{last}")
+        biased = self.params.logit_bias
+        if biased and not 0 <= min(biased) <= max(biased) <= last:
+            raise ConfigError(f"logit_bias has a token outside 0..{last}")
+        if self.params.max_new_tokens == 0 and not self.prompt_logprobs:
+            raise ConfigError("max_new_tokens must be at least 1, got 0")
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,18 @@
-"""Sequences being generated, and which of them share a cache slot.
+"""Sequences being generated, the slots they are in, and the queue of those that wait.
 
-Owns the state of a sequence and of a slot in use. Does not own what happens to them (scheduler).
+Owns the state of a sequence and of a slot in use, and the order of the queue. Does not own which
+sequence gets which slot (slots) or what happens to it there (scheduler).
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from nanochat.engine.requests import Request, TokenLogprob, Transcript
 from nanochat.engine.scores import Bias
-
-# A prefill pass processes many tokens at once and is bound by arithmetic; a decode pass processes
-# one token per sequence and is bound by reading the weights. A long prompt in one pass would stall
-# every decoding sequence, so it is cut into chunks with a decode pass between them.
-PREFILL_CHUNK = 512  # tokens of a sequence per step; bounds how long decoding sequences wait
-PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; bounds memory
 
 
 @dataclass(eq=False, slots=True)
@@ -29,11 +26,12 @@ class ActiveSequence:
     live: bool  # its text is needed token by token: it streams, or has stop strings
     stream: bool
     tokens: list[int]  # prompt and answer
+    prompt: tuple[int, ...]  # the same for requests with equal prompts
     mask: list[int] = field(default_factory=list)
     bias: Bias | None = None
     logprobs: list[TokenLogprob | None] = field(default_factory=list)  # of the answer's tokens
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
-    cached_tokens: int = 0  # of the prompt, found in the cache
+    cached_tokens: int | None = None  # of the prompt, found in the cache; None: not yet in a slot
     slot: Slot | None = None  # None while it waits in the queue
     code_start: int | None = None  # index in tokens of the first one after <|python_start|>
     tool_calls: int = 0
@@ -42,7 +40,12 @@ class ActiveSequence:
     @property
     def answer(self) -> list[int]:
         """The tokens after the prompt."""
-        return self.tokens[len(self.request.prompt) :]
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the hidden state of every token of the prompt is needed."""
+        return self.request.prompt_logprobs and not self.mask
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +57,11 @@ class Slot:
     cached: int = 0  # leading tokens whose keys and values are in the cache
 
     @property
+    def tokens(self) -> list[int]:
+        """What its sequences consist of so far."""
+        return self.sequences[0].tokens
+
+    @property
     def uncached(self) -> int:
         """Tokens that the model has not processed yet."""
         return len(self.sequences[0].tokens) - self.cached
@@ -63,16 +71,51 @@ class Slot:
         """Tool calls in progress; the slot is parked until all of them have returned."""
         return [seq.tool for seq in self.sequences if seq.tool is not None]
 
-    def next_tokens(self) -> list[int]:
-        """The tokens to process next, at most one chunk."""
-        return self.sequences[0].tokens[self.cached : self.cached + PREFILL_CHUNK]
 
+class Queue:
+    """Sequences that wait for a slot: clients take turns, each client's own ones stay in order."""
 
-def prefill_batch(slots: list[Slot]) -> list[Slot]:
-    """The first slots whose next chunks, padded to the longest, fit into one prefill pass."""
-    longest = 0
-    for count, slot in enumerate(slots):
-        longest = max(longest, min(slot.uncached, PREFILL_CHUNK))
-        if count and longest * (count + 1) > PREFILL_TOKENS:
-            return slots[:count]
-    return slots
+    def __init__(self) -> None:
+        self._by_client: dict[str, deque[ActiveSequence]] = {}  # in the order of their turns
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[ActiveSequence]:
+        for waiting in self._by_client.values():
+            yield from waiting
+
+    def append(self, seq: ActiveSequence) -> None:
+        """Add a sequence behind the others of its client."""
+        self._by_client.setdefault(seq.request.client, deque()).append(seq)
+        self._count += 1
+
+    def put_back(self, seq: ActiveSequence) -> None:
+        """Add a sequence before the others of its client."""
+        self._by_client.setdefault(seq.request.client, deque()).appendleft(seq)
+        self._count += 1
+
+    @property
+    def first(self) -> ActiveSequence:
+        """The sequence whose turn it is."""
+        return next(iter(self._by_client.values()))[0]
+
+    def pop(self) -> ActiveSequence:
+        """Remove `first`; the next turn is another client's, if one waits."""
+        seq = self.first
+        waiting = self._by_client.pop(seq.request.client)
+        waiting.popleft()
+        if waiting:
+            self._by_client[seq.request.client] = waiting
+        self._count -= 1
+        return seq
+
+    def discard(self, seq: ActiveSequence) -> None:
+        """Remove a sequence if it is in the queue."""
+        waiting = self._by_client.get(seq.request.client, deque())
+        if seq in waiting:
+            waiting.remove(seq)
+            self._count -= 1
+            if not waiting:
+                del self._by_client[seq.request.client]
