@@ -17,7 +17,7 @@ from nanochat.engine.sampling import SamplingOptions
 from nanochat.stages import chat_cli, chat_commands, chat_view
 from nanochat.stages.chat_commands import COMMANDS, Session
 from nanochat.stages.chat_session import AnswerOptions, Chat
-from nanochat.system import terminal
+from nanochat.system import storage, terminal
 from tests.engine_helpers import scripted_engine
 
 ROOT = Path(__file__).parent.parent
@@ -278,14 +278,49 @@ def test_save_replaces_no_file_that_it_did_not_write(monkeypatch, capsys, tmp_pa
         ("/model no/such", "error: 'such' is no stage; use one of base, mid, sft, rl"),
         ("/model demo", "error: run 'demo' has no chat_rl or chat_sft or mid_train or base_train"),
         ("/model ..", "error: /model must be a plain name without '/', got '..'"),
-        ("/tokens", "error: no answer has been made of this conversation yet"),
+        ("/tokens", "error: there are no tokens to show; ask something first"),
+        ("/load .", "error: {here} is not a file; name one that /save wrote"),
     ],
 )
 def test_a_mistake_is_reported_in_a_line_and_the_chat_continues(monkeypatch, capsys, line, message):
     out, _ = talk(monkeypatch, capsys, line, "hi")
-    assert out.startswith(message)
+    assert out.startswith(message.format(here=Path.cwd()))
     assert out.count("\n") == 3
     assert out.endswith("Hello!\n\n")
+
+
+def test_model_lists_checkpoints_and_changes_to_one_in_the_conversation(monkeypatch, capsys):
+    for stage, step in (("base_train", 3), ("chat_sft", 1), ("chat_sft", 12), ("chat_rl", 5)):
+        folder = storage.stage_dir("demo", stage) / f"step_{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "meta.json").touch()
+    (storage.base_dir() / "runs" / "empty").mkdir()
+    session = new_session()
+    session.chat.model = "demo/chat_rl step 5"
+
+    def open_model(path: Path) -> tuple[Any, str]:
+        name = f"{path.parent.parent.name}/{path.parent.name} step {int(path.name[5:])}"
+        return scripted_engine({"bye": f"I am {name}."}), name
+
+    session.open_model = open_model
+    type_lines(monkeypatch, "hi", "/model", "/model sft", "bye", "/model demo/base_train", "/retry")
+    chat_cli.chat_loop(session)
+    assert capsys.readouterr().out.splitlines() == [
+        "Hello!",
+        "  demo/base_train step 3",
+        "  demo/chat_sft step 12",
+        "* demo/chat_rl step 5",
+        "(model: demo/chat_sft step 12; the conversation stays, /clear starts a new one)",
+        "I am demo/chat_sft step 12.",
+        "(model: demo/base_train step 3; the conversation stays, /clear starts a new one)",
+        "I am demo/base_train step 3.",
+        "",
+    ]
+    assert texts(session.chat)[:3] == ["hi", "Hello!", "bye"]
+    for name, step in (("demo", 5), ("demo:rl", 5), ("base", 3), ("chat_sft", 12)):
+        chat_commands.run_line(session, f"/model {name}")
+        assert session.chat.model.endswith(f" step {step}")
+    assert chat_commands.complete("/model ", "demo/chat_s") == ["demo/chat_sft"]
 
 
 def test_set_lists_every_setting_by_its_name(monkeypatch, capsys):

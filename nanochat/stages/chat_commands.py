@@ -245,7 +245,7 @@ def _print_settings(session: Session) -> None:
 
 def _tokens(session: Session, rest: str) -> None:
     if not session.chat.tokens:
-        raise ConfigError("no answer has been made of this conversation yet")
+        raise ConfigError("there are no tokens to show; ask something first")
     from nanochat.stages import tok_show  # only here: it imports a second library of tokenizers
 
     tok_show.show(tok_show.own_tokens(session.chat.tokens, session.chat.engine.tokenizer))

@@ -160,6 +160,8 @@ class Chat:
 
         Raises: DataError for a file that is not a conversation.
         """
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a file; name one that /save wrote")
         found = storage.read_json(path, "conversation")
         before = dict(self.settings)
         try:

@@ -108,7 +108,7 @@ def stats_line(answer: Answer, engine: Engine) -> str:
     # The first token comes from reading the prompt; the others are decoded one by one.
     speed = (tokens - 1) / answer.rest_s if tokens > 1 and answer.rest_s else None
     return (
-        f"{tokens:,} tokens"
+        f"{tokens:,} token{'s' * (tokens != 1)}"
         + (f", {speed:,.0f} tokens/s" if speed else "")
         + f"; first token after {answer.first_s:.2f} s; context "
         + f"{answer.prompt_tokens + tokens:,} of {engine.max_len:,} tokens"
