@@ -187,7 +187,12 @@ def test_sample_continues_a_prompt_with_a_base_model_reproducibly(base, monkeypa
         (sample.main, ["--run", "demo", "--prompt", "x" * 99], ConfigError, "has 100 tokens"),
         (sample.main, ["--run", "demo", "--stage", "x"], ConfigError, "--stage must be one of"),
         (chat_web.main, ["--run", "demo", "--port", "70000"], ConfigError, "got 70000"),
-        (chat_web.main, ["--run", "demo", "--host", "256.1.1.1"], ConfigError, "check --host"),
+        (
+            chat_web.main,
+            ["--run", "demo", "--host", "256.1.1.1", "--no-api-key"],
+            ConfigError,
+            "check --host",
+        ),
     ],
 )
 def test_user_errors_are_one_line(base, monkeypatch, main, args, error, message):
