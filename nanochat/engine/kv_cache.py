@@ -20,7 +20,9 @@ from torch import Tensor
 from nanochat.gpt import GPTConfig, attention
 from nanochat.system.errors import ConfigError
 
-BUCKET = 32  # S is a multiple of this where rows differ: few shapes, short sequences stay cheap
+# Keys are read from and to multiples of this: few shapes, and a row's keys are summed in the same
+# order whatever other rows need, as long as the kernel takes them in one block.
+BUCKET = 32
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -62,6 +64,7 @@ class KVCache:
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
         self._layers = list(zip(self.k, self.v, strict=True))
+        self._bands = {window: self._band(window, stored) for window in set(config.windows)}
         self.tokens = torch.zeros(slots, max_len + 1, dtype=torch.int64, device=device)
 
     def reset(self, slot: int, length: int = 0) -> None:
@@ -77,6 +80,28 @@ class KVCache:
                 memory[:, slot, :, :length] = memory[:, source, :, :length]
             self.tokens[slot, :length] = self.tokens[source, :length]
             self.lengths[slot] = length
+
+    def _band(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What to add to a score by the distance from query to key, [-max_len .. max_len + BUCKET].
+
+        0 from `window` keys back to the query itself, else -inf.
+        """
+        distance = torch.arange(-self.max_len, self.max_len + BUCKET, device=self.device)
+        hidden = distance > 0
+        if window is not None:
+            hidden |= distance < -window
+        return torch.zeros(distance.shape, dtype=dtype, device=self.device).masked_fill_(
+            hidden, -torch.inf
+        )
+
+    def mask(self, window: int | None, positions: Tensor, span: slice) -> Tensor:
+        """What to add to the scores of queries at positions [B, T] and keys in span, [B, 1, T, S].
+
+        0 where a query sees a key, else -inf.
+        """
+        # Every query's row of the mask is a piece of the same band, which is made only once.
+        pieces = self._bands[window].unfold(0, span.stop - span.start, 1)  # [starts, S], no copy
+        return pieces[(self.max_len + span.start - positions)[:, None]]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, each [slots, H_kv, S, D]."""
@@ -106,18 +131,13 @@ class CacheView:
         self, cache: KVCache, slot_ids: list[int], starts: list[int], counts: list[int]
     ) -> None:
         self.cache = cache
-        self._masks: dict[int | None, Tensor | None] = {}
+        self._masks: dict[int | None, tuple[slice, Tensor]] = {}
         self.width = max(counts)
         self.fresh = not any(starts)
         self.first = min(starts)
         self.at_start = self.first == 0
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
-        self.end = max(ends)
-        # Single queries at one position see the same keys: all in the span, so that no mask hides
-        # any. The usual case of one sequence, and of many that began together.
-        self.aligned = self.width == 1 and self.first == self.end - 1
-        if not self.aligned:
-            self.end = min(-(-self.end // BUCKET) * BUCKET, cache.max_len)
+        self.end = min(-(-max(ends) // BUCKET) * BUCKET, cache.max_len)
         low, high = min(slot_ids), max(slot_ids) + 1
         self.slot_range = slice(low, high)
         self.in_order = slot_ids == list(range(low, high))
@@ -156,13 +176,14 @@ class CacheView:
             backend = attention.choose("auto", cache.device)
             q, k, v = (x.to(cache.dtype) for x in (q, k, v))
             return attention.attend(q, k, v, window=window, scale=scale, backend=backend)
-        # In a layer with a window, no query sees a key before the earliest query's window.
-        begin = 0 if window is None else max(0, self.first - window)
-        if not self.aligned:
-            begin = begin // BUCKET * BUCKET
-        mask = self._mask(window, begin)  # [B, 1, T, S] or None
-        span = slice(begin, self.end)
-        q = q.to(keys.dtype)
+        if window not in self._masks:
+            # In a layer with a window, no query sees a key before the earliest query's window.
+            begin = 0 if window is None else max(0, self.first - window) // BUCKET * BUCKET
+            span = slice(begin, self.end)
+            self._masks[window] = span, cache.mask(window, self._mask_positions, span)
+        span, mask = self._masks[window]
+        if q.dtype != keys.dtype:
+            q = q.to(keys.dtype)
         if self.width > 1:
             return _attend_many(q, self._rows(keys, span), self._rows(values, span), mask, scale)
         return self._attend_one(q, keys, values, span=span, mask=mask, scale=scale)
@@ -175,7 +196,8 @@ class CacheView:
         return (first[:, None] + torch.arange(heads, device=first.device) * length).view(-1)
 
     def _write(self, memory: Tensor, x: Tensor) -> None:
-        x = x.to(memory.dtype)
+        if x.dtype != memory.dtype:
+            x = x.to(memory.dtype)
         if self.width == 1:
             flat = memory.view(-1, memory.shape[3])  # [slots * H_kv * S, D]
             flat.index_copy_(0, self._places, x.reshape(-1, x.shape[3]))
@@ -198,7 +220,7 @@ class CacheView:
         values: Tensor,
         *,
         span: slice,
-        mask: Tensor | None,
+        mask: Tensor,
         scale: float,
     ) -> Tensor:
         """One query per row; the heads that share a key head become queries of one head."""
@@ -226,22 +248,8 @@ class CacheView:
         positions = self.positions.new_zeros(count, 1)  # an idle slot attends to its first key
         return positions.index_copy_(0, self._slots - self.slot_range.start, self.positions)
 
-    def _mask(self, window: int | None, begin: int) -> Tensor | None:
-        """What to add to the scores, [B, 1, T, S]: 0 where a query sees a key, else -inf; kept."""
-        if self.aligned:
-            return None
-        if window not in self._masks:
-            query = self._mask_positions[:, None, :, None]  # [B, 1, T, 1]
-            key = torch.arange(begin, self.end, device=query.device)  # [S]
-            hidden = key > query  # [B, 1, T, S]; also hides what is beyond the slot's length
-            if window is not None:
-                hidden |= key < query - window
-            mask = torch.zeros(hidden.shape, dtype=self.cache.k.dtype, device=query.device)
-            self._masks[window] = mask.masked_fill_(hidden, -torch.inf)
-        return self._masks[window]
 
-
-def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _attend_many(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Several queries per row that continue stored sequences; k, v: [B, H_kv, S, D]."""
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),  # [B, H, T, D]

@@ -138,10 +138,11 @@ class SamplingBatch:
     top_k: Tensor  # [B, 1] int64; candidates kept
     top_p: Tensor  # [B, 1] fp32
     log_min_p: Tensor | None  # [B, 1] fp32, natural log; None if no row has one
-    seed: Tensor  # [B] int64
+    seed_hash: Tensor  # [B] int64
     candidates: int  # the largest top_k
     greedy: bool  # every row is greedy
     ranked: bool  # some row drops tokens, so scores must be sorted
+    trimmed: bool  # some row drops tokens among the first `candidates`
 
     @classmethod
     def build(
@@ -167,10 +168,11 @@ class SamplingBatch:
             )[:, None]
             if any(p.min_p for p in params)
             else None,
-            seed=column([_signed(seed) for seed in seeds], torch.int64),
+            seed_hash=_mix(column([_signed(seed) for seed in seeds], torch.int64)),
             candidates=max(kept, default=1),
             greedy=all(p.greedy for p in params),
             ranked=min(kept, default=1) < vocab_size or any((p.top_p or 1.0) < 1 for p in params),
+            trimmed=len(set(kept)) > 1 or any((p.top_p or 1.0) < 1 or p.min_p for p in params),
         )
 
 
@@ -183,23 +185,26 @@ def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
     """
     if batch.greedy:
         return logits.argmax(dim=-1)  # [B]
-    # Temperature below 1 sharpens the distribution, above 1 flattens it; near 0 it is the argmax.
-    scores = logits.float() / batch.temperature  # [B, V]
     # The race: for independent E_i ~ Exp(1), token i has the largest p_i / E_i with probability
     # exactly p_i. In logs that is argmax(score_i - log E_i), which needs no normalized p; as -log E
     # is Gumbel noise, this is the Gumbel-max trick.
+    # Temperature below 1 sharpens the distribution, above 1 flattens it; near 0 it is the argmax.
     if not batch.ranked:
+        scores = logits.float() / batch.temperature  # [B, V]
         if batch.log_min_p is not None:
             least = scores.amax(dim=-1, keepdim=True) + batch.log_min_p  # [B, 1]
             scores = scores.masked_fill(scores < least, float("-inf"))
         ids = torch.arange(scores.shape[1], device=scores.device)[None]  # [1, V]
-        return (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1)
-    if batch.candidates < scores.shape[1]:
-        scores, ids = scores.topk(batch.candidates, dim=-1)  # [B, K] each
+        return (scores - _log_exponential(batch.seed_hash, positions, ids)).argmax(dim=-1)
+    if batch.candidates < logits.shape[1]:
+        scores, ids = logits.topk(batch.candidates, dim=-1)  # [B, K] each
     else:
-        scores, ids = scores.sort(dim=-1, descending=True)
-    scores = scores.masked_fill(~_kept(scores, batch), float("-inf"))
-    winner = (scores - _log_exponential(batch.seed, positions, ids)).argmax(dim=-1, keepdim=True)
+        scores, ids = logits.sort(dim=-1, descending=True)
+    scores = scores.float() / batch.temperature
+    if batch.trimmed:
+        scores = scores.masked_fill(~_kept(scores, batch), float("-inf"))
+    noise = _log_exponential(batch.seed_hash, positions, ids)  # [B, K]
+    winner = (scores - noise).argmax(dim=-1, keepdim=True)
     return ids.gather(1, winner)[:, 0]  # [B]
 
 
@@ -217,9 +222,9 @@ def _kept(scores: Tensor, batch: SamplingBatch) -> Tensor:
     return in_top_k & (in_top_p | (rank == 0))
 
 
-def _log_exponential(seed: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+def _log_exponential(seed_hash: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
     """Log of Exp(1) noise, [B, K] fp32, that depends only on (seed, position, token id)."""
-    key = _mix(_mix(seed) + positions * _GOLDEN)  # [B]
+    key = _mix(seed_hash + positions * _GOLDEN)  # [B]
     bits = _mix(key[:, None] + ids * _GOLDEN) & 0x7FFFFFFF  # [B, K]
     # Small draws decide the race; as floats of 31 bits they keep their relative precision. A short
     # series gives their -log(1 - u): log1p costs six times as much as everything else on a CPU.

@@ -72,6 +72,7 @@ class Decoder:
         self.attention = backend
         self.compute_dtype = torch.bfloat16 if dtype == torch.int8 else dtype
         self.stream_dtype = torch.promote_types(self.compute_dtype, torch.float32)
+        self._mixed = self.compute_dtype != self.stream_dtype
         self._weights = DecoderWeights(config, weights, dtype)
         self._turns = None
         if rope is not None:
@@ -106,9 +107,9 @@ class Decoder:
         for index, layer in enumerate(self._weights.layers):
             if layer.residual_scale is not None and layer.x0_scale is not None:
                 x = torch.add(x * layer.residual_scale, x0, alpha=layer.x0_scale)
-            heads = self._heads(layer, x, ids, turns)
-            q, k, v = (part.unflatten(0, (B, T)) for part in heads)  # [B, T, heads, D]
-            y = self._attend(index, q, k, v, cache)
+            q, k, v = self._heads(layer, x, ids, turns)  # [N, heads, D]
+            by_row = (B, T, -1, self.config.head_dim)
+            y = self._attend(index, q.view(by_row), k.view(by_row), v.view(by_row), cache)
             x = x + layer.out(self._narrow(y.reshape(x.shape)))
             x = x + self._mlp(layer, x)
             if index == self.config.depth // 2:
@@ -120,7 +121,7 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
         narrow = self._narrow(hidden.reshape(-1, hidden.shape[-1]))  # [N, C]
-        logits = self._weights.head(narrow).to(self.stream_dtype)  # [N, V]
+        logits = self._widen(self._weights.head(narrow))  # [N, V]
         if self.config.softcap is not None:
             logits = logits.tanh_().mul_(self.config.softcap)
         return logits.view(*hidden.shape[:-1], -1)
@@ -128,7 +129,7 @@ class Decoder:
     def _embed(self, tokens: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         """The stream (N, C) before the first layer."""
         made = self._weights.embeddings
-        x = self._rows(tokens, positions + 1)
+        x = self._rows(tokens, positions, 1)
         if not self.config.smear:
             return x
         nothing = self.config.vocab_size  # the table's last row
@@ -141,7 +142,7 @@ class Decoder:
                 before = before.masked_fill(positions[:, :1] == 0, nothing)
         if tokens.shape[1] > 1:
             before = torch.cat([before, tokens[:, :-1]], dim=1)
-        previous = self._rows(before, positions)
+        previous = self._rows(before, positions, 0)
         if made.smear_by_token is not None:
             gate = F.embedding(tokens.reshape(-1), made.smear_by_token)  # [N, 1]
         else:
@@ -150,12 +151,12 @@ class Decoder:
             gate = made.smear_scale * torch.sigmoid(gate)
         return torch.addcmul(x, gate, previous)
 
-    def _rows(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Embeddings (N, C) of tokens (B, T) at positions places - 1; zeros for no token."""
+    def _rows(self, tokens: Tensor, positions: Tensor, shift: int) -> Tensor:
+        """Embeddings (N, C) of tokens (B, T) at positions + shift - 1; zeros for no token."""
         made = self._weights.embeddings
-        x = F.embedding(tokens.reshape(-1), made.table).to(self.stream_dtype)
+        x = self._widen(F.embedding(tokens.reshape(-1), made.table))
         if made.positions is not None:
-            x = x + F.embedding(places.reshape(-1), made.positions)
+            x = x + F.embedding(positions.reshape(-1) + shift, made.positions)
         if made.norm_follows:
             x = self._norm(x)
         return x if made.norm_weight is None else x * made.norm_weight
@@ -165,13 +166,13 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (N, H, D), keys and values (N, K, D) of the stream (N, C)."""
         H, K, D = self.config.heads, self.config.kv_heads, self.config.head_dim
-        made = layer.qkv(self._narrow(self._norm(x))).to(self.stream_dtype)
-        qk = made[:, : (H + K) * D].view(-1, H + K, D)
-        v = made[:, (H + K) * D : (H + 2 * K) * D].view(-1, K, D)
+        made = self._widen(layer.qkv(self._narrow(self._norm(x))))
+        qk = made.narrow(1, 0, (H + K) * D).view(-1, H + K, D)
+        v = made.narrow(1, (H + K) * D, K * D).view(-1, K, D)
         if layer.values is not None:
-            gate = torch.sigmoid(made[:, (H + 2 * K) * D :][:, :K])  # [N, K]
-            value = F.embedding(ids, layer.values).to(self.stream_dtype).view(-1, K, D)
-            v = torch.addcmul(v, gate.unsqueeze(-1), value)
+            gate = torch.sigmoid(made.narrow(1, (H + 2 * K) * D, K)).unsqueeze(-1)  # [N, K, 1]
+            value = self._widen(F.embedding(ids, layer.values)).view(-1, K, D)
+            v = torch.addcmul(v, gate, value)
         if self.config.qk_norm:
             length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)  # [N, H + K, 1]
             qk = qk / torch.hypot(length, self._head_floor)
@@ -179,7 +180,7 @@ class Decoder:
                 qk = qk * layer.norm_weight
         if turns is not None:
             qk = (qk.view(turns.dtype) * turns).view(self.stream_dtype)
-        return qk[:, :H], qk[:, H:], v
+        return qk.narrow(1, 0, H), qk.narrow(1, H, K), v
 
     def _attend(self, index: int, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         """Attention's output (B, T, H, D) of a layer."""
@@ -215,4 +216,7 @@ class Decoder:
         return torch.addcdiv(self._zero, x, length, value=math.sqrt(x.shape[-1]))
 
     def _narrow(self, x: Tensor) -> Tensor:
-        return x if self.compute_dtype == self.stream_dtype else x.to(self.compute_dtype)
+        return x.to(self.compute_dtype) if self._mixed else x  # even a `to` without effect costs
+
+    def _widen(self, x: Tensor) -> Tensor:
+        return x.to(self.stream_dtype) if self._mixed else x

@@ -15,6 +15,9 @@ Product = Callable[[Tensor], Tensor]  # (N, inputs) -> (N, outputs)
 
 PACKED_FOR_ROWS = 64  # a hint to oneDNN; packed for 1 or for 64 rows made no difference of note
 FEW_ROWS = 8  # up to here reading the weight takes longer than multiplying
+SMALL = (
+    1 << 19
+)  # elements; a product of one row by fewer takes less time than oneDNN's 10 us a call
 
 
 def product(weight: Tensor, *, int8: bool = False) -> Product:
@@ -29,11 +32,24 @@ def product(weight: Tensor, *, int8: bool = False) -> Product:
     if int8:
         return _int8_product(weight)
     if weight.device.type == "cpu" and _packs(weight.dtype):
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
-        linear = torch.ops.mkldnn._linear_pointwise.default
-        return lambda x: linear(x, packed, None, "none", [], "")
+        return _packed_product(weight.contiguous())
     weight = weight.clone()  # shares no memory with the parameter that it was made from
     return lambda x: F.linear(x, weight)
+
+
+def _packed_product(weight: Tensor) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_ROWS)
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    if weight.dtype != torch.float32 or weight.numel() >= SMALL:
+        return lambda x: linear(x, packed, None, "none", [], "")
+
+    def multiply(x: Tensor) -> Tensor:
+        if x.shape[0] == 1:
+            return F.linear(x, weight)
+        y: Tensor = linear(x, packed, None, "none", [], "")
+        return y
+
+    return multiply
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
