@@ -129,8 +129,8 @@ class DrainingServer(Server):
         for service in self._services:
             service.drain()
         if in_flight := sum(service.in_flight for service in self._services):
-            limit = f"at most {self._drain_s:g} s; Ctrl-C again stops at once"
-            log_line(f"finishing {in_flight} answers ({limit})")
+            limit = f"for at most {self._drain_s:g} s (Ctrl-C again stops at once)"
+            log_line(f"stopping; answers in progress: {in_flight}, {limit}")
         until = time.monotonic() + self._drain_s
         while time.monotonic() < until and any(s.in_flight for s in self._services):
             await asyncio.sleep(0.05)

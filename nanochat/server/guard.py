@@ -34,12 +34,14 @@ class Visit:
     """One HTTP request as it is logged and counted.
 
     client: who sent it, for limits and turns: the address, and which API key if there are several.
+    left: whether it left while it sent the request; the status is then 499, as in nginx.
     """
 
     client: str
     method: str
     path: str
-    status: int = 499  # nobody is left to read an answer
+    left: bool = False
+    status: int = 499
     elapsed_s: float = 0.0
     prompt_tokens: int = 0
     answer_tokens: Callable[[], int] = lambda: 0
@@ -113,9 +115,10 @@ class Guard:
         begin = time.monotonic()
         try:
             await self._answer({**scope, VISIT: visit}, headers, receive, send)
-        except Exception:  # the framework answers
-            visit.status = 500
-            raise
+        except Exception:
+            if not visit.left:  # else nobody is there to tell
+                visit.status = 500
+                raise
         finally:
             visit.elapsed_s = time.monotonic() - begin
             self._on_visit(visit)
@@ -135,7 +138,8 @@ class Guard:
 
         async def send_guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                visit.status = message["status"]
+                if not visit.left:
+                    visit.status = message["status"]
                 sent = list(message.get("headers", ()))
                 own = {name for name, _ in sent}  # a report has a policy of its own
                 pairs = [(name.encode(), value.encode("latin-1")) for name, value in added.items()]
@@ -145,26 +149,22 @@ class Guard:
         return send_guarded
 
     async def _answer(self, scope: Scope, headers: dict[str, str], receive: Any, send: Any) -> None:
-        from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse, Response
 
         method = scope["method"]
         preflight = self._access.preflight(method, headers)  # browsers ask without the key
         needs_key = preflight is None and scope["path"] not in self._open_paths
         refusal = self._access.refusal(method, headers, needs_key=needs_key)
-        try:
-            if refusal is not None:
-                answer = JSONResponse(refusal.body(), refusal.status, dict(refusal.headers))
-                await answer(scope, receive, send)
-            elif preflight is not None:
-                await Response(status_code=204, headers=preflight)(scope, receive, send)
-            else:
-                await self._app(scope, _bounded(receive), send)
-        except ClientDisconnect:  # it left while it sent the body: nobody is left to tell
-            pass
+        if refusal is not None:
+            answer = JSONResponse(refusal.body(), refusal.status, dict(refusal.headers))
+            await answer(scope, receive, send)
+        elif preflight is not None:
+            await Response(status_code=204, headers=preflight)(scope, receive, send)
+        else:
+            await self._app(scope, _bounded(receive, visit_of(scope)), send)
 
 
-def _bounded(receive: Any) -> Any:
+def _bounded(receive: Any, visit: Visit) -> Any:
     """`receive` that raises an HTTP error for a body that is too large or takes too long."""
     from starlette.exceptions import HTTPException
 
@@ -179,6 +179,7 @@ def _bounded(receive: Any) -> Any:
             message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
         except TimeoutError:
             raise HTTPException(408, f"the body took more than {BODY_S:.0f} s") from None
+        visit.left = message["type"] == "http.disconnect"
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
             raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
