@@ -33,9 +33,9 @@ def overview(folder: Path) -> list[dict[str, Any]]:
 
     A run is {"name", "state", "modified", "version", "stages"}, a stage {"name", "title", "series",
     "state", "modified", "step", "steps", "last", "tokens_per_s"}. state: "running", "done", or
-    "stopped" for one that is neither. modified: seconds since 1970. version: changes with what `details` gives.
-    step, steps: the last one logged and the last one planned, or null. last: each metric's value.
-    tokens_per_s: the mean over the last rows, or null.
+    "stopped" for one that is neither. modified: seconds since 1970. version: changes with what
+    `details` gives. step, steps: the last one logged and the last one planned, or null. last: each
+    metric's value. tokens_per_s: the mean over the last rows, or null.
     """
     locks = _locks()
     found = [_run(path, locks) for path in _folders(folder)]

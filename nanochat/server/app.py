@@ -38,6 +38,7 @@ from nanochat.server.protocol import (
     TokenizeRequest,
 )
 from nanochat.server.responses import ChatAnswer, Head, token_list
+from nanochat.server.runs import add_run_routes
 from nanochat.server.service import Busy, EngineService, NotReady
 from nanochat.server.streaming import Answer, Scope, all_events, event_stream, unless_disconnected
 from nanochat.server.text_answers import TextAnswer
@@ -64,12 +65,14 @@ def create_app(
     defaults: SamplingOptions | None = None,
     access: Access | None = None,
     log: Callable[[str], None] = lambda line: None,
+    runs_folder: Path | None = None,
 ) -> "FastAPI":
     """Create the application.
 
     services: what answers, by the model's id in /v1/models; the first is the default.
     defaults: sampling settings of requests that leave them out. access: whom the server answers;
-    None: everybody. log: takes a line for each request.
+    None: everybody. log: takes a line for each request. runs_folder: training runs to show at
+    /runs; None shows none.
     """
     try:
         from fastapi import FastAPI
@@ -98,6 +101,8 @@ def create_app(
     _add_models(app, models)
     _add_tokens(app, models)
     _add_metrics(app, models, visits)
+    if runs_folder is not None:
+        add_run_routes(app, runs_folder)
     # A mount at "/" would also match API paths with the wrong method and turn 405 into 404.
     app.router.default = _page(app)
     return app

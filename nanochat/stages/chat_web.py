@@ -16,7 +16,7 @@ from nanochat.server.app import create_app
 from nanochat.server.connections import create_server
 from nanochat.server.listen import AddressOptions, listen, url_of
 from nanochat.server.service import EngineService
-from nanochat.system import config, distributed
+from nanochat.system import config, distributed, storage
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.console import log_line
 
@@ -90,6 +90,7 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
         defaults=cfg.sampling,
         access=cfg.address.access(),
         log=log_line,
+        runs_folder=storage.base_dir() / "runs",
     )
     server = create_server(app, [service], drain_s=cfg.drain_s)
     service.start()

@@ -10,7 +10,6 @@ const BAR = 9;
 const GAP = 3;
 const NARROW = 560; // pixels; below, the names stand above the bars
 
-const figures = new Map();
 let shownSeries = null;
 let latest = [];
 let drawn = "";
@@ -18,6 +17,8 @@ const seriesTabs = tabs((series) => {
   shownSeries = series;
   showBars(latest);
 });
+
+new ResizeObserver(() => showBars(latest)).observe(byId("bars"));
 
 /** Shows the accuracies that the runs have recorded. */
 export function showBars(runs) {
@@ -82,8 +83,7 @@ function figure({ unit, groups }) {
     table: () => table(groups, unit),
   });
   const caption = make("figcaption", "", make("span", "title", make("b", "", UNITS[unit]), make("span", "unit", "± one standard error")), make("span", "tools", menu));
-  figures.set(unit, make("figure", "plot bars", caption, make("p", "values", ...keys), svg, described(groups)));
-  return figures.get(unit);
+  return make("figure", "plot bars", caption, make("p", "values", ...keys), svg, described(groups));
 }
 
 /** The same for screen readers. */

@@ -84,7 +84,7 @@ function table(node, head, runs, rows, without = "") {
   const scroll = make("div", "scroll", made);
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
-  scroll.setAttribute("aria-label", head === "figure" ? "Results" : "Settings");
+  scroll.setAttribute("aria-label", head === "figure" ? "Table of results" : "Table of settings");
   node.replaceChildren(scroll);
 }
 
