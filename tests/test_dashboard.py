@@ -287,7 +287,7 @@ def test_only_plain_files_inside_the_folder_are_read(folder, tmp_path):
 @pytest.fixture
 def get(folder):
     """get(path): the response of the dashboard's application, asked in this process."""
-    app = create_dashboard(folder, Access())
+    app = create_dashboard(folder, Access(hosts=()))
 
     async def ask(path, host):
         transport = httpx.ASGITransport(app=app)
@@ -363,9 +363,11 @@ def browser():
 
 @pytest.fixture
 def page(browser, folder):
-    """The page with both runs, in a browser; what it logs as an error fails the test."""
+    """The page with both runs, of which "big" is running; errors it logs fail the test."""
     problems = []
-    with serving(create_dashboard(folder, Access())) as address:
+    lock = (folder / "big" / "base_train" / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock, serving(create_dashboard(folder, Access())) as address:
         page = browser.new_page(accept_downloads=True)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda m: m.type == "error" and problems.append(m.text))
@@ -379,11 +381,11 @@ def page(browser, folder):
 def test_a_row_that_training_writes_appears_without_a_reload(page, folder):
     stage = folder / "big" / "base_train"
     loss = page.locator(".plot").first
-    assert "big 2" in loss.locator(".values").inner_text()
+    assert loss.locator(".values").inner_text().split() == ["big", "2", "small", "1.5"]
     page.evaluate("document.querySelector('.plot .line').marked = true")
     write(stage / "metrics.jsonl", {"step": 3, "loss": 1.25, "tokens": 12, "elapsed_s": 2.0})
     report.record_samples(stage, 3, [{"prompt": "The sky", "text": " is green"}])
-    page.get_by_text("big 1.25").wait_for()
+    loss.get_by_text("1.25", exact=True).wait_for()
     page.get_by_text("Base training: step 3 of 4").wait_for()
     page.get_by_text("is green").wait_for()
     assert page.evaluate("document.querySelector('.plot .line').marked")  # it was not drawn anew
@@ -443,6 +445,21 @@ def test_without_runs_the_page_says_how_to_start_one(browser, tmp_path):
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         page.locator(".card", has_text="first").wait_for()
         page.close()
+
+
+def test_a_server_with_a_key_asks_for_it_once_and_frames_send_it_too(browser, folder):
+    with serving(create_dashboard(folder, Access(keys=("a;key",)))) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{address}/runs")
+        page.get_by_label("This server asks for an API key").fill("a;key")
+        page.get_by_role("button", name="Continue").click()
+        page.locator(".card", has_text="small").wait_for()
+        page.reload()
+        page.locator(".card", has_text="small").wait_for()
+        page.get_by_text("Report of small").click()
+        page.frame_locator("iframe").get_by_text("nanochat training report").wait_for()
+        context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

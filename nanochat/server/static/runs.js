@@ -13,7 +13,7 @@ import { showStages } from "./dashboard/tabs.js";
 
 const COLORS = 6; // the palette in runs.css; further runs are dashed
 const LIVE_MS = 2000;
-const IDLE_MS = 10_000; // a run may start at any time
+const IDLE_MS = 5000; // a run may start at any time
 
 const state = {
   runs: [], // as the server lists them
