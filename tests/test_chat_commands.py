@@ -463,7 +463,7 @@ def test_a_line_that_is_no_text_does_not_quit_and_a_terminal_that_is_gone_does(
 def test_tab_completes_commands_settings_and_files(tmp_path):
     (tmp_path / "chat.json").touch()
     (tmp_path / "chats").mkdir()
-    assert chat_commands.complete("", "/re") == ["/retry", "/regen"]
+    assert chat_commands.complete("", "/re") == ["/retry"]
     assert chat_commands.complete("", "/s") == ["/show", "/save ", "/system ", "/set ", "/stats "]
     assert chat_commands.complete("", "hello") == []
     assert chat_commands.complete("/set ", "max") == ["max_new_tokens "]

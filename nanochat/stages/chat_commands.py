@@ -46,6 +46,7 @@ def run_line(session: Session, text: str) -> None:
     try:
         if text.startswith("/"):
             name, _, rest = text.strip().partition(" ")
+            name = "/retry" if name == "/regen" else name  # its former name
             if name not in COMMANDS:
                 raise ConfigError(f"unknown command {name}; /help lists the commands")
             COMMANDS[name][2](session, rest.strip())
@@ -275,7 +276,6 @@ def _switched(command: str, before: bool, word: str) -> bool:
 COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], None]]] = {
     "/help": ("", "show this list", _help),
     "/retry": ("", "answer the last message again (also /regen)", _retry),
-    "/regen": ("", "the same as /retry", _retry),
     "/continue": ("", "go on with an answer that was cut off or stopped", _continue),
     "/edit": ("[N]", "change your message N, or the last one; drops what came after", _edit),
     "/undo": ("", "take back the last answer, /edit, /retry, /clear, /load or /system", _undo),
