@@ -5,12 +5,12 @@ nanochat dashboard
 
 from dataclasses import dataclass
 
+from nanochat.server.connections import create_server
 from nanochat.server.listen import AddressOptions, listen, url_of
 from nanochat.server.runs import create_dashboard
 from nanochat.system import config, storage
 from nanochat.system.config import nested
 from nanochat.system.console import log_line
-from nanochat.system.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +23,11 @@ class DashboardConfig:
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(DashboardConfig, argv, stage="dashboard")
     app = create_dashboard(storage.base_dir() / "runs", cfg.address.access())
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ConfigError(f"dashboard: {error}; pip install 'nanochat[serve]'") from None
+    server = create_server(app, [], drain_s=0)
     with listen(cfg.address) as listener:
-        options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
         log_line(f"runs at {url_of(cfg.address, listener)}/runs  (Ctrl-C stops)")
-        try:
-            uvicorn.Server(options).run(sockets=[listener])
-        except KeyboardInterrupt:
-            log_line("stopped")
+        server.run(sockets=[listener])
+        log_line("stopped")
 
 
 if __name__ == "__main__":
