@@ -56,25 +56,29 @@ export function markdownView(decorate = () => {}) {
     if (!text.startsWith(settled) || (final && text.includes("]:"))) restart();
     const rest = text.slice(settled.length);
     const blocks = parseBlocks(final ? rest : withoutOpenLine(rest));
-    const kept = final ? blocks.length : settledCount(blocks, rest);
+    const { kept, lines } = final ? { kept: blocks.length, lines: 0 } : settledPart(blocks, rest);
     for (const node of drawn) node.remove();
     definitionsOf(blocks.slice(0, kept), definitions);
     draw(blocks.slice(0, kept), { definitions });
     const known = definitionsOf(blocks.slice(kept), new Map(definitions));
     drawn = draw(blocks.slice(kept), { definitions: known, unfinished: !final });
-    if (kept > 0 && kept < blocks.length) {
-      settled += rest.split("\n").slice(0, blocks[kept].start).join("\n") + "\n";
-    }
+    if (lines > 0) settled += rest.split("\n").slice(0, lines).join("\n") + "\n";
   }
   return { element: box, update };
 }
 
-/** How many blocks cannot change any more: a complete line begins the block behind them. */
-function settledCount(blocks, text) {
+/**
+ * How many blocks cannot change any more, and of how many lines: a complete line begins the block
+ * behind them, or a blank one ends them.
+ */
+function settledPart(blocks, text) {
   const openLine = text.split("\n").length - 1;
-  let at = blocks.findLastIndex((block) => block.start < openLine);
-  while (blocks[at]?.part) at -= 1; // one paragraph for the next line
-  return Math.max(0, at);
+  const last = blocks.findLastIndex((block) => block.start < openLine);
+  const { type, end } = blocks[last] ?? {};
+  const ended = ["paragraph", "heading", "rule", "table", "definition"].includes(type) && end < openLine - 1;
+  let kept = Math.max(0, ended ? last + 1 : last);
+  while (!ended && blocks[kept]?.part) kept -= 1; // one paragraph for the next line
+  return { kept, lines: kept > 0 ? (blocks[kept]?.start ?? openLine) : 0 };
 }
 
 /** Without a last line that may yet become anything: "-" is a list, a rule or a heading's line. */
