@@ -8,7 +8,7 @@ import { byId, download, oncePerFrame, textButton } from "./dom.js";
 import { prefixBefore } from "./logprobs.js";
 import { chosenModels, modelById, setUpModels } from "./models.js";
 import { dismiss, notify, toast } from "./notices.js";
-import { sampling, settings, setUpSettings } from "./settings.js";
+import { change, sampling, settings, setUpSettings } from "./settings.js";
 import { closeDrawer, drawList, setUpSidebar } from "./sidebar.js";
 import { Store } from "./store.js";
 import { announce, clearThread, drawThread, focusPager, redraw, scrollDown } from "./thread.js";
@@ -86,8 +86,8 @@ async function run(node) {
     },
     onSave: () => store.save(own.record, [node]),
   });
+  await store.save(own.record, [node], { updated: now() }); // once the page says so, it is stored
   jobs.delete(node.id);
-  store.save(own.record, [node], { updated: now() });
   draw();
   if (failure?.status === 401) askForKey();
   if (openId !== node.conversation) return;
@@ -269,12 +269,15 @@ async function importFile(file) {
   }
 }
 
+/** Tells what was set aside, until the user has closed the notice. */
 function reportUnreadable() {
-  if (!store.unreadable) return;
-  const download_ = async () => download("set-aside.json", await store.setAside(), "application/json");
+  const count = store.asideCount;
+  if (count <= (settings.seenAside ?? 0)) return;
+  const save = async () => download("set-aside.json", await store.setAside(), "application/json");
   notify("Some stored data could not be read. It was set aside; nothing was deleted.", {
     key: "aside",
-    action: ["Download it", download_],
+    action: ["Download it", save],
+    onClose: () => change({ seenAside: count }),
   });
 }
 

@@ -5,8 +5,11 @@ import { byId, iconButton, make, place, textButton } from "./dom.js";
 const shown = new Map(); // key -> element
 
 /** Shows a notice until it is closed; one of the same key takes its place. action: [label, run]. */
-export function notify(text, { key = text, action = null } = {}) {
-  const close = iconButton("close", "Close the notice", () => dismiss(key));
+export function notify(text, { key = text, action = null, onClose = () => {} } = {}) {
+  const close = iconButton("close", "Close the notice", () => {
+    dismiss(key);
+    onClose();
+  });
   const notice = make("div", "notice", make("span", "", text));
   notice.setAttribute("role", "alert");
   if (action) notice.append(textButton(action[0], action[1]));

@@ -15,6 +15,7 @@ const CHECKS = {
   probabilities: (value) => typeof value === "boolean", // ask for tokens' probabilities
   sidebar: (value) => typeof value === "boolean", // shown beside the conversation
   compare: (value) => typeof value === "boolean", // several models answer
+  seenAside: number(0, Infinity, true), // how many values set aside the user knows of
   models: (value) => Array.isArray(value) && value.every((id) => typeof id === "string"),
 };
 
@@ -55,9 +56,9 @@ export function setUpSettings(defaults) {
     if (event.target === dialog) dialog.close(); // a click outside the dialog
   });
   byId("defaults").addEventListener("click", () => {
-    const { sidebar, compare, models } = settings;
+    const { sidebar, compare, models, seenAside } = settings;
     settings = {};
-    change({ sidebar, compare, models });
+    change({ sidebar, compare, models, seenAside });
     show(defaults());
   });
   byId("theme").addEventListener("click", switchTheme);

@@ -184,7 +184,9 @@ function startRenaming(id) {
   };
   input.addEventListener("keydown", (event) => {
     event.stopPropagation();
-    if (event.key === "Enter" || event.key === "Escape") finish(event.key === "Enter");
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault(); // the focus moves to the conversation, which Enter would open
+    finish(event.key === "Enter");
   });
   input.addEventListener("blur", () => finish(true));
   link.replaceWith(input);

@@ -16,7 +16,8 @@ export class Store {
   static async open({ onChange, onProblem }) {
     const store = new Store();
     const { database, problems } = await openDatabase();
-    Object.assign(store, { database, onProblem, unreadable: 0 });
+    Object.assign(store, { database, onProblem });
+    store.asideCount = (await database.all("set_aside")).length;
     problems.forEach(onProblem);
     if (typeof BroadcastChannel === "function") {
       store.channel = new BroadcastChannel("nanochat");
@@ -73,7 +74,7 @@ export class Store {
     }
   }
 
-  /** Everything that was set aside, as JSON text. */
+  /** Everything that was set aside (`asideCount` values), as JSON text. */
   async setAside() {
     const values = (await this.database.all("set_aside")).map(([, value]) => value);
     return JSON.stringify({ format: "nanochat.set_aside", values }, null, 1);
@@ -106,7 +107,7 @@ export class Store {
 
   async #putAside(source, values, remove = []) {
     const aside = values.map((value) => ({ source, at: Date.now(), value }));
-    this.unreadable += values.length;
+    this.asideCount += values.length;
     return this.#write({ aside, remove });
   }
 
@@ -118,7 +119,8 @@ export class Store {
   /** Brings in what earlier versions stored, and messages whose conversation is missing. */
   async #takeOver() {
     await this.#takeOldChat();
-    const records = new Set((await this.database.all("conversations")).map(([key]) => key));
+    const readable = await this.#read("conversations", await this.database.all("conversations"));
+    const records = new Set(readable.map((record) => record.id));
     const lost = (await this.allNodes()).filter((node) => !records.has(node.conversation));
     for (const id of new Set(lost.map((node) => node.conversation))) {
       const nodes = lost.filter((node) => node.conversation === id);

@@ -85,6 +85,7 @@ function answerView(item, node, actions) {
   item.append(name, dropped, body, failure, foot, pick);
   const parts = partsView(body);
   let mode = "";
+  let working = false;
 
   function show(wanted) {
     mode = mode === wanted ? "" : wanted;
@@ -95,7 +96,7 @@ function answerView(item, node, actions) {
     drawBody();
   }
 
-  function drawBody(working = false) {
+  function drawBody() {
     if (mode === "raw") body.replaceChildren(make("pre", "raw", rawText(node)));
     else if (mode === "tokens" && node.logprobs) drawTokens();
     else parts.update(node.content, working);
@@ -108,8 +109,8 @@ function answerView(item, node, actions) {
   }
 
   function update({ state, siblings, last, named, compared }) {
-    const working = state === "working";
-    if (mode !== "tokens" || working) drawBody(working);
+    working = state === "working";
+    if (mode !== "tokens" || working) drawBody();
     const empty = node.content.length === 0;
     item.classList.toggle("working", working);
     item.classList.toggle("empty", empty && state !== "failed");
@@ -217,15 +218,17 @@ function textBlock() {
   const view = markdownView((node) => {
     for (const code of node.matches(".code") ? [node] : node.querySelectorAll(".code")) addCodeBar(code);
   });
+  let broken = false;
   return {
     element: view.element,
     update(text, state) {
       try {
-        view.update(text, state);
+        if (!broken) view.update(text, state);
       } catch (error) {
         console.error(error); // no text may cost the answer: it is shown as it came
-        view.element.replaceChildren(make("pre", "raw", text));
+        broken = true;
       }
+      if (broken) view.element.replaceChildren(make("pre", "raw", text));
     },
   };
 }
