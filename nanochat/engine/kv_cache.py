@@ -63,7 +63,7 @@ class KVCache:
         shape = (config.depth, slots, config.kv_heads, max_len + 1, config.head_dim)
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
-        self._layers = list(zip(self.k, self.v, strict=True))
+        self.layers = list(zip(self.k, self.v, strict=True))
         self._bands = {window: self._band(window, stored) for window in set(config.windows)}
         self.tokens = torch.zeros(slots, max_len + 1, dtype=torch.int64, device=device)
 
@@ -103,10 +103,6 @@ class KVCache:
         pieces = self._bands[window].unfold(0, span.stop - span.start, 1)  # [starts, S], no copy
         return pieces[(self.max_len + span.start - positions)[:, None]]
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, each [slots, H_kv, S, D]."""
-        return self._layers[index]
-
     def view(
         self, slot_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int]
     ) -> "CacheView":
@@ -131,7 +127,7 @@ class CacheView:
         self, cache: KVCache, slot_ids: list[int], starts: list[int], counts: list[int]
     ) -> None:
         self.cache = cache
-        self._masks: dict[int | None, tuple[slice, Tensor]] = {}
+        self._kept: dict[int | None, tuple[Sequence[Tensor], Sequence[Tensor], Tensor]] = {}
         self.width = max(counts)
         self.fresh = not any(starts)
         self.first = min(starts)
@@ -167,26 +163,35 @@ class CacheView:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [B, T, H_kv, D]; return attention of the queries [B, T, H, D]."""
         cache = self.cache
-        keys, values = cache.layer(layer)  # [slots, H_kv, S, D]
-        self._write(keys, k)
-        self._write(values, v)
+        for memory, new in zip(cache.layers[layer], (k, v), strict=True):
+            self._write(memory, new)
         window = cache.windows[layer]
         if self.fresh:
             # New sequences see only their own tokens of this call: ordinary causal attention.
             backend = attention.choose("auto", cache.device)
             q, k, v = (x.to(cache.dtype) for x in (q, k, v))
             return attention.attend(q, k, v, window=window, scale=scale, backend=backend)
-        if window not in self._masks:
+        keys, values, mask = self._seen(window)
+        k, v = keys[layer], values[layer]  # [B, H_kv, S, D], of the slots in range if spread
+        if not self.in_order and not self.spread:
+            k, v = k.index_select(0, self._slots), v.index_select(0, self._slots)
+        if q.dtype != k.dtype:
+            q = q.to(k.dtype)
+        if self.width > 1:
+            return _attend_many(q, k, v, mask, scale)
+        return self._attend_one(q, k, v, mask, scale)
+
+    def _seen(self, window: int | None) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        """Each layer's keys and values that its queries may see, and the mask; kept for a view."""
+        if window not in self._kept:
             # In a layer with a window, no query sees a key before the earliest query's window.
             begin = 0 if window is None else max(0, self.first - window) // BUCKET * BUCKET
             span = slice(begin, self.end)
-            self._masks[window] = span, cache.mask(window, self._mask_positions, span)
-        span, mask = self._masks[window]
-        if q.dtype != keys.dtype:
-            q = q.to(keys.dtype)
-        if self.width > 1:
-            return _attend_many(q, self._rows(keys, span), self._rows(values, span), mask, scale)
-        return self._attend_one(q, keys, values, span=span, mask=mask, scale=scale)
+            slots = self.slot_range if self.in_order or self.spread else slice(None)
+            cache = self.cache
+            keys, values = (x[:, slots, :, span].unbind() for x in (cache.k, cache.v))
+            self._kept[window] = keys, values, cache.mask(window, self._mask_positions, span)
+        return self._kept[window]
 
     @functools.cached_property
     def _places(self) -> Tensor:
@@ -207,35 +212,17 @@ class CacheView:
         else:
             memory[self._slots[:, None], :, self._written] = x
 
-    def _rows(self, memory: Tensor, span: slice) -> Tensor:
-        """This view's slots, [B, H_kv, S, D]; a copy unless they are adjacent and in order."""
-        if self.in_order:
-            return memory[self.slot_range, :, span]
-        return memory[:, :, span].index_select(0, self._slots)
-
-    def _attend_one(
-        self,
-        q: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        *,
-        span: slice,
-        mask: Tensor,
-        scale: float,
-    ) -> Tensor:
+    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
         """One query per row; the heads that share a key head become queries of one head."""
         place = None
         if self.spread:
             # [B, 1, H, D] -> [slots in range, 1, H, D]; idle slots get a query of zeros.
-            keys, values = keys[self.slot_range, :, span], values[self.slot_range, :, span]
             place = self._slots - self.slot_range.start  # [B]
-            q = q.new_zeros(keys.shape[0], *q.shape[1:]).index_copy_(0, place, q)
-        else:
-            keys, values = self._rows(keys, span), self._rows(values, span)
+            q = q.new_zeros(k.shape[0], *q.shape[1:]).index_copy_(0, place, q)
         # [B, 1, H, D] -> [B, H_kv, H / H_kv, D]: each key head is read once for all its queries.
         # Decoding is bound by reading the cache, not by arithmetic.
-        grouped = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
-        y = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+        grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
+        y = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=scale)
         y = y.reshape(q.shape)  # [B, 1, H, D]
         return y if place is None else y.index_select(0, place)
 

@@ -43,9 +43,11 @@ def _packed_product(weight: Tensor) -> Product:
     if weight.dtype != torch.float32 or weight.numel() >= SMALL:
         return lambda x: linear(x, packed, None, "none", [], "")
 
+    columns = weight.t().contiguous()  # [inputs, outputs]
+
     def multiply(x: Tensor) -> Tensor:
         if x.shape[0] == 1:
-            return F.linear(x, weight)
+            return torch.mm(x, columns)
         y: Tensor = linear(x, packed, None, "none", [], "")
         return y
 
