@@ -147,7 +147,7 @@ def create_server(app: Any, services: Iterable[Drainable], *, drain_s: float) ->
         import uvicorn
         from uvicorn.protocols.http.h11_impl import H11Protocol
     except ImportError as error:
-        raise ConfigError(f"chat_web: {error}; pip install 'nanochat[serve]'") from None
+        raise ConfigError(f"the server: {error}; pip install 'nanochat[serve]'") from None
 
     class Connection(TimedConnection, H11Protocol):
         pass

@@ -1,11 +1,15 @@
 """Chat with a model in the browser; other programs use its OpenAI-compatible API under /v1.
 
 nanochat chat_web --run pocket
+nanochat chat_web --run pocket --host 0.0.0.0 --api-key SECRET
 """
 
+import dataclasses
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 from nanochat import checkpoint_manager
 from nanochat.checkpoint_manager import SourceOptions
@@ -25,10 +29,16 @@ from nanochat.system.console import log_line
 class ChatWebConfig:
     """Serve a chat page and POST /v1/chat/completions."""
 
-    common: RunOptions = nested(RunOptions)
+    common: RunOptions = nested(RunOptions, without=("dtype",))
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
     address: AddressOptions = nested(AddressOptions)
+    dtype: str | None = option(
+        None,
+        "of weights and matrix products; int8: weights of 8 bits, products in bfloat16, a quarter "
+        "of the memory; none measures which of float32 and bfloat16 is faster here",
+        choices=("float32", "bfloat16", "float16", "int8"),
+    )
     slots: int = option(16, "answers generated at the same time", least=1)
     max_in_flight: int = option(
         64, "answers queued or in progress before new requests are rejected", least=1
@@ -56,12 +66,17 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatWebConfig, argv, stage="chat_web")
     cfg.address.access()  # a contradiction is reported before the model is loaded
     path = checkpoint_manager.locate(cfg.source, cfg.common, chat=True)
-    with distributed.session(cfg.common) as run, listen(cfg.address) as listener:
+    # Weights of 8 bits are made from the checkpoint's own.
+    of_run, of_engine = ("float32", torch.int8) if cfg.dtype == "int8" else (cfg.dtype, None)
+    common = dataclasses.replace(cfg.common, dtype=of_run)
+    with distributed.session(common) as run, listen(cfg.address) as listener:
 
         def load() -> Engine:
             loaded = checkpoint_manager.load(path, run)
-            log_line(f"model: {checkpoint_manager.describe(loaded)} on {run.device}")
-            return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
+            dtype = of_engine or run.compute_dtype
+            kind = str(dtype).removeprefix("torch.")
+            log_line(f"model: {checkpoint_manager.describe(loaded)} in {kind} on {run.device}")
+            return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots, dtype=dtype)
 
         serve(cfg, listener, load)
 
@@ -100,6 +115,7 @@ def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine
         service.stop()
     if service.failure is not None:
         raise service.failure
+    log_line("stopped")
 
 
 if __name__ == "__main__":
