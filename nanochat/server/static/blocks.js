@@ -206,7 +206,7 @@ class Parser {
     const align = cells(text).map((cell) => cell.trim());
     const head = this.leaf.lines.at(-1);
     if (align.length > COLUMNS || !align.every((cell) => /^:?-+:?$/.test(cell))) return false;
-    if (cells(head).length !== align.length) return false;
+    if (!head.includes("|") || cells(head).length !== align.length) return false;
     const { children } = this.open.at(-1);
     this.leaf.lines.pop();
     this.leaf.end -= 1;

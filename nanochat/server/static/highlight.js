@@ -6,7 +6,7 @@ const C_COMMENT = String.raw`\/\/[^\n]*|\/\*[^]*?(?:\*\/|$)`;
 const DOUBLE = String.raw`"(?:\\[^]|[^"\\\n])*"?`;
 const SINGLE = String.raw`'(?:\\[^]|[^'\\\n])*'?`;
 const NUMBER = String.raw`\b0[xXbBoO][\da-fA-F_]+\w*|(?:\b\d[\d_]*\.?[\d_]*|\B\.\d[\d_]*)(?:[eE][+-]?\d+)?\w*`;
-const words = (text) => new Set(text.split(" "));
+const words = (text) => new Set(text.trim().split(/\s+/));
 
 // Rules are tried in order at each place; then numbers and words, unless a language has its own or none.
 // No rule may scan ahead without bound and then fail: code of one mark repeated must stay fast.
@@ -14,18 +14,32 @@ const LANGUAGES = {
   python: {
     rules: {
       comment: String.raw`#[^\n]*`,
-      string: String.raw`\b[rbfuRBFU]{0,2}(?:"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|${DOUBLE}|${SINGLE})|"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|${DOUBLE}|${SINGLE}`,
+      string: String.raw`(?:\b[rbfuRBFU]{1,2})?(?:"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|${DOUBLE}|${SINGLE})`,
       meta: String.raw`@[\w.]+`,
     },
-    keywords: words("and as assert async await break case class continue def del elif else except finally for from global if import in is lambda match nonlocal not or pass raise return try while with yield"),
+    keywords: words(`
+      and as assert async await break case class continue def del elif else except finally for from global if
+      import in is lambda match nonlocal not or pass raise return try while with yield
+    `),
     constants: words("True False None self cls"),
-    types: words("int float str bool list dict set tuple bytes object type print len range enumerate zip map filter sorted sum min max open super isinstance abs any all input"),
+    types: words(`
+      int float str bool list dict set tuple bytes object type print len range enumerate zip map filter sorted sum
+      min max open super isinstance abs any all input
+    `),
   },
   javascript: {
     rules: { comment: C_COMMENT, string: `${DOUBLE}|${SINGLE}|` + "`(?:\\\\[^]|[^`\\\\])*`?" },
-    keywords: words("abstract as async await break case catch class const continue debugger declare default delete do else enum export extends finally for from function get if implements import in instanceof interface keyof let namespace new of private protected public readonly return set static super switch throw try type typeof var void while with yield"),
+    keywords: words(`
+      abstract as async await break case catch class const continue debugger declare default delete do else enum
+      export extends finally for from function get if implements import in instanceof interface keyof let
+      namespace new of private protected public readonly return set static super switch throw try type typeof var
+      void while with yield
+    `),
     constants: words("true false null undefined NaN Infinity this"),
-    types: words("any boolean never number object string symbol unknown Array Map Set Promise Object String Number Boolean Math JSON Date RegExp Error console document window"),
+    types: words(`
+      any boolean never number object string symbol unknown Array Map Set Promise Object String Number Boolean
+      Math JSON Date RegExp Error console document window
+    `),
   },
   json: {
     rules: { property: String.raw`"(?:\\[^]|[^"\\\n])*"(?=[ \t]*:)`, string: DOUBLE },
@@ -38,8 +52,14 @@ const LANGUAGES = {
       variable: String.raw`\$(?:\w+|\{[^}\n]{0,200}\}|[@*#?$!-])`,
       option: String.raw`(?<=\s)--?[a-zA-Z][\w-]*`,
     },
-    keywords: words("if then else elif fi for while until do done case esac in function select return break continue exit export local readonly declare set unset source alias eval exec trap shift"),
-    types: words("echo cd ls cat grep sed awk find mkdir rm cp mv touch chmod chown curl wget git pip python python3 npm node docker sudo apt tar ssh kill sort head tail xargs test printf read pwd uv cargo make"),
+    keywords: words(`
+      if then else elif fi for while until do done case esac in function select return break continue exit export
+      local readonly declare set unset source alias eval exec trap shift
+    `),
+    types: words(`
+      echo cd ls cat grep sed awk find mkdir rm cp mv touch chmod chown curl wget git pip python python3 npm node
+      docker sudo apt tar ssh kill sort head tail xargs test printf read pwd uv cargo make
+    `),
   },
   html: {
     rules: {
@@ -68,9 +88,15 @@ const LANGUAGES = {
       meta: String.raw`#!?\[[^\]\n]{0,200}\]|\b\w+!(?=[([{ ])`,
       variable: String.raw`'[a-z_]\w*`,
     },
-    keywords: words("as async await break const continue crate dyn else enum extern fn for if impl in let loop match mod move mut pub ref return static struct super trait type union unsafe use where while"),
+    keywords: words(`
+      as async await break const continue crate dyn else enum extern fn for if impl in let loop match mod move mut
+      pub ref return static struct super trait type union unsafe use where while
+    `),
     constants: words("true false self Self None Some Ok Err"),
-    types: words("bool char f32 f64 i8 i16 i32 i64 i128 isize str u8 u16 u32 u64 u128 usize String Vec Option Result Box Rc Arc HashMap HashSet"),
+    types: words(`
+      bool char f32 f64 i8 i16 i32 i64 i128 isize str u8 u16 u32 u64 u128 usize String Vec Option Result Box Rc
+      Arc HashMap HashSet
+    `),
   },
   cpp: {
     rules: {
@@ -78,18 +104,36 @@ const LANGUAGES = {
       string: `${DOUBLE}|${SINGLE}`,
       meta: String.raw`(?<=^|\n)[ \t]*#[ \t]*[a-z]+(?:[ \t]*<[^>\n]*>)?`,
     },
-    keywords: words("alignas alignof auto break case catch class concept const constexpr continue co_await co_return co_yield decltype default delete do else enum explicit export extern final for friend goto if inline mutable namespace new noexcept operator override private protected public register requires return sizeof static static_assert static_cast struct switch template throw try typedef typename union using virtual volatile while"),
+    keywords: words(`
+      alignas alignof auto break case catch class concept const constexpr continue co_await co_return co_yield
+      decltype default delete do else enum explicit export extern final for friend goto if inline mutable
+      namespace new noexcept operator override private protected public register requires return sizeof static
+      static_assert static_cast struct switch template throw try typedef typename union using virtual volatile
+      while
+    `),
     constants: words("true false nullptr NULL this"),
-    types: words("bool char double float int long short signed size_t uint8_t uint16_t uint32_t uint64_t int8_t int16_t int32_t int64_t unsigned void wchar_t std string vector map set pair cout cin endl printf FILE"),
+    types: words(`
+      bool char double float int long short signed size_t uint8_t uint16_t uint32_t uint64_t int8_t int16_t
+      int32_t int64_t unsigned void wchar_t std string vector map set pair cout cin endl printf FILE
+    `),
   },
   sql: {
     rules: {
       comment: String.raw`--[^\n]*|\/\*[^]*?(?:\*\/|$)`,
       string: String.raw`'(?:''|[^'])*'?|"[^"\n]*"?`,
     },
-    keywords: words("add all alter and as asc begin between by case check column commit constraint create cross database default delete desc distinct drop else end except exists foreign from full group having if in index inner insert intersect into is join key left like limit not offset on or order outer over partition primary references returning right rollback select set table then transaction union unique update using values view when where with"),
+    keywords: words(`
+      add all alter and as asc begin between by case check column commit constraint create cross database default
+      delete desc distinct drop else end except exists foreign from full group having if in index inner insert
+      intersect into is join key left like limit not offset on or order outer over partition primary references
+      returning right rollback select set table then transaction union unique update using values view when where
+      with
+    `),
     constants: words("true false null"),
-    types: words("int integer bigint smallint text varchar char boolean date timestamp real float double numeric decimal serial json count sum avg min max coalesce now"),
+    types: words(`
+      int integer bigint smallint text varchar char boolean date timestamp real float double numeric decimal
+      serial json count sum avg min max coalesce now
+    `),
     fold: true,
   },
   java: {
@@ -98,15 +142,28 @@ const LANGUAGES = {
       string: String.raw`"""[^]*?(?:"""|$)|${DOUBLE}|${SINGLE}`,
       meta: String.raw`@\w+`,
     },
-    keywords: words("abstract assert break case catch class const continue default do else enum extends final finally for goto if implements import instanceof interface native new package private protected public record return sealed static strictfp super switch synchronized this throw throws transient try var void volatile while yield"),
+    keywords: words(`
+      abstract assert break case catch class const continue default do else enum extends final finally for goto if
+      implements import instanceof interface native new package private protected public record return sealed
+      static strictfp super switch synchronized this throw throws transient try var void volatile while yield
+    `),
     constants: words("true false null"),
-    types: words("boolean byte char double float int long short String Integer Long Double Boolean Object List Map Set ArrayList HashMap System Math Optional Stream"),
+    types: words(`
+      boolean byte char double float int long short String Integer Long Double Boolean Object List Map Set
+      ArrayList HashMap System Math Optional Stream
+    `),
   },
   go: {
     rules: { comment: C_COMMENT, string: `${DOUBLE}|${SINGLE}|` + "`[^`]*`?" },
-    keywords: words("break case chan const continue default defer else fallthrough for func go goto if import interface map package range return select struct switch type var"),
+    keywords: words(`
+      break case chan const continue default defer else fallthrough for func go goto if import interface map
+      package range return select struct switch type var
+    `),
     constants: words("true false nil iota"),
-    types: words("any bool byte complex64 complex128 error float32 float64 int int8 int16 int32 int64 rune string uint uint8 uint16 uint32 uint64 uintptr append cap close copy delete len make new panic print println recover fmt"),
+    types: words(`
+      any bool byte complex64 complex128 error float32 float64 int int8 int16 int32 int64 rune string uint uint8
+      uint16 uint32 uint64 uintptr append cap close copy delete len make new panic print println recover fmt
+    `),
   },
 };
 const ALIASES = {

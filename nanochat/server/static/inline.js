@@ -11,6 +11,11 @@ const TARGET = 2000; // characters of a link's target and title
 const SPECIAL = /[\\`*_~[\]!<&$\n]|https?:\/\/|www\./gi;
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
 const URL = /^(?:https?:\/\/|mailto:)[^\s\x00-\x1f]+$/i;
+// (<url> "title") or (url "title"); a bare url may hold one level of brackets.
+const IN_ANGLES = String.raw`<((?:\\.|[^<>\n\\])*)>`;
+const BARE = String.raw`((?:\\[!-/:-@[-\`{-~]|[^\s\\()<]|\\(?=[^!-/:-@[-\`{-~])|\((?:\\.|[^\s\\()])*\))*)`;
+const TITLE = String.raw`("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\((?:\\.|[^()\\])*\))`;
+const TARGET_AND_TITLE = new RegExp(String.raw`^\([ \n]*(?:${IN_ANGLES}|${BARE})(?:[ \n]+${TITLE})?[ \n]*\)`);
 const ENTITIES = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", trade: "™",
   hellip: "…", mdash: "—", ndash: "–", lsquo: "‘", rsquo: "’", ldquo: "“", rdquo: "”", laquo: "«",
@@ -152,8 +157,8 @@ class Inline {
     const [match, hex, decimal, name] = found;
     const point = hex ? parseInt(hex, 16) : Number(decimal);
     const valid = point > 0 && point <= 0x10ffff && !(point >= 0xd800 && point < 0xe000);
-    const char = name ? (Object.hasOwn(ENTITIES, name) ? ENTITIES[name] : "") : valid ? String.fromCodePoint(point) : "\ufffd";
-    if (!char) return 0;
+    if (name && !Object.hasOwn(ENTITIES, name)) return 0;
+    const char = name ? ENTITIES[name] : valid ? String.fromCodePoint(point) : "\ufffd";
     this.addText(char);
     return at + match.length;
   }
@@ -228,9 +233,7 @@ class Inline {
   target(at) {
     if (this.text[at] !== "(") return undefined;
     const tail = this.text.slice(at, at + TARGET);
-    const found = tail.match(
-      /^\([ \n]*(?:<((?:\\.|[^<>\n\\])*)>|((?:\\[!-/:-@[-`{-~]|[^\s\\()<]|\\(?=[^!-/:-@[-`{-~])|\((?:\\.|[^\s\\()])*\))*))(?:[ \n]+("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\((?:\\.|[^()\\])*\)))?[ \n]*\)/,
-    );
+    const found = tail.match(TARGET_AND_TITLE);
     if (!found) return undefined;
     const url = unescaped(found[1] ?? found[2]);
     return { url, title: unescaped(found[3]?.slice(1, -1) ?? ""), end: at + found[0].length };

@@ -15,12 +15,6 @@ export function markdown(text) {
   return filled(document.createDocumentFragment(), rendered(blocks, context));
 }
 
-/** The source of each top-level block, blank lines between them left out. */
-export function markdownBlocks(text) {
-  const lines = normalized(text).split("\n");
-  return parseBlocks(lines.join("\n")).map(({ start, end }) => lines.slice(start, end + 1).join("\n"));
-}
-
 /**
  * An element that shows a growing text: `update(text, {final})` draws only the blocks that can
  * still change, and closes open marks for the moment. With `final`, the text is complete.

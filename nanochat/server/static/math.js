@@ -2,7 +2,8 @@
 // Does not own: which character a command is (symbols.js). What it does not know is shown as written.
 
 import { classed, fence, functionName, letter, node, operator, space, textNode, withLimits } from "./mathml.js";
-import { ACCENTS, BIG_OPERATORS, FENCES, FUNCTIONS, IDENTIFIERS, LIMITS, OPERATORS, SPACES, styled } from "./symbols.js";
+import { ACCENTS, BIG_OPERATORS, FENCES, FUNCTIONS, IDENTIFIERS } from "./symbols.js";
+import { LIMITS, OPERATORS, SPACES, styled } from "./symbols.js";
 
 const DEPTH = 12; // formulas inside formulas: a browser's time to lay them out can double with each
 const BIG = { big: "1.2em", Big: "1.8em", bigg: "2.4em", Bigg: "3em" };
@@ -11,7 +12,10 @@ const FONTS = {
   mathfrak: "fraktur", mathrm: "upright", mathit: "italic", mathsf: "sans", mathtt: "mono", mathnormal: "italic",
 };
 const TEXTS = ["text", "textrm", "textnormal", "textbf", "textit", "textsf", "texttt", "mbox", "hbox"];
-const FENCED = { pmatrix: "()", bmatrix: "[]", Bmatrix: "{}", vmatrix: "||", Vmatrix: "‖‖", cases: "{", rcases: " }" };
+const FENCED = {
+  pmatrix: "()", bmatrix: "[]", Bmatrix: "{}", vmatrix: "||", Vmatrix: "‖‖", cases: "{", rcases: " }",
+};
+const ARGUMENT = /^(?:[\p{L}\d]|\\(?!left|right|q?quad)[a-zA-Z])/u;
 const ALIGNED = /^(?:align|aligned|alignat|split|eqnarray)\*?$/;
 
 /** A formula as a <math> element; `display` sets it on a line of its own. Never throws. */
@@ -89,10 +93,7 @@ class Tex {
       }
       const part = this.scripted();
       add(part);
-      const after = this.peek() ?? "";
-      if (part.isFunction && /^(?:[\p{L}\d]|\\[a-zA-Z])/u.test(after) && !/^\\(?:left|right|[,;:!]|q?quad)/.test(after)) {
-        add(space("0.167em"));
-      }
+      if (part.isFunction && ARGUMENT.test(this.peek() ?? "")) add(space("0.167em")); // "sin x"
     }
     return result;
   }
@@ -127,7 +128,8 @@ class Tex {
 
   environment() {
     const name = this.raw();
-    const columns = name === "array" ? [...this.raw().matchAll(/[lcr]/g)].map(([side]) => ({ l: "left", r: "right" })[side]) : [];
+    const sides = name === "array" ? (this.raw().match(/[lcr]/g) ?? []) : [];
+    const columns = sides.map((side) => ({ l: "left", r: "right" })[side]);
     if (/^alignat/.test(name)) this.raw();
     const inside = this.table(name, columns);
     if (this.takes("\\end")) this.raw();
@@ -220,7 +222,9 @@ class Tex {
     const own = (table) => Object.hasOwn(table, name);
     if (own(COMMANDS)) return COMMANDS[name](this);
     if (own(IDENTIFIERS)) return letter(IDENTIFIERS[name], this.font, /^[A-Z]/.test(name));
-    if (own(BIG_OPERATORS)) return withLimits(operator(BIG_OPERATORS[name], { largeop: "true" }), !name.includes("int"));
+    if (own(BIG_OPERATORS)) {
+      return withLimits(operator(BIG_OPERATORS[name], { largeop: "true" }), !name.includes("int"));
+    }
     if (own(OPERATORS)) return operator(OPERATORS[name]);
     if (own(SPACES)) return space(SPACES[name]);
     if (own(FENCES)) return operator(FENCES[name], { stretchy: "false" });
@@ -268,9 +272,12 @@ class Tex {
   }
 }
 
+/** The same command by several names. */
+const each = (names, command) => Object.fromEntries(names.split(" ").map((name) => [name, (tex) => command(tex, name)]));
+
 const COMMANDS = {
-  ...Object.fromEntries(["frac", "dfrac", "tfrac", "cfrac"].map((name) => [name, (tex) => fraction(tex, name)])),
-  ...Object.fromEntries(["binom", "dbinom", "tbinom"].map((name) => [name, binomial])),
+  ...each("frac dfrac tfrac cfrac", fraction),
+  ...each("binom dbinom tbinom", binomial),
   sqrt(tex) {
     if (tex.peek() !== "[") return node("msqrt", tex.argument());
     const degree = tex.inner(tex.raw("[")).row();
@@ -287,7 +294,10 @@ const COMMANDS = {
   substack: (tex) => node("mrow", ...tex.inner(tex.raw()).table("substack", [])),
   operatorname: (tex) => functionName(tex.raw(), false),
   "operatorname*": (tex) => functionName(tex.raw(), true),
-  pmod: (tex) => node("mrow", space("0.444em"), operator("("), node("mi", "mod"), space("0.333em"), tex.argument(), operator(")")),
+  pmod(tex) {
+    const inside = [node("mi", "mod"), space("0.333em"), tex.argument()];
+    return node("mrow", space("0.444em"), operator("("), ...inside, operator(")"));
+  },
   bmod: () => operator("mod"),
   not: (tex) => operator(`${tex.argument().textContent}\u0338`),
   phantom: (tex) => node("mphantom", tex.argument()),
@@ -298,8 +308,8 @@ const COMMANDS = {
   textcolor: (tex) => (tex.raw(), tex.argument()),
   color: (tex) => (tex.raw(), node("mrow")),
   hspace: (tex) => (tex.raw(), space("0.5em")),
-  ...Object.fromEntries(["mathop", "mathrel", "mathbin", "mathord", "smash", "ensuremath"].map((name) => [name, (tex) => tex.argument()])),
-  ...Object.fromEntries(["hline", "nonumber", "notag", "scriptstyle", "limits", "nolimits"].map((name) => [name, () => node("mrow")])),
+  ...each("mathop mathrel mathbin mathord smash ensuremath", (tex) => tex.argument()),
+  ...each("hline nonumber notag scriptstyle limits nolimits", () => node("mrow")),
 };
 
 function fraction(tex, name) {

@@ -60,7 +60,9 @@ function tokenSpan(entry, index, tool) {
 function listen(text, entries, card) {
   const show = (span, pin) => span && card.show(span, entries[span.dataset.index], Number(span.dataset.index), pin);
   const spanOf = (event) => event.target.closest(".token");
-  text.addEventListener("pointerover", (event) => event.pointerType === "mouse" && !card.pinned() && show(spanOf(event)));
+  text.addEventListener("pointerover", (event) => {
+    if (event.pointerType === "mouse" && !card.pinned()) show(spanOf(event), false);
+  });
   text.addEventListener("click", (event) => spanOf(event)?.focus());
   text.addEventListener("focusin", (event) => {
     for (const other of text.querySelectorAll('[tabindex="0"]')) select(other, false);
