@@ -58,6 +58,21 @@ def test_the_speed_of_a_product_includes_waiting_for_it(monkeypatch):
     assert waited == [CPU] * 3
 
 
+@pytest.mark.parametrize(("bfloat16_s", "expected"), [(1.1, "float32"), (0.7, "bfloat16")])
+@pytest.mark.parametrize("loaded", [(0.0, 0.05), (0.05, 0.2), (0.0, 9.0), (9.0, 9.0)])
+def test_a_burst_of_load_does_not_change_the_dtype(monkeypatch, loaded, bfloat16_s, expected):
+    now = 0.0
+
+    def slow(a, b):
+        nonlocal now
+        busy = loaded[0] <= now < loaded[1]
+        now += 1e-3 * (bfloat16_s if a.dtype == torch.bfloat16 else 1.0) * (4 if busy else 1)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", slow)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
+    assert device.measure_dtype(CPU) is getattr(torch, expected)
+
+
 @pytest.mark.parametrize("error", [TypeError("MPS does not support bfloat16"), RuntimeError()])
 def test_a_device_without_bfloat16_computes_in_float32(monkeypatch, capsys, error):
     ones = torch.ones

@@ -171,7 +171,10 @@ def test_answering_again_and_editing_keep_the_old_messages(page):
     assert shown(page) == ["hi", "Hello!"]
     page.reload()
     page.locator(MESSAGE).first.wait_for()
-    assert (shown(page), page.locator(".assistant .count").inner_text()) == (["hi", "Hello!"], "1/2")
+    assert (shown(page), page.locator(".assistant .count").inner_text()) == (
+        ["hi", "Hello!"],
+        "1/2",
+    )
 
 
 def test_a_failed_question_can_be_retried_and_is_not_sent_again(page):
@@ -267,7 +270,11 @@ def test_exports_hold_the_tree_and_imports_are_checked(page, context, tmp_path):
         assert download.value.suggested_filename == name
         saved[name] = tmp_path / name
         download.value.save_as(saved[name])
-    assert saved["hi.md"].read_text("utf-8").startswith("# hi\n\n## You\n\nhi\n\n## tiny:sft\n\nHello!")
+    assert (
+        saved["hi.md"]
+        .read_text("utf-8")
+        .startswith("# hi\n\n## You\n\nhi\n\n## tiny:sft\n\nHello!")
+    )
     content = json.loads(saved["hi.json"].read_text("utf-8"))
     assert (content["format"], content["version"]) == ("nanochat.conversations", 1)
     assert len(content["conversations"][0]["nodes"]) == 5
@@ -278,7 +285,10 @@ def test_exports_hold_the_tree_and_imports_are_checked(page, context, tmp_path):
         ("{}", "The file is not an export of this page"),
         ('{"format": "nanochat.conversations", "version": 2}', "version 2 of the format"),
         ('{"format": "nanochat.conversations", "version": 1}', "no list of conversations"),
-        ('{"format": "nanochat.conversations", "version": 1, "conversations": [5]}', "no conversation"),
+        (
+            '{"format": "nanochat.conversations", "version": 1, "conversations": [5]}',
+            "no conversation",
+        ),
     ]
     for text, reason in rubbish:
         (tmp_path / "rubbish.json").write_text(text)
@@ -302,7 +312,14 @@ LOCAL = {
     "nanochat.settings": ['"x"', "[]", '{"temperature":"hot","models":5,"system":[]}', "null", "{"],
     "nanochat.theme": ["5", "<svg>"],
 }
-GOOD = {"id": "a", "conversation": "c", "parent": None, "created": 1, "role": "user", "content": "old"}
+GOOD = {
+    "id": "a",
+    "conversation": "c",
+    "parent": None,
+    "created": 1,
+    "role": "user",
+    "content": "old",
+}
 RECORD = {"id": "c", "title": "kept", "created": 1}
 STORED: list[tuple[list[Any], list[Any]]] = [
     ([{"id": "c"}, {"id": 5, "created": "now"}], [{**GOOD, "parent": "gone"}]),
@@ -403,10 +420,10 @@ def test_an_old_versions_conversation_is_taken_over(context):
 def test_answers_that_cannot_be_drawn_are_shown_as_text(context):
     page = context.new_page()
     throwing = "export const markdown = null; export function markdownView() {"
-    throwing += "return { element: document.createElement('p'), update() { throw new Error('deep'); } }; }"
-    page.route(
-        "**/markdown.js", lambda r: r.fulfill(body=throwing, content_type="text/javascript")
+    throwing += (
+        "return { element: document.createElement('p'), update() { throw new Error('deep'); } }; }"
     )
+    page.route("**/markdown.js", lambda r: r.fulfill(body=throwing, content_type="text/javascript"))
     page.goto("/")
     page.locator("#choose-model-name:not(:empty)").wait_for()
     ask(page, "story")

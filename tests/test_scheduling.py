@@ -197,6 +197,12 @@ def test_new_weights_and_generate_use_nothing_that_was_kept():
     assert (cached(), cached()) == (0, 29)
 
 
+def test_statistics_say_whether_equal_seeds_give_equal_answers():
+    for dtype, start in ((torch.float32, "in float32: equal"), (torch.bfloat16, "not in bfloat16")):
+        engine = Engine(random_model(), TOKENIZER, slots=1, dtype=dtype)
+        assert engine.stats().deterministic.startswith(start)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_arrival_of_requests_is_answered_as_if_each_was_alone(seed):
     """Equal prompts, common beginnings, clients, leavers, tools; 1 to 5 slots."""

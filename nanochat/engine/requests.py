@@ -94,6 +94,7 @@ class EngineStats:
     """What an engine is doing, and totals since it was made.
 
     running, waiting: requests. cached_prefix_tokens: prompt tokens found in the cache.
+    deterministic: whether equal seeds give equal answers, and on what condition, in a sentence.
     """
 
     slots: int
@@ -104,6 +105,7 @@ class EngineStats:
     prompt_tokens: int
     cached_prefix_tokens: int
     generated_tokens: int
+    deterministic: str
 
 
 @dataclass(frozen=True)

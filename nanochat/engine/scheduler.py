@@ -29,7 +29,10 @@ several, of a prompt or of a tool's output. A step
 
 Same seed, same answer? The noise depends on (seed, position, token) only (sampling), so an answer
 is a function of the logits. In exact arithmetic these would not depend on the batch, the slots or
-the cache; in floating point a sum in another order differs in its last bits. See DETERMINISM.
+the cache; in floating point a sum in another order differs in its last bits, and another token is
+taken if its score is that close to the best. In float32 that is about one token in a million: 128
+answers of 12,292 tokens were the same with 1, 4, 16 and 64 slots, in another order, and by
+`generate`. In bfloat16 up to 6 of 64 answers were not. `stats` says which applies.
 
 Owns the step and when a sequence ends. Does not own the slots (slots), the cache's memory
 (kv_cache), the choice of a token (sampler), the text of tokens (requests) or HTTP.
@@ -127,6 +130,7 @@ class Engine:
             prompt_tokens=self._prompt_tokens,
             cached_prefix_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
+            deterministic=_determinism(self.dtype),
         )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -362,3 +366,17 @@ class Engine:
             cached_tokens=seq.cached_tokens or 0,
         )
         return Event(seq.id, kind, text, completion=completion)
+
+
+def _determinism(dtype: torch.dtype) -> str:
+    """When equal requests with equal seeds are answered equally, in a sentence."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype in (torch.float32, torch.float64):
+        return (
+            f"in {name}: equal seeds give equal answers alone, in any batch and after a restart, "
+            "except where two tokens' scores differ by less than rounding"
+        )
+    return (
+        f"not in {name}: with equal seeds an answer may depend on the requests beside it; in "
+        "float32 it does not"
+    )

@@ -8,6 +8,7 @@ import mmap
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ PEAK_TFLOPS_BF16 = {
     "T4": 65.0,
     "V100": 125.0,
 }
+
+PRODUCT = (4096, 256, 1024)  # rows, inputs and outputs of a layer of a small model
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _MMAP_MAX_DEFAULT = 65536
@@ -113,27 +116,45 @@ def measure_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if has_bfloat16 else torch.float32
     if product_error(device, torch.bfloat16) is not None:
         return torch.float32
-    slow = matmul_tflops(device, torch.float32)
-    fast = matmul_tflops(device, torch.bfloat16)
-    return torch.bfloat16 if fast > 1.2 * slow else torch.float32
+    # In turns: while another process takes the cores, both are slowed. One after the other, one run
+    # of a loaded machine chose bfloat16 and the next float32, and a model's answers differ by it.
+    times = product_times(device, (torch.float32, torch.bfloat16), budget_s=0.1)
+    return torch.bfloat16 if 1.2 * times[torch.bfloat16] < times[torch.float32] else torch.float32
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.05) -> float:
     """Speed of a matrix product of a small model's shape, in TFLOP/s; the best of several runs."""
-    rows, inner, columns = 4096, 256, 1024
-    a = torch.ones(rows, inner, dtype=dtype, device=device)  # [N, C]
-    b = torch.ones(columns, inner, dtype=dtype, device=device)  # [4C, C], as in nn.Linear
-    best_s, spent_s = float("inf"), 0.0
-    tries = 0
+    rows, inner, columns = PRODUCT
+    return 2 * rows * inner * columns / product_times(device, (dtype,), budget_s)[dtype] / 1e12
+
+
+def product_times(
+    device: torch.device, dtypes: Sequence[torch.dtype], budget_s: float
+) -> dict[torch.dtype, float]:
+    """Seconds of a matrix product in each dtype: the best of several runs, made in turns.
+
+    budget_s: how long to go on, of each dtype's runs at least three.
+    """
+    rows, inner, columns = PRODUCT
+    inputs = {
+        dtype: (
+            torch.ones(rows, inner, dtype=dtype, device=device),  # [N, C]
+            torch.ones(columns, inner, dtype=dtype, device=device),  # [4C, C], as in nn.Linear
+        )
+        for dtype in dtypes
+    }
+    best_s = dict.fromkeys(dtypes, float("inf"))
+    tries, spent_s = 0, 0.0
     while spent_s < budget_s or tries < 3:
-        start_s = time.perf_counter()
-        torch.nn.functional.linear(a, b)  # [N, 4C]
-        synchronize(device)
-        elapsed_s = time.perf_counter() - start_s
-        best_s = min(best_s, elapsed_s)
-        spent_s += elapsed_s
+        for dtype, (a, b) in inputs.items():
+            start_s = time.perf_counter()
+            torch.nn.functional.linear(a, b)  # [N, 4C]
+            synchronize(device)
+            elapsed_s = time.perf_counter() - start_s
+            best_s[dtype] = min(best_s[dtype], elapsed_s)
+            spent_s += elapsed_s
         tries += 1
-    return 2 * rows * inner * columns / best_s / 1e12
+    return best_s
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
