@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import re
@@ -12,7 +11,6 @@ import signal
 import stat
 import struct
 import sys
-import termios
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,9 +25,12 @@ from nanochat.stages.chat_session import AnswerOptions, Chat
 from nanochat.system import terminal
 from tests.engine_helpers import scripted_engine
 
-pty = pytest.importorskip("pty")
+pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 GIVE_UP_S = 30.0
+needs_fork = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a process that has used torch cannot fork"
+)
 
 
 class Typist:
@@ -121,6 +122,7 @@ def start(monkeypatch, tmp_path) -> Iterator[Callable[..., Typist]]:
             pass  # it has ended
 
 
+@needs_fork
 def test_a_chat_in_a_terminal_has_line_editing_history_and_bold_prompts(start, tmp_path):
     typist = start()
     assert typist.read_until("> ").endswith("\x1b[1m> ")
@@ -145,6 +147,7 @@ def test_a_chat_in_a_terminal_has_line_editing_history_and_bold_prompts(start, t
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
+@needs_fork
 def test_a_spinner_turns_until_the_first_token_and_ctrl_c_ends_the_answer(start, monkeypatch):
     monkeypatch.setattr(terminal, "SPINNER_DELAY_S", 0.0)
     typist = start(delay_s=0.2)
