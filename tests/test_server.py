@@ -283,6 +283,7 @@ def test_models_health_and_the_page_are_served_with_safe_headers(service):
                 "slots_in_use": 0,
                 "waiting": 0,
                 "max_model_len": 256,
+                "deterministic": service.stats().deterministic,
             }
         ],
     }

@@ -72,4 +72,5 @@ class Models:
             "slots_in_use": stats.slots_in_use,
             "waiting": stats.waiting,
             "max_model_len": engine.max_len,
+            "deterministic": stats.deterministic,
         }
