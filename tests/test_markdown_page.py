@@ -385,6 +385,23 @@ def test_a_growing_answer_redraws_its_last_block_only(page: Any) -> None:
     assert (kept, decorated) == (True, 1)
 
 
+def test_what_is_scrolled_and_selected_in_a_growing_block_stays(page: Any) -> None:
+    scrolled, same, text = page.evaluate(
+        """() => {
+          const view = markdownView();
+          box.replaceChildren(view.element);
+          const start = `- one\\n\\n  ~~~\\n  ${"wide ".repeat(99)}\\n`;
+          const text = (at) => start + "  x\\n".repeat(at);
+          view.update(text(1));
+          const code = box.querySelector("pre");
+          code.scrollLeft = 70;
+          for (let at = 2; at < 9; at++) view.update(text(at));
+          return [code.scrollLeft, code === box.querySelector("pre"), code.textContent.slice(-16)];
+        }"""
+    )
+    assert (scrolled, same, text) == (70, True, "x\n" * 8)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -16,9 +16,10 @@ export function markdown(text) {
 }
 
 /**
- * An element that shows a growing text: `update(text, {final})` draws only the blocks that can
+ * An element that shows a growing text: `update(text, {final})` reads only the blocks that can
  * still change, and closes open marks for the moment. With `final`, the text is complete.
- * decorate(node): called with each new top-level node.
+ * decorate(node): called with each top-level node before it is shown. Nodes that stay the same are
+ * kept, and with them what is selected, focused and scrolled.
  */
 export function markdownView(decorate = () => {}) {
   const box = element("div");
@@ -28,37 +29,45 @@ export function markdownView(decorate = () => {}) {
   let drawn = []; // the nodes after those
   let shown = null;
 
-  function restart() {
-    box.replaceChildren();
-    settled = "";
-    drawn = [];
-    definitions = new Map();
-  }
-
-  function draw(blocks, context) {
-    const nodes = rendered(blocks, context);
-    filled(box, nodes);
-    nodes.forEach(decorate);
-    return nodes;
-  }
-
   function update(given, { final = false } = {}) {
     const text = normalized(given);
     if (shown === `${final}${text}`) return;
     shown = `${final}${text}`;
-    // A reference may stand before its definition: in the end such answers are drawn once more.
-    if (!text.startsWith(settled) || (final && text.includes("]:"))) restart();
+    // A reference may stand before its definition: in the end such answers are read once more.
+    if (!text.startsWith(settled) || (final && text.includes("]:"))) {
+      settled = "";
+      definitions = new Map();
+      drawn = [...box.childNodes];
+    }
     const rest = text.slice(settled.length);
     const blocks = parseBlocks(final ? rest : withoutOpenLine(rest));
     const { kept, lines } = final ? { kept: blocks.length, lines: 0 } : settledPart(blocks, rest);
-    for (const node of drawn) node.remove();
     definitionsOf(blocks.slice(0, kept), definitions);
-    draw(blocks.slice(0, kept), { definitions });
     const known = definitionsOf(blocks.slice(kept), new Map(definitions));
-    drawn = draw(blocks.slice(kept), { definitions: known, unfinished: !final });
+    const nodes = [
+      ...rendered(blocks.slice(0, kept), { definitions }),
+      ...rendered(blocks.slice(kept), { definitions: known, unfinished: !final }),
+    ];
+    nodes.forEach(decorate);
+    drawn = patched(box, drawn, nodes).slice(final ? 0 : kept);
     if (lines > 0) settled += rest.split("\n").slice(0, lines).join("\n") + "\n";
   }
   return { element: box, update };
+}
+
+/** Makes `olds`, the last children of `parent`, look like `news`; returns the nodes that are there. */
+function patched(parent, olds, news) {
+  for (const node of olds.slice(news.length)) node.remove();
+  return news.map((node, at) => {
+    const old = olds[at];
+    if (!old) parent.append(node);
+    else if (old.isEqualNode(node)) return old;
+    else if (old.nodeType === Node.ELEMENT_NODE && old.cloneNode().isEqualNode(node.cloneNode())) {
+      patched(old, [...old.childNodes], [...node.childNodes]);
+      return old;
+    } else old.replaceWith(node);
+    return node;
+  });
 }
 
 /**
