@@ -604,7 +604,7 @@ def test_tokens_show_their_probability_and_what_they_are(page: Any) -> None:
         ["bytes"],
     ]
     assert page.inner_text(".token-head p").startswith("6 tokens · perplexity 4.49")
-    assert page.inner_text(".token-head p").endswith("2 not the likeliest")
+    assert page.inner_text(".token-head p").endswith("2 of them not the likeliest")
 
 
 def test_an_alternative_is_picked_by_keys_alone(page: Any) -> None:

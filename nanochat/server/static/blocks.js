@@ -40,11 +40,11 @@ class Parser {
     const all = matched === this.open.length;
     if (all && this.leaf && this.continueLeaf()) return;
     this.matched = matched;
-    this.fresh = !all; // whether the leaf is not (or not surely) continued by this line
-    while (this.begin(all));
+    this.fresh = !all; // whether the line left a container or began one: then the leaf does not go on
+    while (this.begin());
     if (this.line === null) return; // a block has taken the whole line
     if (this.blank()) this.addBlank();
-    else this.addText(all);
+    else this.addText();
   }
 
   // -------------------------------------------------------------- columns
@@ -151,9 +151,9 @@ class Parser {
   // -------------------------------------------------------------- what begins
 
   /** Begin the block whose marker comes next; true if another may follow on the line. */
-  begin(all) {
+  begin() {
     const paragraph = this.leaf?.type === "paragraph";
-    const interrupts = paragraph && all && !this.fresh;
+    const interrupts = paragraph && !this.fresh;
     const indent = this.indent();
     if (this.blank()) return false;
     if (indent > 3) {
@@ -306,9 +306,9 @@ class Parser {
     this.leaf = null;
   }
 
-  addText(all) {
+  addText() {
     const { leaf } = this;
-    if (leaf?.type === "table" && all && !this.fresh) {
+    if (leaf?.type === "table" && !this.fresh) {
       leaf.rows.push(cells(this.line.trim()));
       this.touch();
     } else if (leaf?.type === "paragraph") {

@@ -1,7 +1,10 @@
 // Markdown as DOM nodes: CommonMark with GFM's tables, tasks and strikes, formulas, colored code.
 // Written here rather than taken: the page has no build step, the known libraries with maths and
 // colors are several hundred KB that make HTML strings and need a sanitizer, and none draws a growing
-// answer by its last block alone. Text only ever becomes text nodes; HTML is shown as it is written.
+// answer by its last block alone. Text only ever becomes text nodes.
+// Other than CommonMark: HTML is shown as it is written; links lead to http, https and mail, and images
+// are links; definitions stay visible, on one line; a line end is one; 2*3*4 keeps its signs; what
+// would vanish or nest too deep (long runs of marks, cells beyond a table's columns) is shown as text.
 
 import { parseBlocks } from "./blocks.js";
 import { element, filled } from "./emphasis.js";

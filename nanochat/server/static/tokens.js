@@ -194,7 +194,7 @@ function summary(entries) {
   if (known.length === 0) return count;
   const perplexity = Math.exp(known.reduce((sum, { logprob }) => sum - logprob, 0) / known.length);
   const others = known.filter(({ rank }) => rank > 1).length;
-  return `${count} · perplexity ${perplexity.toPrecision(3)} · ${others} not the likeliest`;
+  return `${count} · perplexity ${perplexity.toPrecision(3)} · ${others} of them not the likeliest`;
 }
 
 // ---------------------------------------------------------------- words
