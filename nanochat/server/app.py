@@ -234,9 +234,15 @@ def _add_metrics(app: "FastAPI", models: Models, visits: Visits) -> None:
 
 def _page(app: "FastAPI") -> Any:
     """What answers all other paths: the files of the page, and a hint to clients of the API."""
+    from fastapi.responses import FileResponse
     from fastapi.staticfiles import StaticFiles
 
     files = StaticFiles(directory=STATIC, html=True)
+
+    async def docs(request: Any) -> FileResponse:
+        return FileResponse(STATIC / "docs.html")
+
+    app.add_route("/docs", docs)
 
     async def page(scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):

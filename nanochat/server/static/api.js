@@ -28,6 +28,9 @@ export function setKey(value) {
   }
 }
 
+/** The header that tells who we are: {} without a key. */
+export const authorization = () => (key ? { authorization: `Bearer ${key}` } : {});
+
 /** The served models: [{id, max_model_len, defaults, ...}], the default first. */
 export async function fetchModels() {
   const response = await request("v1/models");
@@ -77,10 +80,9 @@ function post(body, signal) {
 }
 
 async function request(path, options = {}) {
-  const authorization = key ? { authorization: `Bearer ${key}` } : {};
   let response;
   try {
-    response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization } });
+    response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization() } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The server does not respond. Is it still running?");
