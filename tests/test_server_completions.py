@@ -140,7 +140,6 @@ def test_streams_add_up_to_the_complete_answer(service):
         ({"prompt": [1, 265]}, "prompt[1]", "there is no token 265; the vocabulary has 265"),
         ({"prompt": [[1], [True]]}, "prompt[1][0]", "must be a token's id, got True"),
         ({"prompt": "a" * 128}, "prompt", "takes 129 tokens; the context holds 128"),
-        ({"prompt": "a", "max_tokens": 0}, "max_tokens", "0 needs echo: true"),
         ({"prompt": "a", "logprobs": 6}, "logprobs", "less than or equal to 5, got 6"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "does not fill gaps; only '' is accepted"),
         ({"prompt": "a", "best_of": 2}, "best_of", "use n; only 1 is accepted, got 2"),

@@ -170,7 +170,8 @@ def _missing_key(sent: bool) -> Refusal:
 def _wrong_type(method: str, headers: Headers) -> Refusal | None:
     """Only JSON: a page of another site can send forms and plain text without being asked."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if method != "POST" or kind == "application/json":
+    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    if method != "POST" or empty or kind == "application/json":
         return None
     said = f"Content-Type is {kind!r}" if kind else "Content-Type is missing"
     remedy = "send application/json (curl: -H 'Content-Type: application/json')"

@@ -57,6 +57,10 @@ API_PATHS = (
     "/metrics",
 )
 STATIC = Path(__file__).parent / "static"
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the answer; in events if stream is true"}
+}
+STREAMED[200]["content"] = {"application/json": {}, "text/event-stream": {}}
 
 
 def create_app(
@@ -111,7 +115,7 @@ def create_app(
 def _add_answers(app: "FastAPI", models: Models) -> None:
     import fastapi
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(body: ChatRequest, http_request: fastapi.Request) -> Any:
         """Answer a conversation."""
         name, service = models.find(body.model)
@@ -132,7 +136,7 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         )
         return await _respond(body, service, requests, answer, http_request)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def complete(body: TextRequest, http_request: fastapi.Request) -> Any:
         """Continue texts."""
         name, service = models.find(body.model)

@@ -17,6 +17,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from nanochat.server.errors import FieldError
+from nanochat.server.schemas import NULL
 from nanochat.tokenizer.messages import shortened
 
 
@@ -82,19 +83,21 @@ class RequestModel(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """The schema as the server reads it: a field that may be left out may be null."""
+        """The schema as the server reads it: what may be left out may be null, and is all named."""
         schema = handler.resolve_ref_schema(handler(core_schema))
-        fields = schema["properties"]
-        for name in fields.keys() - schema.get("required", ()):
-            field = fields[name]
-            if "anyOf" in field:
-                null = {"type": "null"}
-                field["anyOf"] = [*(kind for kind in field["anyOf"] if kind != null), null]
-            else:
-                outside = {
-                    k: field.pop(k) for k in ("title", "description", "default") & field.keys()
-                }
-                fields[name] = {"anyOf": [field, {"type": "null"}], **outside}
+        fields = {}
+        for name, field in schema["properties"].items():
+            if name in schema.get("required", ()):
+                fields[name] = field
+                continue
+            about = {k: v for k, v in field.items() if k in ("title", "description", "default")}
+            kind = {k: v for k, v in field.items() if k not in about}
+            kinds = kind.get("anyOf", [kind])
+            fields[name] = {"anyOf": [*(kind for kind in kinds if kind != NULL), NULL], **about}
+        for name, ignored in cls.ignored.items():
+            values = {} if ignored.values is None else {"enum": [*ignored.values, None]}
+            fields[name] = {"description": f"no effect: {ignored.reason}", **values}
+        schema["properties"] = fields
         return schema
 
 

@@ -124,8 +124,8 @@ def text_requests(
                 ),
                 tools=False,
                 chat=False,
-                # echo without new tokens reads the prompt, and no more
-                prompt_logprobs=body.echo and (body.logprobs is not None or count == 0),
+                # the engine only reads a prompt if its log-probabilities are of interest
+                prompt_logprobs=count == 0 or (body.echo and body.logprobs is not None),
                 client=client,
             )
             for choice in range(body.n)

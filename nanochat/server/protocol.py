@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from nanochat.engine import SamplingParams
 from nanochat.engine.sampling import SamplingOptions
+from nanochat.server import schemas
 from nanochat.server.errors import FieldError
 from nanochat.server.fields import IGNORED, RequestModel
 from nanochat.server.tools import (
@@ -24,11 +25,10 @@ from nanochat.server.tools import (
     Tool,
     ToolChoice,
 )
-from nanochat.tokenizer.messages import ROLES, shortened
+from nanochat.tokenizer.messages import shortened
 
 MAX_CHOICES = 8
 MAX_STOPS = 4
-MAX_PROMPTS = 64
 MAX_LOGPROBS = 20  # alternatives per token
 MAX_TEXT_LOGPROBS = 5  # the same for text completions
 
@@ -41,7 +41,9 @@ def _whole(number: Any) -> Any:
 
 def _stops(stop: Any) -> Any:
     stops = [stop] if isinstance(stop, str) else stop
-    return [text for text in stops if text != ""] if isinstance(stops, list) else stops
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        return stops
+    return [text for text in stops if text != ""]
 
 
 def _limit(number: Any) -> Any:
@@ -51,24 +53,17 @@ def _limit(number: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 # Clients write "no limit" as -1 too.
-Limit = Annotated[int | None, Field(ge=1), BeforeValidator(_limit)]
-TopK = Annotated[int, Field(ge=0), BeforeValidator(lambda k: 0 if (k := _whole(k)) == -1 else k)]
+Limit = Annotated[int | None, Field(ge=1), BeforeValidator(_limit), WithJsonSchema(schemas.LIMIT)]
+TopK = Annotated[
+    int,
+    Field(ge=0),
+    BeforeValidator(lambda k: 0 if (k := _whole(k)) == -1 else k),
+    WithJsonSchema({"type": "integer", "minimum": -1}),
+]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-MESSAGES_SCHEMA = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "type": "object",
-        "properties": {
-            "role": {"enum": list(ROLES)},
-            "content": {"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]},
-        },
-        "required": ["role"],
-    },
-}
-Messages = Annotated[list[Any], WithJsonSchema(MESSAGES_SCHEMA), Field(min_length=1)]
+Messages = Annotated[list[Any], WithJsonSchema(schemas.MESSAGES), Field(min_length=1)]
 ModelId = Annotated[str | None, Field(description="an id of /v1/models; none: the first")]
 
 
@@ -97,7 +92,9 @@ class GenerationRequest(RequestModel):
     stop: Annotated[
         list[str],
         Field(max_length=MAX_STOPS),
-        BeforeValidator(_stops, json_schema_input_type=str | list[str]),
+        BeforeValidator(
+            _stops, json_schema_input_type=str | Annotated[list[str], Field(max_length=MAX_STOPS)]
+        ),
     ] = Field([], description="texts that end the answer")
     n: Whole = Field(1, ge=1, le=MAX_CHOICES, description="number of answers")
     stream: bool = False
@@ -126,12 +123,14 @@ class ChatRequest(GenerationRequest):
     The tokenizer judges the messages (tokenizer/messages.py), here as in training.
     """
 
+    model_config = ConfigDict(json_schema_extra=schemas.TOP_LOGPROBS_NEED_LOGPROBS)
+
     messages: Messages
     max_completion_tokens: Limit = Field(None, description="-1: no limit")
     max_tokens: Limit = Field(None, description="older name of max_completion_tokens")
     logprobs: bool = Field(False, description="return log-probabilities of the answer's tokens")
-    top_logprobs: Whole | None = Field(
-        None, ge=0, le=MAX_LOGPROBS, description="alternatives per token; needs logprobs"
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_whole)] | None = (
+        Field(None, description="alternatives per token; needs logprobs")
     )
     tools: list[Tool] = Field([], description="functions that the client runs")
     tool_choice: ToolChoice = Field("auto", description="whether one of them is called")
@@ -187,19 +186,6 @@ class ChatRequest(GenerationRequest):
 
 
 Prompt = str | list[int]
-PROMPT_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
-        {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": {"type": "string"}},
-        {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_PROMPTS,
-            "items": {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
-        },
-    ]
-}
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -208,10 +194,10 @@ def _prompts(value: Any) -> list[Prompt]:
         return [value]
     given = value if isinstance(value, list) else []
     items = [given] if given and not isinstance(given[0], str | list) else given
-    if not 1 <= len(items) <= MAX_PROMPTS:
+    if not 1 <= len(items) <= schemas.MAX_PROMPTS:
         raise FieldError(
-            f"must be a text, a list of token ids, or a list of at most {MAX_PROMPTS} of either, "
-            f"got {shortened(value)}"
+            "must be a text, a list of token ids, or a list of at most "
+            f"{schemas.MAX_PROMPTS} of either, got {shortened(value)}"
         )
     for place, item in enumerate(items):
         path = (place,) if items is given else ()
@@ -235,24 +221,21 @@ def _token_ids(value: list[Any], *path: int) -> list[int]:
 class TextRequest(GenerationRequest):
     """A request to continue text, which goes to the model as it is, without roles."""
 
-    prompt: Annotated[list[Prompt], BeforeValidator(_prompts), WithJsonSchema(PROMPT_SCHEMA)] = (
+    model_config = ConfigDict(json_schema_extra=schemas.NO_STREAM_OF_PROMPT_LOGPROBS)
+
+    prompt: Annotated[list[Prompt], BeforeValidator(_prompts), WithJsonSchema(schemas.PROMPT)] = (
         Field(description="a text, the ids of its tokens, or a list of either")
     )
-    max_tokens: Annotated[int | None, Field(ge=0), BeforeValidator(_limit)] = Field(
-        16, description="-1: no limit; 0 needs echo"
-    )
+    max_tokens: Annotated[
+        int | None, Field(ge=0), BeforeValidator(_limit), WithJsonSchema(schemas.LIMIT_OR_0)
+    ] = Field(16, description="-1: no limit; 0 only reads the prompt")
     echo: bool = Field(False, description="return the prompt in front of the answer")
-    logprobs: Whole | None = Field(
-        None,
-        ge=0,
-        le=MAX_TEXT_LOGPROBS,
-        description="log-probabilities, and alternatives per token",
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TEXT_LOGPROBS), BeforeValidator(_whole)] | None = (
+        Field(None, description="report log-probabilities, with this many alternatives per token")
     )
 
     @model_validator(mode="after")
-    def _something_is_asked(self) -> TextRequest:
-        if self.max_tokens == 0 and not self.echo:
-            raise FieldError("0 needs echo: true, or there is nothing to return", "max_tokens")
+    def _prompts_are_not_scored_in_streams(self) -> TextRequest:
         if self.stream and self.echo and self.logprobs is not None:
             raise FieldError("a prompt's log-probabilities are not streamed", "stream")
         return self
@@ -260,6 +243,8 @@ class TextRequest(GenerationRequest):
 
 class TokenizeRequest(RequestModel):
     """A text, or messages as the exact prompt that would be sent, as tokens."""
+
+    model_config = ConfigDict(json_schema_extra=schemas.EITHER_TEXT_OR_MESSAGES)
 
     model: ModelId = None
     text: str | None = None
