@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from nanochat import checkpoint_manager
+from nanochat.server.service import Origin
 from nanochat.stages import chat_cli, chat_web, sample
-from nanochat.system import storage
+from nanochat.system import config, storage
 from nanochat.system.errors import CheckpointError, ConfigError
 from tests.engine_helpers import TOKENIZER, random_model
 
@@ -189,6 +190,36 @@ def test_sample_continues_a_prompt_with_a_base_model_reproducibly(base, monkeypa
         (chat_web.main, ["--run", "demo", "--port", "70000"], ConfigError, "got 70000"),
         (
             chat_web.main,
+            ["--run", "demo", "--run", "x/"],
+            ConfigError,
+            "--run must be a plain name",
+        ),
+        (
+            chat_web.main,
+            ["--stages", "base,x"],
+            ConfigError,
+            "--stages has 'x'; there are base, mi",
+        ),
+        (
+            chat_web.main,
+            ["--run", "demo", "--stages", "base,rl"],
+            CheckpointError,
+            "nanochat chat_rl --run demo",
+        ),
+        (
+            chat_web.main,
+            ["--checkpoint", "{base}", "--run", "a", "--run", "b"],
+            ConfigError,
+            "--checkpoint names one model",
+        ),
+        (
+            chat_web.main,
+            ["--stage", "chat_rl", "--stages", "base,rl"],
+            ConfigError,
+            "give either --stage or --stages",
+        ),
+        (
+            chat_web.main,
             ["--run", "demo", "--host", "256.1.1.1", "--no-api-key"],
             ConfigError,
             "check --host",
@@ -201,6 +232,21 @@ def test_user_errors_are_one_line(base, monkeypatch, main, args, error, message)
         main([*(arg.format(base=base) for arg in args), "--dtype", "float32"])
     assert message.format(base=base) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_models_are_named_by_run_and_by_stage_where_a_run_has_several(base, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
+
+    def ids(*args: str) -> list[str]:
+        cfg = config.parse(chat_web.ChatWebConfig, ["--run", "demo", *args], stage="chat_web")
+        return list(chat_web.checkpoints(cfg))
+
+    assert ids() == ids("--run", "demo") == ids("--stages", "base") == ["demo"]
+    assert ids("--stages", "sft,base,sft") == ["demo:sft", "demo:base"]
+    cfg = config.parse(chat_web.ChatWebConfig, ["--run", "demo", "--stages", "base"], stage="x")
+    (path,) = chat_web.checkpoints(cfg).values()
+    expected = Origin(run="demo", stage="base_train", step=7, chat=False)
+    assert chat_web.origin(path) == chat_web.origin(path.parent) == expected
 
 
 def test_the_error_for_a_port_in_use_suggests_another_port(base, monkeypatch):
@@ -223,7 +269,7 @@ def test_chat_web_serves_until_ctrl_c(base):
     ) as server:
         try:
             assert server.stdout is not None
-            assert server.stdout.readline().startswith("model: demo/chat_sft step 7 on cpu")
+            assert server.stdout.readline().startswith("model: demo/chat_sft step 7 in float32")
             address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
             assert address is not None
             with urllib.request.urlopen(address[0] + "/v1/models") as response:

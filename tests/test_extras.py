@@ -22,7 +22,7 @@ def stream_from_the_hub() -> None:
 
 def serve() -> None:
     cfg = config.parse(chat_web.ChatWebConfig, [], stage="chat_web")
-    chat_web.serve(cfg, UNUSED, UNUSED)
+    chat_web.serve(cfg, UNUSED, {"m": UNUSED})
 
 
 CASES = {

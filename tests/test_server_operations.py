@@ -390,7 +390,7 @@ def test_sigterm_finishes_the_answers_or_ends_them_with_an_error_event(drain_s, 
             client(url)
 
         thread = threading.Thread(target=after_start, daemon=True)
-        serve(cfg, listener, load)  # returns: a process would exit with 0
+        serve(cfg, listener, {"m": load})  # returns: a process would exit with 0
         thread.join(20)
     *parts, done = events_of(seen["text"])
     assert done == "[DONE]"

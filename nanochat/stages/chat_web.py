@@ -1,13 +1,17 @@
 """Chat with a model in the browser; other programs use its OpenAI-compatible API under /v1.
 
 nanochat chat_web --run pocket
+nanochat chat_web --run pocket --stages base,sft,rl
 nanochat chat_web --run pocket --host 0.0.0.0 --api-key SECRET
 """
 
 import dataclasses
+import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -19,20 +23,31 @@ from nanochat.server.access import is_loopback
 from nanochat.server.app import create_app
 from nanochat.server.connections import create_server
 from nanochat.server.listen import AddressOptions, listen, url_of
-from nanochat.server.service import EngineService
+from nanochat.server.service import EngineService, Origin
 from nanochat.system import config, distributed, storage
-from nanochat.system.config import RunOptions, nested, option
+from nanochat.system.config import RunOptions, check_name, nested, option
 from nanochat.system.console import log_line
+from nanochat.system.errors import ConfigError
+
+STAGES = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatWebConfig:
     """Serve a chat page and POST /v1/chat/completions."""
 
-    common: RunOptions = nested(RunOptions, without=("dtype",))
+    common: RunOptions = nested(RunOptions, without=("run", "dtype"))
     source: SourceOptions = nested(SourceOptions)
     sampling: SamplingOptions = nested(SamplingOptions)
     address: AddressOptions = nested(AddressOptions)
+    run: tuple[str, ...] = option(
+        ("default",), "name of a run in $NANOCHAT_BASE_DIR/runs; may be repeated to serve several"
+    )
+    stages: str | None = option(
+        None,
+        "stages of each run to serve side by side: some of base, mid, sft and rl, such as base,rl; "
+        "none: one, as --stage says",
+    )
     dtype: str | None = option(
         None,
         "of weights and matrix products; int8: weights of 8 bits, products in bfloat16, a quarter "
@@ -53,6 +68,18 @@ class ChatWebConfig:
         10.0, "seconds to finish answers in progress after SIGTERM or Ctrl-C", least=0
     )
 
+    def __post_init__(self) -> None:
+        for name in self.run:
+            check_name("--run", name)
+        several = self.stages is not None or len(self.run) > 1
+        if self.source.checkpoint is not None and several:
+            raise ConfigError("--checkpoint names one model; leave out --stages and further --run")
+        if self.stages is not None and self.source.stage is not None:
+            raise ConfigError("give either --stage or --stages")
+        for stage in self.stages.split(",") if self.stages else ():
+            if stage not in STAGES:
+                raise ConfigError(f"--stages has {stage!r}; there are {', '.join(STAGES)}")
+
     @property
     def max_per_client(self) -> int:
         """How many answers in flight one client may have."""
@@ -65,56 +92,98 @@ class ChatWebConfig:
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(ChatWebConfig, argv, stage="chat_web")
     cfg.address.access()  # a contradiction is reported before the model is loaded
-    path = checkpoint_manager.locate(cfg.source, cfg.common, chat=True)
+    paths = checkpoints(cfg)
     # Weights of 8 bits are made from the checkpoint's own.
     of_run, of_engine = ("float32", torch.int8) if cfg.dtype == "int8" else (cfg.dtype, None)
     common = dataclasses.replace(cfg.common, dtype=of_run)
     with distributed.session(common) as run, listen(cfg.address) as listener:
 
-        def load() -> Engine:
+        def load(path: Path) -> Engine:
             loaded = checkpoint_manager.load(path, run)
             dtype = of_engine or run.compute_dtype
             kind = str(dtype).removeprefix("torch.")
             log_line(f"model: {checkpoint_manager.describe(loaded)} in {kind} on {run.device}")
             return Engine(loaded.model, loaded.tokenizer, slots=cfg.slots, dtype=dtype)
 
-        serve(cfg, listener, load)
+        loads = {name: functools.partial(load, path) for name, path in paths.items()}
+        serve(cfg, listener, loads, {name: origin(path) for name, path in paths.items()})
 
 
-def serve(cfg: ChatWebConfig, listener: socket.socket, load: Callable[[], Engine]) -> None:
+def checkpoints(cfg: ChatWebConfig) -> dict[str, Path]:
+    """The checkpoints to serve, by model id: the run, with the stage where it has several.
+
+    Raises: CheckpointError naming the command that creates one that is missing.
+    """
+    paths = {}
+    for name in dict.fromkeys(cfg.run):
+        common = dataclasses.replace(cfg.common, run=name)
+        if cfg.stages is None:
+            paths[name] = checkpoint_manager.locate(cfg.source, common, chat=True)
+            continue
+        stages = list(dict.fromkeys(cfg.stages.split(",")))
+        for stage in stages:
+            found = checkpoint_manager.find(name, (STAGES[stage],))
+            paths[f"{name}:{stage}" if len(stages) > 1 else name] = found
+    return paths
+
+
+def origin(path: Path) -> Origin:
+    """Run, stage and step of a checkpoint; run and stage by its place."""
+    folder = (checkpoint_manager.latest(path) or path).resolve()
+    stage = folder.parent.name
+    step = checkpoint_manager.read_meta(folder, ()).step
+    chat = stage in checkpoint_manager.CHAT_STAGES
+    return Origin(run=folder.parent.parent.name, stage=stage, step=step, chat=chat)
+
+
+def serve(
+    cfg: ChatWebConfig,
+    listener: socket.socket,
+    loads: Mapping[str, Callable[[], Engine]],
+    origins: Mapping[str, Origin] = MappingProxyType({}),
+) -> None:
     """Serve until Ctrl-C.
 
-    Raises: the exception that loading the model raised, if any.
+    loads: what loads each model, by its id; origins: where it comes from.
+    Raises: the exception that loading a model raised, if any.
     """
 
     def ready() -> None:
-        log_line(f"chat at {url_of(cfg.address, listener)}  (Ctrl-C stops)")
+        if all(service.engine is not None for service in services.values()):
+            log_line(f"chat at {url_of(cfg.address, listener)}  (Ctrl-C stops)")
 
     def failed() -> None:
         server.should_exit = True
 
-    service = EngineService(
-        load,
-        max_in_flight=cfg.max_in_flight,
-        max_per_client=cfg.max_per_client,
-        on_ready=ready,
-        on_failure=failed,
-    )
+    services = {
+        name: EngineService(
+            load,
+            origin=origins.get(name),
+            max_in_flight=cfg.max_in_flight,
+            max_per_client=cfg.max_per_client,
+            on_ready=ready,
+            on_failure=failed,
+        )
+        for name, load in loads.items()
+    }
     app = create_app(
-        {cfg.common.run: service},
+        services,
         defaults=cfg.sampling,
         access=cfg.address.access(),
         log=log_line,
         runs_folder=storage.base_dir() / "runs",
     )
-    server = create_server(app, [service], drain_s=cfg.drain_s)
-    service.start()
+    server = create_server(app, services.values(), drain_s=cfg.drain_s)
+    for service in services.values():
+        service.start()
     try:
         server.run(sockets=[listener])
     finally:
-        service.stop()
-    if service.failure is not None:
-        raise service.failure
+        for service in services.values():
+            service.stop()
+    for service in services.values():
+        if service.failure is not None:
+            raise service.failure
     log_line("stopped")
 
 
