@@ -655,6 +655,7 @@ def test_the_prompt_shows_ids_special_tokens_and_its_share_of_the_context(page: 
     tokens = [
         {"id": 1031, "text": "<|bos|>", "bytes": list(b"<|bos|>"), "special": True},
         {"id": 7, "text": " hi\n", "bytes": list(b" hi\n"), "special": False},
+        {"id": 0, "text": "\0", "bytes": [0], "special": False},
         {"id": 195, "text": "\ufffd", "bytes": [195], "special": False},
         {
             "id": 9,
@@ -665,18 +666,20 @@ def test_the_prompt_shows_ids_special_tokens_and_its_share_of_the_context(page: 
     ]
     page.evaluate(
         "(answer) => box.replaceChildren(promptView(answer))",
-        {"tokens": tokens, "count": 4, "max_model_len": 32},
+        {"tokens": tokens, "count": 5, "max_model_len": 32},
     )
-    assert page.inner_text(".prompt-share").strip() == "4 tokens, 13% of the context of 32"
+    assert page.inner_text(".prompt-share").strip() == "5 tokens, 16% of the context of 32"
     chips = page.locator(".chip")
     assert [text.split() for text in chips.all_inner_texts()] == [
         ["<|bos|>", "1031"],
         ["hi↵", "7"],
+        ["␀", "0"],
         ["C3", "195"],
         ["<|bos|>", "9"],
     ]
     assert [one.get_attribute("class") for one in chips.all()] == [
         "chip special",
+        "chip",
         "chip",
         "chip bytes",
         "chip",

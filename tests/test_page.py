@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -436,6 +435,48 @@ def test_the_raw_text_of_an_answer_can_be_seen(page):
     assert shown(page)[1] == (
         "It is <|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>forty-two."
     )
+
+
+def test_an_alternative_to_a_token_begins_another_answer(page):
+    def entry(token: str, other: str) -> dict[str, Any]:
+        two = [
+            {"token": text, "id": sum(text.encode()), "logprob": -0.7} for text in (token, other)
+        ]
+        return {**two[0], "rank": 1, "top_logprobs": two}
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.post_data_json["messages"][-1])
+        parts = [("On", "In"), (" Monday", " Tues")] if len(asked) == 1 else [("day", "night")]
+        chunks = [
+            {"delta": {"content": token}, "logprobs": {"content": [entry(token, other)]}}
+            for token, other in parts
+        ]
+        events = [
+            {"choices": [chunk]} for chunk in [*chunks, {"delta": {}, "finish_reason": "stop"}]
+        ]
+        route.fulfill(body="".join(f"data: {json.dumps(event)}\n\n" for event in events))
+
+    asked: list[Any] = []
+    page.route(CHAT, answer)
+    ask(page, "When?")
+    press(page, "Show the tokens' probabilities")
+    page.locator(".token-text .token").nth(1).click()
+    page.locator(".token-card button").click()
+    page.locator(".count", has_text="2/2").wait_for()
+    idle(page)
+    parts = [{"type": "text", "text": "On Tues"}]
+    assert asked[1] == {"role": "assistant", "content": parts}
+    assert shown(page) == ["When?", "On Tuesday"]
+
+
+def test_the_exact_prompt_of_an_answer_is_shown(page):
+    ask(page, "hi")
+    press(page, "Show the exact prompt")
+    page.locator(".prompt-share").wait_for()
+    chips = [chip.split() for chip in page.locator(".chip").all_inner_texts()]
+    marks = ["<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>"]
+    assert [text for text, _ in chips if text.startswith("<|")] == marks
+    assert page.inner_text(".prompt-share").startswith(f"{len(chips)} tokens, ")
 
 
 def test_a_server_with_a_key_is_asked_with_it(context):

@@ -1,7 +1,7 @@
 // The probabilities of an answer's tokens: kept compactly, and prefixes of the answer to branch from.
 
 /**
- * The API's entries as rows [part, id, token, logprob, rank, [[id, token, logprob], ...], bytes], a
+ * The API's entries as rows [part, id, token, logprob, rank, [[id, token, logprob, bytes], ...], bytes], a
  * fifth of their size. part: index of the part of the answer that the token belongs to. Bytes are
  * kept where the text does not say them: tokens that are a piece of a character.
  */
@@ -12,8 +12,8 @@ export function compact(entries, part) {
     token,
     rounded(logprob),
     rank ?? null,
-    (top ?? []).map((other) => [other.id ?? null, other.token, rounded(other.logprob)]),
-    token.includes("\ufffd") ? (bytes ?? null) : null,
+    (top ?? []).map((other) => [other.id ?? null, other.token, rounded(other.logprob), pieceOf(other)]),
+    pieceOf({ token, bytes }),
   ]);
 }
 
@@ -26,11 +26,11 @@ export function expand(rows) {
     logprob,
     rank,
     bytes: bytes ?? utf8(token),
-    top_logprobs: top.map(([otherId, text, value]) => ({
+    top_logprobs: top.map(([otherId, text, value, raw]) => ({
       id: otherId,
       token: text,
       logprob: value,
-      bytes: utf8(text),
+      bytes: raw ?? utf8(text),
     })),
   }));
 }
@@ -61,5 +61,6 @@ function decoded(rows) {
   return new TextDecoder().decode(new Uint8Array(bytes));
 }
 
+const pieceOf = ({ token, bytes }) => (token.includes("\ufffd") ? (bytes ?? null) : null);
 const utf8 = (text) => Array.from(new TextEncoder().encode(text));
 const rounded = (value) => (Number.isFinite(value) ? Math.round(value * 1e4) / 1e4 : -9999);

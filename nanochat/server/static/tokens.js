@@ -36,7 +36,8 @@ export function tokenText({ token, text = token, bytes, id }) {
   if (text === "") return `#${id}`;
   const cut = text.includes("\ufffd") && bytes?.length && String(bytes) !== "239,191,189";
   if (cut) return bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
-  return text.replace(/^ +$/, (spaces) => "␣".repeat(spaces.length)).replace(/\n/g, "↵").replace(/\t/g, "⇥");
+  const visible = text.replace(/^ +$/, (spaces) => "␣".repeat(spaces.length)).replace(/\n/g, "↵").replace(/\t/g, "⇥");
+  return visible.replace(/[\0-\x1f]/g, (control) => String.fromCodePoint(0x2400 + control.codePointAt(0)));
 }
 
 /** The classes of a token: special, bytes. */
