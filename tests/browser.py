@@ -18,7 +18,7 @@ INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """Playwright's Chromium, or the system's; skips the tests, with a reason, where there is none."""
+    """Playwright's Chromium, or the system's; skips the tests where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
