@@ -44,25 +44,30 @@ def timed(steps: Any, streams: int) -> tuple[float, float]:
     return first_s - start_s, count * streams / (time.perf_counter() - first_s)
 
 
-def ours(depth: int, dtype: str) -> Round:
-    """This project's engine."""
-    from nanochat.engine import Engine, Request, SamplingParams
-    from nanochat.gpt import GPT, GPTConfig
-    from nanochat.system import device
+def word_tokenizer(size: int) -> Any:
+    """A tokenizer with that many tokens: our bytes and made-up words."""
     from nanochat.tokenizer import SPECIAL_TOKENS, BpeTokenizer
 
-    device.keep_memory()
-    size = VOCABULARY[depth]
     letters = [chr(97 + i) for i in range(26)]
     words = [
         (a + b + c + d).encode() for a in "wxyz" for b in letters for c in letters for d in letters
     ]
     single = [bytes([i]) for i in range(256)]
-    tokenizer = BpeTokenizer([*single, *words][: size - len(SPECIAL_TOKENS)])
+    return BpeTokenizer([*single, *words][: size - len(SPECIAL_TOKENS)])
+
+
+def ours(depth: int, dtype: str) -> Round:
+    """This project's engine."""
+    from nanochat.engine import Engine, Request, SamplingParams
+    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.system import device
+
+    device.keep_memory()
+    size = VOCABULARY[depth]
     config = GPTConfig(vocab_size=size, sequence_length=CONTEXT, depth=depth)
     model = GPT(config, compute_dtype=torch.float32)
     model.init_weights(torch.Generator().manual_seed(0))
-    engine = Engine(model, tokenizer, slots=64, dtype=getattr(torch, dtype))
+    engine = Engine(model, word_tokenizer(size), slots=64, dtype=getattr(torch, dtype))
     del model
 
     def round_(prompt: list[int], streams: int, count: int) -> tuple[float, float]:
