@@ -465,11 +465,52 @@ def test_markup_that_is_not_complete_does_not_flicker(page: Any, text: str, show
             '<mtable><mtr><mtd class="left"><mi>a</mi></mtd></mtr></mtable></mrow>',
         ),
         ("\\nope{x}", '<mtext class="unknown">\\nope</mtext><mrow><mi>x</mi></mrow>'),
+        ("\\begin{toString}a\\end{toString}", "<mrow><mi>a</mi></mrow>"),
         ("a}b^", "<mi>a</mi><mo>}</mo><msup><mi>b</mi><mrow></mrow></msup>"),
     ],
 )
 def test_tex_becomes_mathml(page: Any, tex: str, expected: str) -> None:
     assert page.evaluate("(tex) => math(tex).innerHTML", tex) == expected
+
+
+def test_no_formula_throws_or_nests_too_deep(page: Any) -> None:
+    words = [
+        "{",
+        "}",
+        "^",
+        "_",
+        "'",
+        "&",
+        "\\\\",
+        "[",
+        "]",
+        "(",
+        "a",
+        "12",
+        "+",
+        " ",
+        "\\",
+        "#",
+        "é",
+    ]
+    names = (
+        "frac sqrt left( right) right left. begin{matrix} end{matrix} begin{cases} end begin text{"
+    )
+    more = "mathbb hat sum limits big( not substack{ displaystyle boxed constructor __proto__ sin x"
+    words += [f"\\{name}" for name in f"{names} {more}".split()] + ["\\right\\constructor"]
+    generator = random.Random(4)
+    formulas = ["".join(generator.choices(words, k=generator.randint(1, 60))) for _ in range(1500)]
+    failed = page.evaluate(
+        """(formulas) => formulas.filter((tex) => {
+          try {
+            return depth(math(tex)) > 60;
+          } catch {
+            return true;
+          }
+        })""",
+        formulas,
+    )
+    assert failed == []
 
 
 @pytest.mark.parametrize(

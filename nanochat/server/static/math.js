@@ -13,6 +13,7 @@ const FONTS = {
 };
 const TEXTS = ["text", "textrm", "textnormal", "textbf", "textit", "textsf", "texttt", "mbox", "hbox"];
 const FENCED = {
+  __proto__: null, // an environment may be called "constructor"
   pmatrix: "()", bmatrix: "[]", Bmatrix: "{}", vmatrix: "||", Vmatrix: "‖‖", cases: "{", rcases: " }",
 };
 const ARGUMENT = /^(?:[\p{L}\d]|\\(?!left|right|q?quad)[a-zA-Z])/u;

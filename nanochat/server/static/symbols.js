@@ -1,9 +1,10 @@
 // TeX's names for characters. Owns: the tables. Does not own: where they may stand (math.js).
 
-/** "name char name char ..." as an object. */
+/** "name char name char ..." as an object, which has no "constructor" that TeX could name. */
 function table(text) {
   const parts = text.trim().split(/\s+/);
-  return Object.fromEntries(parts.flatMap((name, at) => (at % 2 ? [] : [[name, parts[at + 1]]])));
+  const entries = parts.flatMap((name, at) => (at % 2 ? [] : [[name, parts[at + 1]]]));
+  return Object.assign(Object.create(null), Object.fromEntries(entries));
 }
 
 /** Letters and what stands like a letter. */
