@@ -26,23 +26,22 @@ def random_prompt(length: int, seed: int = 0) -> list[int]:
     return [rng.randrange(256) for _ in range(length)]
 
 
-def test_logprobs_are_those_of_a_full_forward_whatever_changes_the_sampling():
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"temperature": 1.7, "top_k": 90},
+        {"top_k": 7, "top_p": 0.9},  # fewer candidates than alternatives
+        {"temperature": 0},
+        {"top_k": 50, "min_p": 0.001, "presence_penalty": 1.5, "logit_bias": {5: 9.0}},
+    ],
+)
+def test_logprobs_are_those_of_a_full_forward_whatever_changes_the_sampling(changed):
     model = random_model(1, vocab_size=320)  # padded beyond the tokenizer
-    changed = SamplingParams(
-        temperature=1.7, top_k=90, min_p=0.001, presence_penalty=1.5, logit_bias={5: 9.0}
-    )
     requests = [
         Request(
             prompt=random_prompt(length, length),
-            params=SamplingParams(
-                temperature=changed.temperature,
-                top_k=changed.top_k,
-                presence_penalty=changed.presence_penalty,
-                logit_bias=changed.logit_bias,
-                max_new_tokens=12,
-                seed=length,
-                logprobs=count,
-            ),
+            params=SamplingParams(max_new_tokens=8, seed=length, logprobs=count, **changed),
             chat=False,
         )
         for length, count in ((1, 0), (9, 5), (30, 20), (40, None))

@@ -35,15 +35,24 @@ class Sampler:
         self._prepare(sequences)
         positions = torch.tensor([len(seq.tokens) for seq in sequences])
         positions = positions.to(self.device, non_blocking=True)
-        tokens = sample(self._edits.apply(logits), self._batch, positions)  # [B]
+        edited = self._edits.apply(logits)
         if not self._reporting:
+            tokens = sample(edited, self._batch, positions)  # [B]
             return [(token, None) for token in tokens.tolist()]
-        if self._rows is not None:
-            logits, reported = logits[self._rows], tokens[self._rows]
+        best = None
+        enough = max(self._top) <= self._batch.candidates < self.vocab_size
+        if enough and edited is logits and not self._batch.greedy:
+            # The likeliest tokens are looked for once: to choose among them, and to report them.
+            best = logits.topk(self._batch.candidates, dim=-1)
+        tokens = sample(edited, self._batch, positions, best)
+        rows = self._rows
+        if rows is None:
+            found = token_logprobs(logits, tokens, self._top, best)
         else:
-            reported = tokens
-        found = dict(zip(self._reporting, token_logprobs(logits, reported, self._top), strict=True))
-        return [(token, found.get(row)) for row, token in enumerate(tokens.tolist())]
+            best = None if best is None else (best[0][rows], best[1][rows])
+            found = token_logprobs(logits[rows], tokens[rows], self._top, best)
+        by_row = dict(zip(self._reporting, found, strict=True))
+        return [(token, by_row.get(row)) for row, token in enumerate(tokens.tolist())]
 
     def _prepare(self, sequences: list[ActiveSequence]) -> None:
         ids = [seq.id for seq in sequences]
@@ -59,7 +68,7 @@ class Sampler:
         self._edits = ScoreEdits([seq.bias for seq in sequences], [p.grammar for p in params])
         self._reporting = [row for row, p in enumerate(params) if p.logprobs is not None]
         self._top = [params[row].logprobs or 0 for row in self._reporting]
-        self._rows = None  # all of them
+        self._rows: Tensor | None = None  # all of them
         if len(self._reporting) < len(params):
             self._rows = torch.tensor(self._reporting).to(self.device)
         self._ids = ids

@@ -176,10 +176,16 @@ class SamplingBatch:
         )
 
 
-def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
+def sample(
+    logits: Tensor,
+    batch: SamplingBatch,
+    positions: Tensor,
+    best: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Sample one token per row.
 
-    logits: [B, V] float. positions: [B] int64, position of the new token in its sequence.
+    logits: [B, V] float. positions: [B] int64, position of the new token in its sequence. best:
+    the `batch.candidates` largest logits and their ids, if they are known already.
     Returns [B] int64. Never waits for the device.
     Source: the exponential race (the Gumbel-max trick): argmax of p_i / E_i with E_i ~ Exp(1).
     """
@@ -196,7 +202,9 @@ def sample(logits: Tensor, batch: SamplingBatch, positions: Tensor) -> Tensor:
             scores = scores.masked_fill(scores < least, float("-inf"))
         ids = torch.arange(scores.shape[1], device=scores.device)[None]  # [1, V]
         return (scores - _log_exponential(batch.seed_hash, positions, ids)).argmax(dim=-1)
-    if batch.candidates < logits.shape[1]:
+    if best is not None:
+        scores, ids = best
+    elif batch.candidates < logits.shape[1]:
         scores, ids = logits.topk(batch.candidates, dim=-1)  # [B, K] each
     else:
         scores, ids = logits.sort(dim=-1, descending=True)

@@ -73,20 +73,26 @@ class ScoreEdits:
         return logits
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, top: Sequence[int]) -> list[TokenLogprob]:
+def token_logprobs(
+    logits: Tensor,
+    tokens: Tensor,
+    top: Sequence[int],
+    best: tuple[Tensor, Tensor] | None = None,
+) -> list[TokenLogprob]:
     """The log-probabilities of one token per row, with the `top[row]` likeliest tokens.
 
-    logits: [N, V] float, as the model gave them. tokens: [N] int64.
+    logits: [N, V] float, as the model gave them. tokens: [N] int64. best: the K largest logits and
+    their ids, if they are known and K is enough for `top` and to include the tokens.
     """
-    log_total = logits.logsumexp(dim=-1, keepdim=True)  # [N, 1]
+    logprobs = logits.log_softmax(dim=-1)  # [N, V]; twice as fast as logsumexp on a CPU
     chosen = logits.gather(1, tokens[:, None])  # [N, 1]
-    ranks = (logits > chosen).sum(dim=-1) + 1  # [N]
-    best, ids = logits.topk(max(top, default=0), dim=-1)  # [N, K] each
-    columns = (tokens, (chosen - log_total)[:, 0], ranks, best - log_total, ids)
+    ranks = ((logits if best is None else best[0]) > chosen).sum(dim=-1) + 1  # [N]
+    most = max(top, default=0)
+    ids = (logits.topk(most, dim=-1) if best is None else best)[1][:, :most]  # [N, most]
+    chosen = logprobs.gather(1, tokens[:, None])[:, 0]  # [N]
+    columns = (tokens, chosen, ranks, logprobs.gather(1, ids), ids)
     rows = zip(*(column.tolist() for column in columns), top, strict=True)
     return [
-        TokenLogprob(
-            token, logprob, rank, tuple(zip(best_ids[:count], values[:count], strict=True))
-        )
-        for token, logprob, rank, values, best_ids, count in rows
+        TokenLogprob(token, logprob, rank, tuple(zip(best_ids[:n], values[:n], strict=True)))
+        for token, logprob, rank, values, best_ids, n in rows
     ]
