@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from nanochat.engine import EngineStats, Event
+from nanochat.system.memory import resident_bytes
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Bounds of the buckets in seconds, from a small model on a good GPU to a large one on a laptop.
@@ -132,6 +133,8 @@ def render(
     name = "nanochat_http_requests_total"
     rows = [sample(name, {"path": p, "status": str(s)}, n) for (p, s), n in visits.items()]
     lines += _family(name, "counter", "HTTP requests by path and status; 499: client left", rows)
+    name = "process_resident_memory_bytes"
+    lines += _family(name, "gauge", "memory of the server", [sample(name, {}, resident_bytes())])
     return "\n".join(lines) + "\n"
 
 
