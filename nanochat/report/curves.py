@@ -146,9 +146,9 @@ def thinned(curve: Curve, most: int) -> Curve:
     stretches = max(1, (most - 2) // 2)
     kept = {0, count - 1}
     for i in range(stretches):
-        stretch = range(i * count // stretches, (i + 1) * count // stretches)
-        kept.add(min(stretch, key=curve.values.__getitem__))
-        kept.add(max(stretch, key=curve.values.__getitem__))
+        start = i * count // stretches
+        part = curve.values[start : (i + 1) * count // stretches]
+        kept |= {start + part.index(min(part)), start + part.index(max(part))}
     order = sorted(kept)
     return Curve(
         array("d", [curve.steps[i] for i in order]), array("d", [curve.values[i] for i in order])
@@ -177,12 +177,13 @@ def _add(curves: dict[str, Curve], row: dict[str, Any]) -> None:
     for key, value in row.items():
         if key == "step" or not is_number(value):
             continue
-        if key not in curves:
+        curve = curves.get(key)
+        if curve is None:
             if len(curves) == MAX_CURVES:
                 continue
-            curves[key] = Curve()
-        curve = curves[key]
-        curve.cut(step)  # a step may be repeated: the later row counts
+            curve = curves[key] = Curve()
+        if curve.steps and curve.steps[-1] >= step:
+            curve.cut(step)  # a step may be repeated: the later row counts
         curve.steps.append(step)
         curve.values.append(value)
 

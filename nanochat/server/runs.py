@@ -43,7 +43,8 @@ def create_dashboard(folder: Path, access: Access) -> "Starlette":
 
     app = Starlette()
     app.add_middleware(Guard, access=access, open_paths=open_paths(STATIC))
-    app.add_route("/", home)
+    for path in ("/", "/index.html"):  # the chat's page
+        app.add_route(path, home)
     add_run_routes(app, folder, chat=False)
     app.router.default = StaticFiles(directory=STATIC)
     return app
