@@ -16,7 +16,8 @@ import pytest
 from nanochat import report
 from nanochat.report import curves, runs
 from nanochat.server.access import Access
-from nanochat.server.runs import create_dashboard
+from nanochat.server.app import create_app
+from nanochat.server.runs import STATIC, create_dashboard
 from nanochat.system.errors import DataError
 from tests.browser import chromium, serving
 
@@ -284,10 +285,8 @@ def test_only_plain_files_inside_the_folder_are_read(folder, tmp_path):
 # --- routes
 
 
-@pytest.fixture
-def get(folder):
-    """get(path): the response of the dashboard's application, asked in this process."""
-    app = create_dashboard(folder, Access(hosts=()))
+def getter(app):
+    """get(path): an application's response, asked in this process."""
 
     async def ask(path, host):
         transport = httpx.ASGITransport(app=app)
@@ -295,6 +294,12 @@ def get(folder):
             return await client.get(path)
 
     return lambda path, host="localhost": asyncio.run(ask(path, host))
+
+
+@pytest.fixture
+def get(folder):
+    """get(path): the response of the dashboard."""
+    return getter(create_dashboard(folder, Access(hosts=())))
 
 
 def test_the_dashboard_shows_its_page_and_the_runs(get, folder):
@@ -308,6 +313,17 @@ def test_the_dashboard_shows_its_page_and_the_runs(get, folder):
     assert [run["name"] for run in found["runs"]] == ["small", "big"]
     assert (found["chat"], found["folder"]) == (False, str(folder))
     assert get("/runs/api/big").json()["name"] == "big"
+
+
+def test_the_chat_server_shows_the_same_page_with_a_link_to_the_chat(folder):
+    get = getter(create_app({"small": None}, runs_folder=folder))
+    assert get("/runs").text == (STATIC / "runs.html").read_text(encoding="utf-8")
+    assert get("/runs/api").json()["chat"] is True
+    assert get("/runs/api/big/base_train").json()["curves"]["loss"] == [[1, 2], [3.0, 2.0]]
+    policies = get("/runs/report/small").headers.get_list("content-security-policy")
+    assert only(policies).startswith("default-src 'none'")
+    assert get("/runs/api/no").status_code == 404
+    assert getter(create_app({"small": None}))("/runs/api").status_code == 404
 
 
 def test_curves_are_given_from_a_position_and_in_a_range(get):
