@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from nanochat.engine.sampling import SamplingParams
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -106,6 +108,20 @@ class EngineStats:
     cached_prefix_tokens: int
     generated_tokens: int
     deterministic: str
+
+
+def determinism(dtype: torch.dtype) -> str:
+    """When equal requests with equal seeds are answered equally, in a sentence."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype in (torch.float32, torch.float64):
+        return (
+            f"in {name}: equal seeds give equal answers alone, in any batch and after a restart, "
+            "except where two tokens' scores differ by less than rounding"
+        )
+    return (
+        f"not in {name}: with equal seeds an answer may depend on the requests beside it; in "
+        "float32 it does not"
+    )
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,12 @@ class Sampler:
         if not self._reporting:
             tokens = sample(edited, self._batch, positions)  # [B]
             return [(token, None) for token in tokens.tolist()]
-        best = None
+        best: tuple[Tensor, Tensor] | None = None
         enough = max(self._top) <= self._batch.candidates < self.vocab_size
         if enough and edited is logits and not self._batch.greedy:
             # The likeliest tokens are looked for once: to choose among them, and to report them.
-            best = logits.topk(self._batch.candidates, dim=-1)
+            values, ids = logits.topk(self._batch.candidates, dim=-1)
+            best = values, ids
         tokens = sample(edited, self._batch, positions, best)
         rows = self._rows
         if rows is None:

@@ -58,6 +58,7 @@ from nanochat.engine.requests import (
     Request,
     TokenLogprob,
     Transcript,
+    determinism,
 )
 from nanochat.engine.sampler import Sampler
 from nanochat.engine.scores import Bias
@@ -130,7 +131,7 @@ class Engine:
             prompt_tokens=self._prompt_tokens,
             cached_prefix_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
-            deterministic=_determinism(self.dtype),
+            deterministic=determinism(self.dtype),
         )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -285,7 +286,7 @@ class Engine:
         if params.max_new_tokens == 0:  # only the prompt was of interest
             events.append(self._finish(seq, "length"))
             return
-        self._append(seq, token, events, logprob, sampled=1)
+        seq.append(token, events, logprob, sampled=1)
         self._generated_tokens += 1
         if grammar is not None:
             grammar.accept(token)
@@ -298,26 +299,6 @@ class Engine:
             output = self._tools.follow(seq, token)
             if output is not None:
                 self._force(seq, output, events)
-
-    def _append(
-        self,
-        seq: ActiveSequence,
-        token: int,
-        events: list[Event],
-        logprob: TokenLogprob | None = None,
-        *,
-        sampled: int,
-    ) -> None:
-        seq.tokens.append(token)
-        seq.mask.append(sampled)
-        if seq.bias is not None:
-            seq.bias.add(token)
-        if seq.request.params.logprobs is not None:
-            seq.logprobs.append(logprob)
-        if seq.live:
-            kind, text = seq.transcript.push(token)
-            if seq.stream:
-                events.append(Event(seq.id, kind, text, token, logprob=logprob))
 
     def _collect_tools(self, events: list[Event]) -> None:
         for slot in list(self._slots.used):
@@ -341,7 +322,7 @@ class Engine:
             events.append(self._finish(seq, "length"))
             return
         for token in forced:
-            self._append(seq, token, events, sampled=0)
+            seq.append(token, events, sampled=0)
 
     def _release(self, seq: ActiveSequence) -> None:
         """Remove a sequence from the queue or its slot."""
@@ -351,32 +332,4 @@ class Engine:
     def _finish(self, seq: ActiveSequence, reason: FinishReason) -> Event:
         """End a sequence and return its last event."""
         self._release(seq)
-        if not seq.live:
-            for token in seq.answer:
-                seq.transcript.push(token)
-        kind, text = seq.transcript.flush()
-        completion = Completion(
-            tokens=seq.answer,
-            mask=seq.mask,
-            finish_reason=reason,
-            text=seq.transcript.text,
-            parts=seq.transcript.parts,
-            logprobs=seq.logprobs,
-            prompt_logprobs=seq.prompt_logprobs,
-            cached_tokens=seq.cached_tokens or 0,
-        )
-        return Event(seq.id, kind, text, completion=completion)
-
-
-def _determinism(dtype: torch.dtype) -> str:
-    """When equal requests with equal seeds are answered equally, in a sentence."""
-    name = str(dtype).removeprefix("torch.")
-    if dtype in (torch.float32, torch.float64):
-        return (
-            f"in {name}: equal seeds give equal answers alone, in any batch and after a restart, "
-            "except where two tokens' scores differ by less than rounding"
-        )
-    return (
-        f"not in {name}: with equal seeds an answer may depend on the requests beside it; in "
-        "float32 it does not"
-    )
+        return seq.last_event(reason)

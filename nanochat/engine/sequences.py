@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from nanochat.engine.requests import Request, TokenLogprob, Transcript
+from nanochat.engine.requests import (
+    Completion,
+    Event,
+    FinishReason,
+    Request,
+    TokenLogprob,
+    Transcript,
+)
 from nanochat.engine.scores import Bias
 
 
@@ -46,6 +53,44 @@ class ActiveSequence:
     def reads_prompt(self) -> bool:
         """Whether the hidden state of every token of the prompt is needed."""
         return self.request.prompt_logprobs and not self.mask
+
+    def append(
+        self,
+        token: int,
+        events: list[Event],
+        logprob: TokenLogprob | None = None,
+        *,
+        sampled: int,
+    ) -> None:
+        """Add a token of the answer; sampled: 1, or 0 if it was forced."""
+        self.tokens.append(token)
+        self.mask.append(sampled)
+        if self.bias is not None:
+            self.bias.add(token)
+        if self.request.params.logprobs is not None:
+            self.logprobs.append(logprob)
+        if self.live:
+            kind, text = self.transcript.push(token)
+            if self.stream:
+                events.append(Event(self.id, kind, text, token, logprob=logprob))
+
+    def last_event(self, reason: FinishReason) -> Event:
+        """The event with the completion and the text that was held back."""
+        if not self.live:
+            for token in self.answer:
+                self.transcript.push(token)
+        kind, text = self.transcript.flush()
+        completion = Completion(
+            tokens=self.answer,
+            mask=self.mask,
+            finish_reason=reason,
+            text=self.transcript.text,
+            parts=self.transcript.parts,
+            logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            cached_tokens=self.cached_tokens or 0,
+        )
+        return Event(self.id, kind, text, completion=completion)
 
 
 @dataclass(eq=False, slots=True)
