@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nanochat.engine import Engine
+from nanochat.server.grammar import Constraint
 from nanochat.server.service import EngineService
 from nanochat.server.tools import with_results
 from nanochat.tokenizer.conversation import render_prompt
@@ -221,6 +222,20 @@ def test_errors_name_the_field_and_the_rule(service, body, param, message):
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param)
     assert message in error["message"]
+
+
+def test_a_format_that_cannot_be_followed_to_its_end_is_an_error_and_no_half_answer(
+    service, monkeypatch
+):
+    def gives_up(self: Constraint, token: int) -> None:
+        self._matcher.consume_token(0)  # not allowed
+
+    monkeypatch.setattr(Constraint, "accept", gives_up)
+    response = ask(service, response_format=as_schema(PERSON))
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("the format is too complex: ")
+    *_, event, done = chunks(ask(service, response_format=as_schema(PERSON), stream=True))
+    assert event["error"]["message"].startswith("the format is too complex: ") and done == "[DONE]"
 
 
 def test_without_the_grammar_library_the_extra_is_named(service, monkeypatch):

@@ -62,10 +62,17 @@ def constraint(
 
 
 class Constraint:
-    """An answer that fits a grammar from its first token to its end."""
+    """An answer that fits a grammar from its first token to its end.
+
+    error: why llguidance gave up, as on a schema beyond its limits; the answer is then cut off.
+    """
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
+
+    @property
+    def error(self) -> str:
+        return str(self._matcher.get_error())
 
     def mask(self) -> Tensor | None:
         """The tokens that may come next, bool [V] on the CPU."""
@@ -113,6 +120,10 @@ class FreeUntilCall:
         if self._calling:
             self._call.accept(token)
         self._opened = not self._calling and token == self._start
+
+    @property
+    def error(self) -> str:
+        return self._call.error
 
     @property
     def finished(self) -> bool:

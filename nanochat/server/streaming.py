@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, MutableMapping, S
 from typing import Any, Protocol, TypeVar
 
 from nanochat.engine import Completion, Event
-from nanochat.server.errors import Json, reported
+from nanochat.server.errors import ApiError, Json, reported
+from nanochat.server.grammar import Constraint, FreeUntilCall
 from nanochat.server.service import Ticket
 
 PING_S = 15.0  # send a comment this often, or proxies close an idle stream
@@ -73,6 +74,7 @@ async def _events(ticket: Ticket, answer: Answer, *, include_usage: bool) -> Asy
             except TimeoutError:
                 yield ": ping\n\n"
                 continue
+            _check_format(ticket, index, event)
             piece = answer.piece(index, event)
             if piece is not None:
                 yield _event(piece)
@@ -93,11 +95,19 @@ async def all_events(ticket: Ticket) -> list[list[Event]]:
     while open_choices:
         try:
             index, event = await ticket.next()
+            _check_format(ticket, index, event)
         except Exception as error:  # anything the engine's step raised
             raise reported(error) from error
         answers[index].append(event)
         open_choices -= event.done
     return answers
+
+
+def _check_format(ticket: Ticket, index: int, event: Event) -> None:
+    """Raise ApiError if the answer ended because its format could not be followed any further."""
+    grammar = ticket.requests[index].params.grammar
+    if event.done and isinstance(grammar, Constraint | FreeUntilCall) and grammar.error:
+        raise ApiError(400, f"the format is too complex: {grammar.error.splitlines()[0]}")
 
 
 async def unless_disconnected(work: Coroutine[Any, Any, T], receive: Any) -> T | None:
