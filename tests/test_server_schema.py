@@ -51,8 +51,11 @@ def narrow(schemas: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_valid_requests_are_answered_and_others_refused(tmp_path: Path) -> None:
+def test_valid_requests_are_answered_and_others_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     schemathesis = pytest.importorskip("schemathesis.cli")
+    monkeypatch.chdir(tmp_path)  # it keeps what it found in the current folder
     from click.testing import CliRunner
 
     model = ScriptedModel(lambda text: TOKENIZER.bos_id, sequence_length=4096)  # ends at once

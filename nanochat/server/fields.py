@@ -97,7 +97,7 @@ class RequestModel(BaseModel):
         for name, ignored in cls.ignored.items():
             values = {} if ignored.values is None else {"enum": [*ignored.values, None]}
             fields[name] = {"description": f"no effect: {ignored.reason}", **values}
-        schema["properties"] = fields
+        schema |= {"properties": fields, "additionalProperties": NULL}
         return schema
 
 

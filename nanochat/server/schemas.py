@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanochat.tokenizer.messages import REFUSED
+
 Schema = dict[str, Any]
 MAX_PROMPTS = 64
 NULL: Schema = {"type": "null"}
+NOTHING: Schema = {"enum": [None, "", "null", [], "[]", {}, "{}"]}
+OTHER_TEXT: Schema = {"anyOf": [{"type": "string"}, NULL]}
 SOME_TEXT: Schema = {"type": "string", "minLength": 1}
 TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 
 def _message(roles: list[str], required: list[str], **properties: Schema) -> Schema:
-    roles_schema: Schema = {"enum": roles}
+    refused = dict.fromkeys(REFUSED, NOTHING)
+    role: Schema = {"enum": roles}
     return {
         "type": "object",
-        "properties": {"role": roles_schema, **properties},
+        "properties": {**refused, "refusal": OTHER_TEXT, "role": role, **properties},
         "required": ["role", *required],
     }
 
@@ -58,6 +63,7 @@ ASSISTANT = _message(
     [],
     content=_TEXT,
     tool_calls={"anyOf": [{"type": "array", "items": _CALL}, NULL]},
+    weight={"enum": [0, 1, None]},
 )
 TOOL = _message(["tool"], ["tool_call_id"], content=_TEXT, tool_call_id={"type": "string"})
 
