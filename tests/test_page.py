@@ -306,11 +306,8 @@ def test_exports_hold_the_tree_and_imports_are_checked(page, context, tmp_path):
     other.close()
 
 
-LOCAL = {
-    "nanochat.chat": ["5", '{"a":1}', "[1]", '[{"role":"assistant","content":null}]', "{", '"x"'],
-    "nanochat.settings": ['"x"', "[]", '{"temperature":"hot","models":5,"system":[]}', "null", "{"],
-    "nanochat.theme": ["5", "<svg>"],
-}
+CHATS = ["5", '{"a":1}', "[1]", '[{"role":"assistant","content":null}]', "{", '"x"']
+SETTINGS = ['"x"', "[]", '{"temperature":"hot","models":5,"system":[]}', "null", "{", "5"]
 GOOD = {
     "id": "a",
     "conversation": "c",
@@ -349,18 +346,18 @@ FILL = """async ([records, nodes]) => {
 def test_unreadable_storage_is_set_aside_and_the_page_works(context):
     page = context.new_page()
     page.goto("/icon.svg")
-    for key, value in ((key, value) for key, values in LOCAL.items() for value in values):
-        page.evaluate("([key, value]) => localStorage.setItem(key, value)", [key, value])
+    for chat, settings in zip(CHATS, SETTINGS, strict=True):
+        for key, value in (("chat", chat), ("settings", settings), ("theme", settings)):
+            page.evaluate("(pair) => localStorage.setItem(...pair)", [f"nanochat.{key}", value])
         page.goto("/")
         page.locator("#choose-model-name:not(:empty)").wait_for()
-        if key == "nanochat.chat":
-            page.locator(".notice", has_text="set aside").wait_for()
-            assert page.evaluate("localStorage.getItem('nanochat.chat')") is None
+        page.locator(".notice", has_text="set aside").wait_for()
+        assert page.evaluate("localStorage.getItem('nanochat.chat')") is None
     ask(page, "hi")
     with page.expect_download() as download:
         press(page, "Download it")
     values = json.loads(Path(download.value.path()).read_text("utf-8"))["values"]
-    assert [value["value"] for value in values] == LOCAL["nanochat.chat"]
+    assert [value["value"] for value in values] == CHATS
 
 
 @pytest.mark.parametrize("stored", STORED)
@@ -437,36 +434,36 @@ def test_the_raw_text_of_an_answer_can_be_seen(page):
     )
 
 
-def test_an_alternative_to_a_token_begins_another_answer(page):
-    def entry(token: str, other: str) -> dict[str, Any]:
-        two = [
-            {"token": text, "id": sum(text.encode()), "logprob": -0.7} for text in (token, other)
-        ]
-        return {**two[0], "rank": 1, "top_logprobs": two}
-
-    def answer(route: Any) -> None:
-        asked.append(route.request.post_data_json["messages"][-1])
-        parts = [("On", "In"), (" Monday", " Tues")] if len(asked) == 1 else [("day", "night")]
-        chunks = [
-            {"delta": {"content": token}, "logprobs": {"content": [entry(token, other)]}}
-            for token, other in parts
-        ]
-        events = [
-            {"choices": [chunk]} for chunk in [*chunks, {"delta": {}, "finish_reason": "stop"}]
-        ]
-        route.fulfill(body="".join(f"data: {json.dumps(event)}\n\n" for event in events))
-
-    asked: list[Any] = []
-    page.route(CHAT, answer)
-    ask(page, "When?")
+def test_an_answer_is_seen_as_tokens_and_branches_from_an_alternative(page, tmp_path):
+    rows = [
+        [0, ord(token), token, -0.1, 1, [[ord(token), token, -0.1], [ord(other), other, -3]], None]
+        for token, other in ("IA", "tn", " _")
+    ]
+    answer = {"role": "assistant", "content": "It ", "model": "tiny:sft", "logprobs": rows}
+    nodes = [
+        {"id": "q", "parent": None, "created": 1, "role": "user", "content": "sum"},
+        {"id": "a", "parent": "q", "created": 2, "seed": 7, **answer},
+    ]
+    file = {"format": "nanochat.conversations", "version": 1}
+    file["conversations"] = [{"id": "c", "title": "sum", "created": 1, "nodes": nodes}]
+    (tmp_path / "c.json").write_text(json.dumps(file))
+    page.locator("#import-file").set_input_files(tmp_path / "c.json")
+    page.locator("#list .title").click()
     press(page, "Show the tokens' probabilities")
-    page.locator(".token-text .token").nth(1).click()
+    tokens = page.locator(".token-text .token")
+    tokens.nth(1).click()
+    sent = bodies(page)
     page.locator(".token-card button").click()
-    page.locator(".count", has_text="2/2").wait_for()
+    page.locator(MESSAGE, has_text="In is").wait_for()
     idle(page)
-    parts = [{"type": "text", "text": "On Tues"}]
-    assert asked[1] == {"role": "assistant", "content": parts}
-    assert shown(page) == ["When?", "On Tuesday"]
+    prefix = {"role": "assistant", "content": [{"type": "text", "text": "In"}]}
+    assert (sent[0]["messages"][-1], sent[0]["seed"]) == (prefix, 7)
+    assert page.locator(".assistant .count").inner_text() == "2/2"
+    press(page, "Show the tokens' probabilities")
+    tokens.nth(4).wait_for()
+    assert "".join(tokens.all_inner_texts()[:5]) == "In␣is"  # the prefix has its probabilities
+    press(page, "Previous version")
+    assert tokens.all_inner_texts() == ["I", "t", "␣"]
 
 
 def test_the_exact_prompt_of_an_answer_is_shown(page):
@@ -509,6 +506,20 @@ def test_dropped_messages_and_the_context_in_use_are_shown(page):
     page.wait_for_timeout(600)
     after = page.locator("#context-text").inner_text()
     assert int(after.split()[0]) == int(before.split()[0]) + 5
+
+
+def test_nothing_that_the_page_does_is_against_its_security_policy(browser, url):
+    strict = browser.new_context(base_url=url)
+    said: list[str] = []
+    strict.on("console", lambda message: said.append(message.text))
+    page = opened(strict)
+    ask(page, "story")
+    press(page, "Show the tokens' probabilities")
+    page.locator(".token-text .token").first.click()
+    press(page, "Show the exact prompt")
+    page.locator(".prompt-share").wait_for()
+    strict.close()
+    assert said == []
 
 
 def test_the_keyboard_is_enough(page):

@@ -12,11 +12,11 @@ const SAVE_MS = 700; // what a reload in the middle of an answer may lose
  */
 export async function generate({ node, body, signal, onProgress, onSave }) {
   const clock = stopwatch();
-  const rows = [];
+  const rows = node.logprobs ?? []; // of the text that the answer starts with
   let saved = performance.now();
   let failure = null;
   Object.assign(node, { state: "working", note: "", error: undefined, cut: undefined });
-  node.logprobs = undefined; // kept only when complete: half of them would not match the text
+  node.logprobs = undefined; // stored only when complete: some of them would not match the text
   onProgress(clock.line());
   try {
     const result = await streamAnswer(body, signal, {

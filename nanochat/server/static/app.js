@@ -5,8 +5,8 @@ import { fetchModels, setKey, tokenize } from "./api.js";
 import { setBusy, setContext, setUpComposer, showStatus } from "./composer.js";
 import { newConversation, newId, newNode, now, titleOf, toSend, Tree } from "./conversation.js";
 import { byId, download, oncePerFrame, textButton } from "./dom.js";
-import { prefixBefore } from "./logprobs.js";
-import { chosenModels, modelById, setUpModels } from "./models.js";
+import { prefixBefore, rowsBefore } from "./logprobs.js";
+import { chosenModels, modelById, prefer, setUpModels } from "./models.js";
 import { dismiss, notify, toast } from "./notices.js";
 import { change, sampling, settings, setUpSettings } from "./settings.js";
 import { closeDrawer, drawList, setUpSidebar } from "./sidebar.js";
@@ -120,8 +120,9 @@ function branch(node, index, alternative) {
     toast("An answer cannot be continued from this token.");
     return;
   }
+  const logprobs = rowsBefore(node.logprobs, index, alternative);
   const { model, seed } = node;
-  const fresh = newNode(openId, node.parent, "assistant", { state: "working", content, model, seed });
+  const fresh = newNode(openId, node.parent, "assistant", { state: "working", content, model, seed, logprobs });
   tree().add(fresh);
   store.save(record(), [fresh], { active: tree().choose(fresh), updated: now() });
   run(fresh);
@@ -141,6 +142,7 @@ function choose(node, step) {
 function pick(node) {
   node.picked = true;
   store.save(record(), [node], { active: tree().choose(node) });
+  prefer(node.model);
   draw();
   byId("input").focus();
 }
@@ -215,7 +217,7 @@ function update(id, changes) {
 function remove(id) {
   update(id, { deleted: Date.now() });
   if (id === openId) open(null);
-  toast(`Deleted “${records.get(id).title}”.`, ["Undo", () => update(id, { deleted: 0 })]);
+  toast(`Deleted “${records.get(id).title}”`, ["Undo", () => update(id, { deleted: 0 })]);
 }
 
 /** Another tab wrote a conversation or its messages. */

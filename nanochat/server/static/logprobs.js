@@ -1,8 +1,8 @@
 // The probabilities of an answer's tokens: kept compactly, and prefixes of the answer to branch from.
 
 /**
- * The API's entries as rows [part, id, token, logprob, rank, [[id, token, logprob, bytes], ...], bytes], a
- * fifth of their size. part: index of the part of the answer that the token belongs to. Bytes are
+ * The API's entries as rows [part, id, token, logprob, rank, [[id, token, logprob, bytes], ...], bytes],
+ * a fifth of their size. part: index of the part of the answer that the token belongs to. Bytes are
  * kept where the text does not say them: tokens that are a piece of a character.
  */
 export function compact(entries, part) {
@@ -12,8 +12,8 @@ export function compact(entries, part) {
     token,
     rounded(logprob),
     rank ?? null,
-    (top ?? []).map((other) => [other.id ?? null, other.token, rounded(other.logprob), pieceOf(other)]),
-    pieceOf({ token, bytes }),
+    (top ?? []).map((other) => [other.id ?? null, other.token, rounded(other.logprob), unsaid(other)]),
+    unsaid({ token, bytes }),
   ]);
 }
 
@@ -54,6 +54,14 @@ export function prefixBefore(content, rows, index, alternative) {
   return [...content.slice(0, part), { type: "text", text: prefix }];
 }
 
+/** The rows of such a branch: those before the token at `index`, and the alternative's. */
+export function rowsBefore(rows, index, alternative) {
+  const [part, , , , , top] = rows[index];
+  const rank = top.findIndex(([id, token]) => id === alternative.id && token === alternative.token) + 1;
+  const { id, token, logprob } = alternative;
+  return [...rows.slice(0, index), [part, id ?? null, token, logprob, rank || null, top, null]];
+}
+
 const SPECIAL = /^<\|.*\|>$/;
 
 function decoded(rows) {
@@ -61,6 +69,6 @@ function decoded(rows) {
   return new TextDecoder().decode(new Uint8Array(bytes));
 }
 
-const pieceOf = ({ token, bytes }) => (token.includes("\ufffd") ? (bytes ?? null) : null);
+const unsaid = ({ token, bytes }) => (token.includes("\ufffd") ? (bytes ?? null) : null);
 const utf8 = (text) => Array.from(new TextEncoder().encode(text));
 const rounded = (value) => (Number.isFinite(value) ? Math.round(value * 1e4) / 1e4 : -9999);

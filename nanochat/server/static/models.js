@@ -16,6 +16,12 @@ export function modelById(id) {
   return models.find((model) => model.id === id);
 }
 
+/** Of models side by side, the user went on with this one: it answers when one alone does. */
+export function prefer(id) {
+  const others = chosenModels().map((model) => model.id).filter((other) => other !== id);
+  change({ models: [id, ...others] });
+}
+
 /** Shows what the server serves. onChange() is called when the user chooses. */
 export function setUpModels(list, onChange) {
   models = list;
@@ -68,7 +74,8 @@ function choose(input) {
   const before = chosenModels().map((model) => model.id);
   if (input.id === "compare") {
     const others = models.map((model) => model.id).filter((id) => !before.includes(id));
-    change({ compare: input.checked, models: input.checked ? [...before, ...others.slice(0, 1)] : before.slice(0, 1) });
+    const preferred = settings.models?.find((id) => before.includes(id)) ?? before[0];
+    change({ compare: input.checked, models: input.checked ? [...before, ...others.slice(0, 1)] : [preferred] });
   } else if (input.type === "radio") change({ models: [input.value] });
   else if (!input.checked) change({ models: before.length > 1 ? before.filter((id) => id !== input.value) : before });
   else change({ models: [...before.slice(0, MAX_COMPARED - 1), input.value] });

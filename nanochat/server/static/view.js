@@ -82,7 +82,7 @@ function answerView(item, node, actions) {
   const failure = make("div", "failure", make("span"), textButton("Try again", () => actions.again(node)));
   const pick = textButton("Go on with this answer", () => actions.pick(node));
   const foot = make("div", "foot", pages.element, copy, again, more, raw, tokens, prompt, meta);
-  item.append(name, dropped, body, failure, foot, pick);
+  item.append(dropped, name, body, failure, foot, pick);
   const parts = partsView(body);
   let mode = "";
   let working = false;
