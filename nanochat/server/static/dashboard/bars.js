@@ -104,7 +104,7 @@ function barChart(groups, width) {
   for (const { name, bars } of groups) {
     const height = bars.length * (BAR + GAP) - GAP;
     const label = narrow ? { x: 0, y: y + 10 } : { x: left - 12, y: y + height / 2 + 4, "text-anchor": "end" };
-    marks.push(draw("text", { ...label, class: "name" }, shortened(name, narrow ? 48 : 32)));
+    marks.push(draw("text", { ...label, class: "name" }, shortened(name.replaceAll("_", " "), narrow ? 48 : 32)));
     if (narrow) y += 16;
     for (const bar of bars) {
       marks.push(...barMarks(bar, x, y));

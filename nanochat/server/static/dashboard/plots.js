@@ -93,7 +93,10 @@ function metricOf(key) {
   return { title: words[0].toUpperCase() + words.slice(1) };
 }
 
-function isOfUse(key, curves) {
+/** Whether a curve shows more than a point; before the second row there is nothing but points. */
+function isOfUse(key, { curves }) {
   if (NEVER.has(key)) return false;
-  return !COUNTS.includes(key) || curves.curves.get(key).values.some((value) => value > 0);
+  const { values } = curves.get(key);
+  if (COUNTS.includes(key)) return values.some((value) => value > 0);
+  return values.length > 1 || (curves.get("loss")?.values.length ?? 0) < 2;
 }
