@@ -1,16 +1,10 @@
 // Small helpers for the nodes of the dashboard. Text only ever becomes text nodes, never HTML.
 
+import { icon, make } from "../dom.js";
+
+export { byId, icon, make, place } from "../dom.js";
+
 const SVG = "http://www.w3.org/2000/svg";
-
-export const byId = (id) => document.getElementById(id);
-
-/** An element with a class and children (nodes or text). */
-export function make(name, className = "", ...children) {
-  const result = document.createElement(name);
-  if (className) result.className = className;
-  result.append(...children);
-  return result;
-}
 
 /** An SVG element with attributes and children. */
 export function draw(name, attributes = {}, ...children) {
@@ -18,11 +12,6 @@ export function draw(name, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) result.setAttribute(key, value);
   result.append(...children);
   return result;
-}
-
-/** A symbol of runs.html. */
-export function icon(name) {
-  return draw("svg", { class: "icon", "aria-hidden": "true" }, draw("use", { href: `#${name}` }));
 }
 
 /** A button; `symbol` replaces its text, which then names it for screen readers. */
@@ -35,14 +24,6 @@ export function button(text, onClick, { className = "pill", symbol = "" } = {}) 
   }
   result.addEventListener("click", onClick);
   return result;
-}
-
-/** Makes `list` show exactly `items`, moving none that is in its place, so that focus stays. */
-export function place(list, items) {
-  items.forEach((item, at) => {
-    if (list.children[at] !== item) list.insertBefore(item, list.children[at] ?? null);
-  });
-  while (list.children.length > items.length) list.lastElementChild.remove();
 }
 
 /** Sets a node's text, if it is another: selections and screen readers stay undisturbed. */

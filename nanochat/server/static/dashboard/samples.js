@@ -23,7 +23,7 @@ export function showSamples(runs, stage) {
     return tab(text);
   }));
   const shown = entries.filter((entry) => entry.prompt === prompt);
-  const once = new Set(entries.map((entry) => entry.step)).size <= 1;
+  const once = new Set(shown.map((entry) => entry.step)).size <= 1;
   say(byId("samples-note"), once
     ? "Written at the end of the stage; --sample-every 100 keeps answers along the way, too."
     : "Newest first; what differs from the answer before stands out.");

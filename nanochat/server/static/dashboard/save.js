@@ -1,6 +1,6 @@
 // Plots as files: SVG, PNG and CSV, made in the browser.
 
-import { button, draw, make } from "./dom.js";
+import { button, draw, icon, make } from "./dom.js";
 
 const MARGIN = 14;
 const HEADING = 26;
@@ -11,8 +11,7 @@ const STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-li
 
 /** A menu that saves a plot. name(): the file's; picture(): see `asSvg`; table(): rows of cells. */
 export function saveMenu({ title, name, picture, table }) {
-  const summary = make("summary", "tool");
-  summary.append(draw("svg", { class: "icon", "aria-hidden": "true" }, draw("use", { href: "#save" })));
+  const summary = make("summary", "tool", icon("save"));
   summary.setAttribute("aria-label", `Save ${title}`);
   summary.title = "Save";
   const item = (kind, blobOf) => button(kind, async () => {
