@@ -136,9 +136,9 @@ def read_message() -> str:
     A line that ends in a backslash continues on the next; one that begins with three quotes
     continues until three quotes.
     """
-    lines = [input(terminal.prompt("> "))]
+    lines = [input(terminal.prompt("> ")), *terminal.rest_of_paste()]
     if lines[0].lstrip().startswith('"""'):
-        lines = [lines[0].lstrip()[3:]]
+        lines[0] = lines[0].lstrip()[3:]
         while not lines[-1].rstrip().endswith('"""'):
             lines.append(input("  "))
         return " " + "\n".join(lines).rstrip()[:-3]  # with a space it is no command

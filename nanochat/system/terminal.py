@@ -6,6 +6,7 @@ streams that fail (console), and what is printed.
 
 import contextlib
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -82,7 +83,8 @@ def prompt(text: str) -> str:
     """A bold prompt for `input`; readline must know which characters take no room."""
     if not has_colors(sys.stdout) or "readline" not in sys.modules:
         return text
-    return f"\001\x1b[{BOLD}m\002{text}\001\x1b[0m\002"
+    # libedit drops what takes no room at the very end: the last character is not bold.
+    return f"\001\x1b[{BOLD}m\002{text[:-1]}\001\x1b[0m\002{text[-1:]}"
 
 
 @contextlib.contextmanager
@@ -104,7 +106,7 @@ def line_editing(history: Path, complete: Callable[[str, str], Sequence[str]]) -
 
     readline.set_completer(matches)
     readline.set_completer_delims(" \t\n")
-    if "libedit" in (readline.__doc__ or ""):  # macOS
+    if _is_libedit():
         readline.parse_and_bind("bind ^I rl_complete")
     else:
         readline.parse_and_bind("tab: complete")
@@ -120,8 +122,26 @@ def line_editing(history: Path, complete: Callable[[str, str], Sequence[str]]) -
             readline.write_history_file(history)
 
 
+def _is_libedit() -> bool:
+    """Whether readline is libedit's imitation of it, as in uv's builds of Python and on macOS."""
+    return "libedit" in (getattr(sys.modules.get("readline"), "__doc__", None) or "")
+
+
+def rest_of_paste() -> list[str]:
+    """The lines that follow a line at once, because they were pasted with it.
+
+    readline itself takes a paste as one line, with line ends inside.
+    """
+    lines: list[str] = []
+    while _is_libedit() and sys.stdin.isatty() and select.select([sys.stdin], [], [], 0)[0]:
+        lines.append(input())
+    return lines
+
+
 def edit(text: str, prompt_text: str) -> str:
     """A text as the user changes it: in $VISUAL or $EDITOR, else in the line itself.
+
+    libedit cannot begin with a text in the line: there it is the last line of the history.
 
     Raises: ConfigError if the editor cannot be started or fails.
     """
@@ -132,6 +152,9 @@ def edit(text: str, prompt_text: str) -> str:
         return input(prompt_text)
     import readline
 
+    if _is_libedit():
+        readline.add_history(text)
+        return input(f"(arrow up for the message) {prompt_text}")
     readline.set_startup_hook(lambda: readline.insert_text(text))
     try:
         return input(prompt_text)
