@@ -15,7 +15,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nanochat.engine import Engine, EngineStats, Event, Request
@@ -68,17 +68,25 @@ class Ticket:
         """How many tokens its answers have so far."""
         return sum(clock.tokens for clock in self.clocks)
 
-    def deliver(self, items: list[tuple[int, Event] | Exception]) -> None:
-        """Hand over items; called by the engine's thread."""
+    def put(self, items: Sequence[tuple[int, Event] | Exception]) -> None:
+        """Hand over items; called on the ticket's event loop."""
+        for item in items:
+            self._queue.put_nowait(item)
 
-        def put() -> None:
-            for item in items:
-                self._queue.put_nowait(item)
 
+def deliver(by_ticket: Mapping[Ticket, Sequence[tuple[int, Event] | Exception]]) -> None:
+    """Hand items to their tickets from another thread, waking each event loop once."""
+
+    def put(tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            ticket.put(by_ticket[ticket])
+
+    for loop in {ticket.loop for ticket in by_ticket}:
+        tickets = [ticket for ticket in by_ticket if ticket.loop is loop]
         try:
-            self.loop.call_soon_threadsafe(put)
+            loop.call_soon_threadsafe(put, tickets)
         except RuntimeError:  # the loop is closed, nobody listens
-            log.debug("dropped %d events: the event loop is closed", len(items))
+            log.debug("dropped the events of %d requests: the event loop is closed", len(tickets))
 
 
 class EngineService:
@@ -137,7 +145,7 @@ class EngineService:
     def end(self) -> None:
         """End all requests in flight with an error."""
         for ticket in self._open:
-            ticket.deliver([NotReady("the server is stopping")])
+            ticket.put([NotReady("the server is stopping")])
 
     def ready_engine(self) -> Engine:
         """The loaded engine, for reading its settings.
@@ -202,8 +210,7 @@ class EngineService:
             except Exception as error:  # one failed step must not stop the server
                 log.exception("the engine failed; dropping its requests")
                 self.engine.clear()
-                for ticket in {ticket for ticket, _ in self._owners.values()}:
-                    ticket.deliver([error])
+                deliver({ticket: [error] for ticket, _ in self._owners.values()})
                 self._owners.clear()
 
     def _take_commands(self, engine: Engine) -> bool:
@@ -230,10 +237,10 @@ class EngineService:
             try:
                 self._owners[engine.submit(request)] = (ticket, index)
             except Exception as error:  # an invalid request: report it to its sender
-                ticket.deliver([error])
+                deliver({ticket: [error]})
 
     def _dispatch(self, events: list[Event]) -> None:
-        """Hand events to their tickets, one call per ticket and step."""
+        """Hand a step's events to their tickets."""
         by_ticket: dict[Ticket, list[tuple[int, Event] | Exception]] = {}
         for event in events:
             ticket, index = self._owners[event.request_id]
@@ -241,5 +248,4 @@ class EngineService:
             self.metrics.count(ticket.clocks[index], event)
             if event.done:
                 del self._owners[event.request_id]
-        for ticket, items in by_ticket.items():
-            ticket.deliver(items)
+        deliver(by_ticket)

@@ -70,7 +70,8 @@ async def _events(ticket: Ticket, answer: Answer, *, include_usage: bool) -> Asy
     try:
         while len(completions) < len(ticket.requests):
             try:
-                index, event = await asyncio.wait_for(ticket.next(), PING_S)
+                async with asyncio.timeout(PING_S):  # wait_for would make a task for each token
+                    index, event = await ticket.next()
             except TimeoutError:
                 yield ": ping\n\n"
                 continue
