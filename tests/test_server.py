@@ -219,6 +219,7 @@ def test_null_means_the_default(service):
         ({"n": 2.0, "seed": 1e3}, {"n": 2, "seed": 1000}),
         ({"stop": ""}, {}),
         ({"stop": ["", "b"]}, {"stop": "b"}),
+        ({"top_logprobs": 0, "logprobs": False}, {}),
     ],
 )
 def test_values_that_clients_send_for_none_or_as_floats_are_understood(given, same_as):
@@ -523,6 +524,9 @@ def test_requests_are_batched_and_too_many_are_rejected():
         busy = next(r for r in responses if r.status_code == 429)
         assert busy.json()["error"]["type"] == "rate_limit_error"
         assert busy.headers["retry-after"] == "1"
+        never = ask(service, n=4)
+        assert never.status_code == 400
+        assert never.json()["error"]["message"] == "a request may ask for 3 answers, not 4"
         assert max(seen.rows for seen in engine.model.calls) == 3  # type: ignore[attr-defined,union-attr]
         wait_for(lambda: engine.idle)
         assert service.in_flight == 0

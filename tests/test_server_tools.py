@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from nanochat.engine import Engine
+from nanochat.server.app import create_app
 from nanochat.server.grammar import Constraint
 from nanochat.server.service import EngineService
 from nanochat.server.tools import with_results
 from nanochat.tokenizer.conversation import render_prompt
 from nanochat.tokenizer.messages import MessageError
 from tests.engine_helpers import TOKENIZER, random_model, scripted_engine
-from tests.server_helpers import HELLO, ask, chunks, serving
+from tests.server_helpers import HELLO, ask, call, chunks, serving
 
 pytest.importorskip("llguidance")
 
@@ -105,9 +106,9 @@ def test_a_call_that_is_asked_for_comes_with_arguments_that_fit(service, choice)
     assert reply["finish_reason"] == "tool_calls"
     message = reply["message"]
     assert (message["content"], message["tool_activity"]) == (None, [])
-    (call,) = message["tool_calls"]
-    assert (call["type"], call["function"]["name"]) == ("function", "weather")
-    arguments = json.loads(call["function"]["arguments"])
+    (made,) = message["tool_calls"]
+    assert (made["type"], made["function"]["name"]) == ("function", "weather")
+    arguments = json.loads(made["function"]["arguments"])
     assert arguments["city"] in ("Paris", "Rome") and isinstance(arguments["days"], bool)
     streamed = chunks(ask(service, **body, stream=True, tool_activity=True))[:-1]
     assert [c["choices"][0]["delta"] for c in streamed[:-1]] == [
@@ -116,7 +117,7 @@ def test_a_call_that_is_asked_for_comes_with_arguments_that_fit(service, choice)
     last = streamed[-1]["choices"][0]
     assert last["finish_reason"] == "tool_calls"
     (piece,) = last["delta"]["tool_calls"]
-    assert (piece["index"], piece["function"]) == (0, call["function"])
+    assert (piece["index"], piece["function"]) == (0, made["function"])
 
 
 def test_of_several_functions_any_may_be_called_and_one_without_parameters_takes_none(service):
@@ -138,10 +139,10 @@ def test_left_to_itself_the_model_calls_calculates_or_just_answers(scripted):
         return ask(scripted, messages=messages, tools=tools, **more)
 
     # This function takes no arguments, so the model's own are not allowed: the grammar decides.
-    call = reply("weather?").json()["choices"][0]
-    assert call["finish_reason"] == "tool_calls"
-    assert call["message"]["content"] == "Well. "
-    assert call["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
+    called = reply("weather?").json()["choices"][0]
+    assert called["finish_reason"] == "tool_calls"
+    assert called["message"]["content"] == "Well. "
+    assert called["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
     answer = reply("sum?", tool_activity=True).json()["choices"][0]
     assert answer["finish_reason"] == "stop"
     assert answer["message"]["content"] == "It is 42."
@@ -155,11 +156,11 @@ def test_left_to_itself_the_model_calls_calculates_or_just_answers(scripted):
     assert "".join(delta.get("content", "") for delta in deltas) == "It is 42."
 
 
-def test_results_stand_where_the_calculators_output_would():
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+def test_results_stand_where_the_calculators_output_would(service):
+    one = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     messages = [
         *HELLO,
-        {"role": "assistant", "content": None, "tool_calls": [call, {**call, "id": "2"}]},
+        {"role": "assistant", "content": None, "tool_calls": [one, {**one, "id": "2"}]},
         {"role": "tool", "tool_call_id": "2", "content": "two"},
         {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "one"}]},
         {"role": "assistant", "content": "Done."},
@@ -174,6 +175,9 @@ def test_results_stand_where_the_calculators_output_would():
         f"{start}{said}Done.<|assistant_end|><|user_start|>?<|user_end|><|assistant_start|>",
     ]
     assert len(with_results(messages)) == len(messages)
+    app = create_app({"m": service})
+    shown = call(app, ("POST", "/tokenize", {"messages": messages[:4]}))[0].json()["tokens"]
+    assert "".join(token["text"] for token in shown) == texts[0]
 
 
 @pytest.mark.parametrize(

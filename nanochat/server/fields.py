@@ -42,6 +42,10 @@ IGNORED = {
     "modalities": Ignored("this model writes text only", (["text"],)),
     "audio": Ignored("this model writes text only", ()),
     "reasoning_effort": Ignored("this model does not reason apart from its answer", ("none",)),
+    **dict.fromkeys(
+        ("think", "enable_thinking"),
+        Ignored("this model does not reason apart from its answer", (False,)),
+    ),
     "verbosity": Ignored("say in a message how long the answer should be", ("medium",)),
     "web_search_options": Ignored("this server does not search the web", ()),
     "moderation": Ignored("this server does not moderate", ()),

@@ -160,7 +160,7 @@ def tokenized(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode(body.text or "")
     begun: list[Any] = [{"role": "assistant", "content": body.prefill}] if body.prefill else []
     with messages_checked():
-        return render_prompt([*body.messages, *begun], tokenizer)
+        return render_prompt([*with_results(body.messages), *begun], tokenizer)
 
 
 def detokenized(tokens: Sequence[int], tokenizer: Tokenizer) -> str:

@@ -120,7 +120,8 @@ class GenerationRequest(RequestModel):
 class ChatRequest(GenerationRequest):
     """A request for a chat completion.
 
-    The tokenizer judges the messages (tokenizer/messages.py), here as in training.
+    The tokenizer judges the messages (tokenizer/messages.py), here as in training: fields of a
+    message that would change its meaning are refused, and others, such as name, have no effect.
     """
 
     model_config = ConfigDict(json_schema_extra=schemas.TOP_LOGPROBS_NEED_LOGPROBS)
@@ -128,7 +129,11 @@ class ChatRequest(GenerationRequest):
     messages: Messages
     max_completion_tokens: Limit = Field(None, description="-1: no limit")
     max_tokens: Limit = Field(None, description="older name of max_completion_tokens")
-    logprobs: bool = Field(False, description="return log-probabilities of the answer's tokens")
+    logprobs: bool = Field(
+        False,
+        description="return log-probabilities of the text's tokens; with tool_activity, also of "
+        "special tokens and of those in calculations",
+    )
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_whole)] | None = (
         Field(None, description="alternatives per token; needs logprobs")
     )
@@ -142,7 +147,7 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise FieldError("needs logprobs: true", "top_logprobs")
         return self
 

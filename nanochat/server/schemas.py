@@ -89,7 +89,7 @@ PROMPT: Schema = {
 }
 TOP_LOGPROBS_NEED_LOGPROBS: Schema = {
     "anyOf": [
-        {"properties": {"top_logprobs": NULL}},
+        {"properties": {"top_logprobs": {"enum": [0, None]}}},
         {"properties": {"logprobs": {"const": True}}, "required": ["logprobs"]},
     ]
 }

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from nanochat.engine import Engine, EngineStats, Event, Request
 from nanochat.server.metrics import AnswerClock, AnswerMetrics
+from nanochat.system.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class EngineService:
     def open(self, requests: Sequence[Request]) -> Ticket:
         """Submit requests; call the ticket's `close` when done, which aborts any still running.
 
-        Raises: NotReady; Busy if too many are in flight.
+        Raises: NotReady; Busy if too many are in flight; ConfigError for more than ever may be.
         """
         self.ready_engine()
         self._check_room(requests)
@@ -188,6 +189,9 @@ class EngineService:
         return ticket
 
     def _check_room(self, requests: Sequence[Request]) -> None:
+        most = min(self._max_in_flight, self._max_per_client)
+        if len(requests) > most:
+            raise ConfigError(f"a request may ask for {most} answers, not {len(requests)}")
         in_flight = self.in_flight
         if in_flight + len(requests) > self._max_in_flight:
             raise Busy(f"{in_flight} of {self._max_in_flight} answers are in progress")
