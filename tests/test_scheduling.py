@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nanochat.engine import Completion, Engine, Event, Request, SamplingParams
+from nanochat.engine.passes import SHARED_PREFILL_TOKENS
 from nanochat.engine.sequences import Queue
 from nanochat.engine.slots import MIN_PREFIX
 from nanochat.gpt import GPT
@@ -195,6 +196,20 @@ def test_new_weights_and_generate_use_nothing_that_was_kept():
     assert (cached(), cached()) == (0, 29)
     assert engine.generate([request])[0].cached_tokens == 0
     assert (cached(), cached()) == (0, 29)
+
+
+def test_prompts_are_read_faster_if_more_of_them_wait_than_streams_run(monkeypatch):
+    engine = Engine(endless(random_model(3)), TOKENIZER, slots=6)
+    counts = computed_tokens(engine, monkeypatch)
+    engine.submit(greedy(prompt_of(20, 1), 20))
+    engine.step()
+    for seed in range(2, 6):
+        engine.submit(greedy(prompt_of(20, seed), 20))
+    engine.step()
+    assert counts == [20, 1, 4 * 20]  # one decodes, four are read
+    engine.submit(greedy(prompt_of(40, 6), 20))
+    engine.step()
+    assert counts[3:] == [5, SHARED_PREFILL_TOKENS["cpu"]]
 
 
 def test_statistics_say_whether_equal_seeds_give_equal_answers():

@@ -25,15 +25,17 @@ SHARED_PREFILL_TOKENS = {"cpu": 24}
 
 
 def next_chunks(
-    slots: list[Slot], *, small: bool, device: torch.device
+    slots: list[Slot], *, decoding: int, device: torch.device
 ) -> tuple[list[Slot], list[int]]:
     """The slots of the next prefill pass, and how many tokens of each it reads.
 
-    small: sequences that somebody watches are decoding meanwhile.
+    decoding: slots that decode meanwhile and that somebody watches.
     """
     chunk, room = PREFILL_CHUNK, PREFILL_TOKENS
-    if small:
-        room = SHARED_PREFILL_TOKENS.get(device.type, PREFILL_CHUNK)
+    if decoding:
+        # Where more wait for their first token than for their next one, the former count more.
+        share = max(1, len(slots) // decoding)
+        room = min(room, share * SHARED_PREFILL_TOKENS.get(device.type, PREFILL_CHUNK))
         chunk = min(chunk, room)
         slots = sorted(slots, key=lambda slot: slot.sequences[0].id)  # no prompt waits forever
     counts: list[int] = []

@@ -220,8 +220,8 @@ class Engine:
         if decoding:
             hidden.append(self._forward(decoding, [1] * len(decoding)))
         if prefilling:
-            small = bool(decoding) and self._slots.watched
-            prefilling, counts = next_chunks(prefilling, small=small, device=self.device)
+            others = len(decoding) if self._slots.watched else 0
+            prefilling, counts = next_chunks(prefilling, decoding=others, device=self.device)
             hidden.append(self._forward(prefilling, counts))
         sampling = [slot for slot in decoding + prefilling if not slot.uncached]
         if sampling:

@@ -85,14 +85,16 @@ def token_logprobs(
     their ids, if they are known and K is enough for `top` and to include the tokens.
     """
     logprobs = logits.log_softmax(dim=-1)  # [N, V]; twice as fast as logsumexp on a CPU
-    chosen = logits.gather(1, tokens[:, None])  # [N, 1]
-    ranks = ((logits if best is None else best[0]) > chosen).sum(dim=-1) + 1  # [N]
     most = max(top, default=0)
-    ids = (logits.topk(most, dim=-1) if best is None else best)[1][:, :most]  # [N, most]
-    chosen = logprobs.gather(1, tokens[:, None])[:, 0]  # [N]
-    columns = (tokens, chosen, ranks, logprobs.gather(1, ids), ids)
+    candidates = logits.topk(most, dim=-1)[1] if best is None else best[1]  # [N, K]
+    ids = torch.cat((tokens[:, None], candidates), dim=1)  # [N, 1 + K]
+    values = logprobs.gather(1, ids)
+    likelier = (logprobs if best is None else values) > values[:, :1]
+    columns = (ids[:, : 1 + most], values[:, : 1 + most], likelier.sum(dim=-1))
     rows = zip(*(column.tolist() for column in columns), top, strict=True)
     return [
-        TokenLogprob(token, logprob, rank, tuple(zip(best_ids[:n], values[:n], strict=True)))
-        for token, logprob, rank, values, best_ids, n in rows
+        TokenLogprob(
+            token, logprob, above + 1, tuple(zip(others[:n], their_logprobs[:n], strict=True))
+        )
+        for (token, *others), (logprob, *their_logprobs), above, n in rows
     ]
