@@ -209,6 +209,19 @@ def test_null_means_the_default(service):
     assert answer["choices"][0]["message"]["content"] == "Hello, 😀!"
 
 
+def test_wrong_paths_and_methods_are_told_the_right_ones(service):
+    app = create_app({"m": service})
+    paths = ("/chat/completions", "/completions", "/api/chat")
+    for response in call(app, *(("POST", path, {}) for path in paths)):
+        assert response.status_code == 404
+        assert (
+            "no such path; the API has /v1/chat/completions" in response.json()["error"]["message"]
+        )
+    for method, path, allowed in (("GET", CHAT, "POST"), ("POST", "/v1/models", "GET")):
+        response = call(app, (method, path, {}))[0]
+        assert (response.status_code, response.headers["allow"]) == (405, allowed)
+
+
 @pytest.mark.parametrize(
     ("given", "same_as"),
     [

@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 MAX_PROMPTS = 64
 NULL: Schema = {"type": "null"}
 NOTHING: Schema = {"enum": [None, "", "null", [], "[]", {}, "{}"]}
-OTHER_TEXT: Schema = {"anyOf": [{"type": "string"}, NULL]}
+OTHER_TEXT: Schema = {"anyOf": [{"type": "string"}, {"enum": [None, [], {}]}]}
 SOME_TEXT: Schema = {"type": "string", "minLength": 1}
 TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
