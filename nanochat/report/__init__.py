@@ -1,4 +1,4 @@
-"""A run's report: stage results, report.md and a self-contained report.html."""
+"""A run's report (report.md and a self-contained report.html), and all runs while they train."""
 
 from nanochat.report.record import build, is_complete, record, record_samples, write_config
 

@@ -112,7 +112,7 @@ def _stage(
         "state": _state(files, locks),
         "modified": max(parts) / 1e9,
         "step": tail.step,
-        "steps": steps if is_number(steps) else None,
+        "steps": steps if is_number(steps) and steps > 0 else None,
         "last": tail.values,
         "tokens_per_s": tail.tokens_per_s,
         "version": f"{max(version, default=0):x}.",

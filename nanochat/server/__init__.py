@@ -3,4 +3,5 @@
 A request passes `guard`, a route of `app`, `fields` and `protocol` (its JSON), `prompts` (what the
 engine is asked) and `service` (the engine's thread); the answer comes back through `streaming` and
 `responses`. `models` knows which models there are, `errors` how anything that fails is reported.
+`runs` shows training runs, also without a model.
 """
