@@ -77,3 +77,18 @@ def listening(app: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def send(app: Any, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request to an application in process, with headers of its own."""
+
+    async def sent() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(sent())
+
+
+def error_of(response: httpx.Response) -> Any:
+    return response.json()["error"]

@@ -1,4 +1,4 @@
-"""Running the server: whom it answers, what it logs and counts, and how it ends."""
+"""Running the server: what it logs and counts, its limits, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ import httpx
 import pytest
 
 from nanochat.server import connections, guard
-from nanochat.server.access import Access
 from nanochat.server.app import create_app
 from nanochat.server.connections import create_server
 from nanochat.server.listen import AddressOptions, listen, url_of
 from nanochat.server.service import EngineService
 from nanochat.stages.chat_web import ChatWebConfig, serve
 from nanochat.system import config
-from nanochat.system.errors import ConfigError
 from tests.engine_helpers import scripted_engine
-from tests.server_helpers import CHAT, HELLO, call, serving, wait_for
+from tests.server_helpers import CHAT, HELLO, call, error_of, send, serving, wait_for
 
 BODY = {"messages": HELLO}
 
@@ -36,167 +34,6 @@ BODY = {"messages": HELLO}
 def service() -> Iterator[EngineService]:
     with serving(scripted_engine({"hi": "Hello!"})) as running:
         yield running
-
-
-def send(app: Any, method: str, path: str, **options: Any) -> httpx.Response:
-    """One request to an application in process, with headers of its own."""
-
-    async def sent() -> httpx.Response:
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(method, path, **options)
-
-    return asyncio.run(sent())
-
-
-def error_of(response: httpx.Response) -> Any:
-    return response.json()["error"]
-
-
-def access(*args: str) -> Access:
-    return config.parse(AddressOptions, list(args), stage="chat_web").access()
-
-
-@pytest.mark.parametrize(
-    "host",
-    "localhost LOCALHOST:8000 localhost. 127.0.0.1:80 127.0.0.2 [::1]:8000 [::1] box.lan".split(),
-)
-def test_this_machine_and_allowed_names_may_be_used_in_a_host_header(service, host):
-    app = create_app({"m": service}, access=access("--allowed-host", "box.lan"))
-    assert send(app, "GET", "/health", headers={"host": host}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "", "localhost:evil.com", "[localhost", "1.2.3.4"]
-)
-def test_requests_for_other_host_names_are_rejected(service, host):
-    app = create_app({"m": service}, access=access())
-    response = send(app, "GET", "/health", headers={"host": host})
-    assert response.status_code == 403
-    assert error_of(response) == {
-        "message": f"host {host!r} is not allowed; use localhost, or start the server with "
-        "--allowed-host NAME",
-        "type": "permission_error",
-        "param": None,
-        "code": "host_not_allowed",
-    }
-    assert response.headers["x-content-type-options"] == "nosniff"
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ({"content-type": "text/plain"}, "Content-Type is 'text/plain'"),
-        ({"content-type": "application/x-www-form-urlencoded"}, "x-www-form-urlencoded'"),
-        ({}, "Content-Type is missing"),
-    ],
-)
-def test_a_body_must_be_declared_as_json(service, kind, said):
-    app = create_app({"m": service})
-    response = send(app, "POST", CHAT, content=json.dumps(BODY), headers=kind)
-    assert response.status_code == 415
-    assert said in error_of(response)["message"]
-    assert "curl: -H 'Content-Type: application/json'" in error_of(response)["message"]
-    charset = {"content-type": "application/json; charset=utf-8"}
-    answer = send(app, "POST", CHAT, content=json.dumps(BODY), headers=charset)
-    assert answer.status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"origin": "http://localhost"}, 200),
-        ({"origin": "HTTPS://Friend.example"}, 200),
-        ({"origin": "http://evil.example"}, 403),
-        ({"origin": "http://localhost:3000"}, 403),
-        ({"origin": "null"}, 403),
-        ({"sec-fetch-site": "cross-site"}, 403),
-        ({"sec-fetch-site": "same-origin"}, 200),
-    ],
-)
-def test_pages_of_other_origins_cannot_make_the_model_work(service, headers, status):
-    app = create_app({"m": service}, access=access("--cors-origin", "https://friend.example"))
-    response = send(app, "POST", CHAT, json=BODY, headers=headers)
-    assert response.status_code == status
-    if status == 403:
-        assert error_of(response)["code"] == "origin_not_allowed"
-        assert "access-control-allow-origin" not in response.headers
-
-
-def test_an_allowed_origin_may_ask_before_and_read_the_answer(service):
-    app = create_app(
-        {"m": service}, access=access("--cors-origin", "https://a.example", "--api-key", "k")
-    )
-    asked = {
-        "origin": "https://a.example",
-        "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,content-type,x-stainless-os",
-    }
-    preflight = send(app, "OPTIONS", CHAT, headers=asked)
-    assert preflight.status_code == 204
-    assert preflight.headers["access-control-allow-origin"] == "https://a.example"
-    assert preflight.headers["access-control-allow-headers"].endswith("x-stainless-os")
-    assert "POST" in preflight.headers["access-control-allow-methods"]
-    key = {"authorization": "Bearer k", "origin": "https://a.example"}
-    answer = send(app, "POST", CHAT, json=BODY, headers=key)
-    assert answer.headers["access-control-allow-origin"] == "https://a.example"
-    assert answer.headers["vary"] == "origin"
-    foreign = send(app, "OPTIONS", CHAT, headers={**asked, "origin": "https://b.example"})
-    assert foreign.status_code == 403
-    everybody = create_app({"m": service}, access=access("--cors-origin", "*"))
-    opened = send(everybody, "POST", CHAT, json=BODY, headers={"origin": "null"})
-    assert opened.headers["access-control-allow-origin"] == "null"
-
-
-def test_a_key_is_asked_for_everywhere_but_on_the_pages_and_health(service, monkeypatch):
-    monkeypatch.setenv("NANOCHAT_API_KEY", "from-environment")
-    app = create_app({"m": service}, access=access("--api-key", "one", "--api-key", "two"))
-    for path in ("/", "/health", "/app.js", "/docs", "/openapi.json"):
-        assert send(app, "GET", path).status_code == 200, path
-    for path in (
-        "/v1/models",
-        "/metrics",
-        "/runs/api",
-        "/nothing",
-        "/v1/%2e%2e/app.js",
-    ):
-        assert send(app, "GET", path).status_code == 401, path
-    wrong = {"authorization": "Bearer three"}
-    for headers, message in (
-        ({}, "this server asks for an API key; send the header 'Authorization: Bearer KEY'"),
-        (wrong, "this is not an API key of this server; send the header"),
-        ({"authorization": "Basic one"}, "not an API key"),
-    ):
-        refused = send(app, "POST", CHAT, json=BODY, headers=headers)
-        assert refused.status_code == 401
-        assert refused.headers["www-authenticate"] == "Bearer"
-        assert error_of(refused)["code"] == "invalid_api_key"
-        assert message in error_of(refused)["message"]
-    for key in ("one", "two", "from-environment"):
-        right = {"authorization": f"Bearer {key}"}
-        assert send(app, "POST", CHAT, json=BODY, headers=right).status_code == 200
-    cookie = {"cookie": "theme=dark; nanochat-key=two"}
-    assert send(app, "GET", "/v1/models", headers=cookie).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in; set --api-key"),
-        (["--host", "::"], "or --no-api-key to let them in without one"),
-        (["--api-key", "x", "--no-api-key"], "--no-api-key contradicts --api-key"),
-        (["--api-key", "two words"], "an API key is one word of ASCII characters"),
-        (["--cors-origin", "a.example"], "--cors-origin must be like https://example.org"),
-        (["--cors-origin", "https://a.example/"], "got 'https://a.example/'"),
-        (["--allowed-host", "a.example:80"], "--allowed-host must be a name without a port"),
-    ],
-)
-def test_options_that_leave_in_doubt_who_may_enter_are_refused(args, message):
-    with pytest.raises(ConfigError, match=message):
-        access(*args)
-    assert access("--host", "127.0.0.2").hosts == ()
-    assert access("--host", "0.0.0.0", "--no-api-key").hosts is None
 
 
 def test_a_request_makes_one_line_of_log_whatever_is_in_it(service):
@@ -340,6 +177,21 @@ def test_a_request_that_is_never_completed_is_given_up(service, monkeypatch):
         silent = socket.create_connection(address, timeout=20)
         assert closed(silent)
         assert closed(begin_request(address))
+
+
+def test_a_client_that_does_not_read_is_given_up(monkeypatch):
+    monkeypatch.setattr(connections, "STALLED_S", 0.05)
+    gave_up = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(50_000_000)})
+        gave_up.set()
+
+    with real_server(app) as address:
+        connection = begin_request(address)
+        connection.sendall(b"\r\n")
+        assert gave_up.wait(20)
 
 
 def test_limits_stay_below_the_limit_on_open_files():
