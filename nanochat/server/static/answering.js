@@ -69,7 +69,7 @@ function stopwatch() {
       const tokens = usage?.completion_tokens ?? count;
       const parts = [`${tokens} token${tokens === 1 ? "" : "s"}`];
       if (first !== null && tokens > 1) parts.push(rate(tokens));
-      if (first !== null) parts.push(`first after ${((first - start) / 1000).toFixed(2)} s`);
+      if (first !== null) parts.push(`first after ${((first - start) / 1000).toFixed(2)}\u00a0s`);
       return parts.join(" · ");
     },
   };
