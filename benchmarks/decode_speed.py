@@ -12,17 +12,21 @@ size joins in where the package is installed. Figures are medians over the round
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:  # a child that runs another engine imports another package of this name
+    from nanochat.tokenizer import BpeTokenizer
 
 ROOT = Path(__file__).parent.parent
 PROMPT_TOKENS = 448
@@ -35,16 +39,16 @@ NEW_TOKENS = {4: 48, 12: 12}
 Round = Callable[[list[int], int, int], tuple[float, float]]
 
 
-def timed(steps: Any, streams: int) -> tuple[float, float]:
-    """Seconds until the first of `steps` has all streams' first tokens, and tokens/s after it."""
+def timed(steps: Iterator[int]) -> tuple[float, float]:
+    """Seconds to the first of steps, and tokens/s after it; a step gives its number of tokens."""
     start_s = time.perf_counter()
     next(steps)
     first_s = time.perf_counter()
-    count = sum(1 for _ in steps)
-    return first_s - start_s, count * streams / (time.perf_counter() - first_s)
+    count = sum(steps)
+    return first_s - start_s, count / (time.perf_counter() - first_s)
 
 
-def word_tokenizer(size: int) -> Any:
+def word_tokenizer(size: int) -> "BpeTokenizer":
     """A tokenizer with that many tokens: our bytes and made-up words."""
     from nanochat.tokenizer import SPECIAL_TOKENS, BpeTokenizer
 
@@ -71,16 +75,16 @@ def ours(depth: int, dtype: str) -> Round:
     del model
 
     def round_(prompt: list[int], streams: int, count: int) -> tuple[float, float]:
-        def steps() -> Any:
+        def steps() -> Iterator[int]:
             engine.clear()  # the prompt is read anew in every round, as by the others
             for seed in range(streams):
                 params = SamplingParams(top_k=TOP_K, max_new_tokens=count, seed=seed)
                 engine.submit(Request(prompt=prompt, params=params, chat=False))
             while not engine.idle:
-                if any(event.token is not None for event in engine.step()):
-                    yield
+                if made := sum(event.token is not None for event in engine.step()):
+                    yield made
 
-        return timed(steps(), streams)
+        return timed(steps())
 
     return round_
 
@@ -116,9 +120,8 @@ def nanochat(depth: int, dtype: str) -> Round:
     engine = Engine(model.eval(), Tokenizer())
 
     def round_(prompt: list[int], streams: int, count: int) -> tuple[float, float]:
-        return timed(
-            engine.generate(prompt, num_samples=streams, max_tokens=count, top_k=TOP_K), streams
-        )
+        steps = engine.generate(prompt, num_samples=streams, max_tokens=count, top_k=TOP_K)
+        return timed(len(tokens) for tokens, _ in steps)
 
     return round_
 
@@ -159,6 +162,29 @@ def transformers(depth: int, dtype: str) -> Round:
         return first_s, (count - 1) * streams / (run(count) - first_s)
 
     return round_
+
+
+def machine() -> str:
+    """What the machine can do: bytes read and float32 operations per second, best of some tries."""
+    data = torch.ones(1 << 26)  # 256 MB
+    a, b = torch.ones(1024, 1024), torch.ones(4096, 1024)
+    best = {"read": math.inf, "multiply": math.inf}
+    for _ in range(8):
+        start_s = time.perf_counter()
+        data.sum()
+        read_s = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        best["multiply"] = min(best["multiply"], time.perf_counter() - read_s)
+        best["read"] = min(best["read"], read_s - start_s)
+    reads, operations = data.nbytes / best["read"], 2 * 1024**2 * 4096 / best["multiply"]
+    rates = f"reads {reads / 1e9:.0f} GB/s, multiplies {operations / 1e9:.0f} GFLOP/s"
+    return f"machine: {rates} in float32"
+
+
+def matrix_weights(depth: int) -> int:
+    """Weights that every token is multiplied by."""
+    width = 64 * depth
+    return depth * 12 * width**2 + VOCABULARY[depth] * width
 
 
 ENGINES = {"ours": ours, "nanochat": nanochat, "transformers": transformers}
@@ -217,6 +243,12 @@ def compare(children: dict[str, Child], depth: int, streams: int, rounds: int) -
         rates = [rate for _, rate in pairs]
         text = f"{depth:>5} {streams:>7} {name:<14} {median(rates):>9,.1f} tokens/s"
         text += f"  first {1e3 * median(first for first, _ in pairs):>7,.0f} ms"
+        if name.startswith("ours"):
+            size = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}[name.split()[1]]
+            weights = matrix_weights(depth) * median(rates)
+            text += (
+                f"  {size * weights / streams / 1e9:>4.0f} GB/s  {2 * weights / 1e9:>4.0f} GFLOP/s"
+            )
         if base and name != "nanochat":
             ratios = [rate / other for rate, other in zip(rates, base, strict=True)]
             text += f"  x{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
@@ -237,6 +269,7 @@ def main() -> None:
     if args.serve:
         serve(args.serve, args.depths[0], args.dtypes[0])
         return
+    print(machine(), flush=True)
     for depth in args.depths:
         children = {f"ours {d}": Child("ours", depth, d, ROOT) for d in args.dtypes}
         if args.nanochat is not None:
