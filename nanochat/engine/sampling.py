@@ -3,8 +3,9 @@
 Owns the sampling settings, the truncation rules and the random numbers. Knows no model, no cache.
 
 The noise is a hash of (row's seed, row's position, token id), not the next draw of a generator: a
-request with a seed gets the same tokens alone, in a batch of 64, or after a restart. One generator
-for the batch would give a row different draws depending on the rows beside it.
+request with a seed gets the same noise alone, in a batch of 64, or after a restart, and so the same
+tokens if it gets the same logits (scheduler says when). One generator for the batch would give a
+row different draws depending on the rows beside it.
 """
 
 from __future__ import annotations
