@@ -147,9 +147,16 @@ def real_server(app: Any) -> Iterator[tuple[str, int]]:
             thread.join(10)
 
 
-def begin_request(address: tuple[str, int]) -> socket.socket:
+HALF_A_HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+HALF_A_BODY = (
+    b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 99\r\n\r\n{"
+)
+
+
+def begin_request(address: tuple[str, int], half: bytes = HALF_A_HEAD) -> socket.socket:
     connection = socket.create_connection(address, timeout=20)
-    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+    connection.sendall(half)
     return connection
 
 
@@ -164,7 +171,8 @@ def closed(connection: socket.socket) -> bool:
 def test_too_many_half_open_connections_do_not_keep_others_out(service, monkeypatch):
     monkeypatch.setattr(connections, "limits", lambda: (3, 8))
     with real_server(create_app({"m": service})) as address:
-        held = [begin_request(address) for _ in range(9)]
+        held = [begin_request(address, half) for half in [HALF_A_HEAD, HALF_A_BODY] * 4]
+        held.append(begin_request(address))
         assert httpx.get(f"http://127.0.0.1:{address[1]}/health").status_code == 200
         assert all(closed(connection) for connection in held[:6])
         held[8].sendall(b"\r\n")  # the last is still open

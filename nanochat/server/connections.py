@@ -49,19 +49,21 @@ class TimedConnection(H11Protocol):
     def __init__(self, *args: Any, limit: int, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limit = limit
+        self._heard_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Close the connection that has waited longest without a request, if there are too many."""
+        """If there are too many, close the one that has been silent longest with no whole request.
+
+        One that is being answered stays, so at worst the new one is closed.
+        """
         others: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
         super().connection_made(transport)
+        self._heard_s = self.loop.time()
         if len(others) >= self._limit:
-            # A set has no order; of the timers, the one that ends first began first. One without
-            # has had its answer, and is kept for the next request.
-            idle = [c for c in others if c.waiting]
-            began = {c: c._timer.when() if c._timer else 0.0 for c in idle}
-            min(idle, key=lambda c: began[c], default=self).transport.abort()
+            unanswered = [c for c in others if c.waiting or c.cycle.more_body]
+            min(unanswered, key=lambda c: c._heard_s, default=self).transport.abort()
         self._watch_head()
 
     @property
@@ -71,6 +73,7 @@ class TimedConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read; a request that has begun must be complete in time."""
+        self._heard_s = self.loop.time()
         super().data_received(data)
         self._watch_head()
 
