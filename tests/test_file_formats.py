@@ -330,8 +330,8 @@ def test_conversations_are_no_text(tmp_path, key):
 @pytest.mark.parametrize(
     ("name", "head", "format_"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), "gzip: end its name in .gz"),
-        ("a.txt", gzip.compress(b"words"), "gzip: end its name in .gz"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "gzip: end its name in .gz"),
+        ("a.txt", gzip.compress(b"words", mtime=0), "gzip: end its name in .gz"),
         ("a.txt", b"PAR1" + b"a" * 99, "parquet: end its name in .parquet"),
         ("a.json", b"PK\3\4\xff", "a zip archive: unpack it"),
         ("a.md", bytes(99), "UTF-16"),
