@@ -71,7 +71,10 @@ def ours(depth: int, dtype: str) -> Round:
     config = GPTConfig(vocab_size=size, sequence_length=CONTEXT, depth=depth)
     model = GPT(config, compute_dtype=torch.float32)
     model.init_weights(torch.Generator().manual_seed(0))
-    engine = Engine(model, word_tokenizer(size), slots=64, dtype=getattr(torch, dtype))
+    # No longer than needed: the caches of three such engines at depth 12 would fill 16 GB.
+    length = PROMPT_TOKENS + max(NEW_TOKENS.values()) + 1
+    kind = getattr(torch, dtype)
+    engine = Engine(model, word_tokenizer(size), slots=64, max_len=length, dtype=kind)
     del model
 
     def round_(prompt: list[int], streams: int, count: int) -> tuple[float, float]:
@@ -206,6 +209,7 @@ class Child:
     """An engine in a process of its own."""
 
     def __init__(self, name: str, depth: int, dtype: str, path: Path) -> None:
+        self.name = name
         environment = {**os.environ, "PYTHONPATH": str(path), "NANOCHAT_DTYPE": "float32"}
         command = [sys.executable, __file__, "--serve", name, "--depths", str(depth)]
         self.process = subprocess.Popen(
@@ -221,7 +225,10 @@ class Child:
         """Seconds to the first token, and tokens/s after it."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps([streams, count]), file=self.process.stdin, flush=True)
-        first_s, rate = json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+        first_s, rate = json.loads(answer)
         return first_s, rate
 
     def close(self) -> None:
