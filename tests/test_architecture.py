@@ -29,6 +29,11 @@ LAYERS = {
 }
 LAYERS["stages"] = set(LAYERS)
 SOURCES = sorted((ROOT / "nanochat").rglob("*.py"))
+STATIC = ROOT / "nanochat" / "server" / "static"
+# The same for the pages' modules.
+PAGES = {"shared": set(), "answer": {"shared"}, "docs": {"shared"}, "dashboard": {"shared"}}
+PAGES["chat"] = {"shared", "answer"}
+SCRIPTS = sorted(STATIC.rglob("*.js"))
 
 
 def module_name(path: Path) -> str:
@@ -103,10 +108,28 @@ def test_only_the_tokenizers_import_the_rust_module():
     }
 
 
+def scripts_imported_by(path: Path) -> set[Path]:
+    """Every module that a page's module imports, also when it is needed."""
+    text = path.read_text(encoding="utf-8")
+    names = re.findall(r'^(?:import|export|\}).* from "(.+)";', text, re.MULTILINE)
+    names += re.findall(r'\bimport\("(.+?)"\)', text)
+    return {(path.parent / name).resolve() for name in names}
+
+
+def test_the_pages_modules_import_what_exists_in_their_own_folder_and_lower_ones():
+    assert {path.parent for path in SCRIPTS} == {STATIC / name for name in PAGES}
+    for path in SCRIPTS:
+        for found in scripts_imported_by(path):
+            assert found in SCRIPTS, f"{path} imports {found}"
+            own = path.parent.name
+            assert found.parent.name in PAGES[own] | {own}, f"{path} imports {found}"
+
+
 def test_imports_have_no_circles():
     graph = {
         module_name(p): {n for n in imports_of(p) if n.startswith("nanochat")} for p in SOURCES
     }
+    graph |= {str(p): {str(found) for found in scripts_imported_by(p)} for p in SCRIPTS}
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:

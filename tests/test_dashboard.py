@@ -307,7 +307,7 @@ def test_the_dashboard_shows_its_page_and_the_runs(get, folder):
     page = get("/runs")
     assert page.status_code == 200 and "<title>Runs · nanochat</title>" in page.text
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for path in ("/runs.js", "/runs.css", "/dashboard/plot.js", "/theme.js", "/icon.svg"):
+    for path in ("/dashboard/runs.js", "/dashboard/runs.css", "/shared/theme.js", "/icon.svg"):
         assert get(path).status_code == 200, path
     found = get("/runs/api").json()
     assert [run["name"] for run in found["runs"]] == ["small", "big"]

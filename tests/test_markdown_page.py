@@ -18,7 +18,7 @@ from tests.browser import chromium
 STATIC = Path(nanochat.server.__file__).parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 BLANK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Test</title>
-<link rel="stylesheet" href="style.css"><link rel="stylesheet" href="answer.css">
+<link rel="stylesheet" href="shared/style.css"><link rel="stylesheet" href="answer/answer.css">
 <main id="box"></main>"""
 PIECES = [
     *(
@@ -89,7 +89,7 @@ def page() -> Iterator[Any]:
         opened.evaluate(
             """async () => {
               const names = ["markdown", "math", "highlight", "tokens", "prompt"];
-              for (const name of names) Object.assign(window, await import(`./${name}.js`));
+              for (const name of names) Object.assign(window, await import(`./answer/${name}.js`));
               window.box = document.querySelector("#box");
               window.render = (text) => (box.replaceChildren(markdown(text)), box);
               window.depth = (node) => {

@@ -226,7 +226,7 @@ def test_two_tabs_see_each_other_and_lose_nothing(context):
             idle(tab)
     kept = first.evaluate(
         """async () => {
-            const { openDatabase } = await import("/database.js");
+            const { openDatabase } = await import("/chat/database.js");
             const { database } = await openDatabase();
             return (await database.all("nodes")).map(([, node]) => node.content);
         }"""

@@ -278,7 +278,7 @@ def test_openapi_json_describes_every_route_and_field(service):
 
 def test_models_health_and_the_page_are_served_with_safe_headers(service):
     app = create_app({"org/m": service}, defaults=SamplingOptions(temperature=0.5))
-    paths = ["/v1/models", "/v1/models/org/m", "/health", "/", "/app.js", "/style.css"]
+    paths = ["/v1/models", "/v1/models/org/m", "/health", "/", "/chat/app.js", "/shared/style.css"]
     responses = call(app, *(("GET", path, None) for path in paths))
     assert [r.status_code for r in responses] == [200] * 6
     card = responses[0].json()["data"][0]
@@ -604,8 +604,10 @@ def test_a_client_that_disconnects_frees_the_engine(stream):
 
 def test_the_page_loads_nothing_from_other_hosts_and_never_inserts_html():
     files = [path for path in STATIC.rglob("*") if path.is_file()]
-    texts = {str(path.relative_to(STATIC)): path.read_text(encoding="utf-8") for path in files}
-    assert {"index.html", "app.js", "style.css"} <= set(texts)
+    texts = {
+        path.relative_to(STATIC).as_posix(): path.read_text(encoding="utf-8") for path in files
+    }
+    assert {"index.html", "chat/app.js", "shared/style.css"} <= set(texts)
     for name, text in texts.items():
         text = text.replace("http://www.w3.org/", "")  # names of XML vocabularies
         outside = re.findall(r"(?:https?:|[\"'(])//[\w-]+\.\w*", text)

@@ -124,14 +124,14 @@ def test_an_allowed_origin_may_ask_before_and_read_the_answer(service):
 def test_a_key_is_asked_for_everywhere_but_on_the_pages_and_health(service, monkeypatch):
     monkeypatch.setenv("NANOCHAT_API_KEY", "from-environment")
     app = create_app({"m": service}, access=access("--api-key", "one", "--api-key", "two"))
-    for path in ("/", "/health", "/app.js", "/docs", "/openapi.json"):
+    for path in ("/", "/health", "/chat/app.js", "/docs", "/openapi.json"):
         assert send(app, "GET", path).status_code == 200, path
     for path in (
         "/v1/models",
         "/metrics",
         "/runs/api",
         "/nothing",
-        "/v1/%2e%2e/app.js",
+        "/v1/%2e%2e/chat/app.js",
     ):
         assert send(app, "GET", path).status_code == 401, path
     wrong = {"authorization": "Bearer three"}

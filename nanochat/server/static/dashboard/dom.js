@@ -1,8 +1,8 @@
 // Small helpers for the nodes of the dashboard. Text only ever becomes text nodes, never HTML.
 
-import { icon, make } from "../dom.js";
+import { icon, make } from "../shared/dom.js";
 
-export { byId, icon, make, place } from "../dom.js";
+export { byId, icon, make, place } from "../shared/dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -1,6 +1,6 @@
 // Messages to the user beside the conversation: notices that stay, and a toast that goes.
 
-import { byId, iconButton, make, place, textButton } from "./dom.js";
+import { byId, iconButton, make, place, textButton } from "../shared/dom.js";
 
 const shown = new Map(); // key -> element
 

@@ -1,10 +1,10 @@
 // The page: conversations kept in the browser, answered by the server that sent the page.
 
+import { fetchModels, setKey, tokenize } from "../shared/api.js";
+import { byId, download, oncePerFrame, textButton } from "../shared/dom.js";
 import { generate } from "./answering.js";
-import { fetchModels, setKey, tokenize } from "./api.js";
 import { setBusy, setContext, setUpComposer, showStatus } from "./composer.js";
 import { newConversation, newId, newNode, now, titleOf, toSend, Tree } from "./conversation.js";
-import { byId, download, oncePerFrame, textButton } from "./dom.js";
 import { prefixBefore, rowsBefore } from "./logprobs.js";
 import { chosenModels, modelById, prefer, setUpModels } from "./models.js";
 import { dismiss, notify, toast } from "./notices.js";
@@ -164,7 +164,7 @@ async function showPrompt(node) {
     toast("The server does not show its prompts.");
     return;
   }
-  const { promptView } = await import("./prompt.js");
+  const { promptView } = await import("../answer/prompt.js");
   byId("prompt-tokens").replaceChildren(promptView(result));
   byId("prompt").showModal();
 }

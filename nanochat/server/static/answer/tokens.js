@@ -1,7 +1,7 @@
 // An answer as its tokens: how likely each was, what else might have stood there, and a way to go there.
 // Owns: drawing the probabilities. Does not own: where they come from, or what a pick starts.
 
-import { make, textButton } from "./dom.js";
+import { make, textButton } from "../shared/dom.js";
 
 const ALTERNATIVES = 5;
 const SCALE = [1, 2, 4, 7]; // bits of surprise where a color begins: p < 50%, 25%, 6%, 1%

@@ -1,6 +1,6 @@
 // One answer in the making: the stream into a message, its clock, and what is saved meanwhile.
 
-import { ApiError, streamAnswer } from "./api.js";
+import { ApiError, streamAnswer } from "../shared/api.js";
 import { append } from "./conversation.js";
 import { compact } from "./logprobs.js";
 

@@ -1,7 +1,7 @@
 // The open conversation on the screen: its messages, or answers side by side, and scrolling.
 
+import { byId, make, place } from "../shared/dom.js";
 import { plainText } from "./conversation.js";
-import { byId, make, place } from "./dom.js";
 import { messageView } from "./view.js";
 
 const views = new Map(); // node id, or group id -> view

@@ -1,6 +1,6 @@
 // Which models answer: one, or two or three side by side to the same question.
 
-import { byId, make } from "./dom.js";
+import { byId, make } from "../shared/dom.js";
 import { change, MAX_COMPARED, settings } from "./settings.js";
 
 let models = []; // the entries of /v1/models

@@ -1,6 +1,6 @@
 // The list of conversations: open, search, rename, pin, delete with undo, export and import.
 
-import { byId, icon, iconButton, make, place } from "./dom.js";
+import { byId, icon, iconButton, make, place } from "../shared/dom.js";
 import { change, settings } from "./settings.js";
 
 const PHONE = matchMedia("(max-width: 52rem)");

@@ -1,7 +1,7 @@
 // The box to write in, the button that sends or stops, and how much of the context is used.
 
-import { tokenize } from "./api.js";
-import { byId } from "./dom.js";
+import { tokenize } from "../shared/api.js";
+import { byId } from "../shared/dom.js";
 
 const HINT = "Enter sends, Shift+Enter adds a line, Esc stops the answer";
 let ready = false;

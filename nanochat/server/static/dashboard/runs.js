@@ -1,15 +1,15 @@
 // The runs page: which runs and stage are shown, and asking the server for what is new.
 
-import { showBars } from "./dashboard/bars.js";
-import { showCards } from "./dashboard/cards.js";
-import { Curves, json } from "./dashboard/curves.js";
-import { byId, remembered, say } from "./dashboard/dom.js";
-import { useKey } from "./dashboard/key.js";
-import { showList } from "./dashboard/list.js";
-import { PlotGrid } from "./dashboard/plots.js";
-import { showSamples } from "./dashboard/samples.js";
-import { showReports, showResults, showSettings } from "./dashboard/tables.js";
-import { showStages } from "./dashboard/tabs.js";
+import { showBars } from "./bars.js";
+import { showCards } from "./cards.js";
+import { Curves, json } from "./curves.js";
+import { byId, remembered, say } from "./dom.js";
+import { useKey } from "./key.js";
+import { showList } from "./list.js";
+import { PlotGrid } from "./plots.js";
+import { showSamples } from "./samples.js";
+import { showReports, showResults, showSettings } from "./tables.js";
+import { showStages } from "./tabs.js";
 
 const COLORS = 6; // the palette in runs.css; further runs are dashed
 const LIVE_MS = 2000;

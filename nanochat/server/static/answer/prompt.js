@@ -1,6 +1,6 @@
 // The exact prompt of an answer: every token that is sent, with its id, and what it takes of the context.
 
-import { make } from "./dom.js";
+import { make } from "../shared/dom.js";
 import { tokenClass, tokenText } from "./tokens.js";
 
 /** {tokens: [{id, text, bytes, special}], count, max_model_len}, as POST /tokenize answers, as an element. */

@@ -1,7 +1,7 @@
 // The API's documentation, made from /openapi.json: operations, fields, and requests to try.
 
-import { authorization, setKey } from "./api.js";
-import { byId, make, textButton } from "./dom.js";
+import { authorization, setKey } from "../shared/api.js";
+import { byId, make, textButton } from "../shared/dom.js";
 
 const EXAMPLES = {
   "/v1/chat/completions": { messages: [{ role: "user", content: "What is 12 times 3?" }], max_tokens: 64 },

@@ -1,6 +1,6 @@
 // The user's settings: read from storage with suspicion, shown in a dialog, kept at once.
 
-import { byId } from "./dom.js";
+import { byId } from "../shared/dom.js";
 
 const KEYS = { settings: "nanochat.settings", theme: "nanochat.theme" };
 export const MAX_COMPARED = 3;

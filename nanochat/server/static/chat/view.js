@@ -1,9 +1,9 @@
 // Messages as DOM nodes: questions, answers in several views, and tool calls as cards.
 
+import { copyText, icon, iconButton, make, textButton } from "../shared/dom.js";
+import { markdownView } from "../answer/markdown.js";
 import { plainText } from "./conversation.js";
-import { copyText, icon, iconButton, make, textButton } from "./dom.js";
 import { expand } from "./logprobs.js";
-import { markdownView } from "./markdown.js";
 
 /**
  * The element of one message; `update(state)` redraws what has changed. actions: edit(node, text),
@@ -103,7 +103,7 @@ function answerView(item, node, actions) {
   }
 
   async function drawTokens() {
-    const { tokenView } = await import("./tokens.js");
+    const { tokenView } = await import("../answer/tokens.js");
     const onPick = (index, alternative) => actions.branch(node, index, alternative);
     body.replaceChildren(tokenView(expand(node.logprobs), { onPick, borders: true, surprise: true }));
   }
