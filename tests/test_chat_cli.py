@@ -242,7 +242,9 @@ def test_models_are_named_by_run_and_by_stage_where_a_run_has_several(base, monk
         return list(chat_web.checkpoints(cfg))
 
     assert ids() == ids("--run", "demo") == ids("--stages", "base") == ["demo"]
-    assert ids("--stages", "sft,base,sft") == ["demo:sft", "demo:base"]
+    # The first is the default: a run's most trained stage.
+    for stages in ("sft,base,sft", "base,sft"):
+        assert ids("--stages", stages) == ["demo:sft", "demo:base"]
     cfg = config.parse(chat_web.ChatWebConfig, ["--run", "demo", "--stages", "base"], stage="x")
     (path,) = chat_web.checkpoints(cfg).values()
     expected = Origin(run="demo", stage="base_train", step=7, chat=False)

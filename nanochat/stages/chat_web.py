@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 def checkpoints(cfg: ChatWebConfig) -> dict[str, Path]:
     """The checkpoints to serve, by model id: the run, with the stage where it has several.
 
+    Runs come in the order given, the most trained stage of each first: it is the default.
     Raises: CheckpointError naming the command that creates one that is missing.
     """
     paths = {}
@@ -120,7 +121,8 @@ def checkpoints(cfg: ChatWebConfig) -> dict[str, Path]:
         if cfg.stages is None:
             paths[name] = checkpoint_manager.locate(cfg.source, common, chat=True)
             continue
-        stages = list(dict.fromkeys(cfg.stages.split(",")))
+        named = cfg.stages.split(",")
+        stages = [stage for stage in reversed(STAGES) if stage in named]
         for stage in stages:
             found = checkpoint_manager.find(name, (STAGES[stage],))
             paths[f"{name}:{stage}" if len(stages) > 1 else name] = found
