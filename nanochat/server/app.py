@@ -6,6 +6,7 @@ that importing nanochat stays cheap.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ def create_app(
         Guard, access=access or Access(), open_paths=open_paths(STATIC), on_visit=visits.add
     )
     models = Models(services, defaults)
-    _add_answers(app, models)
+    _add_answers(app, models, functools.cache(log))
     _add_models(app, models)
     _add_tokens(app, models)
     _add_metrics(app, models, visits)
@@ -112,7 +113,7 @@ def create_app(
     return app
 
 
-def _add_answers(app: "FastAPI", models: Models) -> None:
+def _add_answers(app: "FastAPI", models: Models, log_once: Callable[[str], None]) -> None:
     import fastapi
 
     @app.post("/v1/chat/completions", responses=STREAMED)
@@ -123,16 +124,19 @@ def _add_answers(app: "FastAPI", models: Models) -> None:
         prompt = await asyncio.to_thread(chat_prompt, body, engine)
         client = visit_of(http_request.scope).client
         requests = await asyncio.to_thread(
-            chat_requests, body, prompt.tokens, engine, models.defaults, client
+            chat_requests, body, prompt, engine, models.defaults, client
         )
+        if prompt.dropped_tools:
+            log_once(f"{name}: definitions of tools that do not fit are left out of prompts")
         answer = ChatAnswer(
             head=Head.new(name, "chatcmpl"),
             tokenizer=engine.tokenizer,
             prompt_tokens=len(prompt.tokens),
             logprobs=body.logprobs,
             tool_activity=body.tool_activity,
-            functions=bool(body.functions),
+            functions=bool(prompt.functions),
             dropped=prompt.dropped,
+            dropped_tools=prompt.dropped_tools,
         )
         return await _respond(body, service, requests, answer, http_request)
 

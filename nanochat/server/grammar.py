@@ -29,6 +29,7 @@ def constraint(
     schema: dict[str, Any] | None,
     functions: Sequence[Function],
     must_call: bool,
+    room: int,
     param: str,
 ) -> Callable[[], Grammar]:
     """What an answer may be; returns a maker of grammars, one for each answer.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nanochat.engine import Engine, Request
@@ -15,7 +15,7 @@ from nanochat.engine.sampling import Grammar, SamplingOptions
 from nanochat.server.errors import ApiError
 from nanochat.server.grammar import constraint
 from nanochat.server.protocol import ChatRequest, TextRequest, TokenizeRequest
-from nanochat.server.tools import introduction, with_results
+from nanochat.server.tools import Function, introduction, with_results
 from nanochat.system.errors import ConfigError, UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.conversation import fit_prompt, render_prompt
@@ -26,50 +26,71 @@ RESERVED_TOKENS = 512  # room for the answer when turns are dropped to make some
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A prompt, and how many messages were left out of it (None if that was not allowed)."""
+    """A prompt, the functions it tells of, and what was left out of it.
+
+    dropped: messages; None if that was not allowed. dropped_tools: definitions of tools.
+    """
 
     tokens: list[int]
+    functions: Sequence[Function]
     dropped: int | None
+    dropped_tools: int = 0
 
 
 def chat_prompt(body: ChatRequest, engine: Engine) -> ChatPrompt:
     """The conversation as a prompt that leaves room for an answer.
 
+    Functions that need not be called are left out, all of them, if their definitions would take
+    more than half of what the messages leave of the context (or could leave, with truncate "auto"):
+    applications send dozens with each message, more than a small model's context holds.
     Raises: ApiError 400 if the messages form no conversation or are too long.
     """
+    functions = body.functions
+    if not functions or body.must_call:
+        return _chat_prompt(body, engine, functions)
+    plain = _chat_prompt(body, engine, ())
+    taken = 0 if body.truncate == "auto" else len(plain.tokens)
+    told = len(engine.tokenizer.encode(introduction(functions)))
+    if told <= (engine.max_len - taken) // 2:
+        with contextlib.suppress(ApiError):  # too long with them
+            return _chat_prompt(body, engine, functions)
+    return replace(plain, dropped_tools=len(functions))
+
+
+def _chat_prompt(body: ChatRequest, engine: Engine, functions: Sequence[Function]) -> ChatPrompt:
     limit = body.token_limit
     reserved = min(limit or RESERVED_TOKENS, engine.max_len // (4 if limit is None else 2))
     with messages_checked():
         messages = with_results(body.messages)
-        if body.functions:
-            messages.append({"role": "system", "content": introduction(body.functions)})
+        if functions:
+            messages.append({"role": "system", "content": introduction(functions)})
         if body.truncate == "auto":
             try:
-                room = engine.max_len - reserved
-                return ChatPrompt(*fit_prompt(messages, engine.tokenizer, room))
+                prompt, dropped = fit_prompt(messages, engine.tokenizer, engine.max_len - reserved)
             except ConfigError as error:
                 raise too_long(str(error), engine, "messages") from None
+            return ChatPrompt(prompt, functions, dropped)
         prompt = render_prompt(messages, engine.tokenizer)
     if len(prompt) > engine.max_len:
         said = f"the messages take {len(prompt)} tokens"
         raise too_long(f'{said}; send fewer, or truncate: "auto"', engine, "messages")
-    return ChatPrompt(prompt, None)
+    return ChatPrompt(prompt, functions, None)
 
 
 def chat_requests(
-    body: ChatRequest, prompt: Sequence[int], engine: Engine, defaults: SamplingOptions, client: str
+    body: ChatRequest, prompt: ChatPrompt, engine: Engine, defaults: SamplingOptions, client: str
 ) -> list[Request]:
     """One engine request per choice.
 
     If the last message is the assistant's, the answer goes on with it and does not repeat it.
     """
     check_biases(body.logit_bias, engine)
-    room = engine.max_len - len(prompt) + 1
+    room = engine.max_len - len(prompt.tokens) + 1
     count = min(body.token_limit or room, room)
-    grammar = _grammar(body, engine)
+    grammar = _grammar(body, prompt.functions, engine, room=count)
     return [
         Request(
-            prompt=list(prompt),
+            prompt=prompt.tokens,
             params=body.params(
                 defaults,
                 choice=choice,
@@ -83,16 +104,22 @@ def chat_requests(
     ]
 
 
-def _grammar(body: ChatRequest, engine: Engine) -> Callable[[], Grammar | None]:
-    """A maker of what each answer must be; it makes None if an answer may be anything."""
-    if body.schema_of_text is None and not body.functions:
+def _grammar(
+    body: ChatRequest, functions: Sequence[Function], engine: Engine, *, room: int
+) -> Callable[[], Grammar | None]:
+    """A maker of what each answer must be; it makes None if an answer may be anything.
+
+    room: the most tokens of an answer.
+    """
+    if body.schema_of_text is None and not functions:
         return lambda: None
     return constraint(
         engine.tokenizer,
         schema=None if body.must_call else body.schema_of_text,
-        functions=body.functions,
+        functions=functions,
         must_call=body.must_call,
-        param="tools" if body.functions else "response_format",
+        room=room,
+        param="tools" if functions else "response_format",
     )
 
 

@@ -2,7 +2,7 @@
 
 Owns: response formats. Does not own: requests (protocol) or HTTP.
 Source: OpenAI API reference, "The chat completion object" and "chat completion chunk"; `id` and
-`rank` of a token, tool_activity and dropped_messages are extensions.
+`rank` of a token, tool_activity, dropped_messages and dropped_tools are extensions.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class ChatAnswer:
 
     logprobs, tool_activity: whether the client asked for them. functions: whether it offered any;
     code that is a call of one is then not shown as tool_activity. dropped: messages that were left
-    out of the prompt; None if the client did not allow it.
+    out of the prompt; None if the client did not allow it. dropped_tools: definitions of tools that
+    were left out, as they did not fit.
     """
 
     head: Head
@@ -62,6 +63,7 @@ class ChatAnswer:
     tool_activity: bool = False
     functions: bool = False
     dropped: int | None = None
+    dropped_tools: int = 0
     _code: dict[int, str] = field(default_factory=dict)  # of the python part that a choice is in
 
     def complete(self, answers: Sequence[Sequence[Event]]) -> Json:
@@ -117,7 +119,11 @@ class ChatAnswer:
     def usage(self, completions: Mapping[int, Completion]) -> Json:
         """Token counts; the completion's include forced tool output."""
         counts = usage(self.prompt_tokens, completions.values(), completions[0].cached_tokens)
-        return counts if self.dropped is None else counts | {"dropped_messages": self.dropped}
+        if self.dropped is not None:
+            counts["dropped_messages"] = self.dropped
+        if self.dropped_tools:
+            counts["dropped_tools"] = self.dropped_tools
+        return counts
 
     def _call(self, completion: Completion) -> tuple[Json | None, Sequence[Part]]:
         """The call of a function that an answer ends with, and the parts in front of it."""
