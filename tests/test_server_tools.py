@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from nanochat.engine import Engine
+from nanochat.server import grammar_trial
 from nanochat.server.app import create_app
 from nanochat.server.grammar import Constraint
 from nanochat.server.service import EngineService
@@ -240,6 +242,21 @@ def test_a_format_that_cannot_be_followed_to_its_end_is_an_error_and_no_half_ans
     assert response.json()["error"]["message"].startswith("the format is too complex: ")
     *_, event, done = chunks(ask(service, response_format=as_schema(PERSON), stream=True))
     assert event["error"]["message"].startswith("the format is too complex: ") and done == "[DONE]"
+
+
+def test_a_schema_whose_patterns_multiply_is_refused_in_time(service, monkeypatch):
+    monkeypatch.setattr(grammar_trial, "TRIAL_S", 0.5)  # it would take years
+    texts = [{"type": "string", "pattern": f".*{number}.*"} for number in range(30)]
+    response = ask(service, response_format=as_schema({"allOf": texts}))
+    assert response.status_code == 400
+    assert "compiling the schema takes more than" in response.json()["error"]["message"]
+
+
+def test_no_more_schemas_are_tried_at_once_than_leave_threads_for_others(service, monkeypatch):
+    monkeypatch.setattr(grammar_trial, "_trials", threading.BoundedSemaphore(1))
+    with grammar_trial._trials:
+        assert ask(service, response_format=as_schema({"allOf": [PERSON]})).status_code == 429
+        assert ask(service, response_format=as_schema(PERSON)).status_code == 200
 
 
 def test_without_the_grammar_library_the_extra_is_named(service, monkeypatch):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanochat.engine.sampling import Grammar
 from nanochat.server.errors import ApiError
+from nanochat.server.grammar_trial import TRIAL_S, compiles_in_time
 from nanochat.server.tools import Function
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -36,7 +37,8 @@ def constraint(
 
     schema: of the text, None for any. functions: those that may be called; must_call: an answer is
     a call. param: the field to name in errors.
-    Raises: ApiError 400 if llguidance is missing or cannot follow a schema.
+    Raises: ApiError 400 if llguidance is missing or cannot follow a schema; Busy if it is compiling
+    others.
     """
     try:
         from llguidance import LLMatcher
@@ -53,8 +55,12 @@ def constraint(
         rule = call
     else:
         rule = f"(%json {_json(schema)}) | ({call})"
+    lark = f"start: {rule}"
+    if not compiles_in_time(lark):
+        said = f"compiling the schema takes more than {TRIAL_S:g} s; simplify its patterns"
+        raise ApiError(400, f"{param}: {said}", param=param)
     vocabulary = _vocabulary(tokenizer)  # type: ignore[arg-type]  # hashed by identity
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(f"start: {rule}"))
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark))
     if matcher.is_error():
         raise ApiError(400, f"{param}: {matcher.get_error().splitlines()[0]}", param=param)
     if free:
