@@ -8,10 +8,13 @@ import pytest
 from openai.types import completion_create_params as text_params
 from openai.types.chat import completion_create_params as chat_params
 
+from nanochat.server.errors import ApiError
 from nanochat.server.fields import IGNORED
 from nanochat.server.protocol import ChatRequest, TextRequest
 from tests.engine_helpers import scripted_engine
 from tests.server_helpers import ask, serving
+
+NESTED_CALL = {"id": "1", "function": {"name": "f", "arguments": "[" * 100_000}}
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,22 @@ def test_harmless_fields_are_accepted_with_values_that_ask_for_nothing(service, 
 def test_one_and_true_are_different_values(service):
     assert ask(service, repetition_penalty=1.0).status_code == 200
     assert ask(service, repetition_penalty=True).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"x" * 100_000: 1}, 400),
+        ({"model": "x" * 100_000}, 404),
+        ({"messages": [{"role": "assistant", "tool_calls": [NESTED_CALL]}]}, 400),
+    ],
+)
+def test_errors_are_short_whatever_was_sent(service, body, status):
+    response = ask(service, **body)
+    assert response.status_code == status
+    assert len(response.content) < 5000
+
+
+def test_an_error_that_quotes_half_a_character_can_be_sent():
+    detail = ApiError(400, "\ud800 is no field", param="\ud800").body()["error"]
+    assert (detail["message"], detail["param"]) == ("\\ud800 is no field", "\\ud800")

@@ -15,6 +15,7 @@ from nanochat.system.errors import UserError
 from nanochat.tokenizer.messages import shortened
 
 Json = dict[str, Any]
+MAX_CHARS = 1000  # of a message
 
 
 class ErrorDetail(BaseModel):
@@ -42,11 +43,18 @@ class ApiError(Exception):
         self.status = status
         kinds = {429: "rate_limit_error"}
         kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        self.detail = ErrorDetail(message=message, type=kind, param=param, code=code)
+        param = None if param is None else _sendable(param)
+        self.detail = ErrorDetail(message=_sendable(message), type=kind, param=param, code=code)
 
     def body(self) -> Json:
         """The response body."""
         return ErrorBody(error=self.detail).model_dump()
+
+
+def _sendable(text: str) -> str:
+    """A text that may quote the client: not as long as what it sent, and without surrogates."""
+    text = text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}..."
+    return text.encode(errors="backslashreplace").decode()
 
 
 def reported(error: Exception) -> ApiError:

@@ -178,10 +178,10 @@ def _read_call(call: Any, path: str) -> tuple[str, str]:
         identity = call["id"]
         if not isinstance(identity, str) or not isinstance(arguments, dict):
             raise TypeError
-    except (KeyError, TypeError, ValueError):
+        return identity, compact({"name": name, "arguments": arguments})
+    except (KeyError, TypeError, ValueError, RecursionError):
         expected = "an id and a function with name and arguments, a JSON object as text"
         raise MessageError(f"a call needs {expected}, got {shortened(call)}", path) from None
-    return identity, compact({"name": name, "arguments": arguments})
 
 
 def _take_result(
