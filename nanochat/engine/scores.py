@@ -25,8 +25,11 @@ class Bias:
         self.params = params
         self.counts: Counter[int] = Counter()
         self.vector = torch.zeros(vocab_size, device=device)
-        for token in params.logit_bias or {}:
-            self._update(token)
+        if params.logit_bias:
+            ids = torch.tensor(list(params.logit_bias), device=device)
+            self.vector[ids] = torch.tensor(
+                list(params.logit_bias.values()), dtype=torch.float32, device=device
+            )
 
     @staticmethod
     def needed(params: SamplingParams) -> bool:
