@@ -275,8 +275,8 @@ def check_decoding(work: Work, depth: int) -> None:
     model = _model(work, sizes)
     slots = max(scale.decode_batches)
     engine = Engine(model, encoder, slots=slots, max_len=scale.prompt + scale.new_tokens + 1)
+    weights = sum(p.numel() for p in model.parameters()) * engine.dtype.itemsize
     del model
-    weights = sum(p.nbytes for p in engine.model.parameters())
 
     def prompts(batch: int, tokens: int) -> list[list[int]]:
         rows = torch.randint(scale.vocab_size, (batch, tokens), generator=torch.Generator())
