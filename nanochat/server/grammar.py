@@ -1,7 +1,8 @@
 """Answers held to a format: JSON that fits a schema, and calls of a client's functions.
 
 Owns: which tokens may come next, by llguidance (Guidance AI; Earley parsing over the vocabulary's
-bytes, optional extra `grammar`). Does not own: the fields that ask for it (tools) or sampling.
+bytes, optional extra `grammar`). Does not own: the fields that ask for it (tools), the limits of
+values that a schema leaves unlimited (limits) or sampling.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from torch import Tensor
 from nanochat.engine.sampling import Grammar
 from nanochat.server.errors import ApiError
 from nanochat.server.grammar_trial import TRIAL_S, compiles_in_time
+from nanochat.server.limits import limited
 from nanochat.server.tools import Function
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-# No spaces: a small model would go on with them for as long as it may.
-COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+# No spaces: a small model would go on with them for as long as it may. No characters by number.
+COMPACT = {
+    "whitespace_flexible": False,
+    "item_separator": ",",
+    "key_separator": ":",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 
 
 def constraint(
@@ -36,7 +43,7 @@ def constraint(
     """What an answer may be; returns a maker of grammars, one for each answer.
 
     schema: of the text, None for any. functions: those that may be called; must_call: an answer is
-    a call. param: the field to name in errors.
+    a call. room: the most tokens of an answer. param: the field to name in errors.
     Raises: ApiError 400 if llguidance is missing or cannot follow a schema; Busy if it is compiling
     others.
     """
@@ -46,24 +53,20 @@ def constraint(
         raise ApiError(
             400, f"{param}: {error}; the server needs pip install 'nanochat[grammar]'", param=param
         ) from None
-    calls = {"anyOf": [function.schema_of_call for function in functions]}
-    call = f"<|python_start|> %json {_json(calls)} <|python_end|>"
-    free = schema is None and not must_call
-    if not functions:
-        rule = f"%json {_json(schema)}"
-    elif must_call or free:
-        rule = call
-    else:
-        rule = f"(%json {_json(schema)}) | ({call})"
-    lark = f"start: {rule}"
-    if not compiles_in_time(lark):
-        said = f"compiling the schema takes more than {TRIAL_S:g} s; simplify its patterns"
-        raise ApiError(400, f"{param}: {said}", param=param)
     vocabulary = _vocabulary(tokenizer)  # type: ignore[arg-type]  # hashed by identity
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark))
-    if matcher.is_error():
-        raise ApiError(400, f"{param}: {matcher.get_error().splitlines()[0]}", param=param)
-    if free:
+    given = json.dumps([schema, *(function.parameters for function in functions)])
+    for limit in (_limited(room), dict):  # without our limits where they leave no answer
+        lark = _rules(None if must_call else schema, functions, limit)
+        if not compiles_in_time(lark, given):
+            refused = f"compiling the schema takes more than {TRIAL_S:g} s; simplify its patterns"
+            continue
+        matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark))
+        if not matcher.is_error():
+            break
+        refused = matcher.get_error().splitlines()[0]
+    else:
+        raise ApiError(400, f"{param}: {refused}", param=param)
+    if schema is None and not must_call:
         return lambda: FreeUntilCall(matcher.deep_copy(), tokenizer)
     return lambda: Constraint(matcher.deep_copy())
 
@@ -138,7 +141,32 @@ class FreeUntilCall:
         return self._calling and self._call.finished
 
 
-def _json(value: Any) -> str:
+def _limited(room: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def limit(schema: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return limited(schema, room)
+        except (AttributeError, RecursionError, TypeError):
+            return schema  # not a schema: llguidance says why
+
+    return limit
+
+
+def _rules(
+    schema: dict[str, Any] | None,
+    functions: Sequence[Function],
+    limit: Callable[[dict[str, Any]], dict[str, Any]],
+) -> str:
+    """The grammar of a text that fits the schema, or a call."""
+    rules = [] if schema is None else [f"%json {_json(limit(schema))}"]
+    for function in functions:
+        # The arguments' schema stands alone, as its references need it.
+        start = json.dumps(f'{{"name":"{function.name}","arguments":')
+        arguments = _json(limit(function.arguments))
+        rules.append(f'<|python_start|> {start} %json {arguments} "}}" <|python_end|>')
+    return "start: " + " | ".join(f"({rule})" for rule in rules)
+
+
+def _json(value: dict[str, Any]) -> str:
     return json.dumps({**value, "x-guidance": COMPACT})
 
 

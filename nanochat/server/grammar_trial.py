@@ -26,12 +26,13 @@ LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(sys.stdin.read()))
 _trials = threading.BoundedSemaphore(AT_ONCE)
 
 
-def compiles_in_time(lark: str) -> bool:
+def compiles_in_time(lark: str, given: str) -> bool:
     """Whether a grammar compiles, or is refused, within TRIAL_S.
 
+    given: the schemas in it as the client sent them, JSON.
     Raises: Busy if other grammars are being tried.
     """
-    if len(lark) < LONG and not any(key in lark for key in COMBINING):
+    if len(lark) < LONG and not any(key in given for key in COMBINING):
         return True
     if not _trials.acquire(blocking=False):
         raise Busy("other formats are being compiled")

@@ -35,18 +35,9 @@ class Function(RequestModel):
     strict: bool | None = Field(None, description="no effect: arguments always fit parameters")
 
     @property
-    def schema_of_call(self) -> dict[str, Any]:
-        """The JSON schema of a call."""
-        arguments = self.parameters or {"type": "object", "properties": {}}
-        # Arguments that the schema does not name would be allowed; a small model invents them.
-        if "properties" in arguments and not arguments.keys() & {"allOf", "anyOf", "oneOf", "$ref"}:
-            arguments = {"additionalProperties": False, **arguments}
-        return {
-            "type": "object",
-            "properties": {"name": {"const": self.name}, "arguments": arguments},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
+    def arguments(self) -> dict[str, Any]:
+        """The JSON schema of the arguments, an object."""
+        return {"type": "object", **(self.parameters or {"properties": {}})}
 
 
 class Tool(RequestModel):
