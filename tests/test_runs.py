@@ -27,12 +27,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses setsid")
 # Stands in for the environment's Python: logs its arguments and writes what a stage would.
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec {python} "$@"; fi
-echo "$*" >>"$NANOCHAT_BASE_DIR.log"
 name=$(sed 's/.*-m scripts.\\([a-z_]*\\).*/\\1/' <<<"$*")
-if [ "$name" = "${{SLOW:-}}" ]; then
-    trap 'echo "$name saved" >>"$NANOCHAT_BASE_DIR.log"; exit 0' TERM
-    while true; do sleep 0.1; done
-fi
+trap 'echo "$name saved" >>"$NANOCHAT_BASE_DIR.log"; exit 0' TERM
+echo "$*" >>"$NANOCHAT_BASE_DIR.log"
+while [ "$name" = "${{SLOW:-}}" ]; do sleep 0.1; done
 case "$*" in *"--node-rank 1"*) exit 0 ;; esac
 mkdir -p "$NANOCHAT_BASE_DIR/runs/tiny/$name"
 echo '{{}}' >"$NANOCHAT_BASE_DIR/runs/tiny/$name/result.json"
