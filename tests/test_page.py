@@ -55,7 +55,7 @@ def url() -> Iterator[str]:
 def context(browser, url) -> Iterator[Any]:
     """A browser context whose pages must not report an error."""
     made = browser.new_context(base_url=url, bypass_csp=True, reduced_motion="reduce")
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(60_000)
     errors: list[str] = []
     made.on("weberror", lambda error: errors.append(str(error.error)))
     yield made
