@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.engine import Engine
 from nanochat.server.grammar import constraint
-from nanochat.server.limits import DEPTH, ITEMS, LARGEST, NAMES, limited
+from nanochat.server.limits import DEPTH, LARGEST, NAMES, limited
 from nanochat.server.service import EngineService
 from tests.engine_helpers import TOKENIZER, random_model
 from tests.server_helpers import ask, serving
@@ -59,8 +59,8 @@ def accepts(schema: Any, text: str) -> bool:
         ({"type": ["integer", "null"]}, WHOLE),
         ({"enum": ["a", 1]}, {}),
         ({"type": "string", "const": "a"}, {}),
-        ({"type": "array", "items": {"enum": [1]}}, {"maxItems": ITEMS}),
-        ({"type": "array", "items": {"enum": [1]}, "minItems": 20}, {"maxItems": 20}),
+        ({"type": "array", "items": {"enum": [1]}}, {"maxItems": 48}),
+        ({"type": "array", "items": {"enum": [1]}, "minItems": 60}, {"maxItems": 60}),
         ({"type": "array", "items": {"enum": [1]}, "maxItems": 99}, {}),
         ({"type": "array", "prefixItems": [{"enum": [1]}]}, {"maxItems": 1}),
         ({"properties": {"a": {"enum": [1]}}}, {"type": "object", **CLOSED}),
@@ -68,7 +68,7 @@ def accepts(schema: Any, text: str) -> bool:
         ({"type": "object", **CLOSED}, {}),
         (
             {"type": "object", "additionalProperties": {"enum": [1]}},
-            {"patternProperties": {NAMES: {"enum": [1]}}, "maxProperties": ITEMS, **CLOSED},
+            {"patternProperties": {NAMES: {"enum": [1]}}, "maxProperties": 4, **CLOSED},
         ),
         # Closing one of these would forbid what the other names.
         ({"allOf": [{"properties": {"a": {"enum": [1]}}}, {"required": ["a"]}]}, None),
@@ -90,10 +90,25 @@ def test_texts_share_the_tokens_that_are_left():
         found = limited({"properties": properties}, room)["properties"]
         return {text["maxLength"] for text in found.values()}
 
-    assert [lengths(1, 200), lengths(4, 204), lengths(40, 200)] == [{176}, {32}, {16}]
+    assert [lengths(1, 200), lengths(4, 200), lengths(40, 200)] == [{176}, {32}, {16}]
     patterned = {"type": "string", "pattern": "a+"}
     found = limited({"prefixItems": [patterned, *[{"type": "string"}] * 39]}, 200)["prefixItems"]
     assert [found[0]["maxLength"], found[1]["maxLength"]] == [64, 16]
+
+
+def test_a_list_gets_as_many_values_as_fit_the_tokens_that_are_left():
+    def items(kind: Any, room: int, **more: Any) -> int:
+        found = limited({"type": "array", "items": kind, **more}, room)
+        return int(found["maxItems"])
+
+    text, number = {"type": "string"}, {"type": "integer"}
+    assert [items(text, room) for room in (10, 240, 2000)] == [2, 6, 48]
+    assert [items(number, room) for room in (240, 2000)] == [8, 64]
+    step = {"type": "object", "properties": {"text": text, "number": number}}
+    steps = {"$ref": "#/$defs/Step"}
+    assert items(step, 240) == items(steps, 240, **{"$defs": {"Step": step}}) == 3
+    tree = {"properties": {"of": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}}}
+    assert items({"$ref": "#/$defs/Tree"}, 240, **{"$defs": {"Tree": tree}}) == 6
 
 
 def test_values_that_may_be_anything_nest_three_deep():

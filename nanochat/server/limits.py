@@ -5,9 +5,10 @@ may, and half of a JSON text is worth nothing. The limits of the schema itself s
 with ours fits without them:
 
 - numbers: at most 2^53 - 1 (16 digits, exact in every reader), six digits after the point;
-- texts: characters by the tokens that are left, shared between the schema's texts, at least 16; a
-  text with a pattern or format at least 64;
-- lists, and objects of any names: at most eight values, names of at most 32 characters;
+- lists, and objects of any names: as many values, 2 to 64, as fit the tokens that are left if texts
+  are short (32 characters); names of at most 32 characters;
+- texts: an equal share of the tokens that are left then, a character each; at least 16, with a
+  pattern or format 64;
 - objects with named properties: no others, unless the schema asks for them or joins schemas; what
   has keywords of one type, such as properties, is of that type;
 - values that may be anything: lists and objects nested three deep.
@@ -22,11 +23,11 @@ from typing import Any
 Schema = Mapping[str, Any]
 LARGEST = 2**53 - 1
 STEP = 1e-6
-ITEMS = 8
+ITEMS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
 DEPTH = 3
-SHORTEST, SHORTEST_FORMAT = 16, 64
-PUNCTUATION = 8  # tokens around a text
+SHORTEST, USUAL, SHORTEST_FORMAT = 16, 32, 64  # characters; a small model's token may be just one
 DIGITS = 16
+PUNCTUATION = 4  # tokens around a value
 NAMES = "^.{1,32}$"
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
@@ -45,27 +46,29 @@ _KEYWORDS = {
 
 def limited(schema: Schema, room: int) -> dict[str, Any]:
     """The schema with limits for an answer of at most `room` tokens."""
-    room -= sum(map(_taken, _nodes(schema)))
-    length = room // max(1, _texts(schema)) - PUNCTUATION
-    length = max(
-        SHORTEST, length // SHORTEST * SHORTEST
-    )  # few lengths, as compiled grammars are kept
+    for items in ITEMS:
+        texts, tokens = _Sizes(schema, items).of(schema)
+        if tokens + USUAL * texts <= room:
+            break
+    length = (room - tokens) // max(1, texts)
+    length = max(SHORTEST, length // SHORTEST * SHORTEST)  # few lengths, as grammars are kept
     joined = any(
         len(node.get("allOf", ())) > 1
         or (any(key in node for key in _JOINING) and any(key in node for key in _NAMING))
         for node in _nodes(schema)
     )
-    result: dict[str, Any] = _Limits(length, closed=not joined).of(schema)
+    result: dict[str, Any] = _Limits(items, length, closed=not joined).of(schema)
     return result
 
 
 @dataclass(frozen=True)
 class _Limits:
-    """length: characters of a text. closed: whether objects may be closed to further names.
+    """items: values of a list. length: characters of a text. closed: whether objects may be closed.
 
     depth: of lists and objects in values that may be anything.
     """
 
+    items: int
     length: int
     closed: bool
     depth: int = DEPTH
@@ -106,7 +109,7 @@ class _Limits:
         first = len(schema.get("prefixItems", ()))
         if not first:
             schema.setdefault("items", self.anything())
-        most = first + (ITEMS if schema.get("items") else 0)
+        most = first + (self.items if schema.get("items") else 0)
         schema.setdefault("maxItems", max(most, schema.get("minItems", 0)))
 
     def _limit_object(self, schema: dict[str, Any]) -> None:
@@ -123,7 +126,7 @@ class _Limits:
             return
         schema["patternProperties"] = {NAMES: self.anything() if others is None else others}
         if required == named.keys():
-            most = max(len(named) + ITEMS, schema.get("minProperties", 0))
+            most = max(len(named) + self.items, schema.get("minProperties", 0))
             schema.setdefault("maxProperties", most)
 
 
@@ -170,19 +173,51 @@ def _nodes(schema: Any) -> Iterator[Schema]:
         yield from _nodes(child)
 
 
-def _taken(schema: Schema) -> int:
-    """About how many tokens the names and numbers of a schema take."""
-    number = _kinds(schema) & {"integer", "number"} and "string" not in _kinds(schema)
-    return sum(map(len, schema.get("properties", ()))) + (DIGITS if number else 0)
+class _Sizes:
+    """How long the longest values get: counts of texts without a limit, and tokens of all else."""
 
+    def __init__(self, root: Schema, items: int) -> None:
+        self._root = root
+        self._items = items
+        self._known: dict[str, tuple[int, int]] = {}  # by reference
 
-def _texts(schema: Any) -> int:
-    """About how many texts without a limit a value has, if its lists are half full."""
-    if not isinstance(schema, dict) or schema.keys() & {"enum", "const"}:
-        return 0
-    children: list[Any] = []
-    _with_children(schema, children.append)
-    many = ITEMS // 2 if "array" in _kinds(schema) else 1
-    own = "string" in _kinds(schema) and "maxLength" not in schema
-    free = _kinds(schema) & {"array", "object"} and not children
-    return own + (ITEMS if free else 0) + many * sum(map(_texts, children))
+    def of(self, schema: Any) -> tuple[int, int]:
+        if schema is True or (isinstance(schema, dict) and schema.keys() <= _ANNOTATIONS):
+            return self._items, self._items * PUNCTUATION
+        if not isinstance(schema, dict) or schema.keys() & {"enum", "const"}:
+            return 0, PUNCTUATION
+        kinds = _kinds(schema)
+        own = 1 if "string" in kinds and "maxLength" not in schema else 0
+        number = 0 if "string" in kinds or not kinds & {"integer", "number"} else DIGITS
+        sizes = [(own, PUNCTUATION + number + min(schema.get("maxLength", 0), USUAL))]
+        named = schema.get("properties", {})
+        sizes += [(0, len(name)) for name in named] + [self.of(child) for child in named.values()]
+        sizes += [
+            self.of(child) for key in ("allOf", "prefixItems") for child in schema.get(key, ())
+        ]
+        choices = [self.of(child) for key in ("anyOf", "oneOf") for child in schema.get(key, ())]
+        sizes.append(max(choices, default=(0, 0)))
+        sizes.append(self._repeated(schema, kinds))
+        if "$ref" in schema:
+            sizes.append(self._referred(schema["$ref"]))
+        return sum(texts for texts, _ in sizes), sum(tokens for _, tokens in sizes)
+
+    def _repeated(self, schema: Schema, kinds: set[str]) -> tuple[int, int]:
+        """The size of a list's values, or of those of an object of any names."""
+        if "array" in kinds and "prefixItems" not in schema:
+            child, most, name = schema.get("items", True), schema.get("maxItems"), 0
+        elif "object" in kinds and "properties" not in schema:
+            child = schema.get("additionalProperties", True)
+            most, name = schema.get("maxProperties"), USUAL
+        else:
+            return 0, 0
+        count = self._items if most is None else min(self._items, most)
+        texts, tokens = self.of(child) if child is not True else (1, PUNCTUATION)
+        return count * texts, count * (tokens + name)
+
+    def _referred(self, reference: str) -> tuple[int, int]:
+        if reference not in self._known:
+            self._known[reference] = 0, 0  # a value inside itself counts once
+            kind, _, name = reference.removeprefix("#/").partition("/")
+            self._known[reference] = self.of(self._root.get(kind, {}).get(name, False))
+        return self._known[reference]
