@@ -108,11 +108,11 @@ def test_only_the_tokenizers_import_the_rust_module():
     }
 
 
-def scripts_imported_by(path: Path) -> set[Path]:
-    """Every module that a page's module imports, also when it is needed."""
+def scripts_imported_by(path: Path, *, late: bool = True) -> set[Path]:
+    """Every module that a page's module imports; late: also those it loads when it needs them."""
     text = path.read_text(encoding="utf-8")
     names = re.findall(r'^(?:import|export|\}).* from "(.+)";', text, re.MULTILINE)
-    names += re.findall(r'\bimport\("(.+?)"\)', text)
+    names += re.findall(r'\bimport\("(.+?)"\)', text) if late else []
     return {(path.parent / name).resolve() for name in names}
 
 
@@ -123,6 +123,20 @@ def test_the_pages_modules_import_what_exists_in_their_own_folder_and_lower_ones
             assert found in SCRIPTS, f"{path} imports {found}"
             own = path.parent.name
             assert found.parent.name in PAGES[own] | {own}, f"{path} imports {found}"
+
+
+def test_the_chats_page_preloads_what_it_would_find_late():
+    app = STATIC / "chat" / "app.js"
+    early = {app} | scripts_imported_by(app, late=False)
+    found = set(early)
+    todo = list(early)
+    while todo:
+        more = scripts_imported_by(todo.pop(), late=False) - found
+        found |= more
+        todo += more
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'<link rel="modulepreload" href="/(.+)">', page)
+    assert sorted(links) == sorted(p.relative_to(STATIC).as_posix() for p in found - early)
 
 
 def test_imports_have_no_circles():

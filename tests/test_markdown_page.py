@@ -682,6 +682,40 @@ def test_the_mouse_shows_a_token_without_getting_in_the_way(page: Any) -> None:
     assert page.evaluate("picked") == [[5, "b"]]
 
 
+def test_alternatives_that_cannot_be_continued_say_why(page: Any) -> None:
+    refusing = 'refusal: (index, { token }) => (token === " dog" ? "" : "It barks."), onPick'
+    page.evaluate(SHOW_TOKENS.replace("onPick }", f"{refusing} }}"), ENTRIES)
+    page.locator(".token-text .token").nth(0).click()
+    first = page.locator(".token-card button").first
+    assert first.is_disabled()
+    assert first.get_attribute("title") == "No branch can start here. It barks."
+    assert page.locator(".token-card").inner_text().endswith("No branch can start here. It barks.")
+    page.locator(".token-text .token").nth(1).click()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.evaluate("picked") == [[1, " dog"]]
+
+
+def test_a_number_and_a_dot_is_a_sentence_and_so_is_what_follows_in_a_line(page: Any) -> None:
+    assert html(page, "408.") == "<p>408.</p>"
+    drawn = page.evaluate(
+        """(texts) => texts.map((text) => {
+          const view = markdownView();
+          for (let end = 0; end <= text.length; end += 1) {
+            view.update(text.slice(0, end), { within: true, final: end === text.length });
+          }
+          return view.element.innerHTML;
+        })""",
+        ["408. So", " - 3", "1. a\n\n1. b", "*x*"],
+    )
+    assert drawn == [
+        "<p>408. So</p>",
+        "<p>- 3</p>",
+        "<p>1. a</p><ol><li>b</li></ol>",
+        "<p><em>x</em></p>",
+    ]
+
+
 def test_borders_and_colors_of_tokens_can_be_turned_off(page: Any) -> None:
     page.evaluate(SHOW_TOKENS, ENTRIES)
     for name in ("Surprise", "Borders"):

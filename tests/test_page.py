@@ -447,7 +447,7 @@ def test_an_answer_is_seen_as_tokens_and_branches_from_an_alternative(page, tmp_
     file["conversations"] = [{"id": "c", "title": "sum", "created": 1, "nodes": nodes}]
     (tmp_path / "c.json").write_text(json.dumps(file))
     page.locator("#import-file").set_input_files(tmp_path / "c.json")
-    page.locator("#list .title").click()
+    page.locator(MESSAGE).first.wait_for()
     press(page, "Show the tokens' probabilities")
     tokens = page.locator(".token-text .token")
     tokens.nth(1).click()
@@ -463,6 +463,61 @@ def test_an_answer_is_seen_as_tokens_and_branches_from_an_alternative(page, tmp_
     assert "".join(tokens.all_inner_texts()[:5]) == "In␣is"  # the prefix has its probabilities
     press(page, "Previous version")
     assert tokens.all_inner_texts() == ["I", "t", "␣"]
+    press(page, "Next version")
+    press(page, "Show the exact prompt")
+    page.locator(".prompt-share").wait_for()
+    chips = [chip.split()[0] for chip in page.locator(".chip").all_inner_texts()]
+    assert chips[-3:] == ["<|assistant_start|>", "I", "n"]
+
+
+def test_a_file_of_the_terminals_save_is_opened(page, tmp_path):
+    called = [{"type": "python", "text": "6*7"}, {"type": "python_output", "text": "42"}]
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "sum"},
+        {"role": "assistant", "content": [*called, {"type": "text", "text": "42."}]},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": "7."},
+        {"role": "tool", "content": "lost"},
+    ]
+    file = {"messages": messages, "settings": {"temperature": 0.5}, "model": "tiny:rl"}
+    (tmp_path / "chat.json").write_text(json.dumps(file))
+    for _ in range(2):
+        page.locator("#import-file").set_input_files(tmp_path / "chat.json")
+        page.locator("#toast", has_text="1 of its entries could not be read").wait_for()
+        page.locator(MESSAGE).first.wait_for()
+        assert [text.split() for text in shown(page)] == [
+            ["sum"],
+            ["Calculator", "6*7", "=", "42", "42."],  # no list of one item
+            ["hi"],
+            ["7."],
+        ]
+        assert titles(page) == ["sum"]
+    with page.expect_request("**/tokenize") as request:
+        press(page, "Show the exact prompt")
+    assert request.value.post_data_json["model"] == "tiny:rl"
+    assert request.value.post_data_json["messages"][0] == messages[0]
+
+
+def test_an_empty_answer_beside_others_does_not_lose_the_question(page, tmp_path):
+    answer = {"parent": "q", "role": "assistant", "group": "g"}
+    nodes = [
+        {"id": "q", "parent": None, "created": 1, "role": "user", "content": "hi"},
+        {"id": "a", "created": 2, "content": "", "model": "tiny:sft", **answer},
+        {"id": "b", "created": 3, "content": "Hello.", "model": "tiny:rl", **answer},
+    ]
+    record = {"id": "c", "title": "hi", "created": 1, "active": {"q": "a"}, "nodes": nodes}
+    file = {"format": "nanochat.conversations", "version": 1, "conversations": [record]}
+    (tmp_path / "c.json").write_text(json.dumps(file))
+    page.locator("#import-file").set_input_files(tmp_path / "c.json")
+    page.locator(".columns section").nth(1).wait_for()
+    assert page.locator(".unsent:visible").count() == 0
+    sent = bodies(page)
+    ask(page, "sum")
+    assert [m["role"] for m in sent[0]["messages"]] == ["user", "assistant", "user"]
+    page.reload()
+    page.locator(MESSAGE, has_text="forty-two").wait_for()
+    assert shown(page)[:2] == ["hi", "Hello."]
 
 
 def test_the_exact_prompt_of_an_answer_is_shown(page):

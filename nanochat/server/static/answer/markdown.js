@@ -4,7 +4,8 @@
 // answer by its last block alone. Text only ever becomes text nodes.
 // Other than CommonMark: HTML is shown as it is written; links lead to http, https and mail, and images
 // are links; definitions stay visible, on one line; a line end is one; 2*3*4 keeps its signs; what
-// would vanish or nest too deep (long runs of marks, cells beyond a table's columns) is shown as text.
+// would vanish or nest too deep (long runs of marks, cells beyond a table's columns) is shown as text;
+// "408." alone is a sentence, not a list.
 
 import { parseBlocks } from "./blocks.js";
 import { element, filled } from "./emphasis.js";
@@ -13,14 +14,15 @@ import { inline, labelKey, link, unescaped } from "./inline.js";
 
 /** A text as a document fragment. Markup that nests too deep, or is not ours, is shown as text. */
 export function markdown(text) {
-  const blocks = parseBlocks(normalized(text));
+  const blocks = parseBlocks(sentence(normalized(text), ALONE));
   const context = { definitions: definitionsOf(blocks, new Map()) };
   return filled(document.createDocumentFragment(), rendered(blocks, context));
 }
 
 /**
  * An element that shows a growing text: `update(text, {final})` reads only the blocks that can
- * still change, and closes open marks for the moment. With `final`, the text is complete.
+ * still change, and closes open marks for the moment. With `final`, the text is complete. With
+ * `within`, it goes on with a line that began before it, so that no list, heading or quote starts.
  * decorate(node): called with each top-level node before it is shown. Nodes that stay the same are
  * kept, and with them what is selected, focused and scrolled.
  */
@@ -32,8 +34,8 @@ export function markdownView(decorate = () => {}) {
   let drawn = []; // the nodes after those
   let shown = null;
 
-  function update(given, { final = false } = {}) {
-    const text = normalized(given);
+  function update(given, { final = false, within = false } = {}) {
+    const text = sentence(normalized(given), within ? MARK : final ? ALONE : null);
     if (shown === `${final}${text}`) return;
     shown = `${final}${text}`;
     // A reference may stand before its definition: in the end such answers are read once more.
@@ -92,6 +94,14 @@ function withoutOpenLine(text) {
   const at = text.lastIndexOf("\n") + 1;
   const open = /^[\s>]*(?:[-=*_+#`~|:$\\\s]+|\d{1,9}[.)]?|[-*+]\s+\[[ xX]?\]?|(?:```|~~~)[^`]*)\s*$/;
   return open.test(text.slice(at)) ? text.slice(0, at) : text;
+}
+
+const MARK = /^([ \t]*\d{0,9})(?=[-+*#>.)](?:\s|$))/; // of a list, a heading or a quote
+const ALONE = /^(\s*\d{1,9})(?=[.)]\s*$)/; // a number and a dot, and nothing else
+
+/** The text with the mark that it starts with escaped. */
+function sentence(text, mark) {
+  return mark ? text.replace(mark, "$1\\") : text;
 }
 
 function normalized(text) {

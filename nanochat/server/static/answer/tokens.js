@@ -11,15 +11,16 @@ const SCALE_WORDS = ["50% or more", "25 to 50%", "6 to 25%", "1 to 6%", "under 1
  * The tokens of an answer as an element.
  * entries: the API's, {token, id, logprob, rank, bytes, top_logprobs: [{token, id, logprob, bytes}]}.
  * onPick(index, alternative): called when an alternative, one of top_logprobs, is chosen.
+ * refusal(index, alternative): a sentence that says why it cannot be, or nothing.
  * borders, surprise: whether the tokens' borders and the colors are shown at first.
  */
-export function tokenView(entries, { onPick, borders = true, surprise = true }) {
+export function tokenView(entries, { onPick, refusal = () => "", borders = true, surprise = true }) {
   const text = make("div", "token-text");
   text.setAttribute("role", "listbox");
   text.setAttribute("aria-label", "Tokens of the answer");
   text.setAttribute("aria-orientation", "horizontal");
   const view = make("div", "tokens", tokensHead(entries, text, { borders, surprise }), text);
-  const card = tokenCard(view, onPick);
+  const card = tokenCard(view, onPick, refusal);
   let tool = false;
   entries.forEach((entry, index) => {
     if (/^<\|(?:python|output)_start\|>$/.test(entry.token)) tool = true;
@@ -91,7 +92,7 @@ function select(span, chosen) {
 // ---------------------------------------------------------------- the card under a token
 
 /** A token's probability, rank and alternatives, shown under it. */
-function tokenCard(view, onPick) {
+function tokenCard(view, onPick, refusal) {
   const card = make("div", "token-card");
   card.setAttribute("role", "group");
   card.setAttribute("aria-label", "Alternatives");
@@ -110,7 +111,7 @@ function tokenCard(view, onPick) {
   view.addEventListener("pointerleave", () => !pinned() && hide());
   view.addEventListener("focusout", (event) => !view.contains(event.relatedTarget) && hide());
   card.addEventListener("keydown", (event) => {
-    const buttons = [...card.querySelectorAll("button")];
+    const buttons = [...card.querySelectorAll("button:enabled")];
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) buttons[buttons.indexOf(document.activeElement) + step]?.focus();
     else if (event.key === "Escape") token.focus();
@@ -126,15 +127,24 @@ function tokenCard(view, onPick) {
     const name = make("strong", `alternative${tokenClass(entry)}`, tokenText(entry));
     const facts = [chance(entry.logprob), rankWords(entry).replace(", ", ""), idWords(entry)];
     const bits = entry.logprob === null ? "" : `${surpriseOf(entry).toFixed(1)} bits of surprise`;
-    const rows = alternatives(entry).map((other) => alternativeRow(other, entry, () => {
+    const pick = (other) => {
       hide();
       onPick(index, other);
-    }));
+    };
+    const others = alternatives(entry).map((other) => {
+      const taken = isSame(other, entry);
+      return { other, taken, reason: taken ? "" : (refusal(index, other) ?? "") };
+    });
+    const open = others.some(({ taken, reason }) => !taken && !reason);
+    const reasons = [...new Set(others.map(({ reason }) => reason))].filter(Boolean);
+    const rows = others.map((row) => alternativeRow(row, () => pick(row.other)));
     card.replaceChildren(
       make("p", "", name, " ", facts.filter(Boolean).join(" · ")),
       make("p", "bits", bits),
       make("ol", "", ...rows),
-      make("p", "hint", "Click the token, then an alternative to branch from there."),
+      open
+        ? make("p", "hint", "Click the token, then an alternative to branch from there.")
+        : make("p", "bits", reasons.length ? `No branch can start here. ${reasons.join(" ")}` : ""),
     );
     card.hidden = false;
     card.classList.toggle("pinned", pin);
@@ -144,7 +154,7 @@ function tokenCard(view, onPick) {
     card.style.left = `${Math.max(0, Math.min(spot.left - box.left - 12, room))}px`;
     card.style.top = `${spot.bottom - box.top}px`;
   }
-  return { show, hide, pinned, enter: () => card.querySelector("button")?.focus() };
+  return { show, hide, pinned, enter: () => card.querySelector("button:enabled")?.focus() };
 }
 
 /** The likeliest tokens there, and the one that was taken. */
@@ -155,8 +165,8 @@ function alternatives(entry) {
 
 const isSame = (other, entry) => (entry.id == null ? other.token === entry.token : other.id === entry.id);
 
-function alternativeRow(other, entry, pick) {
-  const taken = isSame(other, entry);
+/** reason: why this alternative cannot be picked; empty if it can. */
+function alternativeRow({ other, taken, reason }, pick) {
   const bar = make("span", "bar");
   bar.style.width = `${100 * Math.exp(other.logprob ?? -Infinity)}%`;
   const name = make("span", `alternative${tokenClass(other)}`, tokenText(other));
@@ -164,8 +174,10 @@ function alternativeRow(other, entry, pick) {
   if (taken) return make("li", "taken", make("div", "row-of-card", ...parts));
   const button = make("button", "row-of-card", ...parts);
   button.type = "button";
-  button.title = "Branch from here";
-  button.setAttribute("aria-label", `${spoken(other)}, ${chance(other.logprob)}: branch from here`);
+  button.disabled = reason !== "";
+  button.title = reason ? `No branch can start here. ${reason}` : "Branch from here";
+  const what = reason ? `no branch: ${reason}` : "branch from here";
+  button.setAttribute("aria-label", `${spoken(other)}, ${chance(other.logprob)}: ${what}`);
   button.addEventListener("click", pick);
   return make("li", "", button);
 }

@@ -4,14 +4,15 @@ import { fetchModels, setKey, tokenize } from "../shared/api.js";
 import { byId, download, oncePerFrame, textButton } from "../shared/dom.js";
 import { generate } from "./answering.js";
 import { setBusy, setContext, setUpComposer, showStatus } from "./composer.js";
-import { newConversation, newId, newNode, now, titleOf, toSend, Tree } from "./conversation.js";
+import { beginning, lengthOf, newConversation, newId, newNode, now } from "./conversation.js";
+import { titleOf, toSend, Tree, whole } from "./conversation.js";
 import { prefixBefore, rowsBefore } from "./logprobs.js";
 import { chosenModels, modelById, prefer, setUpModels } from "./models.js";
 import { dismiss, notify, toast } from "./notices.js";
 import { change, sampling, settings, setUpSettings } from "./settings.js";
 import { closeDrawer, drawList, setUpSidebar } from "./sidebar.js";
 import { Store } from "./store.js";
-import { announce, clearThread, drawThread, focusPager, redraw, scrollDown } from "./thread.js";
+import { announce, clearThread, drawThread, focusPager, redraw, scrollDown, sideBySide } from "./thread.js";
 import { fileName, fromJson, toJson, toMarkdown } from "./transfer.js";
 
 const SUGGESTIONS = ["Who are you?", "What is 12 * 34?", "Tell me a story.", "How do you spell rabbit?"];
@@ -38,14 +39,17 @@ function ask(text) {
     trees.set(fresh.id, new Tree());
     show(fresh.id);
   }
-  askUnder(tree().path().at(-1)?.id, text);
+  // Of answers side by side, the conversation goes on after one that is not empty.
+  const path = tree().path();
+  const last = sideBySide(tree(), path)?.find((node) => node.content.length) ?? path.at(-1);
+  askUnder(last?.id, text, last && tree().choose(last));
   return true;
 }
 
-function askUnder(parent, text) {
+function askUnder(parent, text, active = {}) {
   const question = newNode(openId, parent, "user", { content: text });
   tree().add(question);
-  answer(question, tree().choose(question));
+  answer(question, { ...active, ...tree().choose(question) });
 }
 
 /** Adds one answer by each chosen model under a question, and streams them together. */
@@ -63,13 +67,18 @@ function answer(question, active = {}) {
   scrollDown(true);
 }
 
+/** The model of an answer, or one that is there where that is not served any more. */
+const answering = (node) => modelById(node.model) ?? chosenModels()[0];
+
 /** Streams an answer into a node; it goes on after what the node holds. */
 async function run(node) {
   const own = { record: record(), tree: tree() };
   const control = new AbortController();
-  const model = modelById(node.model) ?? chosenModels()[0];
+  const model = answering(node);
   const path = own.tree.pathTo(node).slice(0, -1);
-  const messages = toSend(path, { system: settings.system, prefill: node.content });
+  node.content = whole(node.content); // a call that was cut off is made again
+  Object.assign(node, { begun: lengthOf(node.content), system: settings.system?.trim() ?? "" });
+  const messages = toSend(path, { system: node.system, prefill: node.content });
   const body = { model: model.id, messages, seed: node.seed, truncate: "auto", ...sampling(model) };
   jobs.set(node.id, { control, conversation: node.conversation });
   draw();
@@ -115,11 +124,7 @@ function proceed(node) {
 /** A sibling of an answer that starts with its text up to a token, and another token there. */
 function branch(node, index, alternative) {
   if (busy(openId)) return;
-  const content = prefixBefore(node.content, node.logprobs, index, alternative);
-  if (!content) {
-    toast("An answer cannot be continued from this token.");
-    return;
-  }
+  const { content } = prefixBefore(node.content, node.logprobs, index, alternative);
   const logprobs = rowsBefore(node.logprobs, index, alternative);
   const { model, seed } = node;
   const fresh = newNode(openId, node.parent, "assistant", { state: "working", content, model, seed, logprobs });
@@ -158,8 +163,10 @@ function stateOf(node) {
 }
 
 async function showPrompt(node) {
-  const messages = toSend(tree().pathTo(node).slice(0, -1), { system: settings.system });
-  const result = await tokenize({ model: node.model, messages });
+  const { system, content, begun = 0, usage } = node;
+  const messages = toSend(tree().pathTo(node).slice(0, -1), { system, prefill: beginning(content, begun) });
+  messages.splice(system ? 1 : 0, usage?.dropped_messages ?? 0); // what no longer fitted
+  const result = await tokenize({ model: answering(node).id, messages });
   if (!result) {
     toast("The server does not show its prompts.");
     return;
@@ -260,9 +267,11 @@ async function importFile(file) {
     await store.add(conversations);
     for (const { record: found } of conversations) {
       records.set(found.id, Object.assign(records.get(found.id) ?? found, { deleted: 0 }));
-      if (!busy(found.id)) trees.delete(found.id);
+      if (busy(found.id)) continue;
+      trees.delete(found.id);
+      if (found.id === openId) clearThread();
     }
-    await open(openId);
+    await open(conversations.length === 1 ? conversations[0].record.id : openId);
     const count = conversations.length;
     const rest = unreadable ? ` ${unreadable} of its entries could not be read.` : "";
     toast(`Imported ${count} conversation${count === 1 ? "" : "s"}.${rest}`);

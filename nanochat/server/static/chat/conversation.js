@@ -76,6 +76,8 @@ export function readNode(value) {
     if (isText(value[key])) node[key] = value[key].slice(0, 2000);
   }
   if (Number.isSafeInteger(value.seed)) node.seed = value.seed;
+  if (Number.isSafeInteger(value.begun) && value.begun > 0) node.begun = value.begun;
+  if (isText(value.system) && value.system) node.system = value.system;
   if (value.picked === true) node.picked = true;
   if (value.cut === true) node.cut = true;
   if (isObject(value.usage)) node.usage = readUsage(value.usage);
@@ -85,8 +87,49 @@ export function readNode(value) {
   return node;
 }
 
+/**
+ * Messages in OpenAI's form, one after another, as {record, nodes, unreadable: how many are neither}.
+ * id: the conversation's. fields: of all answers.
+ */
+export function fromMessages(messages, id, fields = {}) {
+  const nodes = [];
+  let unreadable = 0;
+  let system;
+  messages.forEach((message, at) => {
+    const place = { id: `${id}-${at}`, conversation: id, parent: nodes.at(-1)?.id ?? null, created: at };
+    const own = message?.role === "assistant" ? { ...fields, system } : {};
+    const node = readNode({ ...message, ...own, ...place, state: "done" });
+    if (node) nodes.push(node);
+    else if (["system", "developer"].includes(message?.role)) system = joined(message.content) ?? system;
+    else unreadable += 1;
+  });
+  return { record: recovered(id, nodes), nodes, unreadable };
+}
+
+/** A record for messages that came without one. */
+export function recovered(id, nodes) {
+  const first = nodes.find((node) => node.role === "user");
+  const at = Date.now();
+  const title = first ? titleOf(first.content) : "Recovered";
+  return { id: id || newId(), title, created: at, updated: at, pinned: false, deleted: 0, active: {} };
+}
+
+/** A number that is the same for the same text. */
+export function checksum(text) {
+  let sum = 0;
+  for (let at = 0; at < text.length; at += 1) sum = (sum * 31 + text.charCodeAt(at)) >>> 0;
+  return sum.toString(16);
+}
+
+/** The text of a content: a string, or OpenAI's parts that are all text; null for others. */
+function joined(content) {
+  if (isText(content)) return content;
+  const fits = (part) => isObject(part) && part.type === "text" && isText(part.text);
+  return Array.isArray(content) && content.every(fits) ? content.map((part) => part.text).join("") : null;
+}
+
 function readContent(role, content) {
-  if (role === "user") return isText(content) ? content : null;
+  if (role === "user") return joined(content);
   if (role !== "assistant") return null;
   if (isText(content)) return content ? [{ type: "text", text: content }] : [];
   const fits = (part) => isObject(part) && PARTS.includes(part.type) && isText(part.text);
@@ -221,6 +264,20 @@ export function toSend(path, { system = "", prefill = [] } = {}) {
 export function whole(parts) {
   const result = parts.filter((part) => part.text !== "");
   while (result.at(-1)?.type === "python") result.pop();
+  return result;
+}
+
+/** How many characters parts hold. */
+export const lengthOf = (parts) => parts.reduce((sum, part) => sum + part.text.length, 0);
+
+/** The first `length` characters of parts. */
+export function beginning(parts, length) {
+  const result = [];
+  let rest = length;
+  for (const part of parts) {
+    if (rest > 0) result.push({ ...part, text: part.text.slice(0, rest) });
+    rest -= part.text.length;
+  }
   return result;
 }
 

@@ -36,22 +36,22 @@ export function expand(rows) {
 }
 
 /**
- * The answer's parts before the token at `index`, and the alternative in its place: what a branch
- * starts with. null where that cannot be written as text: inside a tool call, a piece of a
- * character, or a special token.
+ * {content}: the answer's parts before the token at `index`, and the alternative in its place: what
+ * a branch starts with. {refusal}: why that cannot be written as text.
  */
 export function prefixBefore(content, rows, index, alternative) {
   const part = rows[index][0];
-  if (content[part]?.type !== "text" || alternative.token.includes("\ufffd")) return null;
-  if (SPECIAL.test(alternative.token)) return null;
+  if (SPECIAL.test(alternative.token)) return { refusal: "It is a mark of the model's, not text." };
+  if (content[part]?.type !== "text") return { refusal: "It is inside a tool call." };
+  if (alternative.token.includes("\ufffd")) return { refusal: CUT };
   const text = (some) => decoded(some.filter((row) => row[0] === part && !SPECIAL.test(row[2])));
   const kept = text(rows.slice(0, index));
-  if (kept.includes("\ufffd")) return null;
+  if (kept.includes("\ufffd")) return { refusal: CUT };
   // An answer that was itself a branch starts with text that came without probabilities.
   const full = content[part].text;
   const given = Math.max(0, full.length - text(rows).length);
   const prefix = full.slice(0, given) + kept + alternative.token;
-  return [...content.slice(0, part), { type: "text", text: prefix }];
+  return { content: [...content.slice(0, part), { type: "text", text: prefix }] };
 }
 
 /** The rows of such a branch: those before the token at `index`, and the alternative's. */
@@ -62,6 +62,7 @@ export function rowsBefore(rows, index, alternative) {
   return [...rows.slice(0, index), [part, id ?? null, token, logprob, rank || null, top, null]];
 }
 
+const CUT = "It is only a piece of a character.";
 const SPECIAL = /^<\|.*\|>$/;
 
 function decoded(rows) {

@@ -3,7 +3,7 @@
 // Messages are written one by one and merged by id, never as a whole conversation, so that tabs do
 // not overwrite each other. Whatever cannot be read is moved to `set_aside` and reported, not lost.
 
-import { newId, plainText, readConversation, readNode, titleOf } from "./conversation.js";
+import { checksum, fromMessages, plainText, readConversation, readNode, recovered } from "./conversation.js";
 import { openDatabase } from "./database.js";
 
 const OLD_KEY = "nanochat.chat"; // where earlier versions kept their one conversation
@@ -159,27 +159,9 @@ function oldConversation(raw) {
     // set aside below
   }
   const rows = Array.isArray(messages) ? messages : [];
-  const id = `old-${checksum(raw)}`; // two tabs that do this at once write the same
-  const nodes = [];
-  rows.forEach((row, at) => {
-    const fields = { id: `${id}-${at}`, conversation: id, parent: nodes.at(-1)?.id ?? null };
-    const node = readNode({ ...row, ...fields, created: at, state: "done" });
-    if (node) nodes.push(node);
-  });
-  return { record: recovered(id, nodes), nodes, complete: rows.length > 0 && nodes.length === rows.length };
-}
-
-function recovered(id, nodes) {
-  const first = nodes.find((node) => node.role === "user");
-  const at = Date.now();
-  const title = first ? titleOf(first.content) : "Recovered";
-  return { id: id || newId(), title, created: at, updated: at, pinned: false, deleted: 0, active: {} };
-}
-
-function checksum(text) {
-  let sum = 0;
-  for (let at = 0; at < text.length; at += 1) sum = (sum * 31 + text.charCodeAt(at)) >>> 0;
-  return sum.toString(16);
+  // Two tabs that do this at once write the same.
+  const { record, nodes, unreadable } = fromMessages(rows, `old-${checksum(raw)}`);
+  return { record, nodes, complete: rows.length > 0 && unreadable === 0 };
 }
 
 function readLocal(key) {

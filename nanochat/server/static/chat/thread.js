@@ -33,7 +33,9 @@ export function drawThread(tree, { actions, stateOf, named }) {
     const state = stateOf(node);
     const siblings = tree.siblings(node);
     const reply = path[at + 1];
-    const unanswered = node.role === "user" && reply?.content.length === 0 && stateOf(reply) !== "working";
+    const replies = group && at === path.length - 2 ? group : [reply];
+    const empty = (answer) => answer?.content.length === 0 && stateOf(answer) !== "working";
+    const unanswered = node.role === "user" && replies.every(empty);
     view.update({ state, siblings, last, named, unanswered });
     return view.item;
   });

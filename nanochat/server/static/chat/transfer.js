@@ -1,6 +1,6 @@
 // Conversations as files: JSON with the whole tree, to be read again, and Markdown, to be read.
 
-import { plainText, readConversation, readNode, Tree } from "./conversation.js";
+import { checksum, fromMessages, plainText, readConversation, readNode, Tree } from "./conversation.js";
 
 const FORMAT = "nanochat.conversations";
 const VERSION = 1;
@@ -13,7 +13,7 @@ export function toJson(conversations) {
 }
 
 /**
- * Reads toJson's text. Returns {conversations: [{record, nodes}], unreadable: count}.
+ * Reads toJson's text, or a file of `/save` in the terminal: {"messages": [...]}. Returns {conversations: [{record, nodes}], unreadable: count}.
  * Throws an Error whose message tells the user what is wrong with the file.
  */
 export function fromJson(text) {
@@ -23,7 +23,8 @@ export function fromJson(text) {
   } catch (error) {
     throw new Error(`The file is not JSON: ${error.message}`);
   }
-  if (file?.format !== FORMAT) throw new Error("The file is not an export of this page (Markdown is not read).");
+  if (Array.isArray(file?.messages)) return savedByCommand(file, text);
+  if (file?.format !== FORMAT) throw new Error("The file is not an export of this page, nor of the terminal’s /save (Markdown is not read).");
   if (!(file.version <= VERSION)) {
     throw new Error(`The file has version ${file.version} of the format; this page reads ${VERSION}.`);
   }
@@ -39,6 +40,13 @@ export function fromJson(text) {
   }
   if (!conversations.length) throw new Error("The file holds no conversation that can be read.");
   return { conversations, unreadable };
+}
+
+/** The conversation of a file of the terminal's /save, whose id is the same each time it is read. */
+function savedByCommand({ messages, model }, text) {
+  const { record, nodes, unreadable } = fromMessages(messages, `file-${checksum(text)}`, { model });
+  if (!nodes.length) throw new Error("The file holds no message that can be read.");
+  return { conversations: [{ record, nodes }], unreadable };
 }
 
 /** The shown path of a conversation as Markdown. */

@@ -3,7 +3,7 @@
 import { copyText, icon, iconButton, make, textButton } from "../shared/dom.js";
 import { markdownView } from "../answer/markdown.js";
 import { plainText } from "./conversation.js";
-import { expand } from "./logprobs.js";
+import { expand, prefixBefore } from "./logprobs.js";
 
 /**
  * The element of one message; `update(state)` redraws what has changed. actions: edit(node, text),
@@ -105,7 +105,8 @@ function answerView(item, node, actions) {
   async function drawTokens() {
     const { tokenView } = await import("../answer/tokens.js");
     const onPick = (index, alternative) => actions.branch(node, index, alternative);
-    body.replaceChildren(tokenView(expand(node.logprobs), { onPick, borders: true, surprise: true }));
+    const refusal = (index, alternative) => prefixBefore(node.content, node.logprobs, index, alternative).refusal;
+    body.replaceChildren(tokenView(expand(node.logprobs), { onPick, refusal }));
   }
 
   function update({ state, siblings, last, named, compared }) {
@@ -170,10 +171,11 @@ function partsView(body) {
     update(parts, working) {
       grouped(parts).forEach((group, at, groups) => {
         const final = !working || at < groups.length - 1;
+        const within = at > 0; // after a tool's card, in the line that the card stands in
         const key = `${final}${JSON.stringify(group)}`;
         if (drawn[at]?.key === key) return;
         const text = group.tool ? null : (drawn[at]?.text ?? textBlock());
-        text?.update(group.text, { final });
+        text?.update(group.text, { final, within });
         const node = text?.element ?? toolCard(group);
         if (!drawn[at]) body.append(node);
         else if (drawn[at].node !== node) drawn[at].node.replaceWith(node);
