@@ -482,17 +482,18 @@ def test_a_file_of_the_terminals_save_is_opened(page, tmp_path):
     ]
     file = {"messages": messages, "settings": {"temperature": 0.5}, "model": "tiny:rl"}
     (tmp_path / "chat.json").write_text(json.dumps(file))
-    for _ in range(2):
-        page.locator("#import-file").set_input_files(tmp_path / "chat.json")
-        page.locator("#toast", has_text="1 of its entries could not be read").wait_for()
-        page.locator(MESSAGE).first.wait_for()
-        assert [text.split() for text in shown(page)] == [
-            ["sum"],
-            ["Calculator", "6*7", "=", "42", "42."],  # no list of one item
-            ["hi"],
-            ["7."],
-        ]
-        assert titles(page) == ["sum"]
+    page.locator("#import-file").set_input_files(tmp_path / "chat.json")
+    page.locator("#toast", has_text="1 of its entries could not be read").wait_for()
+    assert [text.split() for text in shown(page)] == [
+        ["sum"],
+        ["Calculator", "6*7", "=", "42", "42."],  # no list of one item
+        ["hi"],
+        ["7."],
+    ]
+    press(page, "New chat")
+    page.locator("#import-file").set_input_files(tmp_path / "chat.json")
+    page.locator(MESSAGE).first.wait_for()
+    assert titles(page) == ["sum"]
     with page.expect_request("**/tokenize") as request:
         press(page, "Show the exact prompt")
     assert request.value.post_data_json["model"] == "tiny:rl"
@@ -541,6 +542,9 @@ def test_a_server_with_a_key_is_asked_with_it(context):
     context.route("**/v1/**", guarded)
     page = context.new_page()
     page.goto("/")
+    page.get_by_label("The server asks for its API key").fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("does not take this key").wait_for()
     page.get_by_label("The server asks for its API key").fill("secret")
     page.keyboard.press("Enter")
     page.locator("#choose-model-name:not(:empty)").wait_for()

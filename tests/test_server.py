@@ -304,6 +304,7 @@ def test_models_health_and_the_page_are_served_with_safe_headers(service):
     for response in responses:
         assert response.headers["content-security-policy"].startswith("default-src 'self'")
         assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-cache"
 
 
 def test_several_models_are_served_side_by_side_and_unknown_ones_are_refused():

@@ -24,6 +24,7 @@ HEADERS = {
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # else browsers mix the pages' files of two versions
 }
 VISIT = "nanochat.visit"
 Scope = MutableMapping[str, Any]

@@ -1,6 +1,6 @@
 // The page: conversations kept in the browser, answered by the server that sent the page.
 
-import { fetchModels, setKey, tokenize } from "../shared/api.js";
+import { authorization, fetchModels, setKey, tokenize } from "../shared/api.js";
 import { byId, download, oncePerFrame, textButton } from "../shared/dom.js";
 import { generate } from "./answering.js";
 import { setBusy, setContext, setUpComposer, showStatus } from "./composer.js";
@@ -311,6 +311,7 @@ async function connect() {
 }
 
 function askForKey() {
+  byId("key-refused").hidden = !("authorization" in authorization());
   if (!byId("key-dialog").open) byId("key-dialog").showModal();
 }
 
