@@ -213,7 +213,10 @@ def test_prompts_are_read_faster_if_more_of_them_wait_than_streams_run(monkeypat
 
 
 def test_statistics_say_whether_equal_seeds_give_equal_answers():
-    for dtype, start in ((torch.float32, "in float32: equal"), (torch.bfloat16, "not in bfloat16")):
+    for dtype, start in (
+        (torch.float32, "in float32: equal"),
+        (torch.bfloat16, "in bfloat16: equal seeds usually"),
+    ):
         engine = Engine(random_model(), TOKENIZER, slots=1, dtype=dtype)
         assert engine.stats().deterministic.startswith(start)
 

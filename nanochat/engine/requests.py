@@ -119,8 +119,9 @@ def determinism(dtype: torch.dtype) -> str:
             "except where two tokens' scores differ by less than rounding"
         )
     return (
-        f"not in {name}: with equal seeds an answer may depend on the requests beside it; in "
-        "float32 it does not"
+        f"in {name}: equal seeds usually give equal answers; they may differ where a prompt was "
+        "read in other pieces or beside other requests, which changes the rounding; float32 rounds "
+        "far finer"
     )
 
 

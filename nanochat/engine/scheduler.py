@@ -30,9 +30,10 @@ several, of a prompt or of a tool's output. A step
 Same seed, same answer? The noise depends on (seed, position, token) only (sampling), so an answer
 is a function of the logits. In exact arithmetic these would not depend on the batch, the slots or
 the cache; in floating point a sum in another order differs in its last bits, and another token is
-taken if its score is that close to the best. In float32 that is about one token in a million: 128
-answers of 12,292 tokens were the same with 1, 4, 16 and 64 slots, in another order, and by
-`generate`. In bfloat16 up to 6 of 64 answers were not. `stats` says which applies.
+taken if its score is that close to the best. In float32 that is rare: 64 answers
+were the same with 1, 4, 16 and 64 slots, and by `generate`. In bfloat16 they were too, as the
+decoder's products give a row the same bits in any batch (gpt/products.py), but a prompt read in
+other pieces, or another machine, may change an answer. `stats` says which applies.
 
 Owns the step and when a sequence ends. Does not own the slots (slots), the cache's memory
 (kv_cache), the choice of a token (sampler), the text of tokens (requests) or HTTP.
