@@ -137,7 +137,11 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), BeforeValidator(_whole)] | None = (
         Field(None, description="alternatives per token; needs logprobs")
     )
-    tools: list[Tool] = Field([], description="functions that the client runs")
+    tools: list[Tool] = Field(
+        [],
+        description="functions that the client runs; if none has to be called, they are left out "
+        "where they do not fit, and usage.dropped_tools counts them",
+    )
     tool_choice: ToolChoice = Field("auto", description="whether one of them is called")
     response_format: ResponseFormat | None = Field(None, description="what the answer must be")
     tool_activity: bool = Field(False, description="also return the calculator's input and output")
