@@ -454,7 +454,7 @@ def test_without_runs_the_page_says_how_to_start_one(browser, tmp_path):
         page = browser.new_page()
         page.goto(f"{address}/runs")
         page.get_by_text("No runs yet").wait_for()
-        assert page.get_by_text("bash speedrun.sh --preset pocket").is_visible()
+        assert page.get_by_text("PRESET=pocket bash speedrun.sh").is_visible()
         put(
             tmp_path / "runs" / "first" / "base_train" / "metrics.jsonl", '{"step": 1, "loss": 2}\n'
         )
