@@ -161,6 +161,7 @@ def test_a_key_is_asked_for_everywhere_but_on_the_pages_and_health(service, monk
         (["--api-key", "two words"], "an API key is one word of ASCII characters"),
         (["--cors-origin", "a.example"], "--cors-origin must be like https://example.org"),
         (["--cors-origin", "https://a.example/"], "got 'https://a.example/'"),
+        (["--allowed-host", "bücher.example"], "--allowed-host must be as browsers send it, xn--"),
         (["--allowed-host", "a.example:80"], "--allowed-host must be a name without a port"),
     ],
 )

@@ -178,7 +178,8 @@ def limits() -> tuple[int, int]:
     """How many connections to keep, and how many more may wait to be accepted.
 
     Both leave room below the limit on open files: beyond it, accepting fails again and again, and
-    what is already connected cannot open a file.
+    what is already connected cannot open a file. As many as may wait are accepted at once, while as
+    many that were closed for others are still open.
     """
     if sys.platform == "win32":
         return MAX_CONNECTIONS, 128
@@ -187,4 +188,4 @@ def limits() -> tuple[int, int]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS, 128
-    return max(1, min(MAX_CONNECTIONS, files // 2)), max(1, min(128, files // 4))
+    return max(1, min(MAX_CONNECTIONS, files // 2)), max(1, min(128, files // 8))

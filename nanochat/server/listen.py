@@ -75,6 +75,8 @@ class AddressOptions:
 
 def _plain_name(host: str) -> str:
     name = host_name(host)
+    if not host.isascii():
+        raise ConfigError(f"--allowed-host must be as browsers send it, xn--..., got {host!r}")
     if not name or name != host.lower().strip("[]").rstrip("."):
         raise ConfigError(f"--allowed-host must be a name without a port, got {host!r}")
     return name
