@@ -143,7 +143,7 @@ function tokenCard(view, onPick, refusal) {
       make("p", "bits", bits),
       make("ol", "", ...rows),
       open
-        ? make("p", "hint", "Click the token, then an alternative to branch from there.")
+        ? make("p", "hint", pin ? "Another token here starts a branch." : "Click to choose another token here.")
         : make("p", "bits", reasons.length ? `No branch can start here. ${reasons.join(" ")}` : ""),
     );
     card.hidden = false;
@@ -207,7 +207,8 @@ function summary(entries) {
   if (known.length === 0) return count;
   const perplexity = Math.exp(known.reduce((sum, { logprob }) => sum - logprob, 0) / known.length);
   const others = known.filter(({ rank }) => rank > 1).length;
-  return `${count} · perplexity ${perplexity.toPrecision(3)} · ${others} of them not the likeliest`;
+  const unlikely = others ? `${others} of them not the likeliest` : "each the likeliest";
+  return `${count} · perplexity ${perplexity.toPrecision(3)} · ${unlikely}`;
 }
 
 // ---------------------------------------------------------------- words

@@ -1,14 +1,15 @@
 // The page: conversations kept in the browser, answered by the server that sent the page.
 
-import { authorization, fetchModels, setKey, tokenize } from "../shared/api.js";
+import { tokenize } from "../shared/api.js";
 import { byId, download, oncePerFrame, textButton } from "../shared/dom.js";
 import { generate } from "./answering.js";
+import { askForKey, setUpConnection } from "./connection.js";
 import { setBusy, setContext, setUpComposer, showStatus } from "./composer.js";
 import { beginning, lengthOf, newConversation, newId, newNode, now } from "./conversation.js";
 import { titleOf, toSend, Tree, whole } from "./conversation.js";
-import { prefixBefore, rowsBefore } from "./logprobs.js";
-import { chosenModels, modelById, prefer, setUpModels } from "./models.js";
-import { dismiss, notify, toast } from "./notices.js";
+import { prefixBefore, rowsBefore, rowsOfParts } from "./logprobs.js";
+import { chosenModels, modelById, prefer } from "./models.js";
+import { notify, toast } from "./notices.js";
 import { change, sampling, settings, setUpSettings } from "./settings.js";
 import { closeDrawer, drawList, setUpSidebar } from "./sidebar.js";
 import { Store } from "./store.js";
@@ -76,8 +77,9 @@ async function run(node) {
   const control = new AbortController();
   const model = answering(node);
   const path = own.tree.pathTo(node).slice(0, -1);
-  node.content = whole(node.content); // a call that was cut off is made again
-  Object.assign(node, { begun: lengthOf(node.content), system: settings.system?.trim() ?? "" });
+  const content = whole(node.content); // a call that was cut off is made again
+  const logprobs = rowsOfParts(node.logprobs ?? [], content.length);
+  Object.assign(node, { content, logprobs, begun: lengthOf(content), system: settings.system?.trim() ?? "" });
   const messages = toSend(path, { system: node.system, prefill: node.content });
   const body = { model: model.id, messages, seed: node.seed, truncate: "auto", ...sampling(model) };
   jobs.set(node.id, { control, conversation: node.conversation });
@@ -222,9 +224,14 @@ function update(id, changes) {
 }
 
 function remove(id) {
+  const shown = id === openId;
+  const undo = () => {
+    update(id, { deleted: 0 });
+    if (shown) open(id);
+  };
   update(id, { deleted: Date.now() });
-  if (id === openId) open(null);
-  toast(`Deleted “${records.get(id).title}”`, ["Undo", () => update(id, { deleted: 0 })]);
+  if (shown) open(null);
+  toast(`Deleted “${records.get(id).title}”`, ["Undo", undo]);
 }
 
 /** Another tab wrote a conversation or its messages. */
@@ -294,31 +301,6 @@ function reportUnreadable() {
 
 // ---------------------------------------------------------------- startup
 
-async function connect() {
-  try {
-    setUpModels(await fetchModels(), draw);
-  } catch (error) {
-    if (error.status === 401) {
-      askForKey();
-      return;
-    }
-    notify(error.message, { key: "connection" });
-    setTimeout(connect, error.status === 503 ? 1000 : 3000);
-    return;
-  }
-  dismiss("connection");
-  draw();
-}
-
-function askForKey() {
-  byId("key-refused").hidden = !("authorization" in authorization());
-  if (!byId("key-dialog").open) byId("key-dialog").showModal();
-}
-
-byId("key-form").addEventListener("submit", () => {
-  setKey(byId("key").value.trim());
-  connect();
-});
 byId("new-chat").addEventListener("click", () => open(null));
 byId("new-chat-top").addEventListener("click", () => open(null));
 window.addEventListener("popstate", () => open(idInAddress(), { push: false }));
@@ -346,4 +328,4 @@ store = await Store.open({ onChange, onProblem: (text) => notify(text) });
 records = await store.conversations();
 reportUnreadable();
 await open(idInAddress(), { push: false });
-connect();
+setUpConnection(draw);

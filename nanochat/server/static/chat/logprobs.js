@@ -62,6 +62,13 @@ export function rowsBefore(rows, index, alternative) {
   return [...rows.slice(0, index), [part, id ?? null, token, logprob, rank || null, top, null]];
 }
 
+/** The rows of an answer's first `count` parts: those of a call that was cut off behind them are gone. */
+export function rowsOfParts(rows, count) {
+  const kept = rows.filter(([part]) => part < count);
+  while (kept.length < rows.length && kept.at(-1)?.[2] === "<|python_start|>") kept.pop();
+  return kept;
+}
+
 const CUT = "It is only a piece of a character.";
 const SPECIAL = /^<\|.*\|>$/;
 

@@ -23,7 +23,7 @@ function questionView(item, node, actions) {
   const pages = pager(actions);
   const edit = iconButton("edit", "Edit the question", startEditing);
   const copy = iconButton("copy", "Copy the question", () => copyText(copy, node.content));
-  const foot = make("div", "foot", pages.element, copy, edit);
+  const foot = make("div", "foot", copy, edit, pages.element);
   const unsent = make("p", "unsent", "This question got no answer; it is left out of what follows.");
   item.append(body, foot, unsent);
 
