@@ -189,6 +189,7 @@ def test_a_failed_question_can_be_retried_and_is_not_sent_again(page):
     ask(page, "story")
     page.reload()
     page.locator(".failure:visible").first.wait_for()
+    page.locator("#choose-model-name:not(:empty)").wait_for()
     assert [m["content"] for m in sent[-1]["messages"] if m["role"] == "user"] == ["hi", "story"]
     page.locator(".failure:visible button").first.click()
     page.locator(MESSAGE, has_text="forty-two").wait_for()
@@ -530,6 +531,25 @@ def test_the_exact_prompt_of_an_answer_is_shown(page):
     marks = ["<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>"]
     assert [text for text, _ in chips if text.startswith("<|")] == marks
     assert page.inner_text(".prompt-share").startswith(f"{len(chips)} tokens, ")
+
+
+def test_what_is_pressed_before_the_server_answers_is_kept(page):
+    ask(page, "hi")
+    page.route("**/v1/models", lambda route: route.fulfill(status=503, json={}))
+    page.reload()
+    page.locator(MESSAGE).first.wait_for()
+    press(page, "Answer again")
+    page.get_by_text("The server has not answered yet.").wait_for()
+    page.get_by_role("button", name="Edit the question").click()
+    page.locator(".editing textarea").fill("sum")
+    press(page, "Ask")
+    assert (shown(page), page.locator(".count:visible").count()) == (["Hello!"], 0)
+    page.unroute("**/v1/models")
+    page.locator("#choose-model-name:not(:empty)").wait_for()  # it asks again each second
+    press(page, "Ask")
+    page.locator(MESSAGE, has_text="forty-two").wait_for()
+    idle(page)
+    assert page.locator(".user .count").inner_text() == "2/2"
 
 
 def test_a_server_with_a_key_is_asked_with_it(context):

@@ -32,8 +32,15 @@ const busy = (id) => [...jobs.values()].some((job) => job.conversation === id);
 
 // ---------------------------------------------------------------- asking and answering
 
+/** Whether something can be asked now; says so if no model is there yet. */
+function ready() {
+  const connected = chosenModels().length > 0;
+  if (!connected) toast("The server has not answered yet.");
+  return connected && !busy(openId);
+}
+
 function ask(text) {
-  if (busy(openId)) return false;
+  if (!ready()) return false;
   if (!record()) {
     const fresh = newConversation(titleOf(text));
     records.set(fresh.id, fresh);
@@ -108,7 +115,7 @@ async function run(node) {
 
 /** An answer that failed is tried again in its place; others keep theirs as a sibling. */
 function again(node) {
-  if (busy(openId) || !modelById(chosenModels()[0]?.id)) return;
+  if (!ready()) return;
   const question = tree().nodes.get(node.parent);
   if (node.state !== "failed" || !question) {
     if (question) answer(question, tree().choose(question));
@@ -120,12 +127,12 @@ function again(node) {
 }
 
 function proceed(node) {
-  if (!busy(openId)) run(node);
+  if (ready()) run(node);
 }
 
 /** A sibling of an answer that starts with its text up to a token, and another token there. */
 function branch(node, index, alternative) {
-  if (busy(openId)) return;
+  if (!ready()) return;
   const { content } = prefixBefore(node.content, node.logprobs, index, alternative);
   const logprobs = rowsBefore(node.logprobs, index, alternative);
   const { model, seed } = node;
@@ -136,8 +143,9 @@ function branch(node, index, alternative) {
 }
 
 function edit(node, text) {
-  if (busy(openId)) return;
+  if (!ready()) return false;
   askUnder(node.parent, text);
+  return true;
 }
 
 function choose(node, step) {
@@ -168,7 +176,7 @@ async function showPrompt(node) {
   const { system, content, begun = 0, usage } = node;
   const messages = toSend(tree().pathTo(node).slice(0, -1), { system, prefill: beginning(content, begun) });
   messages.splice(system ? 1 : 0, usage?.dropped_messages ?? 0); // what no longer fitted
-  const result = await tokenize({ model: answering(node).id, messages });
+  const result = await tokenize({ model: answering(node)?.id, messages });
   if (!result) {
     toast("The server does not show its prompts.");
     return;
@@ -304,7 +312,7 @@ function reportUnreadable() {
 byId("new-chat").addEventListener("click", () => open(null));
 byId("new-chat-top").addEventListener("click", () => open(null));
 window.addEventListener("popstate", () => open(idInAddress(), { push: false }));
-byId("suggestions").append(...SUGGESTIONS.map((text) => textButton(text, () => chosenModels().length && ask(text))));
+byId("suggestions").append(...SUGGESTIONS.map((text) => textButton(text, () => ask(text))));
 
 setUpComposer({ submit: ask, stop });
 setUpSettings(() => chosenModels()[0]?.defaults ?? {});

@@ -6,8 +6,8 @@ import { plainText } from "./conversation.js";
 import { expand, prefixBefore } from "./logprobs.js";
 
 /**
- * The element of one message; `update(state)` redraws what has changed. actions: edit(node, text),
- * again(node), proceed(node), choose(node), pick(node), branch(node, index, alternative),
+ * The element of one message; `update(state)` redraws what has changed. actions: edit(node, text)
+ * (whether it is taken), again(node), proceed(node), choose(node), pick(node), branch(node, index, alternative),
  * prompt(node).
  */
 export function messageView(node, actions, tag = "li") {
@@ -42,8 +42,7 @@ function questionView(item, node, actions) {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const text = input.value.trim();
-      stop();
-      if (text) actions.edit(node, text);
+      if (!text || actions.edit(node, text)) stop();
     });
     form.addEventListener("keydown", (event) => {
       if (event.key === "Escape") stop();
