@@ -60,7 +60,7 @@ class ChatWebConfig:
     )
     max_in_flight_per_client: int | None = option(
         None,
-        "how many of them one client may have: an address, or an API key if there are several; "
+        "how many of them one client may have: an address, with an API key if there are several; "
         "none: half where other machines can connect, on a loopback address all",
         least=1,
     )
