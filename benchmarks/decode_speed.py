@@ -11,6 +11,7 @@ size joins in where the package is installed. Figures are medians over the round
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -224,7 +225,8 @@ class Child:
     def round(self, streams: int, count: int) -> tuple[float, float]:
         """Seconds to the first token, and tokens/s after it."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps([streams, count]), file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended: said below
+            print(json.dumps([streams, count]), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit(f"{self.name} ended with {self.process.wait()}")
