@@ -71,12 +71,18 @@ def page(context) -> Any:
 def opened(context: Any, path: str = "/") -> Any:
     page = context.new_page()
     page.goto(path)
-    page.locator("#choose-model-name:not(:empty)").wait_for()  # connected
+    connected(page)
     return page
+
+
+def connected(page: Any) -> None:
+    """Wait until the page has found the server; before, nothing can be sent."""
+    page.locator("#choose-model-name:not(:empty)").wait_for()
 
 
 def ask(page: Any, text: str) -> None:
     """Ask and wait for the end of the answer."""
+    connected(page)
     page.locator("#input").fill(text)
     page.keyboard.press("Enter")
     idle(page)
@@ -189,7 +195,7 @@ def test_a_failed_question_can_be_retried_and_is_not_sent_again(page):
     ask(page, "story")
     page.reload()
     page.locator(".failure:visible").first.wait_for()
-    page.locator("#choose-model-name:not(:empty)").wait_for()
+    connected(page)
     assert [m["content"] for m in sent[-1]["messages"] if m["role"] == "user"] == ["hi", "story"]
     page.locator(".failure:visible button").first.click()
     page.locator(MESSAGE, has_text="forty-two").wait_for()
@@ -207,7 +213,7 @@ def test_a_reload_in_the_middle_keeps_what_was_received_and_continues_it(page):
     page.reload()
     page.locator(".meta", has_text="interrupted").wait_for()
     assert 1 <= shown(page)[1].count("word") < 40
-    page.locator("#choose-model-name:not(:empty)").wait_for()
+    connected(page)
     sent = bodies(page)
     press(page, "Continue the answer")
     idle(page)
@@ -253,7 +259,7 @@ def test_two_answers_stand_side_by_side_and_one_goes_on(page):
     columns.nth(1).get_by_role("button", name="Go on with this answer").click()
     assert page.locator(".assistant .name").all_inner_texts() == ["tiny:rl"]
     assert page.locator(".assistant .count").inner_text() == "2/2"
-    page.locator("#choose-model-name:not(:empty)").wait_for()
+    connected(page)
     ask(page, "sum")
     assert [m["role"] for m in sent[-1]["messages"]] == ["user", "assistant", "user"]
 
@@ -351,7 +357,7 @@ def test_unreadable_storage_is_set_aside_and_the_page_works(context):
         for key, value in (("chat", chat), ("settings", settings), ("theme", settings)):
             page.evaluate("(pair) => localStorage.setItem(...pair)", [f"nanochat.{key}", value])
         page.goto("/")
-        page.locator("#choose-model-name:not(:empty)").wait_for()
+        connected(page)
         page.locator(".notice", has_text="set aside").wait_for()
         assert page.evaluate("localStorage.getItem('nanochat.chat')") is None
     ask(page, "hi")
@@ -369,7 +375,7 @@ def test_unreadable_records_leave_the_others_readable(context, stored):
     page.goto("/#c")
     page.locator(".notice", has_text="set aside").wait_for()
     page.locator(MESSAGE, has_text="old").first.wait_for()
-    page.locator("#choose-model-name:not(:empty)").wait_for()
+    connected(page)
     ask(page, "hi")
     assert shown(page)[-2:] == ["hi", "Hello!"]
 
@@ -422,7 +428,7 @@ def test_answers_that_cannot_be_drawn_are_shown_as_text(context):
     )
     page.route("**/markdown.js", lambda r: r.fulfill(body=throwing, content_type="text/javascript"))
     page.goto("/")
-    page.locator("#choose-model-name:not(:empty)").wait_for()
+    connected(page)
     ask(page, "story")
     assert shown(page)[1] == ANSWERS["story"].strip()
 
@@ -568,7 +574,7 @@ def test_a_server_with_a_key_is_asked_with_it(context):
     page.get_by_text("does not take this key").wait_for()
     page.get_by_label("The server asks for its API key").fill("secret")
     page.keyboard.press("Enter")
-    page.locator("#choose-model-name:not(:empty)").wait_for()
+    connected(page)
     ask(page, "hi")
     assert shown(opened(context, page.url)) == ["hi", "Hello!"]
 
