@@ -80,7 +80,7 @@ def ours(depth: int, dtype: str) -> Round:
 
     def round_(prompt: list[int], streams: int, count: int) -> tuple[float, float]:
         def steps() -> Iterator[int]:
-            engine.clear()  # the prompt is read anew in every round, as by the others
+            engine.clear()  # every round reads the prompt again, as the other engines do
             for seed in range(streams):
                 params = SamplingParams(top_k=TOP_K, max_new_tokens=count, seed=seed)
                 engine.submit(Request(prompt=prompt, params=params, chat=False))

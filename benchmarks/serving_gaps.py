@@ -90,22 +90,22 @@ def arrival(engine: Engine, count: int) -> tuple[float, float]:
         engine.submit(request(prompt_of(32, seed), count, seed))
     for _ in range(4):
         engine.step()
-    normal, longest, arrived, begun = [], 0.0, -1, False
+    normal, longest, arrived, started = [], 0.0, -1, False
     before_s = time.perf_counter()
     for step in range(count):
         if step == 8:
             arrived = engine.submit(request(prompt_of(1000, 99), 2, 99))
         events = engine.step()
         now_s = time.perf_counter()
-        begun = begun or any(event.request_id == arrived for event in events)
+        started = started or any(event.request_id == arrived for event in events)
         if step < 8:
             normal.append(now_s - before_s)
-        elif not begun:
+        elif not started:
             longest = max(longest, now_s - before_s)
         before_s = now_s
-        if begun:
+        if started:
             break
-    assert begun, "the prompt was not read before the streams ended"
+    assert started, "the prompt was not read before the streams ended"
     return median(normal), longest
 
 

@@ -404,7 +404,7 @@ def test_a_row_that_training_writes_appears_without_a_reload(page, folder):
     loss.get_by_text("1.25", exact=True).wait_for()
     page.get_by_text("Base training: step 3 of 4").wait_for()
     page.get_by_text("is green").wait_for()
-    assert page.evaluate("document.querySelector('.plot .line').marked")  # it was not drawn anew
+    assert page.evaluate("document.querySelector('.plot .line').marked")  # it was not redrawn
 
 
 @pytest.mark.parametrize("kind", ["PNG", "SVG", "CSV"])

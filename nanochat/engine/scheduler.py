@@ -7,9 +7,9 @@ next step, without waiting for the others (continuous batching).
 Sharing. Sequences whose tokens are equal so far share a slot and are computed once: all the answers
 to one prompt, and answers that have sampled the same tokens. When they sample different tokens, the
 slot is copied and they separate. While somebody watches (`submit` and `step`), an answer that has
-begun never waits: a sequence joins a slot only if there is a slot for it when they part. `generate`
-returns complete answers only, so there any number may join, and those that find no slot when they
-part wait in the queue.
+started never waits: a sequence joins a slot only if there is a slot for it when they part.
+`generate` returns complete answers only, so there any number may join, and those that find no slot
+when they part wait in the queue.
 
 Prefix cache. A finished slot keeps its tokens, with their keys and values, until another sequence
 needs it; the least recently used one goes first. A new sequence starts with the longest beginning

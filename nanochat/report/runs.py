@@ -249,7 +249,7 @@ def _result(result: dict[str, Any], stage: str) -> dict[str, Any] | None:
 
 
 def _samples(stage: StageData, path: Path) -> list[dict[str, Any]]:
-    """The samples written during training, then those of the result if they are others."""
+    """The samples written during training, then those of the result if they differ."""
     rows = _snapshots(path / "samples.jsonl") if "samples.jsonl" in _files(path) else []
     final = stage.samples
     if final and not (rows and rows[-1][1] == final):

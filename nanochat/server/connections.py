@@ -72,7 +72,7 @@ class TimedConnection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        """Read; a request that has begun must be complete in time."""
+        """Read; a request that has started must be complete in time."""
         self._heard_s = self.loop.time()
         super().data_received(data)
         self._watch_head()

@@ -185,9 +185,9 @@ def tokenized(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
     """
     if body.messages is None:
         return tokenizer.encode(body.text or "")
-    begun: list[Any] = [{"role": "assistant", "content": body.prefill}] if body.prefill else []
+    prefilled: list[Any] = [{"role": "assistant", "content": body.prefill}] if body.prefill else []
     with messages_checked():
-        return render_prompt([*with_results(body.messages), *begun], tokenizer)
+        return render_prompt([*with_results(body.messages), *prefilled], tokenizer)
 
 
 def detokenized(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
