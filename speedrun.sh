@@ -23,6 +23,7 @@ report.md and report.html, and starts the web chat. Run again, it resumes where 
   PRESET=my.toml   your own settings, in the format of nanochat/presets
   RUN=name         name of the run (default: the name of the preset)
   PORT=8000        port of the web chat
+  PROCESSES=8      processes that train together (default: one for each GPU, else one)
   TORCH=cpu        install torch's small CPU build
   NANOCHAT_BASE_DIR=~/.cache/nanochat   the folder for all files
 
@@ -111,7 +112,7 @@ state() { if [ -f "$run_dir/$1/result.json" ]; then echo complete; else echo "$2
 
 # A stage with a result.json is complete; an interrupted one resumes from its checkpoint.
 stage() {
-    local name=$1 trains=$2 found processes=$((gpus > 0 ? gpus : 1))
+    local name=$1 trains=$2 found processes=${PROCESSES:-$((gpus > 0 ? gpus : 1))}
     shift 2
     found=$(agree "before $name" "$(state "$name" missing)")
     if [ "$found" = complete ]; then

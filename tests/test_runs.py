@@ -149,6 +149,21 @@ def test_a_slurm_job_saves_before_its_time_limit_is_requeued_and_resumes(cluster
     check_args(commands(cluster, 1)[0])
 
 
+@pytest.mark.slow
+def test_the_number_of_processes_on_a_machine_can_be_given(cluster):
+    base = cluster.parent / "base"
+    names = {"RUN": "tiny", "PRESET": "pocket", "PROCESSES": "3", "NANOCHAT_BASE_DIR": str(base)}
+    subprocess.run(
+        ["bash", str(cluster / "speedrun.sh"), "--no-serve"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **names},
+        check=True,
+    )
+    lines = base.with_name("base.log").read_text().splitlines()
+    launched = [line for line in lines if "torch.distributed.run" in line]
+    assert len(launched) == len(STAGES) - 2
+    assert all(" --nproc-per-node 3 -m scripts." in line for line in launched)
+
+
 def check_args(line: str) -> None:
     """The arguments are those that torchrun and the stage take."""
     args = line.split()

@@ -89,7 +89,7 @@ def open_bundle(name: str, run: Run) -> Path:
 def fetch_core(folder: Path) -> None:
     """Download CORE's bundle and unpack it, atomically."""
     archive = folder.with_suffix(".zip")
-    downloads.fetch(CORE_URL, archive)
+    downloads.fetch(storage.mirrored(CORE_URL), archive)
     try:
         with storage.atomic_folder(folder) as unpacked, zipfile.ZipFile(archive) as file:
             file.extractall(unpacked)

@@ -57,6 +57,12 @@ def hub_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
+def mirrored(url: str) -> str:
+    """Where to get a public file outside the hub: $NANOCHAT_MIRROR/<its name>, or its own URL."""
+    mirror = os.environ.get("NANOCHAT_MIRROR")
+    return f"{mirror.rstrip('/')}/{url.rpartition('/')[2]}" if mirror else url
+
+
 def hub_token() -> str | None:
     """The access token for the hub, $HF_TOKEN; None if it is not set."""
     return os.environ.get("HF_TOKEN") or None

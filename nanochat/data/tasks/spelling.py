@@ -74,7 +74,7 @@ def load_words(path: Path | None = None) -> list[str]:
     if path is None:
         path = storage.base_dir() / "data" / "words_alpha.txt"
         if not path.exists():
-            downloads.fetch(WORDS_URL, path)
+            downloads.fetch(storage.mirrored(WORDS_URL), path)
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (FileNotFoundError, UnicodeDecodeError) as error:
