@@ -184,3 +184,18 @@ def test_every_module_runs_without_what_windows_lacks(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "memory            unknown" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((9, 0), "bfloat16"),
+        ((8, 0), "bfloat16"),
+        ((7, 5), "float16"),
+        ((7, 0), "float16"),
+        ((6, 1), "float32"),
+    ],
+)
+def test_old_gpus_compute_in_what_their_matrix_units_have(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert device.measure_dtype(torch.device("cuda")) is getattr(torch, expected)

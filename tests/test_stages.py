@@ -237,11 +237,6 @@ def test_epsilon_and_rates_follow_the_tokens_of_a_step(base, monkeypatch):
     assert asked == [(tokens, pytest.approx(rate)) for tokens, rate in expected]
 
 
-def test_half_precision_without_loss_scaling_is_refused(base):
-    with pytest.raises(ConfigError, match="--dtype float16 cannot train"):
-        train(base, "--dtype", "float16")
-
-
 def chats(path: Path, count: int = 80) -> Path:
     rows = [
         {

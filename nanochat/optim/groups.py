@@ -50,6 +50,11 @@ class MuonGroup:
         assert self.grads is not None
         return [self.grads]
 
+    def multiply_grads(self, factor: Tensor) -> None:
+        """Multiply the summed gradients by a 0-d factor."""
+        assert self.grads is not None
+        self.grads.mul_(factor)
+
     def update(self, settings: StepSettings, steps_done: Tensor, finite: Tensor | None) -> None:
         """One step of Muon on the owned matrices.
 
@@ -152,6 +157,10 @@ class AdamWGroup:
         # Every rank holds the full sum of a replicated bucket: only one may count it.
         counted = [b for b in self.buckets if not b.replicated or b.transport.rank == 0]
         return [b.grad for b in counted if b.grad is not None and b.grad.numel()]
+
+    def multiply_grads(self, factor: Tensor) -> None:
+        """Multiply the summed gradients by a 0-d factor."""
+        torch._foreach_mul_([b.grad for b in self.buckets if b.grad is not None], factor)
 
     def update(self, settings: StepSettings, steps_done: Tensor, finite: Tensor | None) -> None:
         """One step of AdamW on the owned slices.

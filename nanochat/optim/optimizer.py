@@ -215,15 +215,25 @@ class MuonAdamW:
             self._last = False
 
     @torch.no_grad()
-    def step(self, settings: StepSettings, partial_sums: Tensor | None = None) -> dict[str, Tensor]:
+    def step(
+        self,
+        settings: StepSettings,
+        partial_sums: Tensor | None = None,
+        grad_scale: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Update every weight. Collective.
 
         partial_sums: (n,) numbers of this rank, such as its part of the loss, to be summed over
-        ranks; they are sent together with the norm. Returns "grad_norm", the 0-d norm of the global
-        gradient, and "sums" (n,). If any of them is not finite, neither weights nor state change;
-        on a GPU this is decided on the device, without a synchronization.
+        ranks; they are sent together with the norm. grad_scale: a factor in all gradients, 0-d,
+        which is divided out. Returns "grad_norm", the 0-d norm of the global gradient, and "sums"
+        (n,). If any of them is not finite, neither weights nor state change; on a GPU this is
+        decided on the device, without a synchronization.
         """
         self._finish_reducing()
+        if grad_scale is not None:
+            inverse = grad_scale.reciprocal()
+            for group in self.groups:
+                group.multiply_grads(inverse)
         grads = [grad for group in self.groups for grad in group.owned_grads()]
         norm, sums = self._sums(grads, partial_sums)
         # One overflow would put NaN into the moments for good, so such a step is skipped.

@@ -23,7 +23,8 @@ class Progress:
 
     elapsed_s: training time up to the last row of the metrics. skipped: steps that were not finite
     and changed nothing; skipped_in_a_row: how many of the last steps. rewinds: returns to a
-    checkpoint after several of them. spikes: jumps of the loss.
+    checkpoint after several of them. spikes: jumps of the loss. overflows: steps in float16 that
+    changed nothing but the loss scale.
     window_loss, window_steps: sum and number of the losses since the last row.
     loss_mean, loss_variance, losses_seen, in_spike: state of the spike detection.
     """
@@ -35,6 +36,7 @@ class Progress:
     skipped_in_a_row: int = 0
     rewinds: int = 0
     spikes: int = 0
+    overflows: int = 0
     window_loss: float = 0.0
     window_steps: int = 0
     loss_mean: float = 0.0

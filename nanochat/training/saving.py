@@ -79,6 +79,7 @@ class Saver:
             optimizer_state=optimizer_state,
             state={
                 "progress": dict(vars(progress)),
+                "loss_scale": trainer.loss_scale and trainer.loss_scale.state(),
                 "batches": trainer.batches.state(),
                 "total_steps": trainer.total_steps,
             },

@@ -32,6 +32,7 @@ from nanochat.system.signals import asked_to_stop
 from nanochat.system.wandb_run import WandbRun
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import stage_record
+from nanochat.training.loss_scale import LossScale
 from nanochat.training.progress import Progress, Summary
 from nanochat.training.saving import Saver
 from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpoint
@@ -114,6 +115,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
             rewind=functools.partial(_rewind, stage, saver, model),
             after_step=after_step,
             watch_loss=recipe.watch_loss,
+            loss_scale=LossScale(run.device) if run.compute_dtype is torch.float16 else None,
         )
         if resumed is not None and stage.resume_from is not None:
             _restore(trainer, stage.resume_from, resumed.state)
@@ -329,6 +331,8 @@ def _restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     saved = main_only(trainer.run, lambda: checkpoint_manager.load_optimizer_state(path))
     trainer.optimizer.load_state_by_name(saved or {})
     trainer.progress = Progress.restored(state.get("progress"))
+    if trainer.loss_scale is not None:
+        trainer.loss_scale.load_state(state.get("loss_scale"))
 
 
 def rows_per_step(tokens_per_step: int, sequence_length: int) -> int:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
-
 from nanochat import checkpoint_manager
 from nanochat.gpt import GPT, attention
 from nanochat.system import distributed, storage, wandb_run
@@ -135,13 +133,9 @@ def open_stage(name: str, options: StageOptions) -> Iterator[Stage]:
 def _open(name: str, options: StageOptions, *, run: Run, started_with: StartedWith) -> Stage:
     """Find out whether the stage is new or resumed, and from which checkpoint. Collective.
 
-    Raises: ConfigError if the folder has checkpoints but --resume was not given, for a dtype that
-        cannot train, or for --wandb without the package or a key.
+    Raises: ConfigError if the folder has checkpoints but --resume was not given, or for --wandb
+        without the package or a key.
     """
-    if run.compute_dtype is torch.float16:
-        raise ConfigError(
-            "--dtype float16 cannot train: small gradients underflow to 0; use bfloat16 or float32"
-        )
     common, loop = options.common, options.loop
     if common.wandb is not None:
         main_only(run, lambda: wandb_run.log_in(str(common.wandb)))

@@ -22,6 +22,7 @@ from nanochat.system import device as devices
 from nanochat.system.distributed import Run, all_reduce_sum
 from nanochat.system.errors import UserError
 from nanochat.system.metrics import MetricsLogger, duration
+from nanochat.training.loss_scale import LEAST, LossScale
 from nanochat.training.progress import Progress, Summary
 
 LossFn = Callable[[Batch, Tensor], Tensor]
@@ -89,6 +90,8 @@ class Trainer:
     stop: whether this process was asked to stop. after_step: called between steps, to profile.
     rewind: takes weights, optimizer and progress back to a checkpoint, but not the batches, so
     that training continues on new data. Collective. watch_loss: whether to warn of loss spikes.
+    loss_scale: for float16, None in wider dtypes. A step whose gradients overflow is then no fault:
+    it changes nothing, and the next one has half the scale.
     """
 
     optimizer: MuonAdamW
@@ -106,6 +109,7 @@ class Trainer:
     rewind: Callable[["Trainer"], None] | None = None
     after_step: Callable[[], object] = lambda: None
     watch_loss: bool = True
+    loss_scale: LossScale | None = None
 
     def __post_init__(self) -> None:
         self.stopping = False
@@ -184,6 +188,8 @@ class Trainer:
         target_count = all_reduce_sum(self.run, counts).clamp(min=1)
         wide = torch.promote_types(self.run.compute_dtype, torch.float32)
         factor = target_count.to(wide).reciprocal()
+        scale = factor.new_ones(()) if self.loss_scale is None else self.loss_scale.value
+        factor = factor * scale
         total = None
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
@@ -196,8 +202,9 @@ class Trainer:
         assert total is not None, "a step needs at least one micro-batch"
         # The loss and whether a rank was asked to stop travel with the gradient norm: all ranks get
         # the same figures, so they skip, rewind and stop after the same step.
-        share = torch.stack([total, torch.full_like(total, self.stop())])  # [2]
-        stats = self.optimizer.step(self.schedule(self.progress.step), share)
+        share = torch.stack([total / scale, torch.full_like(total, self.stop())])  # [2]
+        grad_scale = None if self.loss_scale is None else scale
+        stats = self.optimizer.step(self.schedule(self.progress.step), share, grad_scale)
         self.optimizer.zero_grad()
         tokens = sum(b.inputs.numel() for b in micro_batches) * self.run.world_size
         self._window.tokens += tokens
@@ -205,15 +212,21 @@ class Trainer:
         self.progress.tokens += tokens
         self._trained_steps += 1
         self._trained_tokens += tokens
-        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"]])  # [3]
+        if self.loss_scale is not None:
+            self.loss_scale.update(stats["grad_norm"].isfinite() & stats["sums"].isfinite().all())
+        figures = torch.cat([stats["grad_norm"].view(1), stats["sums"], scale.view(1)])  # [4]
         self._unread.append(_Figures(self.progress.step, figures))
 
     def _read(self, lag: int) -> None:
         """Process the figures of all but the last `lag` steps; the same on every rank."""
         while len(self._unread) > lag:
             figures = self._unread.popleft()
-            self._grad_norm, loss, stop = figures.read()
+            self._grad_norm, loss, stop, scale = figures.read()
             self.stopping = self.stopping or bool(stop)
+            overflow = self.loss_scale is not None and scale > LEAST
+            if overflow and math.isfinite(loss) and not math.isfinite(self._grad_norm):
+                self.progress.overflows += 1
+                continue
             # The optimizer has already left weights and moments unchanged in such a step, as a NaN
             # in a moment would never go away; here it is only counted.
             if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
@@ -250,6 +263,7 @@ class Trainer:
         self.rewind(self)
         progress, back = self.progress, self.progress.step
         progress.skipped, progress.spikes = before.skipped, before.spikes
+        progress.overflows = before.overflows
         progress.rewinds, progress.elapsed_s = before.rewinds + 1, before.elapsed_s
         self._rewound_to[back] += 1
         if self._rewound_to[back] > MAX_REWINDS:
@@ -278,6 +292,7 @@ class Trainer:
             "lr_scale": settings.lr_scale,
             "grad_norm": self._grad_norm if math.isfinite(self._grad_norm) else None,
             "skipped": progress.skipped,
+            **self._loss_scale_row(),
             "rewinds": progress.rewinds,
             "spikes": progress.spikes,
             "tokens_per_s": rate,
@@ -305,6 +320,11 @@ class Trainer:
             f"{memory}{left}"
         )
         self._window = _Window()
+
+    def _loss_scale_row(self) -> dict[str, float]:
+        if self.loss_scale is None:
+            return {}
+        return {"loss_scale": float(self.loss_scale.value), "overflows": self.progress.overflows}
 
     def _log_start(self) -> None:
         """Report the first step of a resumed run, and leave it out of the speed."""
