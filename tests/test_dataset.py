@@ -285,7 +285,7 @@ def test_names_that_lead_nowhere_are_refused(tmp_path, monkeypatch, data, messag
         (["--data", " "], "--data is empty"),
         (["--val-frac", "0.9"], "--val-frac must be from 0 to 0.5 or none, got 0.9"),
         (["--val-frac", "0.1", "--val-data", "x.txt"], "exclude each other"),
-        (["--shards", "0"], "--shards must be at least 1, got 0"),
+        (["--shards", "0"], "--shards must be at least 1 or auto, got 0"),
         (["--pocket-characters", "10"], "--pocket-characters must be at least 10,000, got 10"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from nanochat.data import DataOptions, hub, open_data
 from nanochat.data.hub import HubName, HubShards, parse_name
-from nanochat.system import downloads
+from nanochat.system import downloads, storage
 from nanochat.system.downloads import fetch
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.system.storage import sha256_of
@@ -366,6 +366,37 @@ def test_an_invalid_shard_is_an_error(shards, tmp_path, data, message):
 def test_more_shards_than_exist_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="--shards 6543: climbmix has 6542 training shards"):
         open_climbmix(tmp_path, 6543)
+
+
+def test_a_shard_another_process_has_just_fetched_again_is_kept(shards, tmp_path, monkeypatch):
+    """It was incomplete when both looked; the second to get to it must not delete it."""
+    dataset = open_climbmix(tmp_path)
+    path = dataset.folder / "shard_00001.parquet"
+    complete = path.read_bytes()
+    path.write_bytes(complete[:100])
+    real, hashed = storage.lock, []
+
+    @contextlib.contextmanager
+    def late_lock(lock_path, **options):
+        if lock_path.name == ".shard_00001.parquet.shard.lock":
+            path.write_bytes(complete)  # while this process waited
+        with real(lock_path, **options):
+            yield
+
+    monkeypatch.setattr(storage, "lock", late_lock)
+    monkeypatch.setattr(hub, "_describe", lambda *args: hashed.append(args))
+    shards.seen.clear()
+    assert open_climbmix(tmp_path).hash == dataset.hash
+    assert shards.seen == hashed == []
+
+
+def test_as_many_shards_are_fetched_as_have_the_text_that_is_needed(shards, tmp_path):
+    options = DataOptions(data="climbmix").enough_for(260_000_000)
+    assert options.shards == 2
+    assert len(open_data(options, base=tmp_path).shards("train")) == 2
+    assert DataOptions(data="climbmix").enough_for(1e15).shards == SHARDS - 1
+    assert DataOptions(data="climbmix", shards=3).enough_for(1).shards == 3
+    assert DataOptions(data="pocket").enough_for(1e15) == DataOptions(data="pocket")
 
 
 def test_two_openers_share_the_work(shards, tmp_path):

@@ -5,13 +5,15 @@ folders under base/data. Does not own files and hub datasets (text_sources), rea
 or the shard layout (shards).
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -29,6 +31,11 @@ log = logging.getLogger(__name__)
 POCKET_SEED = 0  # the corpus is one fixed text, independent of the run's seed
 VALIDATION_CHARACTERS = 1_000_000  # held out by default
 MAX_LANES = 16
+HUB_SHARD_CHARACTERS = 250_000_000  # of climbmix and fineweb-edu, as they were prepared
+# Of English in a vocabulary of 32,768. In 49,152 tokens it is about 3% more, which makes fewer
+# tokens of a shard: within SPARE_TEXT.
+CHARACTERS_PER_TOKEN = 4.8
+SPARE_TEXT = 0.1  # share of text beyond the estimate, so that no run has to repeat any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +65,11 @@ class DataOptions:
         least=0,
         most=0.5,
     )
-    shards: int = option(
-        8, "training shards to use of climbmix or fineweb-edu, about 100 MB each", least=1
+    shards: int | Literal["auto"] = option(
+        "auto",
+        "training shards to use of climbmix or fineweb-edu, about 100 MB each; auto: as many as "
+        "have the text that is needed",
+        least=1,
     )
     pocket_characters: int = option(
         40_000_000, "characters of pocket text to train on", least=10_000
@@ -75,6 +85,18 @@ class DataOptions:
             raise ConfigError("--data is empty; give pocket, climbmix, hf:ORG/NAME or files")
         if self.val_data is not None and self.val_frac is not None:
             raise ConfigError("--val-data and --val-frac exclude each other; give only one")
+
+    def enough_for(self, characters: float) -> "DataOptions":
+        """The same options with a number for --shards auto: enough for this much training text."""
+        if self.shards != "auto" or self.data not in hub.HUB_SHARDS:
+            return self
+        needed = math.ceil((1 + SPARE_TEXT) * characters / HUB_SHARD_CHARACTERS)
+        most = hub.HUB_SHARDS[self.data].count - 1  # the last one is for validation
+        return dataclasses.replace(self, shards=max(1, min(needed, most)))
+
+    def enough_for_tokens(self, tokens: float) -> "DataOptions":
+        """The same in tokens of a vocabulary of tens of thousands."""
+        return self.enough_for(tokens * CHARACTERS_PER_TOKEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +167,7 @@ def open_data(options: DataOptions, *, base: Path) -> Dataset:
     if options.data == "pocket":
         return _open_pocket(options, base)
     folder = base / "data" / options.data
+    assert options.shards != "auto", "enough_for was not called"
     found = hub.download_shards(options.data, options.shards, folder)
     return Dataset(name=options.data, folder=folder, all_shards=tuple(found))
 

@@ -96,18 +96,25 @@ def _download(
 
 def _download_one(source: HubShards, index: int, split: str, folder: Path, meter: "_Meter") -> None:
     path = folder / shard_files.shard_name(index)
-    known = _listed_shards(folder).get(path.name)
-    if known is not None and not shard_files.is_complete(folder, known):
-        path.unlink(missing_ok=True)
-    downloads.fetch(
-        source.url(index), path, token=storage.hub_token(), progress=meter.follow(index)
-    )
-    shard = _describe(path, split)
+    # Held throughout, so that a shard that another process has just fetched is neither taken for
+    # one that lost its end, nor hashed by every process that waited for it.
+    with storage.lock(folder / f".{path.name}.shard.lock"):
+        known = _listed_shards(folder).get(path.name)
+        if known is None or not shard_files.is_complete(folder, known):
+            if known is not None:
+                path.unlink(missing_ok=True)
+            follow = meter.follow(index)
+            downloads.fetch(source.url(index), path, token=storage.hub_token(), progress=follow)
+            _enlist(folder, _describe(path, split), source)
+    meter.finish()
+
+
+def _enlist(folder: Path, shard: Shard, source: HubShards) -> None:
+    """Add a shard to the manifest."""
     with storage.lock(folder / ".manifest.lock"):
         listed = _listed_shards(folder) | {shard.file: shard}
         recipe = {"source": source.repository}
         shard_files.write_manifest(folder, [listed[file] for file in sorted(listed)], recipe)
-    meter.finish()
 
 
 def _describe(path: Path, split: str) -> Shard:

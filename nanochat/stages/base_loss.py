@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from nanochat.checkpoint_manager import Loaded
 from nanochat.data import DataOptions, Dataset, open_data
 from nanochat.data.data_files import find_files
+from nanochat.data.data_splits import TRAIN
 from nanochat.data.dataloader import TokenStream
 from nanochat.data.text_decoding import TextReading
 from nanochat.data.text_files import read_documents
@@ -80,7 +82,17 @@ def training_data(loaded: Loaded) -> DataOptions:
         raise ConfigError(
             f"{loaded.path.parent} does not record its training text; give files with --documents"
         )
+    if options.get("shards") == "auto":
+        options["shards"] = max(1, _training_shards(described))
     return config.from_dict(DataOptions, options)
+
+
+def _training_shards(described: dict[str, Any]) -> int:
+    """How many shards the model was trained on, as its stage has recorded; 0 if it has not."""
+    data = described.get("data")
+    shards = data.get("shards") if isinstance(data, dict) else None
+    rows = shards if isinstance(shards, list) else []
+    return sum(isinstance(row, dict) and row.get("split") == TRAIN for row in rows)
 
 
 def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) -> None:

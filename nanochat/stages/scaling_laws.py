@@ -131,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = storage.stage_dir(cfg.run, NAME)
     busy = f"another process is running the sweep {cfg.run!r}; wait for it, or give --run NAME"
     with storage.lock(folder / ".lock", busy=busy):
+        cfg = with_shards(cfg)
         data = open_data(cfg.data, base=storage.base_dir())
         encoder = find_tokenizer(cfg, folder)
         cfg = with_dtype(cfg, folder)
@@ -154,6 +155,12 @@ def members_of(cfg: ScalingLawsConfig, vocab_size: int) -> list[Member]:
         tokens_per_step=cfg.tokens_per_step,
         ratios=flags.ratios(cfg.ratios),
     )
+
+
+def with_shards(cfg: ScalingLawsConfig) -> ScalingLawsConfig:
+    """The options with a number for --shards auto: enough for the longest run, equal for all."""
+    tokens = max(member.tokens for member in members_of(cfg, cfg.vocab_size))
+    return dataclasses.replace(cfg, data=cfg.data.enough_for_tokens(tokens))
 
 
 def find_tokenizer(cfg: ScalingLawsConfig, folder: Path) -> Tokenizer:

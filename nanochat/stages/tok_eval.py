@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def domains(cfg: TokEvalConfig) -> dict[str, list[str]]:
     """Texts by kind, in chunks: the data's two splits, Python code, and several built-in texts."""
-    dataset = open_data(cfg.data, base=storage.base_dir())
+    dataset = open_data(cfg.data.enough_for(cfg.eval_characters), base=storage.base_dir())
     present = {shard.split for shard in dataset.all_shards}
     texts = {
         domain: chunked(dataset.documents(split), cfg.eval_characters)

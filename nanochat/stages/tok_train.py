@@ -26,6 +26,7 @@ from nanochat.tokenizer import Tokenizer
 
 NAME = "tok_train"
 LOG_EVERY_S = 2.0
+MAX_CHARACTERS = 2_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class TokTrainConfig:
         None, "folder in $NANOCHAT_BASE_DIR/tokenizers to save it in; none: the run's name"
     )
     max_characters: int | None = option(
-        2_000_000_000, "train on the first this many characters of the data; none: all", least=1
+        MAX_CHARACTERS, "train on the first this many characters of the data; none: all", least=1
     )
     max_document_characters: int | None = option(
         None, "train on the first this many characters of each document; none: all", least=1
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(TokTrainConfig, argv, stage=NAME)
     show_log()
     start_s = time.perf_counter()
-    dataset = open_data(cfg.data, base=storage.base_dir())
+    data = cfg.data.enough_for(cfg.max_characters or MAX_CHARACTERS)
+    dataset = open_data(data, base=storage.base_dir())
     texts = TextReader(dataset.columns("train"), cfg, dataset.characters("train"))
     trained, notes = train(cfg, texts)
     for note in notes:
