@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanochat.stages import doctor
-from nanochat.system import compiler, device, distributed
+from nanochat.system import compiler, device, distributed, peaks
 from nanochat.system.config import RunOptions
 from nanochat.system.errors import ConfigError
 
@@ -100,6 +100,63 @@ def test_a_device_without_bfloat16_computes_in_float32(monkeypatch, capsys, erro
     text = capsys.readouterr().out
     assert "!! compute dtype     none works: no kernel image is available\n" in text
     assert "-> use --device cpu, or install a torch that is built for this device\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16", "fp32"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989, 67),
+        ("NVIDIA H100 PCIe", 756, 51),
+        ("NVIDIA H200 NVL", 835, 60),
+        ("NVIDIA GB200", 2500, 80),
+        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
+        ("NVIDIA A10", 125, 31.2),
+        ("NVIDIA A10G", 70, 35),
+        ("NVIDIA L4", 121, 30.3),
+        ("NVIDIA L40S", 362, 91.6),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", 88.2, 44.1),
+        ("NVIDIA GeForce RTX 3090", 71.2, 35.6),
+        ("Tesla T4", None, 8.1),
+        ("Tesla V100-SXM2-16GB", None, 15.7),
+        ("Tesla V100-PCIE-32GB", None, 14),
+        ("NVIDIA GeForce GTX 1080 Ti", None, 11.3),
+        ("AMD Instinct MI300X OAM", 1307.4, 163.4),
+    ],
+)
+def test_a_gpus_peak_is_that_of_its_dtype(monkeypatch, name, bf16, fp32):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    gpu = torch.device("cuda", 0)
+    assert device.peak_flops(gpu, torch.bfloat16) == (bf16 and pytest.approx(bf16 * 1e12))
+    assert device.peak_flops(gpu, torch.float32) == fp32 * 1e12
+
+
+def test_float32_on_tensor_cores_is_measured_against_their_peak(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    for name, tflops in (("NVIDIA H100 PCIe", 378), ("Tesla V100-SXM2-16GB", 15.7)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert device.peak_flops(gpu, torch.float32) == tflops * 1e12
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA RTX A1000",  # not an A10 or A100
+        "NVIDIA T400 4GB",
+        "NVIDIA GeForce RTX 3080 Ti Laptop GPU",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "a new one",
+    ],
+)
+def test_a_gpu_without_a_data_sheet_has_no_known_peak(name):
+    assert peaks.find(name) is None
+
+
+def test_float8_products_are_measured_against_their_own_peak():
+    hopper = peaks.PEAKS["H100"]
+    assert hopper.flops(torch.float8_e4m3fn) == hopper.flops(torch.float8_e5m2) == 1979e12
+    assert peaks.PEAKS["A100"].flops(torch.float8_e4m3fn) is None
+    assert peaks.PEAKS["T4"].flops(torch.float16) == 65e12
 
 
 def test_memory_on_mps_is_what_its_driver_has_allocated(monkeypatch):

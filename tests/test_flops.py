@@ -79,7 +79,7 @@ def test_windows_cost_less():
         ("NVIDIA H100 NVL", 835.0),
         ("NVIDIA H200", 989.0),
         ("NVIDIA A100-SXM4-80GB", 312.0),
-        ("NVIDIA A10G", 125.0),
+        ("NVIDIA A10G", 70.0),
         ("NVIDIA L40S", 362.0),
         ("NVIDIA L40", 181.0),
         ("NVIDIA L4", 121.0),

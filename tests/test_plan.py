@@ -33,6 +33,13 @@ def test_the_memorys_parts_add_up_to_what_is_asked_for(capsys):
     assert "16 rows of 64 tokens, once a step" in text
 
 
+def test_a_gpu_without_bfloat16_is_planned_in_float32_at_its_own_peak(capsys):
+    assert "of 8.10 TFLOP/s" in printed(capsys, f"{SMALL} --gpu T4")
+    bare = SMALL.replace("--dtype float32", "")
+    assert "of 15.70 TFLOP/s" in printed(capsys, f"{bare} --gpu V100")
+    assert "of 989.00 TFLOP/s" in printed(capsys, f"{bare} --gpu H100")
+
+
 def test_a_plan_for_this_machine_is_compiled_where_that_works(capsys, monkeypatch):
     def memory_lines(args: str) -> str:
         return printed(capsys, args).partition("memory")[2].partition("time")[0]

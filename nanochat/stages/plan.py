@@ -19,6 +19,7 @@ from nanochat.system.config import nested, option
 from nanochat.system.distributed import DTYPES
 from nanochat.system.errors import ConfigError
 from nanochat.system.metrics import duration
+from nanochat.system.peaks import PEAKS
 from nanochat.training import batch_size, memory_plan, time_plan
 from nanochat.training.memory_plan import MemoryEstimate, StepPlan
 
@@ -54,7 +55,7 @@ class PlanConfig:
     gpu: str | None = option(
         None,
         "model of those GPUs; none: this machine's",
-        choices=tuple(devices.PEAK_TFLOPS_BF16),
+        choices=tuple(PEAKS),
     )
     later_stages: float | None = option(
         None, "time of all later stages, as a multiple of base training's; none: not shown"
@@ -109,12 +110,13 @@ def find_machine(cfg: PlanConfig) -> Machine:
     asked = DTYPES[cfg.dtype] if cfg.dtype else None
     if cfg.gpu is not None or cfg.gpus is not None:
         name = cfg.gpu or "H100"
+        dtype = asked or (torch.bfloat16 if PEAKS[name].bf16 else torch.float32)
         return Machine(
             kind="cuda",
             name=name,
             count=cfg.gpus or 1,
-            dtype=asked or torch.bfloat16,
-            peak_flops=devices.PEAK_TFLOPS_BF16[name] * 1e12,
+            dtype=dtype,
+            peak_flops=PEAKS[name].flops(dtype),
         )
     device = devices.choose_device(None)
     torch.set_num_threads(devices.cores())

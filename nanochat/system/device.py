@@ -13,28 +13,8 @@ from pathlib import Path
 
 import torch
 
-from nanochat.system import memory
+from nanochat.system import memory, peaks
 from nanochat.system.errors import ConfigError
-
-# Dense matrix products, TFLOP/s without sparsity, from the vendors' data sheets. The first key that
-# is part of the GPU's name applies.
-PEAK_TFLOPS_BF16 = {
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "A10": 125.0,
-    "RTX 5090": 209.5,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-    "T4": 65.0,
-    "V100": 125.0,
-}
 
 PRODUCT = (4096, 256, 1024)  # rows, inputs and outputs of a layer of a small model
 
@@ -162,16 +142,14 @@ def product_times(
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Peak FLOP/s, the denominator of MFU; None if unknown.
 
-    GPUs: the data sheet's dense bf16 figure. CPUs: the fastest matrix product measured here.
+    GPUs: the data sheet's figure, for float32 that of TF32 where torch may use it. CPUs: the
+    fastest matrix product measured here. dtype: a float8 dtype means the products of fp8 training.
     """
     if device.type == "cpu":
         return matmul_tflops(device, dtype) * 1e12
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        name = torch.cuda.get_device_name(device)
-        for key, tflops in PEAK_TFLOPS_BF16.items():
-            if key in name:
-                return tflops * 1e12
-    return None
+    sheet = peaks.find(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    return None if sheet is None else sheet.flops(dtype, tf32=tf32)
 
 
 def cores() -> int:
