@@ -16,6 +16,7 @@ from nanochat.checkpoint_manager import store
 from nanochat.evaluation import bits_per_byte
 from nanochat.stages import base_train
 from nanochat.system import storage
+from nanochat.system.distributed import single_run
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MEASURED, read_rows
 from nanochat.training import stage
@@ -81,17 +82,99 @@ def test_training_continues_while_a_checkpoint_is_written(base, monkeypatch, cap
     assert output.index("step 7/16") < output.index(f"saved {folder / 'step_000004'}")
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_is_evaluated(base, monkeypatch):
-    found = []
-    real = base_train.evaluate
+@pytest.mark.parametrize("step", [4, 16])
+def test_a_checkpoint_is_evaluated_while_it_is_written(base, monkeypatch, step):
+    """The writing ends only once the evaluation and the samples of its step are done."""
+    real_save, real_evaluate, real_samples = (
+        checkpoint_manager.save,
+        base_train.evaluate,
+        stage.report.record_samples,
+    )
+    sampled, events = threading.Event(), []
+
+    def slow_save(folder, saved_step, **parts):
+        if saved_step == step:
+            assert sampled.wait(60)
+        path = real_save(folder, saved_step, **parts)
+        events.append(f"saved {saved_step}")
+        return path
 
     def evaluate(*args):
-        found.append(kept(base / "base" / "runs" / "tiny" / "base_train")[-1])
-        return real(*args)
+        events.append("evaluated")
+        return real_evaluate(*args)
 
+    def record_samples(folder, sampled_step, samples):
+        real_samples(folder, sampled_step, samples)
+        if sampled_step == step:
+            events.append("sampled")
+            sampled.set()
+
+    monkeypatch.setattr(checkpoint_manager, "save", slow_save)
     monkeypatch.setattr(base_train, "evaluate", evaluate)
-    train(base, "--save-every", "4", "--eval-every", "4")
-    assert found == [4, 8, 12, 16]
+    monkeypatch.setattr(stage.report, "record_samples", record_samples)
+    folder = train(base, "--save-every", str(step), "--eval-every", "16", "--sample-every", "4")
+    before_it_was_saved = events[: events.index(f"saved {step}")]
+    assert "sampled" in before_it_was_saved
+    assert ("evaluated" in before_it_was_saved) == (step == 16)
+    assert kept(folder)[-1] == 16
+
+
+def test_a_stage_whose_last_checkpoint_fails_is_not_complete(base, monkeypatch):
+    real = checkpoint_manager.save
+
+    def full_at_last(folder, step, **parts):
+        if step == 16:
+            raise OSError(errno.EIO, "Input/output error", str(folder))
+        return real(folder, step, **parts)
+
+    monkeypatch.setattr(checkpoint_manager, "save", full_at_last)
+    with pytest.raises(OSError, match="Input/output error"):
+        train(base, "--save-every", "8")
+    folder = base / "base" / "runs" / "tiny" / "base_train"
+    assert kept(folder) == [8]
+    assert not (folder / "result.json").exists()
+    monkeypatch.setattr(checkpoint_manager, "save", real)
+    train(base, "--save-every", "8", "--resume")
+    assert (folder / "result.json").exists()
+
+
+def test_what_a_stop_saves_is_on_the_disk_before_the_process_ends(base, monkeypatch):
+    stopped_at([6], monkeypatch)
+    with pytest.raises(Stopped):
+        train(base, "--save-every", "8")
+    assert kept(base / "base" / "runs" / "tiny" / "base_train") == [6]
+
+
+def test_a_score_does_not_change_what_its_own_checkpoint_removes(base, monkeypatch):
+    """However slow the disk: the score of step 4 is known before its checkpoint is written."""
+    losses = iter([3.0, 1.0, 2.0, 2.0])
+    real_save, real_wait = checkpoint_manager.save, stage.Saver.wait
+    scored, found = threading.Event(), {}
+
+    def evaluate(*args):
+        return {"val_bpb": next(losses)}
+
+    def record(saver, step, figures):
+        real_record(saver, step, figures)
+        if step == 8:
+            scored.set()
+
+    def slow_save(folder, step, **parts):
+        if step == 8:
+            assert scored.wait(60)
+        return real_save(folder, step, **parts)
+
+    def wait(saver):
+        real_wait(saver)
+        found.setdefault(len(found), kept(base / "base" / "runs" / "tiny" / "base_train"))
+
+    real_record = stage.Saver.record_score
+    monkeypatch.setattr(base_train, "evaluate", evaluate)
+    monkeypatch.setattr(stage.Saver, "record_score", record)
+    monkeypatch.setattr(stage.Saver, "wait", wait)
+    monkeypatch.setattr(checkpoint_manager, "save", slow_save)
+    train(base, *"--save-every 4 --eval-every 4 --keep 1 --keep-best".split())
+    assert list(found.values()) == [[], [4], [4, 8], [8, 12], [8, 16]]
 
 
 def test_the_newest_the_best_and_every_nth_checkpoint_stay(base, monkeypatch):
@@ -132,6 +215,23 @@ def test_a_full_disk_in_the_middle_costs_a_warning(base, monkeypatch, capsys):
     assert kept(folder) == [8, 12, 16]
     assert "warning: checkpoint not saved at step 4 ([Errno 28]" in capsys.readouterr().out
     assert not list(folder.glob(".step*"))
+
+
+def test_resuming_hashes_the_optimizer_once_and_using_a_model_never(base, monkeypatch):
+    folder = train(base, "--save-every", "4", "--keep", "9")
+    forget_after(folder, 12)
+    real, hashed = storage.sha256_of, []
+
+    def count(path):
+        hashed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(storage, "sha256_of", count)
+    train(base, "--save-every", "100", "--resume")
+    assert hashed.count("optimizer.safetensors") == 2  # of the one read and of the last one saved
+    hashed.clear()
+    checkpoint_manager.load(folder, single_run())
+    assert sorted(hashed) == ["model.safetensors", "tokenizer.json"]
 
 
 # --- steps that are not finite

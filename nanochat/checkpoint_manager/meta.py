@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,21 @@ def read_meta(path: Path, files: Sequence[str] = (WEIGHTS, OPTIMIZER, TOKENIZER)
     except (DataError, OSError) as error:
         raise DamagedCheckpointError(str(error), path) from None
     meta = _checked(found, path)
-    for name in files:
-        try:
-            intact = storage.sha256_of(path / name) == meta["files"][name]
-        except FileNotFoundError:
-            intact = False
-        except (DataError, OSError) as error:
-            raise DamagedCheckpointError(f"{path / name} cannot be read: {error}", path) from None
-        if not intact:
-            raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
+    with ThreadPoolExecutor(max(1, len(files)), thread_name_prefix="hash") as threads:
+        for _ in threads.map(lambda name: _check_file(path, name, meta["files"][name]), files):
+            pass  # raises what a thread raised
     return Meta(meta["step"], meta["model"], meta["tokenizer_sha256"], meta["state"])
+
+
+def _check_file(path: Path, name: str, digest: str) -> None:
+    try:
+        intact = storage.sha256_of(path / name) == digest
+    except FileNotFoundError:
+        intact = False
+    except (DataError, OSError) as error:
+        raise DamagedCheckpointError(f"{path / name} cannot be read: {error}", path) from None
+    if not intact:
+        raise DamagedCheckpointError(f"{path / name} is missing or altered", path)
 
 
 def _checked(meta: dict[str, Any], path: Path) -> dict[str, Any]:

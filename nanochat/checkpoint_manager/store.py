@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,26 @@ def save(
     # All files are written and fsynced in a temporary folder, then it is renamed: the rename is the
     # commit. A crash before it leaves no step_ folder, after it a complete one.
     with storage.atomic_folder(path) as folder:
-        _save_tensors(dict(weights), folder / WEIGHTS)
-        _save_tensors(dict(optimizer_state), folder / OPTIMIZER)
         tokenizer.save(tokenizer_, folder / TOKENIZER)
+
+        def write(name: str, tensors: Mapping[str, Tensor]) -> str:
+            _save_tensors(dict(tensors), folder / name)
+            digest = storage.sha256_of(folder / name)  # while the system writes it to the disk
+            storage.fsync(folder / name)
+            return digest
+
+        # A thread per file: copying, hashing and waiting for the disk all release Python's lock.
+        with ThreadPoolExecutor(2, thread_name_prefix="write") as threads:
+            written = threads.map(write, (WEIGHTS, OPTIMIZER), (weights, optimizer_state))
+            digests = dict(zip((WEIGHTS, OPTIMIZER), written, strict=True))
+        digests[TOKENIZER] = storage.sha256_of(folder / TOKENIZER)
         meta: dict[str, Any] = {
             "format": FORMAT_VERSION,
             "step": step,
             "model": dataclasses.asdict(config),
             "tokenizer_sha256": tokenizer_.sha256,
             "state": dict(state),
-            "files": {f.name: storage.sha256_of(f) for f in sorted(folder.iterdir())},
+            "files": dict(sorted(digests.items())),
         }
         meta = json.loads(json.dumps(meta))  # as it will be read back: keys are strings
         storage.write_json(folder / META, {**meta, "sha256": digest_of(meta)})

@@ -36,6 +36,7 @@ class _Snapshot:
     weights: Mapping[str, Tensor]
     optimizer_state: Mapping[str, Tensor]
     state: dict[str, Any]
+    scores: Mapping[int, float]  # by step, of those before this one
     final: bool  # no later checkpoint could make up for a failure
     in_streak: bool  # the last steps were not finite
 
@@ -58,15 +59,16 @@ class Saver:
     def save(self, trainer: Trainer) -> None:
         """Copy what belongs to a checkpoint and start writing it. Collective.
 
-        Waits for the final one: at the end of training, or when it was asked to stop.
+        Steps, evaluations and samples run meanwhile. Waits only if training was asked to stop.
         Raises: TrainingError if the weights are not finite; the previous checkpoint is kept.
-            OSError if the final one cannot be written; an earlier one only costs a warning.
+            OSError as `wait`.
         """
         # At most one write at a time: a second copy of weights and moments may not fit into memory.
         self.wait()
         progress = trainer.progress
         # A signal only sets a flag, which all ranks see after the same step; then this is the last
-        # chance to save, so the process waits for the disk and an error ends it.
+        # chance to save, so an error ends the process. Whoever asked may not wait long: the disk
+        # comes first. At the end of training the evaluation need not wait for it (run_training).
         final = progress.step >= trainer.total_steps or trainer.stopping
         if not torch.stack([p.isfinite().all() for p in self._model.parameters()]).all():
             raise TrainingError(f"weights are not finite at step {progress.step:,}: {REMEDY}")
@@ -83,11 +85,14 @@ class Saver:
                 "batches": trainer.batches.state(),
                 "total_steps": trainer.total_steps,
             },
+            # Copied, as the step's own score may come before or after the disk is done: which
+            # checkpoints are removed must not depend on that.
+            scores=dict(self._scores),
             final=final,
             in_streak=progress.skipped_in_a_row > 0,
         )
         self._writing = self._thread.submit(self._write, snapshot)
-        if final:
+        if trainer.stopping:
             self.wait()
 
     def wait(self) -> None:
@@ -130,7 +135,7 @@ class Saver:
             try:
                 path = self._write_once(snapshot)
             except OSError as error:
-                if error.errno not in FULL_DISK or not self._make_room():
+                if error.errno not in FULL_DISK or not self._make_room(snapshot.scores):
                     raise
                 path = self._write_once(snapshot)
         except (OSError, SafetensorError) as error:
@@ -146,18 +151,18 @@ class Saver:
         if snapshot.in_streak:
             return  # a rewind may need a checkpoint older than this one
         try:
-            self._retain(newest=self._stage.loop.keep)
+            self._retain(self._stage.loop.keep, snapshot.scores)
         except OSError as error:
             self._stage.log_line(f"warning: older checkpoints could not be removed ({error})")
 
-    def _make_room(self) -> bool:
+    def _make_room(self, scores: Mapping[int, float]) -> bool:
         """Remove the least needed checkpoints from a full disk; whether there were any."""
         folder = self._stage.dir
         removed = checkpoint_manager.remove_damaged(folder)
         with contextlib.suppress(CheckpointError):
             newest, damages = checkpoint_manager.newest_valid(folder)
             if newest is not None and not damages:
-                removed += self._retain(newest=1)
+                removed += self._retain(1, scores)
         if removed:
             self._stage.log_line(
                 f"warning: the disk is full; {removed} older checkpoints were removed"
@@ -175,7 +180,7 @@ class Saver:
             state=snapshot.state,
         )
 
-    def _retain(self, newest: int) -> int:
+    def _retain(self, newest: int, scores: Mapping[int, float]) -> int:
         """Remove the checkpoints that need not be kept; the number removed."""
         loop, found = self._stage.loop, checkpoint_manager.steps(self._stage.dir)
         by_step = {checkpoint_manager.step_of(path): path for path in found}
@@ -183,9 +188,9 @@ class Saver:
         kept = {*regular[-newest:], *found[-1:]}
         if loop.keep_every is not None:
             kept |= {path for step, path in by_step.items() if step % loop.keep_every == 0}
-        scored = by_step.keys() & self._scores.keys()
+        scored = by_step.keys() & scores.keys()
         if loop.keep_best and scored:
-            kept.add(by_step[max(scored, key=self._scores.__getitem__)])
+            kept.add(by_step[max(scored, key=scores.__getitem__)])
         removed = [path for path in found if path not in kept]
         for path in removed:
             checkpoint_manager.remove(path)

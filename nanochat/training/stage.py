@@ -122,6 +122,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
             start_s -= trainer.progress.elapsed_s  # count the time before the interruption
             trainer.run_due(hooks[1:])
         summary = trainer.fit()
+        saver.wait()  # a stage is complete only once its last checkpoint is on the disk
         _finish(stage, trainer, summary, results, facts, time.perf_counter() - start_s)
 
 
@@ -133,7 +134,8 @@ def _resumed(stage: Stage, batches: BatchSource) -> Meta | None:
     path = stage.resume_from
     if path is None:
         return None
-    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    # Its files were checked when it was chosen: hashing them again would take as long as reading.
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path, ()))
     batches.load_state(meta.state.get("batches"))
     return meta
 
@@ -239,12 +241,12 @@ def _compiles(stage: Stage) -> bool:
 def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) -> list[Hook]:
     """Save, then evaluate, then sample: a failing evaluation must not cost a checkpoint.
 
+    The checkpoint is written meanwhile: on many GPUs, all would wait for one process's disk.
     results: gets the latest "evaluation" and "samples"; if an evaluation runs out of memory or
     samples fail in any way, the previous ones stay and training continues.
     """
 
     def evaluate(trainer: Trainer) -> None:
-        saver.wait()
         try:
             results["evaluation"] = figures = recipe.evaluate()
         except OutOfMemory as error:
@@ -257,7 +259,6 @@ def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) 
             stage.log_line(f"step {trainer.progress.step:,} | {shown}")
 
     def sample(trainer: Trainer) -> None:
-        saver.wait()
         try:
             found = gather_work(stage.run, attempt)[0]
         except OutOfMemory as error:
@@ -316,7 +317,7 @@ def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     stage.log_line(f"back to {path}, continuing with the data that comes next")
     saver.forget_after(checkpoint_manager.step_of(path))
     main_only(stage.run, lambda: checkpoint_manager.remove_after(path))
-    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path))
+    meta = from_main(stage.run, lambda: checkpoint_manager.read_meta(path, ()))  # as in _resumed
     checkpoint_manager.load_weights(path, model, stage.run)
     main_only(stage.run, lambda: trainer.metrics.rewind(meta.step))
     _restore(trainer, path, meta.state)
