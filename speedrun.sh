@@ -69,8 +69,10 @@ log "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $node
 [ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET" || [ $? = 141 ]
 
 at="the start"
+fetching="" # the process group that downloads text meanwhile
 stopped() {
     local status=$?
+    [ -z "$fetching" ] || kill -TERM -- "-$fetching" 2>/dev/null || true
     [ "$status" = 0 ] || log "== stopped in $at (status $status); the same command resumes there"
 }
 trap stopped EXIT
@@ -136,6 +138,18 @@ stage() {
     [ "$found" = complete ] && [ "$stop_requested" = 0 ] || exit 130
 }
 
+# The text of base training arrives while the tokenizer trains: GPUs that wait cost money. Base
+# training fetches what is missing then. In a process group of its own, so that all of it can be
+# stopped with this script.
+fetch_meanwhile() {
+    [ "$PRESET" != pocket ] && [ "$(state base_train missing)" != complete ] || return 0
+    set -m
+    { "$PYTHON" -m scripts.fetch --preset "$PRESET" || log "== the download stopped; base_train fetches the rest"; } &
+    fetching=$!
+    set +m
+}
+
+fetch_meanwhile
 stage tok_train single
 stage tok_eval single
 stage base_train train

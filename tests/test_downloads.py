@@ -13,6 +13,7 @@ import pytest
 
 from nanochat.data import DataOptions, hub, open_data
 from nanochat.data.hub import HubName, HubShards, parse_name
+from nanochat.stages import fetch as fetch_stage
 from nanochat.system import downloads, storage
 from nanochat.system.downloads import fetch
 from nanochat.system.errors import ConfigError, DataError
@@ -397,6 +398,20 @@ def test_as_many_shards_are_fetched_as_have_the_text_that_is_needed(shards, tmp_
     assert DataOptions(data="climbmix").enough_for(1e15).shards == SHARDS - 1
     assert DataOptions(data="climbmix", shards=3).enough_for(1).shards == 3
     assert DataOptions(data="pocket").enough_for(1e15) == DataOptions(data="pocket")
+
+
+def test_fetch_downloads_the_text_of_base_training_and_nothing_else(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    preset = tmp_path / "my.toml"
+    preset.write_text(
+        '[common]\ndata = "climbmix"\n[tok_train]\nshards = 1\nvocab-size = 1000\n'
+        '[base_train]\nshards = "auto"\ndepth = 2\nratio = 100\ntokens = 100_000_000\n'
+    )
+    fetch_stage.main(["--preset", str(preset)])
+    assert sorted(seen[0] for seen in shards.seen) == [shard_path(i) for i in (0, 1, 2, 4)]
+    shards.seen.clear()
+    fetch_stage.main(["--preset", "pocket"])
+    assert shards.seen == []
 
 
 def test_two_openers_share_the_work(shards, tmp_path):

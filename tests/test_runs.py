@@ -28,9 +28,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses setsid")
 PYTHON = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec {python} "$@"; fi
 name=$(sed 's/.*-m scripts.\\([a-z_]*\\).*/\\1/' <<<"$*")
-trap 'echo "$name saved" >>"$NANOCHAT_BASE_DIR.log"; exit 0' TERM
+trap 'echo "$name saved" >>"$NANOCHAT_BASE_DIR.log"; exit 0' TERM INT
 echo "$*" >>"$NANOCHAT_BASE_DIR.log"
-while [ "$name" = "${{SLOW:-}}" ]; do sleep 0.1; done
+[ "$name" != "${{FAILING:-}}" ] || exit 2
+while [[ $name =~ ^${{SLOW:-none}}$ ]]; do sleep 0.1; done
 case "$*" in *"--node-rank 1"*) exit 0 ;; esac
 mkdir -p "$NANOCHAT_BASE_DIR/runs/tiny/$name"
 echo '{{}}' >"$NANOCHAT_BASE_DIR/runs/tiny/$name/result.json"
@@ -162,6 +163,50 @@ def test_the_number_of_processes_on_a_machine_can_be_given(cluster):
     launched = [line for line in lines if "torch.distributed.run" in line]
     assert len(launched) == len(STAGES) - 2
     assert all(" --nproc-per-node 3 -m scripts." in line for line in launched)
+
+
+def start_alone(cluster: Path, **variables: str) -> subprocess.Popen[str]:
+    """Run speedrun.sh with the preset of one GPU on one machine."""
+    names = {"RUN": "tiny", "PRESET": "gpu1", "NANOCHAT_BASE_DIR": str(cluster.parent / "base")}
+    return subprocess.Popen(
+        ["bash", str(cluster / "speedrun.sh"), "--no-serve"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **names, **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_the_download_behind_the_tokenizer_ends_with_the_run(cluster, sent):
+    log = cluster.parent / "base.log"
+    job = start_alone(cluster, SLOW="(fetch|base_train)")
+    while not (log.exists() and "scripts.base_train" in log.read_text()):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    assert "tok_train" in log.read_text()  # it did not wait for the download
+    os.killpg(job.pid, sent)
+    job.communicate(timeout=60)
+    assert job.returncode == 130
+    deadline = time.monotonic() + 30
+    while "fetch saved" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_download_that_fails_does_not_end_the_run(cluster):
+    log = cluster.parent / "base.log"
+    job = start_alone(cluster, FAILING="fetch")
+    errors = job.communicate(timeout=120)[1]
+    assert job.returncode == 0, errors
+    assert "== the download stopped; base_train fetches the rest" in errors
+    assert "scripts.fetch --preset gpu1" in log.read_text()
+    log.unlink()
+    again = start_alone(cluster)
+    assert again.wait(timeout=120) == 0
+    assert "scripts.fetch" not in log.read_text()  # base training is complete
 
 
 def check_args(line: str) -> None:

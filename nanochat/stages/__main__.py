@@ -10,6 +10,7 @@ STAGES = {
     "doctor": "check what this machine can run, and how to fix what it cannot",
     "plan": "estimate size, time and memory of a run before starting it",
     "scaling_laws": "find the best model size and token count for a compute budget",
+    "fetch": "download the text that base training will need",
     "tok_train": "train a tokenizer",
     "tokenize": "show how a text is split into tokens",
     "tok_eval": "compare the tokenizer with those of GPT-2 and GPT-4",
