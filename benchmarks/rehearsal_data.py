@@ -25,9 +25,10 @@ Rows = list[dict[str, Any]]
 NAMES = "Ada Ben Cleo Dan Eva Finn Gus Hana Ida Jon Kim Leo Mia Ned Ola Pia".split()
 THINGS = "apples books cards coins eggs keys lamps maps nuts pens rings shells stamps toys".split()
 ITEMS_PER_CORE_TASK = 12
+TRAIN_SHARDS, SHARD_CHARACTERS = 8, 100_000
 
 
-def text_shard(seed: int, *, characters: int) -> bytes:
+def text_shard(seed: int, characters: int = SHARD_CHARACTERS) -> bytes:
     """A shard of base text: parquet, zstd, one column `text`, many small row groups."""
     texts, made = [], 0
     for text in pocket.base_documents("train", 1000 + seed):
@@ -41,11 +42,11 @@ def text_shard(seed: int, *, characters: int) -> bytes:
     return file.getvalue()
 
 
-def hub_files(train_shards: int, *, characters: int) -> dict[str, dict[str, bytes]]:
+def hub_files() -> dict[str, dict[str, bytes]]:
     """The files of each dataset repository, by their paths in it."""
     source = HUB_SHARDS["climbmix"]
-    indices = [*range(train_shards), source.count - 1]
-    shards = {shard_name(i): text_shard(i, characters=characters) for i in indices}
+    indices = [*range(TRAIN_SHARDS), source.count - 1]
+    shards = {shard_name(i): text_shard(i) for i in indices}
     return {
         source.repository: shards,
         "HuggingFaceTB/smol-smoltalk": _repository(

@@ -55,6 +55,20 @@ def test_a_console_that_cannot_be_written_costs_lines_and_one_warning(monkeypatc
     assert [record.getMessage() for record in caplog.records] == [LOST % reason]
 
 
+def test_of_other_libraries_only_warnings_are_shown():
+    """The hub's client logs each of its requests, hundreds for a data set."""
+    script = """
+import logging
+from nanochat.system.console import show_log
+show_log()
+logging.getLogger("httpx").info("HTTP Request: GET")
+logging.getLogger("httpx").warning("slow down")
+logging.getLogger("nanochat.data").info("encoding")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.splitlines() == ["slow down", "encoding"]
+
+
 def test_a_missing_or_closed_console_costs_the_line(monkeypatch):
     closed = io.StringIO()
     closed.close()

@@ -1,5 +1,9 @@
 """The rehearsal of the speedrun: what its parts do, and a small one from start to end."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from nanochat.evaluation import core_bundle
@@ -29,3 +33,33 @@ def test_the_bundle_comes_from_the_mirror_if_one_is_set(parts, tmp_path, monkeyp
         folder = base_eval.open_bundle("core", distributed.single_run())
     assert len(core_bundle.read_bundle(folder)) == 22
     assert [line.split()[1] for line in hub.requests] == ["/mirror/eval_bundle.zip"]
+
+
+@pytest.mark.slow
+def test_data_sets_come_from_the_hub_in_their_published_layouts(parts, tmp_path):
+    """In a process of its own, as the hub's library reads the address when it is imported."""
+    data, server = parts
+    hub = server.Hub(data.hub_files(), {})
+    script = """
+from nanochat.data.tasks.arc import arc
+from nanochat.data.tasks.gsm8k import GSM8K
+from nanochat.data.tasks.humaneval import HumanEval
+from nanochat.data.tasks.mmlu import mmlu
+from nanochat.data.tasks.smoltalk import smoltalk
+from nanochat.system.console import show_log
+show_log()
+print(len(smoltalk("train")), len(mmlu("auxiliary_train")), len(mmlu("test")))
+print(arc("ARC-Challenge", "train")[0]["messages"][0]["content"].count("- "))
+tasks = GSM8K("test"), HumanEval()
+for task in tasks:
+    answer = task[0]["messages"][1]["content"]
+    text = answer if isinstance(answer, str) else "".join(part["text"] for part in answer)
+    print(task.evaluate(0, text), task.evaluate(0, ""))
+"""
+    with server.serve(hub) as url:
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "no_proxy": "*"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=env, capture_output=True, text=True
+        )
+    assert done.stdout.splitlines() == ["600 300 60", "3", "True False", "True False"]
+    assert all(line.startswith("loading ") for line in done.stderr.splitlines()), done.stderr

@@ -64,6 +64,19 @@ def test_documents_of_any_length_are_used_once_an_epoch(tmp_path_factory, length
         assert missing.min() >= 0 and missing.sum() in (0, 1)
 
 
+def test_the_first_rows_need_the_first_shards_only(several, tmp_path):
+    """A measurement on some rows must not encode all the text there is."""
+    encoded = lambda: len(list(tmp_path.rglob("*.tokens.npy")))  # noqa: E731
+    stream = stream_of(several, tmp_path)
+    assert stream.rows_up_to(3) == 3
+    stream.rows(0, 3)
+    stream.close()
+    assert 1 <= encoded() <= 2  # and perhaps the next one, in the background
+    everything = stream_of(several, tmp_path)
+    assert everything.rows_up_to(10**9) == everything.rows_per_epoch > 3
+    assert encoded() == len(several.shards("train")) > 2
+
+
 def test_one_document_is_a_data_set(tmp_path):
     stream = stream_of(dataset_of(tmp_path, ["quick fox " * 50], val_frac=0.0), tmp_path)
     n = stream.rows_per_epoch

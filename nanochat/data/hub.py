@@ -6,6 +6,7 @@ file (downloads.fetch).
 
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -277,4 +278,7 @@ def datasets_library(wanted: str) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(f"{wanted}: {error}; pip install 'nanochat[hub]'") from None
+    # In a file, each update of a progress bar would be a line of its own.
+    if not (sys.stderr and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
     return datasets

@@ -73,6 +73,13 @@ class TokenStream:
                 self._count_next()
             return self._rows
 
+    def rows_up_to(self, most: int) -> int:
+        """Rows of an epoch, at most `most`. Encodes only the shards that have them."""
+        with self._lock:
+            while self._rows < most and self._known < len(self._shards):
+                self._count_next()
+            return min(self._rows, most)
+
     @property
     def cropped_share(self) -> float:
         """Share of tokens that cropping drops, over the shards counted so far."""
@@ -84,10 +91,7 @@ class TokenStream:
 
         Raises: DataError with the numbers if it has fewer.
         """
-        with self._lock:
-            while self._rows < rows and self._known < len(self._shards):
-                self._count_next()
-            found = self._rows
+        found = self.rows_up_to(rows)
         if found < rows:
             raise DataError(
                 f"dataset {self.name} is too small: {self._tokens:,} tokens make {found:,} rows "

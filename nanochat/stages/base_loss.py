@@ -101,7 +101,7 @@ def measure_rows(stage: EvalStage, loaded: Loaded, data: Dataset, count: int) ->
     length = model.config.sequence_length
     for split, name in (("train", "training"), ("val", "validation")):
         stream = TokenStream(data, split, tokenizer, length, seed=0, base=storage.base_dir())
-        rows = stream.rows(0, min(count, stream.rows_per_epoch))
+        rows = stream.rows(0, stream.rows_up_to(count))
         bpb = bits_per_byte.bits_per_byte(
             model,
             rows,

@@ -155,7 +155,7 @@ def open_rows(
     base, seed = storage.base_dir(), cfg.common.seed
     stream = TokenStream(data, "train", encoder, length, seed=seed, base=base, packing=cfg.packing)
     val_stream = TokenStream(data, "val", encoder, length, seed=0, base=base)
-    val_rows = val_stream.rows(0, min(cfg.val_rows, val_stream.rows_per_epoch))
+    val_rows = val_stream.rows(0, val_stream.rows_up_to(cfg.val_rows))
     batches = StreamBatches(stream, batch_rows=batch_rows, device_rows=device_rows, run=run)
     return batches, val_rows
 

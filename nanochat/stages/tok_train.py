@@ -72,7 +72,10 @@ def main(argv: list[str] | None = None) -> None:
     start_s = time.perf_counter()
     data = cfg.data.enough_for(cfg.max_characters or MAX_CHARACTERS)
     dataset = open_data(data, base=storage.base_dir())
-    texts = TextReader(dataset.columns("train"), cfg, dataset.characters("train"))
+    counts = [shard.documents for shard in dataset.shards("train")]
+    documents = None if None in counts else sum(count for count in counts if count is not None)
+    characters = dataset.characters("train")
+    texts = TextReader(dataset.columns("train"), cfg, characters, documents)
     trained, notes = train(cfg, texts)
     for note in notes:
         log_line(f"note: {note}")
@@ -93,19 +96,33 @@ def main(argv: list[str] | None = None) -> None:
 class TextReader:
     """Columns of documents, cut to the limits of the options; counts them and prints progress.
 
-    expected: number of characters in the data, if known.
+    all_characters, all_documents: in the data, if known.
     """
 
     def __init__(
-        self, columns: Iterable[pa.StringArray], cfg: TokTrainConfig, expected: int | None
+        self,
+        columns: Iterable[pa.StringArray],
+        cfg: TokTrainConfig,
+        all_characters: int | None,
+        all_documents: int | None,
     ) -> None:
         self._source = columns
         self._limit = cfg.max_characters
         self._document_limit = cfg.max_document_characters
-        known = [count for count in (self._limit, expected) if count is not None]
-        self._expected = min(known, default=None)
+        self._all_characters = all_characters
+        self._all_documents = all_documents
         self.documents = 0
         self.characters = 0
+
+    @property
+    def share(self) -> float | None:
+        """How much has been read of the data or of the limit, what ends first; None: unknown."""
+        pairs = (
+            (self.characters, self._limit),
+            (self.characters, self._all_characters),
+            (self.documents, self._all_documents),
+        )
+        return max((done / total for done, total in pairs if total), default=None)
 
     def __iter__(self) -> Iterator[pa.StringArray]:
         start_s = printed_s = time.monotonic()
@@ -115,9 +132,8 @@ class TextReader:
                 return
             if time.monotonic() - printed_s > LOG_EVERY_S:
                 printed_s = time.monotonic()
-                share = self.characters / self._expected if self._expected else None
                 read = f"read {self.characters / 1e6:,.1f} million characters"
-                log_line(read + progress_text(printed_s - start_s, share))
+                log_line(read + progress_text(printed_s - start_s, self.share))
 
     def _within_limits(self, column: pa.StringArray) -> pa.StringArray:
         if self._document_limit is not None:

@@ -58,11 +58,15 @@ def close_streams() -> None:
 
 
 def show_log(*, errors_only: bool = False) -> None:
-    """Print log records (what data is read, downloads, fallbacks) on standard error."""
-    level = logging.ERROR if errors_only else logging.INFO
+    """Print log records (what data is read, downloads, fallbacks) on standard error.
+
+    Of other libraries only warnings: the hub's client logs each of its requests.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Visible())
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=logging.ERROR if errors_only else logging.WARNING, handlers=[handler])
+    own = logging.getLogger(__name__.partition(".")[0])
+    own.setLevel(logging.ERROR if errors_only else logging.INFO)
 
 
 class _Visible(logging.Formatter):

@@ -23,6 +23,7 @@ To evaluate on it, add it to PUBLIC in `evaluations`; to train on it, add it to 
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from nanochat.data import hub
 from nanochat.data.file_formats import read_rows
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 MixturePart = Sequence[Conversation] | tuple[Sequence[Conversation], int]
@@ -270,6 +273,7 @@ def _local_file(folder: Path, split: str, config: str | None) -> Path:
 def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Record]:
     name = f"{source}:{config}:{split}" if config else f"{source}:{split}"
     datasets = hub.datasets_library(name)
+    log.info("loading %s", name)
     try:
         return datasets.load_dataset(source, config, split=split)
     except Exception as error:  # the client raises errors of many libraries
