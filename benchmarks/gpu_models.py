@@ -151,8 +151,9 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
     run = Run(rank=0, world_size=1, local_rank=0, device=work.device, compute_dtype=DTYPE)
     model = _model(work, sizes)
     if precision == "fp8":
-        converted = fp8.convert(model) if work.device.type == "cuda" else fp8.swap(model)
-        assert converted, "no linear is large enough"
+        missing = fp8.why_not(work.device) if work.device.type == "cuda" else None
+        assert missing is None, f"fp8: {missing}"
+        assert fp8.swap(model), "no linear is large enough"
     batches = RandomBatches.draw(work, rows)
     tokens = len(batches.host) * rows * sizes.sequence_length
     optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=tokens)

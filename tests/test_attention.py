@@ -2,9 +2,9 @@
 
 import functools
 import math
+import re
 import sys
 import types
-import warnings
 
 import pytest
 import torch
@@ -133,64 +133,258 @@ def test_the_choice_on_a_cpu_is_reported():
 
 def test_a_backend_that_cannot_work_here_is_refused():
     with pytest.raises(
-        ConfigError, match="must be one of auto, fa3, varlen, blocks, sdpa, got 'flash'"
+        ConfigError, match="must be one of auto, fa4, fa3, varlen, blocks, sdpa, got 'flash'"
     ):
         attention.choose("flash", CPU)
     with pytest.raises(ConfigError, match="'varlen' needs a CUDA device, got cpu"):
         attention.choose("varlen", CPU)
 
 
-def test_a_gpu_without_windowed_kernels_falls_back_and_warns_once(monkeypatch):
-    monkeypatch.setattr(attention, "_why_not", lambda name, device: "broken")
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretends to be GPUs: `gpu(major, broken={name: reason})` is a device of a capability.
+
+    Backends that it can run pass their test unless they are in `broken`, or, with
+    broken=None, are tried for real.
+    """
     attention._choose_for_gpu.cache_clear()
-    device = torch.device("cuda", 7)
-    with pytest.warns(UserWarning, match=r"fa3: broken; varlen: broken.*windows run in blocks"):
-        assert attention.choose("auto", device).name == "sdpa"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert attention.choose("auto", device).name == "sdpa"
+    attention._why_not.cache_clear()
+
+    def pretend(capability, broken=(), hip=None):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(attention, "_installed", lambda module: True)
+        monkeypatch.setattr(attention, "_backend", lambda name: Backend(name, ""))
+        monkeypatch.setattr(attention, "_set_torchs_flash", lambda name: None)
+        monkeypatch.setattr(attention, "_probe", lambda name, device: dict(broken).get(name))
+        return torch.device("cuda", 7)
+
+    yield pretend
+    attention._choose_for_gpu.cache_clear()
+    attention._why_not.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("capability", "broken", "name", "passed_over"),
+    [
+        ((9, 0), {}, "fa4", ""),
+        ((10, 0), {}, "fa4", ""),
+        ((9, 0), {"fa4": "slow"}, "fa3", "not fa4: slow"),
+        ((9, 0), {"fa4": "old", "fa3": "no net"}, "varlen", "not fa4: old; not fa3: no net"),
+        ((10, 0), {"fa4": "old"}, "varlen", "not fa4: old"),
+        ((12, 0), {}, "varlen", ""),  # RTX 5090
+        ((8, 9), {}, "varlen", ""),  # RTX 4090
+        ((8, 0), {}, "varlen", ""),  # A100
+        ((8, 0), {"varlen": "bad"}, "sdpa", "windows in blocks, slower; not varlen: bad"),
+        ((7, 5), {}, "sdpa", "windows in blocks, slower"),  # T4
+        ((7, 0), {}, "sdpa", "windows in blocks, slower"),  # V100
+        ((6, 1), {}, "sdpa", "windows in blocks, slower"),  # GTX 1080
+    ],
+)
+def test_each_gpu_gets_its_fastest_backend_and_says_which_failed(
+    gpu, capability, broken, name, passed_over
+):
+    backend = attention.choose("auto", gpu(capability, broken))
+    assert (backend.name, backend.passed_over) == (name, passed_over)
+
+
+@pytest.mark.parametrize("capability", [(9, 4), (9, 0), (11, 0)])  # MI300, MI200, RX 7900
+def test_an_amd_gpu_gets_no_kernel_made_for_hopper(gpu, capability):
+    device = gpu(capability, hip="7.0")
+    assert attention.choose("auto", device) == Backend("varlen", "")
+    for name in ("fa4", "fa3"):
+        with pytest.raises(ConfigError, match=f"'{name}' does not work here: it needs an NVIDIA"):
+            attention.choose(name, device)
+
+
+def test_a_backend_that_fails_on_this_gpu_is_refused(gpu):
     with pytest.raises(ConfigError, match="'fa3' does not work here: broken; use 'auto'"):
-        attention.choose("fa3", device)
-    attention._choose_for_gpu.cache_clear()
+        attention.choose("fa3", gpu((9, 0), {"fa3": "broken"}))
+    with pytest.raises(ConfigError, match="'varlen' does not work here: it needs an Ampere GPU"):
+        attention.choose("varlen", gpu((7, 5)))
+
+
+def test_a_missing_package_is_named_with_its_extra(gpu, monkeypatch):
+    device = gpu((9, 0))
+    monkeypatch.setattr(attention, "_installed", lambda module: False)
+    backend = attention.choose("auto", device)
+    assert backend.name == "varlen"
+    assert backend.passed_over == (
+        "not fa4: the package 'flash-attn-4' is not installed (extra gpu: uv sync --extra gpu); "
+        "not fa3: the package 'kernels' is not installed (extra gpu: uv sync --extra gpu)"
+    )
+
+
+def fake_flash(wrong_by=0, forgets_window_backward=False):
+    """A kernel in bfloat16 with FlashAttention-3's signature."""
+
+    def flash_attn_func(q, k, v, softmax_scale, causal, window_size):
+        assert causal and q.dtype == torch.bfloat16
+        window = None if window_size == (-1, -1) else window_size[0] + wrong_by
+        attend = functools.partial(attention.attend, scale=softmax_scale, backend=SDPA)
+        if not forgets_window_backward:
+            return attend(q, k, v, window=window)
+        full = attend(q, k, v, window=None)
+        return full + (attend(q, k, v, window=window) - full).detach()
+
+    return flash_attn_func
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (fake_flash(), None),
+        (fake_flash(wrong_by=-1), "it is wrong by .* on a small problem"),
+        (fake_flash(forgets_window_backward=True), "it is wrong by .* on a small problem"),
+        (
+            lambda q, k, v, **given: fake_flash()(q, k, v, **given) + (v * 0).sqrt(),
+            "it is wrong by nan on a small problem",  # only the gradient is
+        ),
+    ],
+)
+def test_a_kernel_is_trusted_only_if_its_outputs_and_gradients_are_right(
+    monkeypatch, kernel, reason
+):
+    made = {"fa3": Backend("fa3", "", kernel), "sdpa": SDPA}
+    monkeypatch.setattr(attention, "_backend", made.get)
+    found = attention._probe("fa3", CPU)
+    assert found is None if reason is None else re.fullmatch(reason, found)
+
+
+def hub(monkeypatch, get_kernel):
+    monkeypatch.setitem(sys.modules, "kernels", types.SimpleNamespace(get_kernel=get_kernel))
+    attention._fa3_function.cache_clear()
+
+
+def test_flash_attention_3_is_loaded_from_a_fixed_commit_by_old_and_new_loaders(monkeypatch):
+    flash, asked = fake_flash(), []
+    interface = types.SimpleNamespace(flash_attn_func=flash)
+    nested = types.SimpleNamespace(flash_attn_interface=interface)
+
+    def before_0_14(repo_id, revision=None, version=None, user_agent=None):
+        asked.append((repo_id, revision))
+        return nested
+
+    def since_0_17(repo_id, *, revision=None, version=None, trust_remote_code=False):
+        if revision is None and version is None:
+            raise ValueError("A kernel version or revision must be specified")
+        if not trust_remote_code:
+            raise ValueError("could not verify publisher trust status")
+        return before_0_14(repo_id, revision)
+
+    for loader in (before_0_14, since_0_17):
+        hub(monkeypatch, loader)
+        assert attention._fa3_function() is flash
+    attention._fa3_function.cache_clear()
+    assert asked == [attention.FA3_KERNELS[0]] * 2
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for _, commit in attention.FA3_KERNELS)
+
+
+def test_the_second_build_of_flash_attention_3_serves_where_the_first_does_not_fit(monkeypatch):
+    flash = fake_flash()
+
+    def get_kernel(repo_id, revision):
+        if repo_id == attention.FA3_KERNELS[0][0]:
+            raise FileNotFoundError("no build for torch 2.15\nmore lines")
+        if flash is None:
+            raise OSError("no network")
+        return types.SimpleNamespace(flash_attn_func=flash)
+
+    hub(monkeypatch, get_kernel)
+    assert attention._fa3_function() is flash
+    flash = None
+    attention._fa3_function.cache_clear()
+    with pytest.raises(
+        RuntimeError,
+        match=r"^varunneal/flash-attention-3: FileNotFoundError: no build for torch 2.15; "
+        r"kernels-community/flash-attn3: OSError: no network$",
+    ):
+        attention._fa3_function()
 
 
 def test_flash_attention_3_is_looked_up_before_compiled_code_calls_it(monkeypatch):
-    def flash_attn_func(q, k, v, softmax_scale, causal, window_size):
-        assert causal
-        return attention.attend(
-            q, k, v, window=window_size[0], scale=softmax_scale, backend=SDPA
-        ), None
-
-    interface = types.SimpleNamespace(flash_attn_func=flash_attn_func)
-    hub = types.SimpleNamespace(
-        get_kernel=lambda name: types.SimpleNamespace(flash_attn_interface=interface)
+    flash = fake_flash()
+    interface = types.SimpleNamespace(
+        flash_attn_func=lambda *args, **options: (flash(*args, **options), None)
     )
-    monkeypatch.setitem(sys.modules, "kernels", hub)
-    attention._fa3_function.cache_clear()
+    hub(monkeypatch, lambda name, revision: types.SimpleNamespace(flash_attn_interface=interface))
     backend = attention._backend("fa3")
     attention._fa3_function.cache_clear()
     monkeypatch.delitem(sys.modules, "kernels")  # compiled code finds no import to make
-    q, k, v, _ = inputs(1, 9, 2, 2, 4)
+    q, k, v, _ = inputs(1, 9, 2, 2, 8, dtype=torch.bfloat16)
     attend = functools.partial(attention.attend, window=4, scale=1.0)
     compiled = torch.compile(attend, backend="eager", fullgraph=True, dynamic=False)
     assert torch.equal(compiled(q, k, v, backend=backend), attend(q, k, v, backend=SDPA))
 
 
-def test_a_kernel_is_tried_with_gradients_even_where_none_are_kept(monkeypatch):
+def test_torch_calls_flash_attention_4_only_while_it_is_chosen(monkeypatch):
+    import torch.nn.attention as torchs
+
+    active = []
+    monkeypatch.setattr(torchs._registry, "_FLASH_ATTENTION_IMPLS", {"FA4": lambda: Handle(active)})
+    for name, expected in (("varlen", []), ("fa4", [1]), ("fa4", [1]), ("sdpa", []), ("fa3", [])):
+        attention._set_torchs_flash(name)
+        assert active == expected
+
+
+class Handle:
+    def __init__(self, active):
+        self.remove = active.clear
+        active.append(1)
+
+
+def test_a_kernel_is_tried_with_gradients_even_where_none_are_kept(gpu, monkeypatch):
     tried = []
 
     def probe(name, device):
         tried.append(torch.is_grad_enabled() and not torch.is_inference_mode_enabled())
-        return attention_probe(name, device)
 
-    attention_probe = attention._probe
+    device = gpu((9, 0))
     monkeypatch.setattr(attention, "_probe", probe)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    attention._why_not.cache_clear()
     with torch.inference_mode():
-        assert attention._why_not("sdpa", CPU) is None
-    attention._why_not.cache_clear()
+        assert attention._why_not("varlen", device) is None
     assert tried == [True]
+
+
+@pytest.mark.parametrize("name", ["fa4", "fa3", "varlen"])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float32, 16), (torch.float64, 16), (torch.bfloat16, 12)]
+)
+@pytest.mark.parametrize("window", [None, 4])
+def test_what_flash_attention_does_not_take_is_computed_by_torch(name, dtype, size, window):
+    """Their kernels refuse float32 and head sizes that are no multiple of 8."""
+
+    def refuses(*args, **options):
+        raise AssertionError("only fp16 and bf16")
+
+    q, k, v, _ = inputs(1, 9, 4, 2, size, dtype=dtype)
+    attend = functools.partial(attention.attend, q, k, v, window=window, scale=1.0)
+    assert torch.equal(attend(backend=Backend(name, "", refuses)), attend(backend=SDPA))
+
+
+def test_without_flash_attention_a_gpu_gets_no_grouped_heads(monkeypatch):
+    """torch would store all T x T scores: its other kernels do not take them."""
+    from torch._subclasses import FakeTensorMode
+
+    calls = []
+
+    def watch(q, k, v, **options):
+        calls.append((q.shape[1], k.shape[1], options["enable_gqa"]))
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", watch)
+    flash, plain = Backend("fa4", ""), SDPA
+    with FakeTensorMode():
+        for backend, dtype, window in (
+            (plain, torch.float16, None),
+            (plain, torch.float16, 4),
+            (flash, torch.float32, 4),
+            (flash, torch.bfloat16, None),
+        ):
+            shapes = [(1, 16, heads, 8) for heads in (4, 2, 2)]
+            q, k, v = (torch.empty(shape, dtype=dtype, device="cuda") for shape in shapes)
+            attention.attend(q, k, v, window=window, scale=1.0, backend=backend)
+    assert calls == [(4, 4, False)] * 5 + [(4, 2, True)]
 
 
 @pytest.mark.parametrize("name", attention.GPU_BACKENDS)
@@ -205,17 +399,20 @@ def test_a_model_for_a_gpu_is_built_elsewhere_first(name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["fa3", "varlen", "sdpa"])
+@pytest.mark.parametrize("name", ["fa4", "fa3", "varlen", "sdpa"])
 @pytest.mark.parametrize(("window", "heads", "kv_heads"), [(None, 2, 2), (64, 2, 2), (100, 4, 2)])
-def test_gpu_backends_equal_the_naive_loop(name, window, heads, kv_heads):
+@pytest.mark.parametrize("given", [torch.bfloat16, torch.float16, torch.float32])
+def test_gpu_backends_equal_the_naive_loop(name, window, heads, kv_heads, given):
     device = torch.device("cuda")
     try:
         backend = attention.choose(name, device)
     except ConfigError as error:
         pytest.skip(str(error))
-    q, k, v, grad = inputs(2, 300, heads, kv_heads, 64, dtype=torch.bfloat16, device=device)
+    if given == torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no bfloat16")
+    q, k, v, grad = inputs(2, 300, heads, kv_heads, 64, dtype=given, device=device)
     results = []
-    for chosen, dtype in ((SDPA, torch.float64), (backend, torch.bfloat16)):
+    for chosen, dtype in ((SDPA, torch.float64), (backend, given)):
         leaves = [x.to("cpu" if dtype == torch.float64 else device, dtype) for x in (q, k, v)]
         leaves = [x.requires_grad_() for x in leaves]
         y = attention.attend(*leaves, window=window, scale=0.125, backend=chosen)

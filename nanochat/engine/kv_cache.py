@@ -31,6 +31,7 @@ class KVCache:
 
     dtype: the model's compute dtype. On a CPU half precision is stored as float32, because
     attention of single queries is several times faster there in float32 than in bfloat16.
+    backend: the model's attention, for new sequences; by default the best one of the device.
     Raises: ConfigError if the model has fewer than max_len positions.
     """
 
@@ -42,6 +43,7 @@ class KVCache:
         max_len: int,
         dtype: torch.dtype,
         device: torch.device,
+        backend: attention.Backend | None = None,
     ) -> None:
         if max_len > config.max_positions:
             raise ConfigError(
@@ -52,6 +54,7 @@ class KVCache:
         self.slots = slots
         self.max_len = max_len
         self.device = device
+        self.backend = backend or attention.choose("auto", device)
         # Sequences start and end at different times, so each slot has its own length; positions
         # after it hold leftovers of earlier sequences, which the masks hide.
         self.lengths = [0] * slots
@@ -168,9 +171,8 @@ class CacheView:
         window = cache.windows[layer]
         if self.fresh:
             # New sequences see only their own tokens of this call: ordinary causal attention.
-            backend = attention.choose("auto", cache.device)
             q, k, v = (x.to(cache.dtype) for x in (q, k, v))
-            return attention.attend(q, k, v, window=window, scale=scale, backend=backend)
+            return attention.attend(q, k, v, window=window, scale=scale, backend=cache.backend)
         keys, values, mask = self._seen(window)
         k, v = keys[layer], values[layer]  # [B, H_kv, S, D], of the slots in range if spread
         if not self.in_order and not self.spread:

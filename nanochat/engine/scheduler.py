@@ -100,6 +100,7 @@ class Engine:
             max_len=self.max_len,
             dtype=self.model.compute_dtype,
             device=self.device,
+            backend=self.model.attention,
         )
         self._tools = ToolCalls(tokenizer, inline=deterministic)
         self._sampler = Sampler(tokenizer.vocab_size, self.device)

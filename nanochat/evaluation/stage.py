@@ -11,6 +11,7 @@ from typing import Any
 
 from nanochat import checkpoint_manager, report
 from nanochat.checkpoint_manager import Loaded
+from nanochat.gpt.start_line import start_line
 from nanochat.system import device as devices
 from nanochat.system import failures, storage
 from nanochat.system.config import RunOptions
@@ -56,7 +57,7 @@ class EvalStage:
         loaded = checkpoint_manager.load(path, self.run)
         loaded.model.eval()
         self.settings["checkpoint"] = str(loaded.path)
-        self.log_line(f"{self.name}: {loaded.path} on {devices.describe(self.run.device)}")
+        self.log_line(f"{self.name} of {loaded.path} on {start_line(self.run, loaded.model)}")
         return loaded
 
     def result(

@@ -5,11 +5,11 @@ Does not own: projections and rotary positions (layers.py), cached decoding (eng
 No backend ever builds a T x T mask.
 """
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
 import inspect
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +21,15 @@ from torch import Tensor
 from nanochat.gpt.block_attention import block_attention, faster_in_blocks
 from nanochat.system.errors import ConfigError
 
-BACKENDS = ("auto", "fa3", "varlen", "blocks", "sdpa")
-GPU_BACKENDS = ("fa3", "varlen")  # NVIDIA GPUs only, fastest first
-FA3_KERNEL = "varunneal/flash-attention-3"  # Hopper build on the Hugging Face kernel hub
+BACKENDS = ("auto", "fa4", "fa3", "varlen", "blocks", "sdpa")
+GPU_BACKENDS = ("fa4", "fa3", "varlen")  # GPUs only, fastest first
+# Builds of FlashAttention-3 on the Hugging Face kernel hub, and the commits of them that public
+# training code pins: the first for Hopper and some versions of torch only, the second for more.
+FA3_KERNELS = (
+    ("varunneal/flash-attention-3", "de87b9b5af06dd9984df595bef90b2eba44b181a"),
+    ("kernels-community/flash-attn3", "9542c462013476380ce4b395b9ddc0e8118161ee"),
+)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -31,35 +37,39 @@ class Backend:
     """The attention kernel in use; `note` describes it.
 
     kernel: FlashAttention-3's function for "fa3", looked up in advance because compiled code
-    cannot import it.
+    cannot import it. passed_over: faster backends made for this GPU, and why they do not work.
     """
 
     name: str
     note: str
     kernel: Callable[..., Any] | None = None
+    passed_over: str = ""
 
 
 def choose(name: str, device: torch.device) -> Backend:
     """The backend for a device; "auto" picks the fastest that passes a small test.
 
-    name: one of BACKENDS. A GPU without a windowed kernel falls back to "sdpa" and warns once.
+    name: one of BACKENDS. On a GPU `passed_over` says what is missing; the choice also sets which
+    flash attention torch itself calls, in this process.
     Raises: ConfigError for an unknown name or a backend that does not work on this device.
     """
     if name not in BACKENDS:
         raise ConfigError(f"attention backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if name == "auto":
-        if device.type == "cuda":
-            return _choose_for_gpu(device)
-        name = "blocks" if device.type == "cpu" else "sdpa"
-    if name in GPU_BACKENDS:
-        if device.type != "cuda":
+    if device.type != "cuda":
+        if name in GPU_BACKENDS:
             raise ConfigError(f"attention backend {name!r} needs a CUDA device, got {device}")
-        reason = _why_not(name, device)
+        return _backend(("blocks" if device.type == "cpu" else "sdpa") if name == "auto" else name)
+    if name == "auto":
+        backend = _choose_for_gpu(device)
+    else:
+        reason = _why_not(name, device) if name in GPU_BACKENDS else None
         if reason is not None:
             raise ConfigError(
                 f"attention backend {name!r} does not work here: {reason}; use 'auto'"
             )
-    return _backend(name)
+        backend = _backend(name)
+    _set_torchs_flash(backend.name)
+    return backend
 
 
 def attend(
@@ -80,16 +90,32 @@ def attend(
     # A window that covers the text is plain causal attention, for which kernels are fastest.
     if window is not None and window >= q.shape[1] - 1:
         window = None
-    if backend.name == "fa3":
-        assert backend.kernel is not None
+    flash = backend.name in GPU_BACKENDS and _flash_takes(q)
+    if flash and backend.kernel is not None:
         return _fa3(backend.kernel, q, k, v, window=window, scale=scale)
     if backend.name == "blocks" and faster_in_blocks(q):
         return block_attention(q, k, v, window=window, scale=scale, score_bound=score_bound)
+    if flash and window is not None:
+        return _varlen(q, k, v, window=window, scale=scale)
+    if q.is_cuda and not flash:
+        # torch's other kernels that do not store all T x T scores take no grouped heads.
+        k, v = _ungrouped(q, k, v)
     if window is None:
         return _causal(q, k, v, scale=scale)
-    if backend.name == "varlen":
-        return _varlen(q, k, v, window=window, scale=scale)
     return _banded(q, k, v, window=window, scale=scale)
+
+
+def _flash_takes(q: Tensor) -> bool:
+    """Whether every flash attention takes queries (B, T, H, D) of this dtype and head size."""
+    return q.dtype in HALF_DTYPES and q.shape[3] % 8 == 0 and q.shape[3] <= 128
+
+
+def _ungrouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """k and v, (B, T, H_kv, D), with each head repeated for the heads of q that share it."""
+    if k.shape[2] == q.shape[2]:
+        return k, v
+    shares = q.shape[2] // k.shape[2]
+    return k.repeat_interleave(shares, dim=2), v.repeat_interleave(shares, dim=2)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -145,12 +171,12 @@ def _band_mask(window: int, device: torch.device) -> Tensor:
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, *, window: int, scale: float) -> Tensor:
-    """FlashAttention-2 windows by torch's variable-length function; all rows have length T."""
+    """Windows by torch's variable-length flash attention; all rows have length T."""
     from torch.nn.attention.varlen import varlen_attn
 
     B, T, H, D = q.shape
-    if k.shape[2] != H and not _varlen_has_gqa():
-        k, v = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (k, v))
+    if not _varlen_has_gqa():
+        k, v = _ungrouped(q, k, v)
     # The function takes all rows as one sequence and the positions at which rows start.
     starts = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
     grouped: dict[str, Any] = {"enable_gqa": True} if k.shape[2] != H else {}
@@ -193,8 +219,41 @@ def _fa3(
 
 @functools.cache
 def _fa3_function() -> Callable[..., Any]:
+    """FlashAttention-3's function from the first build on the hub that fits; downloads it.
+
+    Raises: RuntimeError with the reason of each build if none does.
+    """
     hub = importlib.import_module("kernels")
-    return hub.get_kernel(FA3_KERNEL).flash_attn_interface.flash_attn_func
+    # Since 0.14 only publishers with a badge of the hub are loaded unless told otherwise. The
+    # commit, which is a hash of the files, says which code is trusted.
+    trusts = "trust_remote_code" in inspect.signature(hub.get_kernel).parameters
+    options: dict[str, Any] = {"trust_remote_code": True} if trusts else {}
+    reasons = []
+    for repository, commit in FA3_KERNELS:
+        try:
+            found = hub.get_kernel(repository, revision=commit, **options)
+            return getattr(found, "flash_attn_interface", found).flash_attn_func
+        except Exception as error:  # no network, no build for this torch, a library that is missing
+            reasons.append(f"{repository}: {_first_line(error)}")
+    raise RuntimeError("; ".join(reasons))
+
+
+def _set_torchs_flash(name: str) -> None:
+    """Let torch's own functions call FlashAttention-4 for "fa4", else what they call by default.
+
+    Raises: what importing flash-attn-4 does.
+    """
+    from torch.nn.attention import (
+        activate_flash_attention_impl,
+        current_flash_attention_impl,
+        restore_flash_attention_impl,
+    )
+
+    active = current_flash_attention_impl() == "FA4"
+    if name == "fa4" and not active:
+        activate_flash_attention_impl("FA4")
+    elif name != "fa4" and active:
+        restore_flash_attention_impl()
 
 
 @functools.cache
@@ -207,6 +266,7 @@ def _varlen_has_gqa() -> bool:
 _NOTES = {
     "blocks": "matrix products in blocks in bfloat16, otherwise scaled_dot_product_attention",
     "sdpa": "torch scaled_dot_product_attention; windows in blocks",
+    "fa4": "FlashAttention-4 in torch's varlen_attn and scaled_dot_product_attention",
     "fa3": "FlashAttention-3 from the kernel hub; windows in the kernel",
     "varlen": "torch varlen_attn for windows, scaled_dot_product_attention for full layers",
 }
@@ -218,52 +278,90 @@ def _backend(name: str) -> Backend:
 
 @functools.cache
 def _choose_for_gpu(device: torch.device) -> Backend:
-    """The first backend that works on this GPU; warns once per device if none has windows."""
-    # Tried rather than looked up: a kernel may be installed and still not run on this GPU.
+    """The first backend that works on this GPU; says which others were made for it and fail."""
     reasons = {}
+    chosen = "sdpa"
     for name in GPU_BACKENDS:
         reason = _why_not(name, device)
         if reason is None:
-            return _backend(name)
-        reasons[name] = reason
-    missing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    warnings.warn(
-        f"no windowed attention kernel on {device} ({missing}); windows run in blocks, slower",
-        stacklevel=3,
-    )
-    return _backend("sdpa")
+            chosen = name
+            break
+        if _unsupported(name, device) is None:
+            reasons[name] = reason
+    missing = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
+    if chosen == "sdpa":
+        missing = "; ".join(filter(None, ["windows in blocks, slower", missing]))
+    return dataclasses.replace(_backend(chosen), passed_over=missing)
+
+
+def _unsupported(name: str, device: torch.device) -> str | None:
+    """Why the backend cannot run on this kind of GPU; None if it was made for it."""
+    major, _ = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None:  # whose capabilities are numbers of another kind
+        return None if name == "varlen" else "it needs an NVIDIA GPU"
+    made_for = {"fa4": (9, 10), "fa3": (9,)}.get(name)
+    if made_for is not None and major not in made_for:
+        return "it needs a Hopper GPU" if name == "fa3" else "it needs a Hopper GPU, or a B200"
+    return "it needs an Ampere GPU or newer" if major < 8 else None
 
 
 @functools.cache
 def _why_not(name: str, device: torch.device) -> str | None:
     """None if the backend gives correct outputs and gradients on this GPU, else the reason."""
-    major, _ = torch.cuda.get_device_capability(device)
-    if name == "fa3":
-        if major != 9:
-            return "it needs a Hopper GPU"
-        if importlib.util.find_spec("kernels") is None:
-            return "the package 'kernels' is not installed"
-    elif major < 8:
-        return "it needs an Ampere GPU or newer"
+    reason = _unsupported(name, device)
+    if reason is not None:
+        return reason
+    for backend, module, package in (
+        ("fa4", "flash_attn.cute", "flash-attn-4"),
+        ("fa3", "kernels", "kernels"),
+    ):
+        if name == backend and not _installed(module):
+            return f"the package {package!r} is not installed (extra gpu: uv sync --extra gpu)"
+    # Tried rather than looked up: a kernel may be installed and still not run on this GPU.
     try:
         # The first caller may be the engine, which runs without gradients.
         with torch.inference_mode(False), torch.enable_grad():
             return _probe(name, device)
     except Exception as error:  # a broken kernel may raise anything
-        return f"{type(error).__name__}: {error}".split("\n")[0]
+        return _first_line(error)
+    finally:
+        if device.type == "cuda":
+            _set_torchs_flash("sdpa")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
 
 def _probe(name: str, device: torch.device) -> str | None:
-    """Compare a small windowed problem with the blocked reference, forward and backward."""
+    """Compare small problems with torch in float32, forward and backward."""
     # A kernel may run and still be wrong. One that is off by a key in its window, for example,
-    # would train without an error a model that sees different keys when it is decoded.
+    # would train without an error a model that sees different keys when it is decoded; the
+    # FlashAttention-4 of torch 2.11 forgets the window in the backward pass.
+    if device.type == "cuda":
+        _set_torchs_flash(name)
+    backend, reference = _backend(name), _backend("sdpa")
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, 256, 4, 128, generator=generator) for _ in range(4)]
     q, k, v, grad = (x.to(device, torch.bfloat16) for x in inputs)
-    results = []
-    for backend in (_backend(name), _backend("sdpa")):
-        leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
-        y = attend(*leaves, window=64, scale=128**-0.5, backend=backend)
-        results.append([y.detach(), *torch.autograd.grad(y, leaves, grad)])
-    error = max(float((a - b).abs().max()) for a, b in zip(*results, strict=True))
-    return None if error < 0.1 else f"it is wrong by {error:.2g} on a small problem"
+    for window in (64, None):
+        results = []
+        # No flash attention takes float32, so the reference is another kernel.
+        for chosen, dtype in ((backend, torch.bfloat16), (reference, torch.float32)):
+            leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in (q, k, v)]
+            y = attend(*leaves, window=window, scale=128**-0.5, backend=chosen)
+            results.append([y.detach(), *torch.autograd.grad(y, leaves, grad.to(dtype))])
+        # torch's max, as Python's passes over what is not a number.
+        error = float(
+            torch.stack([(a - b).abs().max() for a, b in zip(*results, strict=True)]).max()
+        )
+        if not error < 0.1:
+            return f"it is wrong by {error:.2g} on a small problem"
+    return None

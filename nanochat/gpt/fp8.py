@@ -1,4 +1,4 @@
-"""Matrix products in 8-bit floats for training on GPUs that support them (Hopper and newer).
+"""Matrix products in 8-bit floats for training on GPUs that support them (Ada, Hopper and newer).
 
 Owns: which linear layers are converted, quantization with one scale per tensor, and switching fp8
 off for evaluation. The weights stay as they are: a converted model has the same parameters and
@@ -8,7 +8,7 @@ Source: FP8 Formats for Deep Learning, arXiv 2209.05433 (e4m3 forward, e5m2 for 
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nanochat.gpt.layers import Linear
+from nanochat.gpt.model import GPT
 from nanochat.system.errors import ConfigError
 
+OFF = "no fp8"
 MULTIPLE = 16  # the hardware's fp8 matrix product needs multiples of this in every dimension
 MIN_DIM = 128  # for smaller products quantization costs more time than fp8 saves
 MIN_CAPABILITY = (8, 9)
+# Of the residual stream, for "auto". An estimate from public runs on H100: at depth 12 (768)
+# quantization cost what fp8 saved, at depth 24 (1536) a step became shorter.
+MIN_WIDTH = 22 * 64
+# AMD's GPUs that multiply the formats used here; MI300 (gfx942) takes e4m3fnuz and e5m2fnuz.
+AMD_ARCHITECTURES = ("gfx950", "gfx120")
 
 
 class Fp8Linear(Linear):
@@ -39,29 +46,44 @@ class Fp8Linear(Linear):
         return y.view(*x.shape[:-1], -1)
 
 
-def convert(model: nn.Module) -> int:
-    """Replace every eligible linear layer of a model by an fp8 one; returns how many.
+def convert(model: GPT, wanted: bool | Literal["auto"]) -> str:
+    """Replace the eligible linear layers of a model by fp8 ones; returns a phrase that says so.
 
-    Parameters are shared, not copied, and keep their names.
-    Raises: ConfigError if the device has no fp8 matrix product.
+    wanted: "auto" converts them where the device can and the model is wide enough to gain, and
+    otherwise says why not. Parameters are shared, not copied, and keep their names.
+    Raises: ConfigError if it is True and the device has no fp8 matrix product.
     """
-    reason = why_not(next(model.parameters()).device)
-    if reason is not None:
-        raise ConfigError(f"fp8 training does not work here: {reason}; leave --fp8 off")
-    return swap(model)
+    if not wanted:
+        return OFF
+    reason = why_not(model.device)
+    if wanted == "auto":
+        if reason is None and model.config.width < MIN_WIDTH:
+            reason = f"it pays off from width {MIN_WIDTH:,}, the model has {model.config.width:,}"
+        if reason is not None:
+            return f"{OFF} ({reason})"
+    elif reason is not None:
+        raise ConfigError(
+            f'fp8 training does not work here: {reason}; --fp8 auto (fp8 = "auto" in a preset) '
+            "trains without it, --no-fp8 turns it off"
+        )
+    return f"fp8 in {swap(model)} linears"
 
 
 def why_not(device: torch.device) -> str | None:
     """None if the device has fast fp8 products, else the reason."""
     if device.type != "cuda":
-        return f"it needs an NVIDIA GPU, but the device is {device}"
+        return f"it needs a GPU, the device is {device}"
+    if torch.version.hip is not None:
+        name = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+        fits = name.startswith(AMD_ARCHITECTURES)
+        return None if fits else f"{name} has other 8-bit formats than e4m3fn and e5m2, or none"
     if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
-        return "it needs a Hopper or newer GPU"
+        return "it needs an Ada, Hopper or newer GPU"
     return None
 
 
 def swap(model: nn.Module) -> int:
-    """Like `convert`, but on any device."""
+    """Convert on any device, at any width; returns the number of layers that multiply in fp8."""
     targets = [
         (parent, name, child)
         for parent in model.modules()

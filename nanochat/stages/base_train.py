@@ -8,6 +8,7 @@ torchrun --standalone --nproc_per_node=8 -m nanochat.stages.base_train -- --pres
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -71,8 +72,10 @@ class BaseTrainConfig:
     final_lr_frac: float = option(
         0.05, "final learning rates, as a share of the peak", least=0, most=1
     )
-    fp8: bool = option(
-        False, "8-bit matrix products, on Hopper GPUs and newer; pays off from about depth 22"
+    fp8: bool | Literal["auto"] = option(
+        False,
+        "8-bit matrix products, on Ada and Hopper GPUs and newer; auto: where the GPU has them and "
+        "the model is wide enough to gain, from about depth 22",
     )
     val_rows: int = option(
         256, "validation rows to measure bits per byte on during training", least=1
@@ -85,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         run = stage.run
         encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
         model = build_model(cfg, stage, encoder)
+        precision = convert_to_fp8(cfg, stage, model)
         plan = scaled_plan(
             model.config, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
         )
@@ -120,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
                 evaluate=lambda: evaluate(model, val_rows, encoder, run, device_rows),
                 sample=lambda: samples(model, encoder, run),
                 facts={**facts, "data": data.manifest},
+                fp8=precision,
             ),
         )
 
@@ -194,9 +199,20 @@ def build_model(cfg: BaseTrainConfig, stage: Stage, encoder: Tokenizer) -> GPT:
         # The same seed may give different numbers on different kinds of devices.
         broadcast_tensors(stage.run, (parameter.detach() for parameter in model.parameters()))
     model.checkpoint_activations = cfg.loop.checkpoint_activations
-    if cfg.fp8:
-        stage.log_line(f"fp8 in {fp8.convert(model)} linears")
     return model
+
+
+def convert_to_fp8(cfg: BaseTrainConfig, stage: Stage, model: GPT) -> str:
+    """Convert the model if --fp8 says so; a resumed run with "auto" stays as it started.
+
+    Returns a phrase that says so.
+    """
+    started = stage.started_with.fp8
+    wanted = False if cfg.fp8 == "auto" and started is False else cfg.fp8
+    precision = fp8.convert(model, wanted)
+    if started and precision.startswith(fp8.OFF):
+        stage.log_line(f"warning: started with fp8, resumes with {precision}; the loss may differ")
+    return precision
 
 
 def scaled_optimizer(options: OptimConfig, plan: ScaledPlan) -> OptimConfig:

@@ -256,6 +256,13 @@ def _add_flag(group: Any, field: FlatField) -> None:
     default = "required" if field.default is dataclasses.MISSING else _show(field.default)
     bounds = f"; {field.bounds}" if field.bounds else ""
     text = f"{field.help} [{default}{bounds}]".replace("%", "%%")
+    words = field.special.keys() - {"none"}
+    if field.kind is bool and words:  # --fp8, --no-fp8 or --fp8 auto
+        metavar = "|".join(sorted(words))
+        group.add_argument(field.flag, nargs="?", const=True, metavar=metavar, help=text)
+        off = "--no-" + field.flag.removeprefix("--")
+        group.add_argument(off, dest=field.name, action="store_false", help=f"no {field.flag}")
+        return
     if field.kind is bool:
         plain = field.flag.startswith("--no-")  # it has no --no-no- beside it
         action: Any = "store_true" if plain else argparse.BooleanOptionalAction

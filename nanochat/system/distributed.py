@@ -68,7 +68,7 @@ class StartedWith:
 
     Different settings would change the last bits of sums, and after some steps the model.
     threads: per process, of world_size processes. attention: the backend. compiled: whether the
-    training step is. device_rows: rows of one forward pass.
+    training step is. device_rows: rows of one forward pass. fp8: whether it has 8-bit products.
     """
 
     dtype: str | None = None
@@ -77,6 +77,7 @@ class StartedWith:
     attention: str | None = None
     compiled: bool | None = None
     device_rows: int | None = None
+    fp8: bool | None = None
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from nanochat import checkpoint_manager, optim, report
 from nanochat.checkpoint_manager import Meta
 from nanochat.data import BatchSource
 from nanochat.engine import Engine, Request, SamplingParams
-from nanochat.gpt import GPT, flops
+from nanochat.gpt import GPT, flops, fp8
+from nanochat.gpt.start_line import start_line
 from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import Schedule
 from nanochat.report.data import is_number, read_object
@@ -38,6 +39,8 @@ from nanochat.training.saving import Saver
 from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpoint
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
+COMPILED, NOT_COMPILED = "compiled", "not compiled"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -46,6 +49,7 @@ class Recipe:
     tokens_per_step: approximate targets per step over all ranks; AdamW's epsilon depends on it.
     evaluate, sample: called by all ranks during training; their figures and texts are recorded.
     facts: what the report shows besides the options (parameters, tokens, hashes, backend).
+    fp8: what fp8.convert says of the model.
     may_compile: whether the loss is compiled if the options say so.
     watch_loss: whether a jump of the loss is worth a warning.
     """
@@ -60,6 +64,7 @@ class Recipe:
     evaluate: Callable[[], dict[str, float]]
     sample: Callable[[], list[dict[str, str]]]
     facts: dict[str, Any]
+    fp8: str = fp8.OFF
     may_compile: bool = True
     watch_loss: bool = True
 
@@ -77,7 +82,9 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
     facts = {**facts, **{k: v for k, v in before.items() if k == "source"}}
     results: dict[str, Any] = {"evaluation": {}, "samples": []}
     # Before signals are caught: Ctrl-C ends the C++ compiler, which would then seem not to work.
-    compiled = recipe.may_compile and _compiles(stage)
+    said = _compiles(stage) if recipe.may_compile else NOT_COMPILED
+    compiled = said == COMPILED
+    stage.log_line(f"{stage.name} on {start_line(run, model, recipe.fp8, said)}")
     with (
         claimed(stage, model),
         contextlib.closing(recipe.batches),
@@ -93,6 +100,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
     ):
         wandb_id = metrics.wandb.id if metrics.wandb else before.get("wandb_id")
         more = {"steps": recipe.total_steps, "compiled": compiled, "wandb_id": wandb_id}
+        more["fp8"] = recipe.fp8
         _write_config(stage, model, recipe.tokenizer, {**facts, **more})
         loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
@@ -217,16 +225,18 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
         yield profiler.step
 
 
-def _compiles(stage: Stage) -> bool:
-    """Whether to compile: if the options ask for it and every rank can. Collective.
+def _compiles(stage: Stage) -> str:
+    """COMPILED if the options ask for it and every rank can, else a phrase with the reason.
+
+    Collective.
 
     Raises: ConfigError if --compile was given and one cannot.
     """
     if not stage.wants_compiling():
-        return False
+        return NOT_COMPILED
     failure = compiler.why_not(stage.run)
     if failure is None:
-        return True
+        return COMPILED
     problem = f"torch.compile does not work here ({failure.reason})"
     if stage.loop.compile:
         raise ConfigError(f"--compile: {problem}; {failure.remedy}, or leave the flag out")
@@ -235,7 +245,7 @@ def _compiles(stage: Stage) -> bool:
         f"warning: {problem}: training runs uncompiled, about half as fast on a CPU{change}; to "
         f"compile it, {failure.remedy}; --no-compile turns this message off"
     )
-    return False
+    return f"{NOT_COMPILED} ({failure.reason})"
 
 
 def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) -> list[Hook]:

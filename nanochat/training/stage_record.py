@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from nanochat.gpt import fp8
 from nanochat.gpt.attention import BACKENDS
 from nanochat.report import data
 from nanochat.system import device as devices
@@ -26,6 +27,7 @@ def started_with(folder: Path) -> StartedWith:
 
     dtype, attention = known("compute_dtype", str), known("attention", str)
     threads, rows = known("threads", int), known("device_batch_size", int)
+    precision = known("fp8", str)
     return StartedWith(
         dtype=dtype if dtype in DTYPES else None,
         threads=threads if threads and threads > 0 else None,
@@ -33,6 +35,7 @@ def started_with(folder: Path) -> StartedWith:
         attention=attention if attention in BACKENDS else None,
         compiled=known("compiled", bool),
         device_rows=rows if rows and rows > 0 else None,
+        fp8=None if precision is None else not precision.startswith(fp8.OFF),
     )
 
 
