@@ -68,6 +68,12 @@ can_link() {
     return "$linked"
 }
 
+# Whether a GPU is there that the kernels of the extra `gpu` are made for (Hopper, B200).
+takes_flash_attention() {
+    nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null \
+        | awk -F. '$1 == 9 || $1 == 10 { found = 1 } END { exit !found }'
+}
+
 bootstrap() {
     local root
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -86,7 +92,8 @@ bootstrap() {
         "${UV[@]}" sync "${args[@]}" --inexact --quiet
         "${UV[@]}" pip install --quiet --python "$root/.venv/bin/python" \
             --index https://download.pytorch.org/whl/cpu "torch>=2.11"
-    else
+    elif ! takes_flash_attention || ! "${UV[@]}" sync "${args[@]}" --extra gpu --quiet; then
+        takes_flash_attention && log "== warning: the extra 'gpu' cannot be installed: attention is slower without it"
         "${UV[@]}" sync "${args[@]}" --quiet
     fi
     PYTHON="$root/.venv/bin/python"

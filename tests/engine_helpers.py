@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanochat.engine import Engine
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPT, GPTConfig, attention
 from nanochat.tokenizer import BpeTokenizer
 
 TOKENIZER = BpeTokenizer([bytes([i]) for i in range(256)])
@@ -61,6 +61,7 @@ class ScriptedModel(torch.nn.Module):
         self.compute_dtype = torch.float32
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.device = torch.device("cpu")
+        self.attention = attention.choose("auto", self.device)
         self.calls: list[SimpleNamespace] = []
 
     def for_inference(self, dtype: torch.dtype) -> ScriptedModel:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from nanochat.engine import Completion, Engine, Event, Request, SamplingParams
 from nanochat.engine.passes import PREFILL_CHUNK, SHARED_PREFILL_TOKENS
 from nanochat.engine.tool_calls import MAX_TOOL_CALLS
-from nanochat.gpt import GPT
+from nanochat.gpt import GPT, attention
 from nanochat.system.errors import ConfigError
 from tests.engine_helpers import (
     TOKENIZER,
@@ -521,3 +521,19 @@ def test_golden_generations_of_a_fixed_checkpoint_have_not_changed():
     completions = Engine(model, TOKENIZER, slots=6).generate(golden_requests())
     expected = json.loads((GOLDEN / "engine.json").read_text(encoding="utf-8"))
     assert [c.tokens for c in completions] == expected
+
+
+def test_new_sequences_are_computed_by_the_models_own_attention(monkeypatch):
+    """Not by the best of the device, which may not take the model's dtype."""
+    model = random_model()
+    model.attention = attention.choose("sdpa", model.device)
+    attend, used = attention.attend, []
+
+    def watch(*args, backend, **options):
+        used.append(backend.name)
+        return attend(*args, backend=backend, **options)
+
+    monkeypatch.setattr(attention, "attend", watch)
+    engine = Engine(model, TOKENIZER, slots=2)
+    engine.generate([Request(prompt=[1, 2, 3], params=SamplingParams(max_new_tokens=1))])
+    assert set(used) == {"sdpa"}
