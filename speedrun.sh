@@ -18,8 +18,8 @@ report.md and report.html, and starts the web chat. Run again, it resumes where 
   --setup-only   stop once the environment is ready
 
   PRESET=pocket    built-in data on a CPU, minutes, no network (the default without a GPU)
-  PRESET=gpu1      one GPU of 24-80 GB, hours
-  PRESET=speedrun  8xH100, GPT-2 grade
+  PRESET=gpu1      any GPU, hours (the default on fewer or smaller GPUs than speedrun's)
+  PRESET=speedrun  8xH100, GPT-2 grade (the default on eight GPUs of 70 GB or more, from A100 on)
   PRESET=my.toml   your own settings, in the format of nanochat/presets
   RUN=name         name of the run (default: the name of the preset)
   PORT=8000        port of the web chat
@@ -51,10 +51,15 @@ trap '' PIPE # if the reader of the output leaves, the run goes on
 log "== setup took $((SECONDS - setup_start)) s"
 [ "$setup_only" = 1 ] && exit 0
 
-gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
-if [ -z "${PRESET:-}" ]; then
-    if [ "$gpus" -ge 8 ]; then PRESET=speedrun; elif [ "$gpus" -ge 1 ]; then PRESET=gpu1; else PRESET=pocket; fi
-fi
+# The number of GPUs and, unless a preset was chosen, the one that suits them and why.
+found=$("$PYTHON" -c '
+import sys
+from nanochat.system import config, machine
+config.cli(lambda: print(machine.for_speedrun(sys.argv[1])))
+' "${PRESET:-}")
+read -r gpus suggested reason <<<"$found"
+[ -n "${PRESET:-}" ] || log "== preset $suggested: $reason"
+PRESET=${PRESET:-$suggested}
 RUN=${RUN:-$(basename "$PRESET" .toml)}
 run_dir=$("$PYTHON" -c 'import sys; from nanochat.system import storage; print(storage.run_dir(sys.argv[1]))' "$RUN")
 nodes=${NODES:-1}

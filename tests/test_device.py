@@ -164,34 +164,6 @@ def test_memory_on_mps_is_what_its_driver_has_allocated(monkeypatch):
     assert device.memory_used(torch.device("mps")) == 7
 
 
-@pytest.mark.parametrize(
-    ("build", "value", "remedy"),
-    [
-        (None, "found a driver", "install a CUDA build"),
-        (
-            "13.2",
-            "not usable: The NVIDIA driver on your system is too old (found 11040)",
-            "CUDA 13.2",
-        ),
-    ],
-)
-def test_the_doctor_says_why_a_gpu_is_not_used(monkeypatch, capsys, build, value, remedy):
-    def refuse() -> None:
-        raise RuntimeError(
-            "The NVIDIA driver on your system is too old (found 11040). Please update"
-        )
-
-    monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "init", refuse)
-    monkeypatch.setattr(torch.version, "cuda", build)
-    monkeypatch.setattr(compiler, "probe", lambda device: None)
-    doctor.main([])
-    text = capsys.readouterr().out
-    assert f"!! GPU               {value}\n" in text
-    assert remedy in text
-
-
 # What Windows, or a build of torch without torch.distributed, lacks.
 WITHOUT = """
 import os, select, signal, socket, sys, time

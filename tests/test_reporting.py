@@ -305,7 +305,7 @@ def test_the_real_wandb_continues_an_offline_run_under_its_id(base, monkeypatch)
 STAND_IN = """#!/usr/bin/env bash
 # For "$PYTHON": every stage records that it is complete, and the report fails.
 case "$*" in
-    *device_count*) echo 0 ;;
+    *machine*) echo 0 ;;
     *run_dir*) echo "$NANOCHAT_BASE_DIR/run" ;;
     *scripts.report*) exit 2 ;;
     *scripts.plan*) exit 141 ;;

@@ -4,7 +4,6 @@ nanochat doctor
 """
 
 import platform
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from nanochat.gpt import attention
-from nanochat.system import compiler, config, memory, storage
+from nanochat.system import compiler, config, machine, memory, storage
 from nanochat.system import device as devices
 from nanochat.system.config import option
 
@@ -37,12 +36,13 @@ class Finding:
 
 def main(argv: list[str] | None = None) -> None:
     cfg = config.parse(DoctorConfig, argv, stage="doctor")
-    device = devices.choose_device(cfg.device)
+    problem = machine.unusable_gpu() if cfg.device is None else None
+    device = devices.choose_device(cfg.device if problem is None else "cpu")
     findings = [
         _python(),
         _torch(),
         _rust(),
-        *_device(device),
+        *_device(device, problem),
         _compiler(device),
         _dtype(device),
         _attention(device),
@@ -64,7 +64,11 @@ def _python() -> Finding:
 
 
 def _torch() -> Finding:
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    build = "CPU build"
+    if torch.version.cuda:
+        build = f"CUDA {torch.version.cuda}, driver {machine.driver_version() or 'none'}"
+    elif torch.version.hip:
+        build = f"ROCm {torch.version.hip}"
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     remedy = None if version >= (2, 11) else "update: pip install --upgrade torch"
     return Finding("torch", f"{torch.__version__} ({build})", remedy)
@@ -80,31 +84,25 @@ def _rust() -> Finding:
     return Finding("Rust tokenizer", "built")
 
 
-def _device(device: torch.device) -> list[Finding]:
+def _device(device: torch.device, problem: str | None) -> list[Finding]:
+    """The device; of GPUs, the memory that is free and what keeps them from being used."""
     found = [Finding("device", f"{device.type}: {devices.describe(device)}")]
     if device.type == "cuda":
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            text = f"{torch.cuda.get_device_name(index)}, {_gb(free)} of {_gb(total)} free"
-            remedy = "another process holds its memory: nvidia-smi" if free < total / 2 else None
-            found.append(Finding(f"GPU {index}", text, remedy))
-    elif shutil.which("nvidia-smi") and not torch.cuda.is_available():
-        found.append(_unused_gpu())
+        found += [_gpu(index) for index in range(torch.cuda.device_count())]
+    elif unused := problem or machine.cpu_build():
+        reason, _, remedy = unused.partition("; ")
+        found.append(Finding("GPU", f"not used: {reason}", remedy))
     return found
 
 
-def _unused_gpu() -> Finding:
-    """Why torch does not use the GPU whose driver is installed."""
-    if torch.version.cuda is None:
-        remedy = "this torch cannot use it: install a CUDA build (pip install torch)"
-        return Finding("GPU", "found a driver", remedy)
-    try:
-        torch.cuda.init()
-        reason = "no GPU is visible"
-    except RuntimeError as error:
-        reason = str(error).split(". ")[0]
-    remedy = f"update the driver to one for CUDA {torch.version.cuda}, or install a torch for yours"
-    return Finding("GPU", f"not usable: {reason}", remedy)
+def _gpu(index: int) -> Finding:
+    free, total = torch.cuda.mem_get_info(index)
+    text = f"{torch.cuda.get_device_name(index)}, {_gb(free)} of {_gb(total)} free"
+    if problem := machine.unsupported_gpu(torch.device("cuda", index)):
+        reason, _, remedy = problem.partition("; ")
+        return Finding(f"GPU {index}", f"not usable: {reason}", remedy)
+    remedy = "another process holds its memory: nvidia-smi" if free < total / 2 else None
+    return Finding(f"GPU {index}", text, remedy)
 
 
 def _compiler(device: torch.device) -> Finding:

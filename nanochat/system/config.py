@@ -38,7 +38,8 @@ class RunOptions:
     device: str | None = option(None, "cpu, cuda or mps; none picks the best one available")
     dtype: str | None = option(
         None,
-        "compute dtype of matrix products; none measures which is faster here",
+        "compute dtype of matrix products; none measures which is faster here. float32 uses the "
+        "TF32 cores of GPUs from Ampere on, unless NVIDIA_TF32_OVERRIDE=0 is set",
         choices=("float64", "float32", "bfloat16", "float16"),
     )
     threads: int | None = option(
@@ -112,6 +113,12 @@ def parse(
 def secret(variable: str) -> str | None:
     """A secret from the environment: on a command line, every user of the machine could read it."""
     return os.environ.get(variable) or None
+
+
+def gpus_hidden() -> bool:
+    """Whether the environment hides every GPU from torch, as CUDA_VISIBLE_DEVICES= does."""
+    names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+    return any(os.environ.get(name) in ("", "-1") for name in names)
 
 
 def load_preset(preset: str, section: str) -> dict[str, Any]:

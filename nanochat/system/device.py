@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from nanochat.system import memory, peaks
+from nanochat.system import machine, memory, peaks
 from nanochat.system.errors import ConfigError
 
 PRODUCT = (4096, 256, 1024)  # rows, inputs and outputs of a layer of a small model
@@ -27,9 +27,12 @@ _KEPT_BYTES = 1 << 30  # larger tensors are mappings of their own
 def choose_device(name: str | None) -> torch.device:
     """The requested device, or the best one available: CUDA, then MPS, then CPU.
 
-    Raises: ConfigError if the requested device is not available.
+    Raises: ConfigError if the requested device is not available, or the machine has a GPU that
+    torch cannot use: training on the CPU instead would take a hundred times as long.
     """
     if name is None:
+        if problem := machine.unusable_gpu():
+            raise ConfigError(problem)
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.mps.is_available() else "cpu")
@@ -37,7 +40,10 @@ def choose_device(name: str | None) -> torch.device:
     if kind not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"--device must be cpu, cuda or mps, got {name!r}")
     if kind != "cpu" and not getattr(torch, kind).is_available():
-        raise ConfigError(f"--device {name}: not available here; leave the flag out or use cpu")
+        reason = machine.unusable_gpu() or machine.cpu_build() if kind == "cuda" else None
+        raise ConfigError(
+            f"--device {name}: {reason or 'not available here; leave the flag out or use cpu'}"
+        )
     try:
         return torch.device(name)
     except RuntimeError:

@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.system import console, failures
+from nanochat.system import console, failures, machine
 from nanochat.system import device as devices
 from nanochat.system.config import RunOptions
 from nanochat.system.errors import (
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 # For any wait for another rank, which may have to download and encode data first.
 TIMEOUT = timedelta(minutes=30)
+# Where a user may have chosen how torch divides up a GPU's memory.
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 
 
@@ -97,10 +100,11 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
             stack.callback(_leave_group)  # after the store has the reason of a failure
             store = stack.enter_context(_store(me))
         device = devices.choose_device(options.device)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", local_rank)
-            torch.cuda.set_device(device)
+        if device.type == "cuda":
+            device = _prepare_gpu(device, local_rank)
         elif device.type == "cpu":
+            if options.device is None and (idle := machine.cpu_build()):
+                log.warning("warning: %s; --device cpu turns this message off", idle)
             devices.keep_memory()
         torch.manual_seed(options.seed)
         if store is not None:
@@ -117,7 +121,55 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
             raise ConfigError(
                 f"{device} cannot compute in {name} ({error}); use another --dtype, or --device cpu"
             )
+        stack.enter_context(_tensor_cores(device, DTYPES[name]))
         yield dataclasses.replace(run, compute_dtype=DTYPES[name])
+
+
+def _prepare_gpu(device: torch.device, local_rank: int) -> torch.device:
+    """The GPU of a process, ready for its first tensor.
+
+    Raises: ConfigError if there are fewer GPUs than processes, or torch has no kernels for it.
+    """
+    if device.index is None:
+        count = torch.cuda.device_count()
+        if local_rank >= count:
+            raise ConfigError(
+                f"this machine has {count} GPU(s) for {local_world_size()} processes; start at "
+                f"most {count} on it (torchrun --nproc-per-node)"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if problem := machine.unsupported_gpu(device):
+        raise ConfigError(problem)
+    chosen = any(name in os.environ for name in ALLOCATOR_SETTINGS)
+    if sys.platform == "linux" and torch.version.hip is None and not chosen:
+        # Shapes vary in chat training and RL: blocks of fixed sizes would leave gaps between them.
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    return device
+
+
+@contextlib.contextmanager
+def _tensor_cores(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Within it, products of float32 use the TF32 tensor cores of a GPU that has them.
+
+    They read 10 bits of each factor's mantissa, as float16 has, and are up to eight times as fast.
+    """
+    wanted = (
+        dtype is torch.float32
+        and device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"  # NVIDIA's own switch
+    )
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        log.info("float32 products in TF32; NVIDIA_TF32_OVERRIDE=0 computes them in full, slower")
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_float32_matmul_precision(before)
 
 
 @contextlib.contextmanager

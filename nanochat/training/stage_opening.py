@@ -36,8 +36,8 @@ class LoopOptions:
 
     compile: bool | None = option(
         None,
-        "fuse kernels with torch.compile; none: where that works; with --resume, as the run "
-        "started",
+        "fuse kernels with torch.compile; none: where that works, except on MPS; with --resume, as "
+        "the run started",
     )
     resume: bool = option(
         False, "resume from this stage's newest checkpoint; start from scratch if there is none"
@@ -104,9 +104,12 @@ class Stage:
             log_line(line)
 
     def wants_compiling(self) -> bool:
-        """Whether the options ask for torch.compile, or else the run started with it."""
-        choices = (self.loop.compile, self.started_with.compiled)
-        return next((choice for choice in choices if choice is not None), True)
+        """Whether the options ask for torch.compile, or else the run started with it.
+
+        By default not on MPS, for which torch calls it a prototype.
+        """
+        choices = (self.loop.compile, self.started_with.compiled, self.run.device.type != "mps")
+        return next(choice for choice in choices if choice is not None)
 
 
 class StageOptions(Protocol):
