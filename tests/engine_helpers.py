@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanochat.engine import Engine
+from nanochat.engine.decode_step import FixedView
 from nanochat.gpt import GPT, GPTConfig, attention
 from nanochat.tokenizer import BpeTokenizer
 
@@ -73,7 +74,12 @@ class ScriptedModel(torch.nn.Module):
         view.store_tokens(tokens)
         self.calls.append(SimpleNamespace(rows=tokens.shape[0], width=tokens.shape[1]))
         result = torch.zeros(*tokens.shape, 1)
-        for row, slot in enumerate(view._slots.tolist()):
+        if isinstance(view, FixedView):
+            decoding = (view.places != view.cache.padding).nonzero()[:, 0].tolist()
+            rows = [(row, row) for row in decoding]
+        else:
+            rows = list(enumerate(view._slots.tolist()))
+        for row, slot in rows:
             for column, position in enumerate(view.positions[row].tolist()):
                 text = view.cache.tokens[slot, : position + 1].tolist()
                 result[row, column, 0] = self.script(text)

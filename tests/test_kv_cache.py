@@ -171,6 +171,7 @@ def test_a_cache_longer_than_the_models_positions_is_refused():
 
 def test_memory_of_keys_values_and_tokens():
     cache = make_cache(make_model(torch.float32), slots=2, max_len=9)
-    keys_and_values = 2 * 3 * 2 * 10 * 64 * 4
+    positions = 32 + 1  # a multiple of 32 and one for padding
+    keys_and_values = 2 * 3 * 2 * positions * 64 * 4
     stored = (cache.k, cache.v, cache.tokens)
-    assert sum(x.nbytes for x in stored) == keys_and_values + 2 * 10 * 8
+    assert sum(x.nbytes for x in stored) == keys_and_values + 2 * positions * 8

@@ -12,6 +12,7 @@ heads, D head dimension.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,13 @@ from nanochat.system.errors import ConfigError
 # order whatever other rows need, as long as the kernel takes them in one block.
 BUCKET = 32
 HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+
+def to_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Integers as an int64 tensor; does not wait for the device."""
+    # A copy from ordinary memory may wait for what the GPU is doing.
+    host = torch.tensor(values, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)
 
 
 class KVCache:
@@ -61,14 +69,15 @@ class KVCache:
         self.dtype = dtype
         stored = torch.float32 if device.type == "cpu" and dtype in HALF_DTYPES else dtype
         # One extra position: padding is written there and never read.
+        self.padding = -(-max_len // BUCKET) * BUCKET
         # The longest possible S for every slot: [depth, slots, H_kv, S, D]. A head's keys are
         # contiguous, as a query reads them, and adjacent slots are a batch without a copy.
-        shape = (config.depth, slots, config.kv_heads, max_len + 1, config.head_dim)
+        shape = (config.depth, slots, config.kv_heads, self.padding + 1, config.head_dim)
         self.k = torch.zeros(shape, dtype=stored, device=device)
         self.v = torch.zeros(shape, dtype=stored, device=device)
         self.layers = list(zip(self.k, self.v, strict=True))
         self._bands = {window: self._band(window, stored) for window in set(config.windows)}
-        self.tokens = torch.zeros(slots, max_len + 1, dtype=torch.int64, device=device)
+        self.tokens = torch.zeros(slots, self.padding + 1, dtype=torch.int64, device=device)
 
     def reset(self, slot: int, length: int = 0) -> None:
         """Drop everything in a slot after its first `length` tokens."""
@@ -83,6 +92,20 @@ class KVCache:
                 memory[:, slot, :, :length] = memory[:, source, :, :length]
             self.tokens[slot, :length] = self.tokens[source, :length]
             self.lengths[slot] = length
+
+    def swap(self, a: int, b: int) -> None:
+        """Exchange the content of two slots."""
+        length = max(self.lengths[a], self.lengths[b])
+        for memory in (self.k[..., :length, :], self.v[..., :length, :]):
+            memory[:, [a, b]] = memory[:, [b, a]]
+        self.tokens[[a, b], :length] = self.tokens[[b, a], :length]
+        self.lengths[a], self.lengths[b] = self.lengths[b], self.lengths[a]
+
+    def advance(self, slot: int, start: int, count: int) -> None:
+        """Note that `count` tokens from position `start` are being stored in a slot."""
+        assert 0 <= start <= self.lengths[slot] and count > 0, "gap in the slot's sequence"
+        assert start + count <= self.max_len, f"slot {slot} is full"
+        self.lengths[slot] = start + count
 
     def _band(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """What to add to a score by the distance from query to key, [-max_len .. max_len + BUCKET].
@@ -117,9 +140,7 @@ class KVCache:
         """
         assert len(set(slot_ids)) == len(slot_ids) == len(starts) == len(counts) > 0
         for slot, start, count in zip(slot_ids, starts, counts, strict=True):
-            assert 0 <= start <= self.lengths[slot] and count > 0, "gap in the slot's sequence"
-            assert start + count <= self.max_len, f"slot {slot} is full"
-            self.lengths[slot] = start + count
+            self.advance(slot, start, count)
         return CacheView(self, list(slot_ids), list(starts), list(counts))
 
 
@@ -142,8 +163,8 @@ class CacheView:
         self.in_order = slot_ids == list(range(low, high))
         # Attending to a few idle slots in between costs less than copying all keys and values.
         self.spread = not self.in_order and self.width == 1 and high - low <= 2 * len(slot_ids)
-        host = torch.tensor([slot_ids, starts, ends], dtype=torch.int64)
-        self._slots, self._starts, stops = host.to(cache.device, non_blocking=True).unbind()
+        host = [slot_ids, starts, ends]
+        self._slots, self._starts, stops = to_device(host, cache.device).unbind()
         if self.width == 1:
             self.positions = self._written = self._starts[:, None]  # [B, 1]
             return
@@ -152,7 +173,7 @@ class CacheView:
         self.positions = torch.minimum(positions, stops[:, None] - 1)
         self._written = positions  # [B, T], where each token is stored
         if len(set(counts)) > 1:
-            self._written = torch.where(positions < stops[:, None], positions, cache.max_len)
+            self._written = torch.where(positions < stops[:, None], positions, cache.padding)
 
     def previous_tokens(self) -> Tensor:
         """The token before each row's first one, [B]; an arbitrary token at position 0."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanochat.engine.kv_cache import KVCache
+from nanochat.engine.kv_cache import KVCache, to_device
 from nanochat.engine.sequences import Slot
 from nanochat.gpt.decoder import Decoder
 
@@ -54,7 +54,7 @@ def read_tokens(model: Decoder, cache: KVCache, slots: list[Slot], counts: list[
     chunks = [s.tokens[s.cached : s.cached + n] for s, n in zip(slots, counts, strict=True)]
     T = max(counts)
     padded = [chunk + [0] * (T - len(chunk)) for chunk in chunks]
-    tokens = torch.tensor(padded).to(cache.device, non_blocking=True)  # [B, T]
+    tokens = to_device(padded, cache.device)  # [B, T]
     indices, starts = [slot.index for slot in slots], [slot.cached for slot in slots]
     hidden = model.hidden(tokens, cache.view(indices, starts, counts))  # [B, T, C]
     for slot, count in zip(slots, counts, strict=True):
@@ -71,5 +71,5 @@ def last_states(hidden: Tensor, slots: list[Slot], counts: list[int]) -> Tensor:
     if hidden.shape[1] == 1:
         return hidden[:, 0]  # [B, C]
     last = [(i, n - 1) for i, n in enumerate(counts) if not slots[i].uncached]
-    rows, columns = torch.tensor(last, dtype=torch.int64).view(-1, 2).T
-    return hidden[rows.to(hidden.device), columns.to(hidden.device)]
+    rows, columns = to_device(last, hidden.device).view(-1, 2).T
+    return hidden[rows, columns]

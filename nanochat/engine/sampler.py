@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nanochat.engine.kv_cache import to_device
 from nanochat.engine.requests import TokenLogprob
 from nanochat.engine.sampling import SamplingBatch, sample
 from nanochat.engine.scores import ScoreEdits, token_logprobs
@@ -33,8 +34,7 @@ class Sampler:
         """Sample a token for every sequence from logits [B, V]; waits for the device."""
         logits = logits[:, : self.vocab_size]
         self._prepare(sequences)
-        positions = torch.tensor([len(seq.tokens) for seq in sequences])
-        positions = positions.to(self.device, non_blocking=True)
+        positions = to_device([len(seq.tokens) for seq in sequences], self.device)
         edited = self._edits.apply(logits)
         if not self._reporting:
             tokens = sample(edited, self._batch, positions)  # [B]
@@ -71,7 +71,7 @@ class Sampler:
         self._top = [params[row].logprobs or 0 for row in self._reporting]
         self._rows: Tensor | None = None  # all of them
         if len(self._reporting) < len(params):
-            self._rows = torch.tensor(self._reporting).to(self.device)
+            self._rows = to_device(self._reporting, self.device)
         self._ids = ids
 
     def read_prompt(

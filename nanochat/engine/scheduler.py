@@ -49,7 +49,8 @@ from concurrent.futures import FIRST_COMPLETED, wait
 import torch
 from torch import Tensor
 
-from nanochat.engine.kv_cache import KVCache
+from nanochat.engine.decode_step import DecodeStep, Recorder, default_recorder, row_bucket
+from nanochat.engine.kv_cache import KVCache, to_device
 from nanochat.engine.passes import last_states, next_chunks, read_tokens
 from nanochat.engine.requests import (
     Completion,
@@ -76,7 +77,8 @@ class Engine:
     slots: different sequences that are generated at the same time. max_len: tokens of prompt and
     answer together, by default the model's sequence length. dtype: of weights and cache, by default
     the model's compute dtype. deterministic: run tools inline; otherwise they run in threads while
-    other sequences continue. Not thread-safe.
+    other sequences continue. recorder: how decoding steps of fixed shapes are recorded, by default
+    as CUDA graphs on a GPU and not at all elsewhere (decode_step). Not thread-safe.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Engine:
         max_len: int | None = None,
         dtype: torch.dtype | None = None,
         deterministic: bool = True,
+        recorder: Recorder | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_len = max_len or model.config.sequence_length
@@ -102,6 +105,8 @@ class Engine:
             device=self.device,
             backend=self.model.attention,
         )
+        recorder = recorder or default_recorder(self.device)
+        self._decode = None if recorder is None else DecodeStep(self.cache, recorder)
         self._tools = ToolCalls(tokenizer, inline=deterministic)
         self._sampler = Sampler(tokenizer.vocab_size, self.device)
         self._ends = {True: {tokenizer.bos_id, tokenizer.special_id("<|assistant_end|>")}}
@@ -114,7 +119,7 @@ class Engine:
     def refresh(self, model: GPT) -> None:
         """Copy a model's current weights; no request may be running."""
         assert self.idle, "refresh between requests"
-        self.model = model.for_inference(self.dtype)
+        self.model.load(model.state_dict())
         self._slots.forget()
 
     @property
@@ -210,6 +215,8 @@ class Engine:
         events: list[Event] = []
         self._admit(events)
         self._collect_tools(events)
+        if self._decode is not None:
+            self._slots.gather(row_bucket(len(self._slots.used)))
         ready = [slot for slot in self._slots.used if not slot.pending_tools]
         if not ready and self._slots.used:
             tools = [tool for slot in self._slots.used for tool in slot.pending_tools]
@@ -230,9 +237,9 @@ class Engine:
             sequences = [seq for slot in sampling for seq in slot.sequences]
             logits = self.model.logits(torch.cat(hidden))  # [slots, V]
             if len(sequences) > len(sampling):  # sequences of one slot share its logits
-                repeats = torch.tensor([len(slot.sequences) for slot in sampling])
+                repeats = to_device([len(slot.sequences) for slot in sampling], self.device)
                 logits = logits.repeat_interleave(  # [sequences, V]
-                    repeats.to(self.device), dim=0, output_size=len(sequences)
+                    repeats, dim=0, output_size=len(sequences)
                 )
             sampled = self._sampler.choose(sequences, logits)
             for seq, (token, logprob) in zip(sequences, sampled, strict=True):
@@ -269,7 +276,10 @@ class Engine:
 
         Returns [slots without uncached tokens, C], the hidden state of their last token.
         """
-        hidden = read_tokens(self.model, self.cache, slots, counts)  # [B, T, C]
+        if self._decode is not None and max(counts) == 1:
+            hidden = self._decode.read(self.model, slots)  # [B, 1, C]
+        else:
+            hidden = read_tokens(self.model, self.cache, slots, counts)  # [B, T, C]
         for row, (slot, count) in enumerate(zip(slots, counts, strict=True)):
             for seq in slot.sequences:
                 if seq.reads_prompt:

@@ -93,6 +93,18 @@ class SlotTable:
                 homeless.append(seq)
         return homeless
 
+    def gather(self, rows: int) -> None:
+        """Move the sequences beyond the first `rows` slots into free ones among these."""
+        # What an idle slot holds moves to the other place, so no prefix is lost.
+        while self.used and self.used[-1].index >= rows:
+            slot = self.used.pop()
+            old, new = slot.index, min(self._kept)
+            self.cache.swap(old, new)
+            # In the same order: the least recently used one stays first.
+            self._kept = {old if i == new else i: kept for i, kept in self._kept.items()}
+            slot.index = new
+            bisect.insort(self.used, slot, key=lambda other: other.index)
+
     def leave(self, seq: ActiveSequence) -> None:
         """Take a sequence out of its slot; a slot without sequences is idle."""
         slot, seq.slot = seq.slot, None

@@ -4,13 +4,14 @@ Each token of a small model costs hundreds of operations of a microsecond or mor
 large one the time to read all weights. So, once for a model's weights (decoder_weights.py):
 - q, k, v and the gates of the value embeddings are one product, and matrices are stored in the form
   that the machine reads fastest (products.py);
-- the weights of norms are multiplied into the matrices after them; learned scales are numbers;
+- the weights of norms are multiplied into the matrices after them;
 - embeddings are normed in their table, and so is the smear's gate, which depends on the token;
 - the channels of q and k are reordered so that the two of a rotated pair are neighbors. A pair is a
   complex number then, and rotary positions are one complex product. As both are reordered alike,
   their products stay the same.
 
-The residual stream is at least float32; only products are in the compute dtype.
+The residual stream is at least float32; only products are in the compute dtype, and on a GPU values
+and gates of values. tests/test_decoder.py counts the operations of a token.
 
 Owns: Decoder. Does not own: stored keys and values (engine/kv_cache.py), training (model.py).
 Shapes: B rows, T tokens, N = B x T, C width, V vocabulary, H query heads, K key heads, D head size.
@@ -19,7 +20,7 @@ Shapes: B rows, T tokens, N = B x T, C width, V vocabulary, H query heads, K key
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -30,6 +31,8 @@ from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.decoder_weights import DecoderWeights, LayerWeights
 from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed
+
+FEW_ROWS = 128  # up to here every layer's share of the embedding is computed at once
 
 
 class Cache(Protocol):
@@ -74,15 +77,32 @@ class Decoder:
         self.stream_dtype = torch.promote_types(self.compute_dtype, torch.float32)
         self._mixed = self.compute_dtype != self.stream_dtype
         self._weights = DecoderWeights(config, weights, dtype)
+        # Views, which are as new as the weights: a number by layer, and all of them.
+        scales = self._weights.output.residual_scales, self._weights.output.x0_scales
+        self._residual_scales, self._x0_scales = (
+            () if scale is None else scale[:, None, None].unbind() for scale in scales
+        )
         self._turns = None
         if rope is not None:
             self._turns = torch.complex(*(x.to(self.stream_dtype) for x in rope))  # [.., 1, D / 2]
-        # Queries and keys are normed to length 1 and not to sqrt(D).
-        self._scale = attention_scale(config) * (config.head_dim if config.qk_norm else 1)
+        self.use_operations_of(self.device.type)
         self._zero = torch.zeros((), dtype=self.stream_dtype, device=self.device)
         self._width_floor, self._head_floor = (
             self._zero + math.sqrt(size * NORM_EPS) for size in (config.width, config.head_dim)
         )
+
+    def use_operations_of(self, device_type: str) -> None:
+        """Compute in the way that is fastest on a type of device; the device itself stays."""
+        # On a GPU F.rms_norm is one kernel. On a CPU it is ten operations: a length, a hypotenuse
+        # and a quotient take a third of its time.
+        self._fused_norms = device_type == "cuda"
+        self._scale = attention_scale(self.config)
+        if self.config.qk_norm and not self._fused_norms:
+            self._scale *= self.config.head_dim  # q and k are normed to length 1, not to sqrt(D)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the current weights of the model, in the memory of the ones before."""
+        self._weights.load(weights)
 
     def __call__(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) of the next token after each of tokens (B, T)."""
@@ -103,25 +123,26 @@ class Decoder:
         ids = tokens.reshape(-1)  # [N]
         turns = None if self._turns is None else self._turns[positions.reshape(-1)]  # [N, 1, D / 2]
         x = self._embed(tokens, positions, cache)  # [N, C]
-        x0, middle = x, x
+        middle = x
+        share = self._x0_shares(x)
         for index, layer in enumerate(self._weights.layers):
-            if layer.residual_scale is not None and layer.x0_scale is not None:
-                x = torch.add(x * layer.residual_scale, x0, alpha=layer.x0_scale)
+            if self._residual_scales:
+                x = torch.addcmul(share(index), x, self._residual_scales[index])
             q, k, v = self._heads(layer, x, ids, turns)  # [N, heads, D]
             by_row = (B, T, -1, self.config.head_dim)
             y = self._attend(index, q.view(by_row), k.view(by_row), v.view(by_row), cache)
-            x = x + layer.out(self._narrow(y.reshape(x.shape)))
+            x = x + layer.out.multiply(self._narrow(y.reshape(x.shape)))
             x = x + self._mlp(layer, x)
             if index == self.config.depth // 2:
                 middle = x
-        if self._weights.backout is not None:
-            x = torch.sub(x, middle, alpha=self._weights.backout)
+        if self._weights.output.backout is not None:
+            x = torch.addcmul(x, middle, self._weights.output.backout)
         return self._norm(x).view(B, T, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., V) of hidden (..., C), in at least float32."""
         narrow = self._narrow(hidden.reshape(-1, hidden.shape[-1]))  # [N, C]
-        logits = self._widen(self._weights.head(narrow))  # [N, V]
+        logits = self._widen(self._weights.output.head.multiply(narrow))  # [N, V]
         if self.config.softcap is not None:
             logits = logits.tanh_().mul_(self.config.softcap)
         return logits.view(*hidden.shape[:-1], -1)
@@ -146,10 +167,17 @@ class Decoder:
         if made.smear_by_token is not None:
             gate = F.embedding(tokens.reshape(-1), made.smear_by_token)  # [N, 1]
         else:
-            assert made.smear_gate is not None
+            assert made.smear_gate is not None and made.smear_scale is not None
             gate = F.linear(x[:, : made.smear_gate.shape[1]], made.smear_gate)
             gate = made.smear_scale * torch.sigmoid(gate)
         return torch.addcmul(x, gate, previous)
+
+    def _x0_shares(self, x0: Tensor) -> Callable[[int], Tensor]:
+        """What each layer adds of the first stream x0 (N, C), by the layer's number."""
+        scales = self._weights.output.x0_scales
+        if scales is None or x0.shape[0] > FEW_ROWS:
+            return lambda index: x0 * self._x0_scales[index]
+        return (x0 * scales[:, None, None]).unbind().__getitem__  # [depth, N, C]
 
     def _rows(self, tokens: Tensor, positions: Tensor, shift: int) -> Tensor:
         """Embeddings (N, C) of tokens (B, T) at positions + shift - 1; zeros for no token."""
@@ -166,21 +194,34 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (N, H, D), keys and values (N, K, D) of the stream (N, C)."""
         H, K, D = self.config.heads, self.config.kv_heads, self.config.head_dim
-        made = self._widen(layer.qkv(self._narrow(self._norm(x))))
-        qk = made.narrow(1, 0, (H + K) * D).view(-1, H + K, D)
+        made = layer.qkv.multiply(self._narrow(self._norm(x)))
+        if self._fused_norms:  # values stay narrow, as they are stored
+            qk = self._widen(made.narrow(1, 0, (H + K) * D)).view(-1, H + K, D)
+        else:
+            made = self._widen(made)
+            qk = made.narrow(1, 0, (H + K) * D).view(-1, H + K, D)
         v = made.narrow(1, (H + K) * D, K * D).view(-1, K, D)
         if layer.values is not None:
             gate = torch.sigmoid(made.narrow(1, (H + 2 * K) * D, K)).unsqueeze(-1)  # [N, K, 1]
-            value = self._widen(F.embedding(ids, layer.values)).view(-1, K, D)
-            v = torch.addcmul(v, gate, value)
+            value = F.embedding(ids, layer.values)
+            value = value if self._fused_norms else self._widen(value)
+            v = torch.addcmul(v, gate, value.view(-1, K, D))
         if self.config.qk_norm:
-            length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)  # [N, H + K, 1]
-            qk = qk / torch.hypot(length, self._head_floor)
+            qk = self._normed_heads(qk)
             if layer.norm_weight is not None:
                 qk = qk * layer.norm_weight
         if turns is not None:
             qk = (qk.view(turns.dtype) * turns).view(self.stream_dtype)
+        if self._fused_norms:
+            qk = self._narrow(qk)
         return qk.narrow(1, 0, H), qk.narrow(1, H, K), v
+
+    def _normed_heads(self, qk: Tensor) -> Tensor:
+        """Queries and keys (N, H + K, D), normed; see use_operations_of."""
+        if self._fused_norms:
+            return normed(qk, "rms")
+        length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)  # [N, H + K, 1]
+        return qk / torch.hypot(length, self._head_floor)
 
     def _attend(self, index: int, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         """Attention's output (B, T, H, D) of a layer."""
@@ -194,7 +235,9 @@ class Decoder:
         )
 
     def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
-        h = layer.up(self._narrow(self._norm(x)))  # [N, inner], or [N, 2 x inner] of swiglu
+        h = layer.up.multiply(
+            self._narrow(self._norm(x))
+        )  # [N, inner], or [N, 2 x inner] of swiglu
         if self.config.activation == "swiglu":
             up, gate = h.chunk(2, dim=-1)
             h = F.silu(gate) * up
@@ -203,14 +246,13 @@ class Decoder:
             h = h * h
         else:
             h = F.gelu(h)
-        return layer.down(h)
+        return layer.down.multiply(h)
 
     def _norm(self, x: Tensor) -> Tensor:
         """x (N, C), normed; a weight of the norm is in the matrix after it."""
-        if self.config.norm == "layer" or x.is_cuda:
+        if self.config.norm == "layer" or self._fused_norms:
             return normed(x, self.config.norm)
-        # On a CPU rms_norm is ten operations; these three take a third of its time. The root of
-        # |x|^2 + C * eps is a hypotenuse.
+        # The root of |x|^2 + C * eps is a hypotenuse.
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         length = torch.hypot(length, self._width_floor)
         return torch.addcdiv(self._zero, x, length, value=math.sqrt(x.shape[-1]))

@@ -6,8 +6,8 @@ Shapes: C width, V vocabulary, H query heads, K key heads, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,6 @@ class LayerWeights:
     down: Product
     norm_weight: Tensor | None  # [H + K, D], of the norms of q and k
     values: Tensor | None  # [V, K x D], value embeddings times the largest gate
-    residual_scale: float | None
-    x0_scale: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,20 @@ class Embeddings:
     norm_follows: bool
     smear_by_token: Tensor | None  # [V + 1, 1], the scaled gate, if a token always has the same
     smear_gate: Tensor | None  # [1, channels], if not
-    smear_scale: float
+    smear_scale: Tensor | None  # [1], if a token's gate varies
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is left after the layers, and the scales of all of them."""
+
+    head: Product  # C -> V; its result is logits / softcap
+    backout: Tensor | None  # [1], minus the share of the middle layer's output
+    residual_scales: Tensor | None  # [depth]
+    x0_scales: Tensor | None  # [depth]
+
+
+Part = Embeddings | LayerWeights | Output
 
 
 class DecoderWeights:
@@ -55,18 +66,36 @@ class DecoderWeights:
 
     def __init__(self, config: GPTConfig, weights: Weights, dtype: torch.dtype) -> None:
         self._config = config
-        self._weights = weights
         self._int8 = dtype == torch.int8
         self._dtype = torch.bfloat16 if self._int8 else dtype
         self._wide = torch.promote_types(self._dtype, torch.float32)
-        with torch.no_grad():
-            self.embeddings = self._embeddings()
-            self.layers = [self._layer(index) for index in range(config.depth)]
-            head = self._folded("embedding" if config.tied_head else "head", "final_norm")
-            # The cap is applied to logits / cap.
-            self.head = self._product(head / (config.softcap or 1.0))
-        backout = weights.get("backout_scale")
-        self.backout = None if backout is None else float(backout)
+        self.layers: list[LayerWeights] = []
+        # Tensors of inference mode could not be loaded into outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            for part in self._parts(weights):
+                if isinstance(part, Embeddings):
+                    self.embeddings = part
+                elif isinstance(part, Output):
+                    self.output = part
+                else:
+                    self.layers.append(part)
+
+    def load(self, weights: Weights) -> None:
+        """Take over the current weights of the model, in the memory of the ones before."""
+        # A recorded step (engine/decode_step.py) reads that memory, whoever writes to it.
+        with torch.inference_mode(False), torch.no_grad():
+            parts = (self.embeddings, *self.layers, self.output)
+            for part, fresh in zip(parts, self._parts(weights), strict=True):
+                for memory, new in zip(_tensors(part), _tensors(fresh), strict=True):
+                    memory.copy_(new)
+
+    def _parts(self, weights: Weights) -> Iterator[Part]:
+        """The parts in the order of their use; a part is made when it is asked for."""
+        self._weights = weights
+        yield self._embeddings()
+        for index in range(self._config.depth):
+            yield self._layer(index)
+        yield self._output()
         del self._weights  # the model's
 
     def _embeddings(self) -> Embeddings:
@@ -77,13 +106,13 @@ class DecoderWeights:
         if places is None and config.embedding_norm:
             table = normed(table, config.norm)
             table, weight = table if weight is None else table * weight, None
-        smear_gate, by_token, scale = None, None, 0.0
+        smear_gate, by_token, scale = None, None, None
         if config.smear:
             smear_gate = self._wide_copy("smear_gate")
-            scale = float(self._weights["smear_scale"])
+            scale = self._scales("smear_scale")
             if places is None:
                 by_token = torch.sigmoid(F.linear(table[:, : smear_gate.shape[1]], smear_gate))
-                by_token, smear_gate = scale * by_token, None
+                by_token, smear_gate, scale = scale * by_token, None, None
         return Embeddings(
             table=table.to(self._dtype),
             positions=None if places is None else F.pad(places.to(self._wide), (0, 0, 1, 0)),
@@ -100,8 +129,6 @@ class DecoderWeights:
         if config.activation == "swiglu":
             up = torch.cat([up, self._folded(f"{block}.mlp.gate", f"{block}.mlp_norm")])
         values = self._weights.get(f"value_embeddings.{index}.weight")
-        scales = self._weights.get("residual_scales"), self._weights.get("x0_scales")
-        residual, x0 = (None if scale is None else float(scale[index]) for scale in scales)
         return LayerWeights(
             qkv=self._product(self._qkv(block)),
             out=self._product(self._wide_copy(f"{block}.attention.out")),
@@ -109,9 +136,24 @@ class DecoderWeights:
             down=self._product(self._wide_copy(f"{block}.mlp.down")),
             norm_weight=self._head_norms(block),
             values=None if values is None else (VALUE_GATE_MOST * values).to(self._dtype),
-            residual_scale=residual,
-            x0_scale=x0,
         )
+
+    def _output(self) -> Output:
+        config = self._config
+        head = self._folded("embedding" if config.tied_head else "head", "final_norm")
+        backout = self._scales("backout_scale")
+        return Output(
+            # The cap is applied to logits / cap.
+            head=self._product(head / (config.softcap or 1.0)),
+            backout=None if backout is None else -backout,
+            residual_scales=self._scales("residual_scales"),
+            x0_scales=self._scales("x0_scales"),
+        )
+
+    def _scales(self, name: str) -> Tensor | None:
+        """Learned numbers, as a tensor: a GPU need not wait for them, and may find new ones."""
+        scales = self._weights.get(name)
+        return None if scales is None else scales.to(self._wide, copy=True)
 
     def _qkv(self, block: str) -> Tensor:
         """((H + 2 K) x D + gates, C): q, k, v, and the gates, which see few of the channels."""
@@ -154,3 +196,13 @@ class DecoderWeights:
 
     def _product(self, matrix: Tensor) -> Product:
         return product(matrix.to(self._dtype), int8=self._int8)
+
+
+def _tensors(part: Part) -> Iterator[Tensor]:
+    """All memory of a part, in a fixed order."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Product):
+            yield from value.stored
+        elif isinstance(value, Tensor):
+            yield value

@@ -6,12 +6,19 @@ Owns: the stored forms of a weight while generating. Does not own: which weights
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]  # (N, inputs) -> (N, outputs)
+
+class Product(NamedTuple):
+    """A product with a stored weight; `stored` is all the memory that `multiply` reads."""
+
+    multiply: Callable[[Tensor], Tensor]  # (N, inputs) -> (N, outputs)
+    stored: tuple[Tensor, ...]
+
 
 PACKED_FOR_ROWS = 64  # a hint to oneDNN; packed for 1 or for 64 rows made no difference of note
 FEW_ROWS = 8  # up to here reading the weight takes longer than multiplying
@@ -34,14 +41,14 @@ def product(weight: Tensor, *, int8: bool = False) -> Product:
     if weight.device.type == "cpu" and _packs(weight.dtype):
         return _packed_product(weight.contiguous())
     weight = weight.clone()  # shares no memory with the parameter that it was made from
-    return lambda x: F.linear(x, weight)
+    return Product(lambda x: F.linear(x, weight), (weight,))
 
 
 def _packed_product(weight: Tensor) -> Product:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_ROWS)
     linear = torch.ops.mkldnn._linear_pointwise.default
     if weight.dtype != torch.float32 or weight.numel() >= SMALL:
-        return lambda x: linear(x, packed, None, "none", [], "")
+        return Product(lambda x: linear(x, packed, None, "none", [], ""), (packed,))
 
     columns = weight.t().contiguous()  # [inputs, outputs]
 
@@ -51,7 +58,7 @@ def _packed_product(weight: Tensor) -> Product:
         y: Tensor = linear(x, packed, None, "none", [], "")
         return y
 
-    return multiply
+    return Product(multiply, (packed, columns))
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +82,7 @@ def _int8_product(weight: Tensor) -> Product:
         # Widening costs a pass over the weight, which many rows share.
         return F.linear(x, stored.to(x.dtype)) * scale
 
-    return multiply
+    return Product(multiply, (stored, scale))
 
 
 @functools.cache
