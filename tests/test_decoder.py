@@ -1,9 +1,14 @@
 """The decoder computes what the model computes, for every option of the architecture."""
 
+from collections import Counter
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.engine.decode_step import FixedView, Shape
+from nanochat.engine.kv_cache import KVCache
+from nanochat.gpt import GPT, GPTConfig, products
 from nanochat.gpt.decoder import Decoder
 from nanochat.gpt.products import product, quantize
 
@@ -57,6 +62,66 @@ def test_bfloat16_is_nearer_to_the_exact_logits_than_the_model_in_bfloat16(optio
     got = model.for_inference(torch.bfloat16)(tokens)
     assert got.dtype == torch.float32
     assert float((got - exact).abs().mean()) < 1.1 * own
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "default")
+def test_the_operations_of_a_gpu_compute_the_same(options):
+    tokens = some_tokens(3, 70)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+        model = shaken_model(dtype, **options)
+        decoder = model.for_inference(dtype)
+        decoder.use_operations_of("cuda")
+        assert float((decoder(tokens) - model(tokens)).abs().max()) < tolerance
+    exact = shaken_model(torch.float32, **options)(tokens)
+    model = shaken_model(torch.bfloat16, **options)
+    decoder = model.for_inference(torch.bfloat16)
+    decoder.use_operations_of("cuda")
+    own = float((model(tokens) - exact).abs().mean())
+    assert float((decoder(tokens) - exact).abs().mean()) < 1.2 * own
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a GPU would launch: everything but views and allocations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::")
+        if name not in ("scaled_dot_product_attention", "rms_norm"):  # one launch each on a GPU
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        if not func.is_view and not name.startswith("empty") and name != "_unsafe_view":
+            self.count[name] += 1
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("depth", "most"), [(12, 285), (24, 550)])
+def test_a_token_takes_few_launches_on_a_gpu(depth, most, monkeypatch):
+    monkeypatch.setattr(products, "_packs", lambda dtype: False)
+    model = shaken_model(torch.bfloat16, depth=depth, heads=1, width=32)
+    decoder = model.for_inference(torch.bfloat16)
+    decoder.use_operations_of("cuda")
+    cache = KVCache(
+        model.config, slots=2, max_len=96, dtype=torch.bfloat16, device=torch.device("cpu")
+    )
+    # A GPU stores keys and values in the dtype in which they are computed.
+    cache.k, cache.v = cache.k.bfloat16(), cache.v.bfloat16()
+    cache.layers = list(zip(cache.k, cache.v, strict=True))
+    cache._bands = {window: band.bfloat16() for window, band in cache._bands.items()}
+    inputs = torch.zeros(4, 2, dtype=torch.int64)
+    with torch.inference_mode(), Operations() as operations:
+        hidden = decoder.hidden(inputs[0][:, None], FixedView(cache, Shape(2, 0, 96), inputs))
+        logits = decoder.logits(hidden)
+    assert logits.shape == (2, 1, VOCAB)
+    count = operations.count
+    assert count.total() <= most, count
+    # In each layer two normed streams become bfloat16, and q and k float32 and bfloat16 again.
+    assert count["_to_copy"] <= 4 * depth + 6, count
 
 
 def test_int8_stays_close_to_the_exact_logits():

@@ -84,7 +84,7 @@ class DecoderWeights:
         """Take over the current weights of the model, in the memory of the ones before."""
         # A recorded step (engine/decode_step.py) reads that memory, whoever writes to it.
         with torch.inference_mode(False), torch.no_grad():
-            parts = (self.embeddings, *self.layers, self.output)
+            parts: list[Part] = [self.embeddings, *self.layers, self.output]
             for part, fresh in zip(parts, self._parts(weights), strict=True):
                 for memory, new in zip(_tensors(part), _tensors(fresh), strict=True):
                     memory.copy_(new)
@@ -112,7 +112,8 @@ class DecoderWeights:
             scale = self._scales("smear_scale")
             if places is None:
                 by_token = torch.sigmoid(F.linear(table[:, : smear_gate.shape[1]], smear_gate))
-                by_token, smear_gate, scale = scale * by_token, None, None
+                by_token = self._weights["smear_scale"].to(self._wide) * by_token
+                smear_gate, scale = None, None
         return Embeddings(
             table=table.to(self._dtype),
             positions=None if places is None else F.pad(places.to(self._wide), (0, 0, 1, 0)),
