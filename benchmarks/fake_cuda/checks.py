@@ -62,7 +62,7 @@ class Case:
         with torch.device(CUDA):
             model = GPT(config, compute_dtype=self.dtype, attention_backend=self.attention)
         if self.precision == "fp8":
-            fp8.convert(model)
+            fp8.convert(model, True)
         return model
 
 
