@@ -24,7 +24,8 @@ report.md and report.html, and starts the web chat. Run again, it resumes where 
   RUN=name         name of the run (default: the name of the preset)
   PORT=8000        port of the web chat
   PROCESSES=8      processes that train together (default: one for each GPU, else one)
-  TORCH=cpu        install torch's small CPU build
+  TORCH=auto       the build of torch: auto takes the one that fits the NVIDIA driver and GPU; or cpu
+                   (small), cu126, cu128, cu130, rocm. Not set: what is installed, else auto
   NANOCHAT_BASE_DIR=~/.cache/nanochat   the folder for all files
 
 On several machines, run the same command on each (recipes for Slurm and SkyPilot: runs/README.md):

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Sourced by speedrun.sh and check.sh. Defines `bootstrap`, which creates .venv from uv.lock, builds
 # the Rust crate and sets $PYTHON to the environment's Python.
-#   TORCH=cpu   install torch's small CPU build instead of the default one; an environment that has
-#               it keeps it
+#   TORCH       the build of torch: auto (uv.lock's, or another one if the machine's NVIDIA driver or
+#               GPU is too old for it), cpu, cu126, cu128, cu130, rocm; if it is not set, an
+#               environment keeps the one it has
 #   UV_SYNC     extra arguments for `uv sync`, such as --no-dev
 
 log() { printf '%s\n' "$*" >&2 || true; }
@@ -68,34 +69,138 @@ can_link() {
     return "$linked"
 }
 
+# The driver's version and the newest GPU's compute capability, as in "535.104.05 9.0"; nothing
+# where there is no NVIDIA GPU. A container may have the driver and no nvidia-smi: any GPU then.
+nvidia_gpu() {
+    local found
+    if found=$(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null); then
+        awk -F', *' '$2 + 0 > best { best = $2 + 0; driver = $1; newest = $2 }
+            END { if (best) print driver, newest }' <<<"$found"
+    elif [ -e /dev/nvidiactl ]; then
+        sed -n 's/^NVRM version:.* \([0-9]\{3,\}\.[0-9.]*\) .*/\1 8.0/p' /proc/driver/nvidia/version 2>/dev/null || true
+    fi
+}
+
+# Whether the first version is the second or a later one.
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
+
+# The build of torch for this machine: "lock" for that of uv.lock, or an index of download.pytorch.org.
+# uv.lock has CUDA 13, which needs driver 580 and has no code for GPUs before Turing. Builds for
+# CUDA 12 take any driver from 525.60.13 on; those for 12.6 have code for Maxwell, Pascal and Volta,
+# those for 12.8 for Blackwell.
+build_for_machine() {
+    local driver capability
+    read -r driver capability <<<"$(nvidia_gpu)"
+    if [ -z "$driver" ]; then echo lock; return; fi
+    at_least "$driver" 525.60.13 || die "the NVIDIA driver $driver is too old for torch 2.11 or later; update it to 580 or later (525.60.13 is the least), or set TORCH=cpu to train on the CPU"
+    if ! at_least "$capability" 7.5; then echo cu126
+    elif at_least "$driver" 580; then echo lock
+    else echo cu128
+    fi
+}
+
+# The build of torch that the environment has: as above, or nothing.
+installed_build() {
+    local found
+    for found in "$1"/.venv/lib/python*/site-packages/torch-[0-9]*.dist-info; do
+        [ -e "$found" ] || continue
+        found=$(basename "$found" .dist-info)
+        case "$found" in *+*) echo "${found##*+}" ;; *) echo lock ;; esac
+        return
+    done
+}
+
+wanted_build() {
+    local installed=$1
+    case "${TORCH:-}" in
+        "") if [ -n "$installed" ] && [ "$installed" != lock ]; then echo "$installed"; else build_for_machine; fi ;;
+        auto) build_for_machine ;;
+        rocm) echo rocm7.2 ;;
+        cpu | cu[0-9][0-9][0-9] | rocm[0-9].[0-9]) echo "$TORCH" ;;
+        *) die "TORCH must be auto, cpu, cu126, cu128, cu130 or rocm, got '$TORCH'" ;;
+    esac
+}
+
+# Builds for two versions of CUDA overwrite each other's files, so that the old one has to go first.
+remove_torch() {
+    local package packages=()
+    for package in $("${UV[@]}" pip list --quiet --python "$1/.venv/bin/python" --format freeze \
+        | sed -n 's/^\(torch\|\(pytorch-\)\{0,1\}triton[^=]*\|nvidia-[^=]*\|cuda-[^=]*\)==.*/\1/p'); do
+        packages+=("$package")
+    done
+    [ ${#packages[@]} = 0 ] || "${UV[@]}" pip uninstall --quiet --python "$1/.venv/bin/python" "${packages[@]}"
+}
+
+has_headers() {
+    "$1" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
+}
+
+# torch.compile needs Python.h, which Debian's and Ubuntu's Python lack without python3-dev, and uv's
+# own Pythons have. Sets $python_args for `uv sync`.
+find_python() {
+    local found version
+    python_args=()
+    found=$("${UV[@]}" python find --project "$1" 2>/dev/null) || return 0 # uv gets one of its own
+    ! has_headers "$found" || return 0
+    version=$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    if "${UV[@]}" python install --quiet "$version"; then
+        python_args=(--managed-python --python "$version")
+    else
+        log "== warning: $found has no Python.h, which torch.compile needs; install it (Debian, Ubuntu: apt install python3-dev)"
+    fi
+}
+
 # Whether a GPU is there that the kernels of the extra `gpu` are made for (Hopper, B200).
 takes_flash_attention() {
     nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null \
         | awk -F. '$1 == 9 || $1 == 10 { found = 1 } END { exit !found }'
 }
 
+# `uv sync` with the given arguments, and the extra `gpu` where it is of use.
+sync_environment() {
+    if takes_flash_attention; then
+        "${UV[@]}" sync "$@" --extra gpu --quiet && return
+        log "== warning: the extra 'gpu' cannot be installed: attention is slower without it"
+    fi
+    "${UV[@]}" sync "$@" --quiet
+}
+
 bootstrap() {
-    local root
+    local root installed build package status=0 python_args extra args
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     find_uv
     find_rust
     can_link || die "a C compiler that links is required to build the tokenizer; install gcc (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)"
-    log "== environment: uv sync from uv.lock"
-    local args=(--project "$root" --locked)
-    local extra
+    # Triton looks for these two only.
+    command -v gcc >/dev/null || command -v clang >/dev/null || export CC="${CC:-cc}"
+    installed=$(installed_build "$root")
+    build=$(wanted_build "$installed")
+    find_python "$root"
+    args=(--project "$root" --locked ${python_args[@]+"${python_args[@]}"})
     [ -n "${UV_SYNC:-}" ] && read -r -a extra <<<"$UV_SYNC" && args+=("${extra[@]}")
-    if [ "${TORCH:-}" = cpu ] || compgen -G "$root/.venv/lib/python*/site-packages/torch-*+cpu.dist-info" >/dev/null; then
-        local package  # the CUDA build of torch and what it depends on
-        for package in torch triton $(sed -n 's/^name = "\(\(nvidia\|cuda\)-[^"]*\)"$/\1/p' "$root/uv.lock"); do
+    if [ -n "$installed" ] && [ "$installed" != "$build" ]; then
+        log "== torch: the build '$build' replaces '$installed'"
+        remove_torch "$root"
+    fi
+    if [ "$build" = lock ]; then
+        log "== environment: uv sync from uv.lock"
+        sync_environment "${args[@]}"
+    else
+        log "== environment: uv sync from uv.lock, with torch from download.pytorch.org/whl/$build"
+        # uv.lock's build of torch and what it depends on, and what is made for that build.
+        for package in torch triton flash-attn-4 $(sed -n 's/^name = "\(\(nvidia\|cuda\)-[^"]*\)"$/\1/p' "$root/uv.lock"); do
             args+=(--no-install-package "$package")
         done
-        "${UV[@]}" sync "${args[@]}" --inexact --quiet
+        sync_environment "${args[@]}" --inexact
         "${UV[@]}" pip install --quiet --python "$root/.venv/bin/python" \
-            --index https://download.pytorch.org/whl/cpu "torch>=2.11"
-    elif ! takes_flash_attention || ! "${UV[@]}" sync "${args[@]}" --extra gpu --quiet; then
-        takes_flash_attention && log "== warning: the extra 'gpu' cannot be installed: attention is slower without it"
-        "${UV[@]}" sync "${args[@]}" --quiet
+            --index "https://download.pytorch.org/whl/$build" "torch>=2.11"
     fi
     PYTHON="$root/.venv/bin/python"
-    "$PYTHON" -c 'import nanochat.tokenizer._rustbpe, torch' || die "the environment is broken; remove .venv and run again"
+    # A GPU that torch cannot use is said here, before anything is downloaded or trained.
+    "$PYTHON" -c 'import nanochat.tokenizer._rustbpe
+from nanochat.system import config, machine
+config.cli(machine.gpus)' || status=$?
+    [ "$status" != 2 ] || exit 2
+    [ "$status" = 0 ] || die "the environment is broken; remove .venv and run again"
 }
