@@ -302,6 +302,22 @@ def test_the_second_build_of_flash_attention_3_serves_where_the_first_does_not_f
         attention._fa3_function()
 
 
+def test_without_a_network_the_second_build_is_not_waited_for(monkeypatch):
+    asked = []
+
+    class ConnectError(Exception):
+        pass
+
+    def get_kernel(repo_id, revision):
+        asked.append(repo_id)
+        raise ConnectError("Name or service not known")
+
+    hub(monkeypatch, get_kernel)
+    with pytest.raises(RuntimeError, match=r"^varunneal/flash-attention-3: ConnectError: N"):
+        attention._fa3_function()
+    assert len(asked) == 1
+
+
 def test_flash_attention_3_is_looked_up_before_compiled_code_calls_it(monkeypatch):
     flash = fake_flash()
     interface = types.SimpleNamespace(

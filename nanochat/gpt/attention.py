@@ -235,6 +235,8 @@ def _fa3_function() -> Callable[..., Any]:
             return getattr(found, "flash_attn_interface", found).flash_attn_func
         except Exception as error:  # no network, no build for this torch, a library that is missing
             reasons.append(f"{repository}: {_first_line(error)}")
+            if "Connect" in type(error).__name__:
+                break  # the loader has tried for half a minute, and would again
     raise RuntimeError("; ".join(reasons))
 
 

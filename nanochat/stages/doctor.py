@@ -129,7 +129,7 @@ def _dtype(device: torch.device) -> Finding:
 
 def _attention(device: torch.device) -> Finding:
     backend = attention.choose("auto", device)
-    return Finding("attention", f"{backend.name}: {backend.note}")
+    return Finding("attention", f"{backend.name}: {backend.note}", backend.passed_over or None)
 
 
 def _memory() -> Finding:
