@@ -101,8 +101,8 @@ def _gpu(index: int) -> Finding:
     if problem := machine.unsupported_gpu(torch.device("cuda", index)):
         reason, _, remedy = problem.partition("; ")
         return Finding(f"GPU {index}", f"not usable: {reason}", remedy)
-    remedy = "another process holds its memory: nvidia-smi" if free < total / 2 else None
-    return Finding(f"GPU {index}", text, remedy)
+    busy = "another process holds its memory: nvidia-smi" if free < total / 2 else None
+    return Finding(f"GPU {index}", text, busy)
 
 
 def _compiler(device: torch.device) -> Finding:
