@@ -17,8 +17,9 @@ import torch
 from nanochat.stages import base_train, doctor
 from nanochat.system import compiler
 from nanochat.system.compiler import Failure
-from nanochat.system.distributed import single_run
+from nanochat.system.distributed import StartedWith, single_run
 from nanochat.system.errors import ConfigError
+from nanochat.training.stage import _compiles
 from tests import test_broken_environments as environments
 
 TINY = (
@@ -132,6 +133,33 @@ def test_a_missing_header_that_triton_does_not_report_is_found(monkeypatch, tmp_
     assert "non-zero exit status" in compiler.explain(error).reason
 
 
+@pytest.mark.usefixtures("folders")
+def test_a_gpu_without_pythons_headers_trains_uncompiled_and_names_the_remedy(
+    monkeypatch, tmp_path
+):
+    def build(device: torch.device) -> None:  # as Triton does with its module for the driver
+        raise RuntimeError("CalledProcessError: Command '['gcc']' returned non-zero exit status 1.")
+
+    monkeypatch.setattr(compiler, "_compile_something", build)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(compiler, "probe", compiler.probe.__wrapped__)
+    run = dataclasses.replace(single_run(), device=torch.device("cuda", 0))
+    lines: list[str] = []
+    stage = SimpleNamespace(
+        run=run,
+        loop=SimpleNamespace(compile=None),
+        started_with=StartedWith(),
+        wants_compiling=lambda: True,
+        log_line=lines.append,
+    )
+    assert "Python.h" in _compiles(stage)
+    assert "does not work here (Python.h: No such file or directory)" in lines[0]
+    assert "training runs uncompiled, slower; to compile it, install Python's headers" in lines[0]
+    stage.loop.compile = True
+    with pytest.raises(ConfigError, match=r"^--compile: .*; install Python's headers \(Debian"):
+        _compiles(stage)
+
+
 def test_a_space_in_the_temporary_folder_is_named_as_torch_does_not_name_it(monkeypatch, folders):
     folder = "/tmp/my folder"
     error = RuntimeError("g++: fatal error: no input files")
@@ -167,8 +195,8 @@ def test_without_a_compiler_training_warns_once_and_goes_on(base, monkeypatch, c
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert warnings == [
         "warning: torch.compile does not work here (fatal error: omp.h: No such file or "
-        "directory): training runs uncompiled, about half as fast on a CPU; to compile it, install "
-        "OpenMP; --no-compile turns this message off"
+        "directory): training runs uncompiled, about half as fast; to compile it, install OpenMP; "
+        "--no-compile turns this message off"
     ]
     config = base / "base" / "runs" / "tiny" / "base_train" / "config.json"
     facts = json.loads(config.read_text())

@@ -241,9 +241,10 @@ def _compiles(stage: Stage) -> str:
     if stage.loop.compile:
         raise ConfigError(f"--compile: {problem}; {failure.remedy}, or leave the flag out")
     change = "; results may differ in the last bits" if stage.started_with.compiled else ""
+    slower = "about half as fast" if stage.run.device.type == "cpu" else "slower"
     stage.log_line(
-        f"warning: {problem}: training runs uncompiled, about half as fast on a CPU{change}; to "
-        f"compile it, {failure.remedy}; --no-compile turns this message off"
+        f"warning: {problem}: training runs uncompiled, {slower}{change}; to compile it, "
+        f"{failure.remedy}; --no-compile turns this message off"
     )
     return f"{NOT_COMPILED} ({failure.reason})"
 
