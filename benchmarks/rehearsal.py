@@ -10,6 +10,7 @@ optimizer's state of each training stage, and each result of each evaluation.
 import argparse
 import contextlib
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", action="store_true", help="a second run, killed in each stage")
     parser.add_argument("--ranks", type=int, default=8, help="processes that train together [8]")
+    parser.add_argument("--no-compile", action="store_true", help="base training too is eager")
     parser.add_argument("--seed", type=int, default=1, help="chooses how each stage is killed")
     parser.add_argument("--out", type=Path, help="kept; default: a temporary folder")
     given = parser.parse_args()
@@ -36,7 +38,7 @@ def main() -> int:
         out = given.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in RUNS:
             shutil.rmtree(out / name, ignore_errors=True)
-        preset = reduced(out, ranks=given.ranks)
+        preset = reduced(out, ranks=given.ranks, compiled=not given.no_compile)
         start_s = time.monotonic()
         base = rehearse(out / "unbroken", preset, given.ranks, [], cut=False)
         found = problems(base)
@@ -50,8 +52,13 @@ def main() -> int:
         for line in found:
             print(f"FAILED {line}")
         minutes = (time.monotonic() - start_s) / 60
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_minutes = (used.ru_utime + used.ru_stime) / 60
         kept = f": {base.run / 'report.html'}" if given.out else ""
-        print(f"rehearsal {'failed' if found else 'passed'} in {minutes:.1f} minutes{kept}")
+        print(
+            f"rehearsal {'failed' if found else 'passed'} in {minutes:.1f} minutes "
+            f"({cpu_minutes:.1f} minutes of one core){kept}"
+        )
     return 1 if found else 0
 
 
@@ -72,6 +79,8 @@ def rehearse(folder: Path, preset: Path, ranks: int, kills: list[Kill], *, cut: 
             attempt.finish()
             if before is not None:
                 before.resumed = attempt.resumed_at(before.stage)
+                if before.file in hub.resumed:
+                    before.resumed = f"byte {hub.resumed.pop(before.file):,}"
             before = kill
     return place
 
@@ -79,7 +88,7 @@ def rehearse(folder: Path, preset: Path, ranks: int, kills: list[Kill], *, cut: 
 def table(kills: list[Kill], equal: dict[str, str]) -> str:
     """A row for each kill: the stage, what was killed and when, and how it ended."""
     rows = [("stage", "kill", "when", "resumed at", "result")]
-    rows += [(k.stage, k.what, k.moment, k.resumed, equal[k.stage]) for k in kills]
+    rows += [(k.stage, k.what, k.moment, k.resumed, equal.get(k.stage, "there")) for k in kills]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

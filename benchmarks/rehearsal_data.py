@@ -78,8 +78,8 @@ def hub_files() -> dict[str, dict[str, bytes]]:
         "openai/gsm8k": _repository(
             {
                 "main": {
-                    "train": [_problem(i) for i in range(200)],
-                    "test": [_problem(i) for i in range(900, 940)],
+                    "train": [_problem(i) for i in range(1000)],
+                    "test": [_problem(i) for i in range(9000, 9040)],
                 }
             }
         ),
@@ -151,16 +151,16 @@ def _arc(number: int) -> dict[str, Any]:
 
 
 def _problem(number: int) -> dict[str, Any]:
-    """A word problem whose solution has the original's calculator spans."""
+    """A word problem whose solution has the original's calculator spans.
+
+    Its few answers are within a tiny model's reach, so that some rewards are not 0.
+    """
     dice = random.Random(f"problem {number}")
     name, thing = dice.choice(NAMES), dice.choice(THINGS)
-    a, b, c = dice.randint(2, 9), dice.randint(2, 9), dice.randint(1, 9)
+    a, b = dice.randint(1, 2), dice.randint(1, 2)
     return {
-        "question": f"{name} buys {a} boxes of {b} {thing} and gets {c} more. How many {thing} "
-        f"does {name} have?",
-        "answer": f"The boxes hold {a}*{b} = <<{a}*{b}={a * b}>>{a * b} {thing}.\n"
-        f"So {name} has {a * b}+{c} = <<{a * b}+{c}={a * b + c}>>{a * b + c} {thing}.\n"
-        f"#### {a * b + c}",
+        "question": f"{name} has {a} {thing} and gets {b} more. How many {thing} are there?",
+        "answer": f"{a}+{b} = <<{a}+{b}={a + b}>>{a + b}\n#### {a + b}",
     }
 
 

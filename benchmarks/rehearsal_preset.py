@@ -9,14 +9,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import rehearsal_data
-
 SPEEDRUN = Path(__file__).parent.parent / "nanochat" / "presets" / "speedrun.toml"
 Sections = dict[str, dict[str, Any]]
 
 
-def sizes(ranks: int) -> Sections:
-    """What is reduced, and what a CPU is told instead of being asked."""
+def sizes(ranks: int, *, compiled: bool) -> Sections:
+    """What is reduced, and what a CPU is told instead of being asked.
+
+    Building kernels takes longer than all else here, so at most base training does it.
+    """
     return {
         # The device and the dtype would be a GPU's; measured, the dtype could differ between runs.
         "common": {
@@ -29,7 +30,6 @@ def sizes(ranks: int) -> Sections:
         "tok_train": {"vocab-size": 512, "shards": 2},
         "tok_eval": {"eval-characters": 20_000},
         "base_train": {
-            "shards": rehearsal_data.TRAIN_SHARDS,
             "depth": 2,
             "sequence-length": 128,
             "tokens": 24 * 256 * ranks,
@@ -38,11 +38,13 @@ def sizes(ranks: int) -> Sections:
             "eval-every": 12,
             "sample-every": 12,
             "val-rows": 16,
+            "compile": compiled,
         },
+        "plan": {"compile": False},
         "base_loss": {"rows": 32, "sample-tokens": 8},
         "base_eval": {"batch-tokens": 4096},
-        "mid_train": {"tokens-per-step": 256 * ranks, "epochs": 0.0005},
-        "chat_sft": {"tokens-per-step": 256 * ranks, "epochs": 0.1},
+        "mid_train": {"tokens-per-step": 256 * ranks, "epochs": 0.00025 * ranks, "compile": False},
+        "chat_sft": {"tokens-per-step": 256 * ranks, "epochs": 0.05 * ranks, "compile": False},
         "chat_rl": {
             "steps": 6,
             "prompts-per-step": ranks,
@@ -55,11 +57,11 @@ def sizes(ranks: int) -> Sections:
     }
 
 
-def reduced(out: Path, *, ranks: int) -> Path:
+def reduced(out: Path, *, ranks: int, compiled: bool) -> Path:
     """Write the preset, print what differs from the real one, and return its path."""
     sections: Sections = tomllib.loads(SPEEDRUN.read_text(encoding="utf-8"))
     print(f"{SPEEDRUN.name} with smaller sizes for a CPU:")
-    for section, values in sizes(ranks).items():
+    for section, values in sizes(ranks, compiled=compiled).items():
         before = sections.setdefault(section, {})
         for key, value in values.items():
             print(f"  {section}.{key}: {_toml(before.get(key, 'not set'))} -> {_toml(value)}")

@@ -1,6 +1,7 @@
 """One call of speedrun.sh on a folder of its own, and what is left when it has ended."""
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -116,14 +117,17 @@ class Attempt:
         """Whether a line of its output matches."""
         return any(re.search(pattern, line) for line in self.lines)
 
+    def is_running(self, word: str) -> bool:
+        """Whether one of its processes has the word in its command line."""
+        return any(_runs(pid, word) for pid in descendants(self.process.pid))
+
     def launcher(self) -> int | None:
         """The pid of torchrun, while there is one."""
-        return next(
-            (p for p in descendants(self.process.pid) if _runs(p, "torch.distributed.run")), None
-        )
+        found = [p for p in descendants(self.process.pid) if _runs(p, "torch.distributed.run")]
+        return found[0] if found else None
 
     def workers(self) -> list[int]:
-        """The pids of torchrun's processes, in the order of their start."""
+        """The pids of torchrun's processes."""
         launcher = self.launcher()
         return [p for p in descendants(launcher) if _runs(p, "scripts.")] if launcher else []
 
@@ -160,9 +164,10 @@ def problems(place: Place) -> list[str]:
         if not (place.run / stage / "result.json").exists()
     ]
     report = _text(place.run / "report.html")
-    missing = [stage for stage in STAGES if stage not in report]
+    titles = [_section(place, stage).get("title", stage) for stage in STAGES]
+    missing = [title for title in titles if html.escape(title) not in report]
     if missing:
-        found.append(f"{place.folder.name}: report.html does not mention {', '.join(missing)}")
+        found.append(f"{place.folder.name}: report.html does not have {', '.join(missing)}")
     return found
 
 
@@ -175,7 +180,7 @@ def compare(first: Place, second: Place, stage: str) -> str:
 
 def _results(place: Place, stage: str) -> dict[str, Any]:
     """Everything of a stage that must not depend on interruptions, by name."""
-    section = json.loads(_text(place.run / stage / "result.json") or "{}")
+    section = _section(place, stage)
     rows = section.get("results", [])
     found = {f"{row.get('stage', '')} {row['name']}".strip(): row["value"] for row in rows}
     found |= {f"{k} at the end": v for k, v in section.get("evaluation", {}).items()}
@@ -186,6 +191,11 @@ def _results(place: Place, stage: str) -> dict[str, Any]:
         for name in ("model.safetensors", "optimizer.safetensors") if last else ():
             found[name] = hashlib.sha256((last / name).read_bytes()).hexdigest()
     return found
+
+
+def _section(place: Place, stage: str) -> dict[str, Any]:
+    """A stage's section of the report; empty if it has none yet."""
+    return json.loads(_text(place.run / stage / "result.json") or "{}")
 
 
 def _text(path: Path) -> str:

@@ -37,19 +37,20 @@ class Hub:
         self.mirror = mirror
         self.cut = cut
         self.requests: list[str] = []
+        self.resumed: dict[str, int] = {}  # the byte from which a file was last asked for
         self._seen: set[str] = set()
         self._lock = threading.Lock()
-        self._hold: re.Pattern[str] | None = None
+        self._hold: str | None = None
         self.held = threading.Event()
         self._released = threading.Event()
         files = [data for paths in repositories.values() for data in paths.values()]
         self.store = {hashlib.sha256(data).hexdigest(): data for data in files}
 
-    def hold(self, pattern: str) -> None:
-        """Stop the next transfer of a matching path in its middle until `release`."""
+    def hold(self, name: str) -> None:
+        """Stop transfers of a file in their middle until `release`."""
         self.held.clear()
         self._released.clear()
-        self._hold = re.compile(pattern)
+        self._hold = name
 
     def release(self) -> None:
         """Let held transfers end where they are, and hold no more."""
@@ -61,13 +62,13 @@ class Hub:
         with self._lock:
             first = name not in self._seen
             self._seen.add(name)
-        if self._hold is not None and self._hold.search(name):
+        if name == self._hold:
             return data[: len(data) // 2]
         return data[: len(data) // 2] if self.cut and first and len(data) > 10_000 else data
 
     def wait_if_held(self, name: str) -> None:
         """After half of a file has been sent: wait until the transfer may end."""
-        if self._hold is not None and self._hold.search(name):
+        if name == self._hold:
             self.held.set()
             self._released.wait(HELD_LONGEST_S)
 
@@ -180,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
         headers |= more or {}
         if asked:
-            start = int(asked[1])
+            start = self.hub.resumed[name] = int(asked[1])
             if start >= len(data):
                 self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return

@@ -1,6 +1,8 @@
 """The rehearsal of the speedrun: what its parts do, and a small one from start to end."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -63,3 +65,44 @@ for task in tasks:
         )
     assert done.stdout.splitlines() == ["600 300 60", "3", "True False", "True False"]
     assert all(line.startswith("loading ") for line in done.stderr.splitlines()), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_speedrun_passes_a_rehearsal_on_two_ranks(tmp_path):
+    """speedrun.sh itself, from the downloads to the report, and nothing said that puzzles."""
+    words = ["--ranks", "2", "--no-compile", "--out", str(tmp_path)]
+    done = subprocess.run(
+        ["bash", str(BENCHMARKS / "rehearsal.sh"), *words],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "base_train.depth: " in done.stdout
+    output = (tmp_path / "unbroken" / "output.log").read_text()
+    assert "chat_eval done in" in output
+    odd = [line for line in output.splitlines() if re.search("warn|error|Traceback", line, re.I)]
+    assert [line for line in odd if "% are cut off after 128 tokens" not in line] == []
+
+
+def test_a_stage_that_ends_with_other_bits_or_figures_is_found(parts, tmp_path):
+    import rehearsal_run
+
+    places = [rehearsal_run.Place(tmp_path / name, tmp_path, 2, "") for name in ("a", "b")]
+    for place in places:
+        folder = place.run / "mid_train"
+        (folder / "step_000004").mkdir(parents=True)
+        (folder / "step_000004" / "meta.json").write_text("{}")
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            (folder / "step_000004" / name).write_text(name)
+        section = {"results": [], "evaluation": {"val_loss": 1.5}, "seconds": id(place)}
+        (folder / "result.json").write_text(json.dumps(section))
+    assert rehearsal_run.compare(*places, "mid_train") == "equal"
+    section["evaluation"]["val_loss"] = 1.25
+    (folder / "result.json").write_text(json.dumps(section))
+    (folder / "step_000004" / "optimizer.safetensors").write_text("other")
+    found = rehearsal_run.compare(*places, "mid_train")
+    assert found.startswith("DIFFERENT: ")
+    assert "optimizer.safetensors" in found and "val_loss" in found
+    assert rehearsal_run.compare(*places, "chat_rl").startswith("DIFFERENT")

@@ -285,7 +285,8 @@ def test_conversations_that_do_not_fit_cost_a_warning(base, capsys):
     chat_sft.main([*CHAT, "--data", str(data), "--val-data", str(data)])
     output = capsys.readouterr().out
     assert (
-        "warning: 25% of the conversations are left out because no answer starts within" in output
+        "warning: of the conversations 25% are left out because no answer starts within 32 tokens; "
+        "raise --sequence-length" in output
     )
     folder = base / "base" / "runs" / "tiny" / "chat_sft"
     facts = json.loads((folder / "result.json").read_text())["settings"]

@@ -189,11 +189,15 @@ def _lost_shares(batches: ChatBatches, length: int, stage: Stage) -> dict[str, f
     counts = batches.sampled
     left_out = counts.dropped / counts.conversations
     cut_off = counts.truncated / counts.conversations
-    if left_out or cut_off:
+    shares = {
+        f"are left out because no answer starts within {length} tokens": left_out,
+        f"are cut off after {length} tokens": cut_off,
+    }
+    found = [f"{100 * share:.2g}% {what}" for what, share in shares.items() if share]
+    if found:
         stage.log_line(
-            f"warning: {100 * left_out:.3g}% of the conversations are left out because no answer "
-            f"starts within {length} tokens; {100 * cut_off:.3g}% are cut off there; "
-            "raise --sequence-length to fit them"
+            f"warning: of the conversations {' and '.join(found)}; raise --sequence-length to fit "
+            "them"
         )
     return {"conversations_left_out": left_out, "conversations_cut_off": cut_off}
 
