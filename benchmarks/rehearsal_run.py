@@ -1,7 +1,6 @@
 """One call of speedrun.sh on a folder of its own, and what is left when it has ended."""
 
 import hashlib
-import html
 import json
 import os
 import re
@@ -16,12 +15,11 @@ from typing import Any
 from faults import descendants
 
 from nanochat import checkpoint_manager
+from nanochat.report.data import STAGES as STAGES_OF_REPORT
 
 ROOT = Path(__file__).parent.parent
 TRAINING = ("base_train", "mid_train", "chat_sft", "chat_rl")
-STAGES = (
-    "tok_train tok_eval base_train base_loss base_eval mid_train chat_sft chat_rl chat_eval".split()
-)
+STAGES = tuple(STAGES_OF_REPORT)
 LONGEST_S = 900.0
 # The environment has just been set up, by rehearsal.sh or for the tests.
 BOOTSTRAP = """log() {{ printf '%s\\n' "$*" >&2 || true; }}
@@ -164,8 +162,7 @@ def problems(place: Place) -> list[str]:
         if not (place.run / stage / "result.json").exists()
     ]
     report = _text(place.run / "report.html")
-    titles = [_section(place, stage).get("title", stage) for stage in STAGES]
-    missing = [title for title in titles if html.escape(title) not in report]
+    missing = [title for title, _ in STAGES_OF_REPORT.values() if title not in report]
     if missing:
         found.append(f"{place.folder.name}: report.html does not have {', '.join(missing)}")
     return found
