@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from nanochat import optim
 from nanochat.data import Batch
 from nanochat.engine import Engine, Request, SamplingParams
+from nanochat.engine.decode_step import unrecorded
 from nanochat.gpt import GPT, GPTConfig, flops, fp8
 from nanochat.optim import MuonAdamW, OptimConfig
 from nanochat.optim.schedules import warmup_decay
@@ -268,14 +269,20 @@ def _profile(
 
 
 def check_decoding(work: Work, depth: int) -> None:
-    """Time prefill and decoding with the engine, for one row and for many."""
+    """Time prefill and decoding with the engine, for one row and for many.
+
+    The same steps without CUDA graphs are timed too. Raises: AssertionError if their greedy tokens
+    differ from those of the graphs.
+    """
     scale = work.scale
     length = max(scale.sequence_length, scale.prompt + scale.new_tokens + 1)
     sizes = GPTConfig(depth=depth, sequence_length=length, vocab_size=scale.vocab_size)
     encoder = base_training.char_tokenizer(scale.vocab_size)
     model = _model(work, sizes)
     slots = max(scale.decode_batches)
-    engine = Engine(model, encoder, slots=slots, max_len=scale.prompt + scale.new_tokens + 1)
+    max_len = scale.prompt + scale.new_tokens + 1
+    engine = Engine(model, encoder, slots=slots, max_len=max_len)
+    plain = Engine(model, encoder, slots=slots, max_len=max_len, recorder=unrecorded)
     weights = sum(p.numel() for p in model.parameters()) * engine.dtype.itemsize
     del model
 
@@ -284,6 +291,7 @@ def check_decoding(work: Work, depth: int) -> None:
         found: list[list[int]] = rows.tolist()
         return found
 
+    differing = []
     for batch in scale.decode_batches:
         # A quarter of the prompt before the new tokens fills the cache about as much as a chat.
         short = prompts(batch, scale.prompt // 4)
@@ -291,6 +299,10 @@ def check_decoding(work: Work, depth: int) -> None:
         first_token_s = _seconds(work, engine, short, 1)
         all_tokens_s = _seconds(work, engine, short, 1 + scale.new_tokens)
         token_s = max(all_tokens_s - first_token_s, 1e-9) / scale.new_tokens
+        plain_s = _seconds(work, plain, short, 1 + scale.new_tokens, repeats=1)
+        greedy = [_greedy(e, short, scale.new_tokens) for e in (engine, plain)]
+        if greedy[0] != greedy[1]:
+            differing.append(batch)
         work.add(
             "decoding",
             depth=depth,
@@ -301,13 +313,24 @@ def check_decoding(work: Work, depth: int) -> None:
             new_tokens=scale.new_tokens,
             token_ms=1e3 * token_s,
             tokens_per_s=batch / token_s,
+            plain_token_ms=1e3 * max(plain_s - first_token_s, 0) / scale.new_tokens,
             weights_bytes=weights,
             weights_gb_per_s=weights / token_s / 1e9,
             memory_bytes=devices.memory_used(work.device),
         )
+    if work.device.type == "cuda":  # elsewhere nothing is recorded, and shapes differ
+        assert not differing, f"graphs and their steps differ in greedy tokens: rows {differing}"
 
 
-def _seconds(work: Work, engine: Engine, prompts: list[list[int]], new_tokens: int) -> float:
+def _greedy(engine: Engine, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    params = SamplingParams(temperature=0, max_new_tokens=new_tokens)
+    requests = [Request(prompt=prompt, params=params, chat=False) for prompt in prompts]
+    return [completion.tokens for completion in engine.generate(requests)]
+
+
+def _seconds(
+    work: Work, engine: Engine, prompts: list[list[int]], new_tokens: int, repeats: int = 3
+) -> float:
     """Median time to answer all prompts with new_tokens each, after one warmup.
 
     A row ends early if it samples <|bos|>, which has a chance of about 1 / vocab_size per token.
@@ -328,4 +351,4 @@ def _seconds(work: Work, engine: Engine, prompts: list[list[int]], new_tokens: i
         return time.perf_counter() - begin_s
 
     generate()
-    return statistics.median(generate() for _ in range(3))
+    return statistics.median(generate() for _ in range(repeats))

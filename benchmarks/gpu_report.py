@@ -63,6 +63,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("prefill tokens/s", number("prefill_tokens_per_s")),
         ("ms to the first token", number("first_token_ms", ",.1f")),
         ("ms per token", number("token_ms", ",.2f")),
+        ("without graphs", number("plain_token_ms", ",.2f")),
         ("tokens/s", number("tokens_per_s")),
         ("weights, GB", number("weights_bytes", ",.2f", 1e-9)),
         ("weights read, GB/s", number("weights_gb_per_s")),
@@ -106,7 +107,8 @@ EXPLAINED = {
     "kernels": "As measured by the profiler; some run concurrently.",
     "decoding": (
         "Weights and cache in bf16, top-k 50. The time per token is that of a full answer minus "
-        "that of its first token, for all rows together; weights count as read once per token."
+        "that of its first token, for all rows together; weights count as read once per token. "
+        "Without graphs: the same steps, each operation launched by Python."
     ),
     "attention": (
         "Largest error of the output and the gradients relative to the largest true value; inputs "

@@ -191,10 +191,12 @@ class RolloutBatches:
                 f"--max-new-tokens {self.max_new_tokens} leaves no room for a prompt in the "
                 f"model's context of {length} tokens; use fewer"
             )
+        # More slots than a rank has answers would be memory without use.
+        answers = -(-options.prompts_per_step // run.world_size) * options.samples_per_prompt
         self.engine = Engine(
             model,
             tokenizer,
-            slots=SLOTS.get(run.device.type, 32),
+            slots=min(SLOTS.get(run.device.type, 32), answers),
             max_len=min(length, MAX_PROMPT_TOKENS + self.max_new_tokens),
         )
         self._totals: dict[str, float] = {}
