@@ -37,7 +37,7 @@ def run(
     try:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["NANOCHAT_BASE_DIR"] = folder
-            texts = _write_texts(Path(folder), vocab_size, tokens)
+            texts = write_texts(Path(folder), vocab_size, tokens)
             base_train.main([*args, "--tokenizer", "t", "--data", str(texts)])
     finally:
         Trainer.__init__ = build  # type: ignore[method-assign]
@@ -54,7 +54,7 @@ def _letters(vocab_size: int) -> list[str]:
     return [chr(FIRST_LETTER + i) for i in range(vocab_size - SPECIALS)]
 
 
-def _write_texts(folder: Path, vocab_size: int, tokens: int) -> Path:
+def write_texts(folder: Path, vocab_size: int, tokens: int) -> Path:
     """Write random text, and a tokenizer of exactly its characters and the special tokens."""
     letters = _letters(vocab_size)
     tokenizer.save(char_tokenizer(vocab_size), folder / "tokenizers" / "t" / "tokenizer.json")

@@ -16,7 +16,12 @@ import torch
 import nanochat
 from nanochat.system import device as devices
 
+ROOT = Path(__file__).parent.parent
 EXTENSION = "nanochat.tokenizer._rustbpe"
+
+
+class Skipped(Exception):
+    """A part cannot run here; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,9 @@ class Scale:
     decode_batches: tuple[int, ...]
     prompt: int  # tokens
     new_tokens: int
+    rl_tokens: int  # of an answer
+    stage_depth: int  # of the short runs of base training
+    text_vocab: int  # of their random text
     sample_s: float  # minimum duration of one timing sample
 
 
@@ -59,6 +67,9 @@ FULL = Scale(
     decode_batches=(1, 64),
     prompt=1024,
     new_tokens=128,
+    rl_tokens=256,
+    stage_depth=8,
+    text_vocab=2048,
     sample_s=0.02,
 )
 TINY = Scale(
@@ -73,6 +84,9 @@ TINY = Scale(
     decode_batches=(1, 3),
     prompt=12,
     new_tokens=4,
+    rl_tokens=4,
+    stage_depth=1,
+    text_vocab=64,
     sample_s=0.0,
 )
 

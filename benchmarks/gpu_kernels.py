@@ -25,6 +25,7 @@ def check_attention(work: Work) -> None:
             continue
         if name == "auto":
             work.note(f"attention auto: {backend.name} ({backend.note})")
+            work.add("attention_choice", backend=backend.name)
             continue
         _check_backend(work, backend)
     for name in attention.BACKENDS[1:]:

@@ -4,12 +4,14 @@ import gc
 import statistics
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import base_training
 import torch
+import torch._dynamo.utils as dynamo
 from gpu_common import Work, reason
 from torch.profiler import ProfilerActivity, profile
 
@@ -42,9 +44,9 @@ class RandomBatches:
     device: torch.device
 
     @classmethod
-    def draw(cls, work: Work, rows: int) -> "RandomBatches":
+    def draw(cls, work: Work, rows: int, vocab_size: int) -> "RandomBatches":
         """Draw the micro-batches of one step."""
-        T, V = work.scale.sequence_length, work.scale.vocab_size
+        T, V = work.scale.sequence_length, vocab_size
         count = max(1, work.scale.tokens_per_step // (rows * T))
         generator = torch.Generator().manual_seed(0)
         drawn = [torch.randint(V, (rows, T + 1), generator=generator) for _ in range(count)]
@@ -74,17 +76,21 @@ class RandomBatches:
         """Does nothing."""
 
 
-def check_training(work: Work, depth: int, precision: str) -> None:
-    """Time training steps at the largest number of rows that fits."""
+def check_training(
+    work: Work, depth: int, precision: str, vocab_size: int | None = None, rows: int | None = None
+) -> None:
+    """Time training steps at the largest number of rows that fits, up to `rows`."""
     sizes = GPTConfig(
         depth=depth,
         sequence_length=work.scale.sequence_length,
-        vocab_size=work.scale.vocab_size,
+        vocab_size=vocab_size or work.scale.vocab_size,
     )
     assert precision in ("bf16", "fp8"), precision
-    what = f"depth {depth} in {precision}"
+    what = f"depth {depth} in {precision}, vocabulary {sizes.vocab_size:,}"
     compiled = work.compiled
     rows_left = list(work.scale.device_rows)
+    if rows is not None:
+        rows_left = [rows, *(fewer for fewer in rows_left if fewer < rows)]
     while len(rows_left) > 1 and not _may_fit(work, sizes, rows_left[0]):
         rows_left.pop(0)
     while rows_left:
@@ -135,10 +141,12 @@ class Clock:
 
     begin_s: float = field(default_factory=time.perf_counter)
     ends_s: list[float] = field(default_factory=list)
+    graphs: list[int] = field(default_factory=list)  # compiled so far, after each step
 
     def tick(self) -> None:
         """Record the end of a step."""
         self.ends_s.append(time.perf_counter())
+        self.graphs.append(dynamo.counters["stats"]["unique_graphs"])
 
     @property
     def steps_s(self) -> list[float]:
@@ -155,7 +163,7 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
         missing = fp8.why_not(work.device) if work.device.type == "cuda" else None
         assert missing is None, f"fp8: {missing}"
         assert fp8.swap(model), "no linear is large enough"
-    batches = RandomBatches.draw(work, rows)
+    batches = RandomBatches.draw(work, rows, sizes.vocab_size)
     tokens = len(batches.host) * rows * sizes.sequence_length
     optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=tokens)
     loss = model.loss
@@ -165,6 +173,7 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
     per_token = flops.flops_per_token(sizes, sizes.sequence_length)
     if work.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(work.device)
+    dynamo.counters.clear()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, MetricsLogger(Path(folder), run) as metrics:
         trainer = Trainer(
@@ -186,9 +195,11 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
     peak = trainer.peak_flops
     row = {
         "depth": sizes.depth,
+        "vocab_size": sizes.vocab_size,
         "parameters": sum(flops.parameter_counts(sizes).values()),
         "precision": precision,
         "compiled": compiled,
+        "fell_back": work.compiled and not compiled,
         "attention": model.attention.name,
         "rows": rows,
         "tokens_per_step": tokens,
@@ -202,13 +213,32 @@ def _train(work: Work, sizes: GPTConfig, precision: str, *, rows: int, compiled:
         "first_step_s": clock.ends_s[0] - clock.begin_s,
         "loss": trainer.last_loss,
         "skipped": summary.skipped,
+        "graph_breaks": sum(dynamo.counters["graph_break"].values()),
+        "recompiles": clock.graphs[-1] - clock.graphs[min(SKIPPED, len(clock.graphs)) - 1],
     }
     # Recorded before anything else can fail; the next row replaces it.
     work.add("training", **row)
+    row["waits"] = _waits(work, trainer)
     parts = _pieces(work, trainer.loss_fn, optimizer, batches)
     work.add("training", **row, **parts)
     if work.device.type == "cuda" and not work.late(needed_s=15):
-        _profile(work, f"{sizes.depth} {precision}", trainer.loss_fn, optimizer, batches)
+        _profile(
+            work, f"{sizes.depth} {precision}, {rows} rows", trainer.loss_fn, optimizer, batches
+        )
+
+
+def _waits(work: Work, trainer: Trainer) -> int | None:
+    """How often one step makes the host wait for the GPU, by torch's own count."""
+    if work.device.type != "cuda":
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer._step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def _model(work: Work, sizes: GPTConfig) -> GPT:

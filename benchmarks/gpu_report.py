@@ -1,7 +1,9 @@
-"""Format the results of gpu_check as Markdown for RESULTS.md."""
+"""Format the results of gpu_check as Markdown for HISTORY.md."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import gpu_aims
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -10,6 +12,8 @@ TITLES = {
     "training": "Training steps",
     "kernels": "Kernels of one micro-batch and one update",
     "decoding": "Generation by the engine",
+    "rl": "Steps of reinforcement learning",
+    "stages": "Commands of the package",
     "attention": "Attention compared with float64",
     "attention_speed": "Attention, forward and backward, bf16, uncompiled",
     "fp8": "8-bit linears compared with bf16",
@@ -34,6 +38,7 @@ def text(name: str) -> Callable[[Row], str]:
 COLUMNS: dict[str, list[Column]] = {
     "training": [
         ("depth", text("depth")),
+        ("vocabulary", number("vocab_size")),
         ("parameters, M", number("parameters", factor=1e-6)),
         ("matrices in", text("precision")),
         ("compiled", lambda row: "yes" if row["compiled"] else "no"),
@@ -48,6 +53,9 @@ COLUMNS: dict[str, list[Column]] = {
         ("ms per update", number("update_ms", ",.1f")),
         ("peak GB", number("memory_bytes", ",.1f", 1e-9)),
         ("first step, s", number("first_step_s", ",.1f")),
+        ("graph breaks", text("graph_breaks")),
+        ("compiled again", text("recompiles")),
+        ("waits", text("waits")),
         ("loss", number("loss", ".3f")),
     ],
     "kernels": [
@@ -68,6 +76,23 @@ COLUMNS: dict[str, list[Column]] = {
         ("weights, GB", number("weights_bytes", ",.2f", 1e-9)),
         ("weights read, GB/s", number("weights_gb_per_s")),
         ("peak GB", number("memory_bytes", ",.1f", 1e-9)),
+    ],
+    "rl": [
+        ("depth", text("depth")),
+        ("answers", text("answers")),
+        ("tokens per answer", number("answer_tokens")),
+        ("s per step", number("step_s", ",.2f")),
+        ("of it sampling", number("sampling_s", ",.2f")),
+        ("tokens/s sampled", number("tokens_per_s")),
+        ("peak GB", number("memory_bytes", ",.1f", 1e-9)),
+    ],
+    "stages": [
+        ("what", text("what")),
+        ("s", number("seconds", ",.1f")),
+        ("killed at step", text("killed_at")),
+        ("difference of the last loss", number("difference", ".2g")),
+        ("first loss", number("first_loss", ".3f")),
+        ("last loss", number("last_loss", ".3f")),
     ],
     "attention": [
         ("backend", text("backend")),
@@ -102,7 +127,9 @@ EXPLAINED = {
         "Muon and AdamW, random tokens, the trainer's own loop. A micro-batch is one forward and "
         "backward pass; an update is the optimizer step alone (unsharded, on one GPU). The first "
         "step includes compilation. MFU: 6 operations per weight and token, plus attention over "
-        "the visible keys, relative to the data sheet's dense bf16 peak, also for fp8."
+        "the visible keys, relative to the data sheet's dense bf16 peak, also for fp8. "
+        "Compiled again: after the first three steps. Waits: synchronizing calls in one step, by "
+        "torch's own count."
     ),
     "kernels": "As measured by the profiler; some run concurrently.",
     "decoding": (
@@ -131,6 +158,8 @@ def markdown(facts: Row, parts: Sequence[Row], rows: Sequence[Row]) -> str:
         title += f", driver {facts['driver']}"
     lines = [f"{title}, torch {facts['torch']}, Python {facts['python']}", ""]
     lines += [f"`{facts['command']}`, commit {facts['commit'] or 'unknown'}. {facts['said']}", ""]
+    lines += ["### Aims", "", "| figure | aim | found | verdict |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(columns)} |" for columns in gpu_aims.verdicts(rows)] + [""]
     for name in TITLES:
         found = _latest(name, [row for row in rows if row["table"] == name])
         if found:
@@ -148,7 +177,8 @@ def _latest(name: str, rows: list[Row]) -> list[Row]:
     """The last row about each model, which is the complete one."""
     if name != "training":
         return rows
-    return list({(row["depth"], row["precision"]): row for row in rows}.values())
+    key = ("depth", "precision", "vocab_size", "rows")
+    return list({tuple(row.get(name) for name in key): row for row in rows}.values())
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:

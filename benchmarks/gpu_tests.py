@@ -2,19 +2,16 @@
 
 import importlib.util
 from collections import Counter
-from pathlib import Path
 
-from gpu_common import Work
+from gpu_common import ROOT, Skipped, Work
 
-ROOT = Path(__file__).parent.parent
 MARK = "pytest.mark.gpu"
 
 
 def run_tests(work: Work) -> None:
     """Run the tests marked gpu, if pytest is installed."""
     if importlib.util.find_spec("pytest") is None:
-        work.note("pytest is not installed: the tests marked gpu were not run")
-        return
+        raise Skipped("pytest is not installed")
     import pytest
 
     counts: dict[str, int] = {"passed": 0, "failed": 0, "skipped": 0}

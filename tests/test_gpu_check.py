@@ -29,19 +29,33 @@ def gpu_check(monkeypatch):
     return gpu_check
 
 
+# The stages of pocket, which take a minute, have tests of their own.
+REHEARSED = (
+    "train 2 bf16|train 2 fp8|train 2 fp8 768 4|decode 2|attention|resume|float32|rl 2|tests|fp8"
+).split("|")
+
+
 @pytest.mark.slow
-def test_the_rehearsal_runs_every_part_and_writes_the_tables(tmp_path):
-    done = run_check("--device", "cpu", "--no-compile", "--out", str(tmp_path))
+@pytest.mark.timeout(900)
+def test_the_rehearsal_runs_the_parts_and_writes_the_tables(tmp_path):
+    only = [word for name in REHEARSED for word in ("--only", name)]
+    done = run_check("--device", "cpu", "--no-compile", *only, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr + (tmp_path / "gpu_check.log").read_text()
     text = (tmp_path / "gpu_check.md").read_text()
     assert done.stdout.strip() == text.strip()
-    assert "`bash benchmarks/gpu_check.sh --device cpu --no-compile`" in text
+    assert "`bash benchmarks/gpu_check.sh --device cpu --no-compile --only " in text
     for title in ("Training steps", "Generation by the engine", "Attention compared with float64"):
         assert f"### {title}\n" in text
-    for line in ("| 2 | 1 | bf16 | no | blocks | 2 | 256 |", "| 2 | 1 | fp8 | no | blocks | 2 |"):
+    for line in (
+        "| 2 | 512 | 1 | bf16 | no | blocks | 2 | 256 |",
+        "| 2 | 512 | 1 | fp8 | no | blocks | 2 |",
+        "| 2 | 768 | 1 | fp8 | no | blocks | 4 | 256 |",
+        "| killed and resumed: loss against the unbroken run | at most 0.02 apart | 0 | met |",
+        "| --dtype float32 | trains | loss 4.",
+    ):
         assert line in text
     assert "tests marked gpu: 0 passed, 0 failed" in text
-    assert text.count("| ok |") == 4 + 6  # attention cases, parts
+    assert text.count("| ok |") == 4 + len(REHEARSED)  # attention cases, parts
     found = json.loads((tmp_path / "gpu_check.json").read_text())
     training = [row for row in found["rows"] if row["table"] == "training" and "pass_ms" in row]
     for row in training:
@@ -88,6 +102,92 @@ def test_a_part_that_fails_or_takes_too_long_is_recorded_and_the_rest_goes_on(
     text = (tmp_path / "gpu_check.md").read_text()
     assert "| train 2 int3 | failed: AssertionError: int3 |" in text
     assert "### Generation by the engine\n" in text
+
+
+@pytest.fixture
+def gpu_aims(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu_aims
+
+    return gpu_aims
+
+
+GOOD = [
+    {"table": "training", "depth": 24, "precision": "bf16", "vocab_size": 32768, "rows": 16}
+    | {"mfu": 0.58, "tokens_per_s": 1e5, "fell_back": False}
+    | {"graph_breaks": 0, "recompiles": 0, "waits": 0},
+    {"table": "training", "depth": 24, "precision": "fp8", "vocab_size": 32768, "rows": 16}
+    | {"mfu": 0.7, "tokens_per_s": 1.2e5, "fell_back": False},
+    {"table": "training", "depth": 22, "precision": "fp8", "vocab_size": 49152, "rows": 32}
+    | {"mfu": 0.7, "tokens_per_s": 1.5e5, "fell_back": False, "memory_bytes": 70e9},
+    {"table": "decoding", "depth": 12, "batch": 1, "tokens_per_s": 320.0},
+    {"table": "decoding", "depth": 12, "batch": 64, "tokens_per_s": 9000.0},
+    {"table": "attention", "verdict": "ok"},
+    {"table": "attention_choice", "backend": "fa3"},
+    {"table": "stages", "what": "killed and resumed", "difference": 0.001},
+    {"table": "stages", "what": "float32", "last_loss": 5.0},
+    {"table": "stages", "what": "pocket base_train", "seconds": 9.0},
+    {"table": "stages", "what": "pocket", "complete": True},
+    {"table": "rl", "depth": 12, "step_s": 9.0},
+]
+
+
+def test_good_figures_meet_every_aim_and_none_are_measured_without_rows(gpu_aims):
+    assert [verdict for *_, verdict in gpu_aims.verdicts(GOOD)] == ["met"] * len(gpu_aims.AIMS)
+    nothing = [verdict for *_, verdict in gpu_aims.verdicts([])]
+    assert nothing == ["not measured"] * len(gpu_aims.AIMS)
+
+
+@pytest.mark.parametrize(
+    ("index", "worse", "missed"),
+    [
+        (0, {"mfu": 0.54}, "depth 24 in bf16, MFU"),
+        (1, {"tokens_per_s": 1.14e5}, "depth 24, fp8 against bf16"),
+        (1, {"fell_back": True}, "training steps compile"),
+        (1, {"graph_breaks": 1}, "graph breaks in a step"),
+        (1, {"recompiles": 2}, "compilations after the first 3 steps"),
+        (0, {"waits": 3}, "synchronizations in a step"),
+        (2, {"rows": 16}, "depth 22, vocabulary 49,152, fp8"),
+        (3, {"tokens_per_s": 299.0}, "decoding, depth 12, one row, tokens/s"),
+        (4, {"tokens_per_s": 7999.0}, "decoding, depth 12, 64 rows, tokens/s"),
+        (5, {"verdict": "WRONG"}, "attention equals float64"),
+        (6, {"backend": "sdpa"}, "attention chosen by itself"),
+        (7, {"difference": 0.03}, "killed and resumed: loss against the unbroken run"),
+        (7, {"difference": float("nan")}, "killed and resumed: loss against the unbroken run"),
+        (8, {"last_loss": float("nan")}, "--dtype float32"),
+        (10, {"what": "pocket mid_train", "seconds": 1.0}, "all stages of pocket"),
+        (11, {"step_s": 16.0}, "a step of RL, depth 12, 256 answers of 256 tokens"),
+    ],
+)
+def test_a_figure_that_is_not_reached_misses_its_aim_only(
+    gpu_aims, gpu_check, index, worse, missed
+):
+    rows = [*GOOD[:index], {**GOOD[index], **worse}, *GOOD[index + 1 :]]
+    assert [name for name, *_, word in gpu_aims.verdicts(rows) if "missed" in word] == [missed]
+    assert gpu_check.green([{"status": "ok"}], GOOD)
+    assert not gpu_check.green([{"status": "ok"}], rows)
+    assert not gpu_check.green([{"status": "skipped: only 3 s left"}], GOOD)
+
+
+def test_every_part_for_a_gpu_has_an_aim_or_a_table_and_the_first_ten_minutes_the_main_ones(
+    gpu_check,
+):
+    names = [part.name for part in gpu_check.FULL_PARTS]
+    assert names[:3] == ["train 24 bf16", "train 24 fp8", "decode 12"]
+    assert {name.split()[0] for name in names} == {p.name.split()[0] for p in gpu_check.TINY_PARTS}
+    assert sum(part.budget_s for part in gpu_check.FULL_PARTS[:5]) <= 570
+
+
+@pytest.mark.slow
+def test_a_part_without_its_package_says_so_and_is_no_failure(tmp_path, gpu_check, monkeypatch):
+    (tmp_path / "pyarrow.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    part = gpu_check.Part("train 2 bf16", 300, 0)
+    status, _ = gpu_check.run_part(part, tmp_path / "log", device="cpu", compiled=False)
+    assert status["status"] == "not here: No module named 'pyarrow'"
+    assert gpu_check.green([status], [])
 
 
 def test_wrong_attention_is_called_wrong(gpu_check, monkeypatch, tmp_path):
