@@ -122,7 +122,7 @@ def test_the_driver_is_asked_of_nvidia_smi_where_the_kernel_does_not_say(
     assert machine.driver_version() is None
 
 
-@pytest.mark.parametrize("hidden", ["", "-1"])
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
 def test_a_gpu_that_the_user_hides_is_left_alone(nvidia, monkeypatch, hidden):
     nvidia(usable=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)

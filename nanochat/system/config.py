@@ -118,7 +118,8 @@ def secret(variable: str) -> str | None:
 def gpus_hidden() -> bool:
     """Whether the environment hides every GPU from torch, as CUDA_VISIBLE_DEVICES= does."""
     names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-    return any(os.environ.get(name) in ("", "-1") for name in names)
+    hiding = ("", "-1", "NoDevFiles")  # the last is what Slurm sets for a job without GPUs
+    return any(os.environ.get(name) in hiding for name in names)
 
 
 def load_preset(preset: str, section: str) -> dict[str, Any]:
