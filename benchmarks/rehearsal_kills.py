@@ -101,7 +101,7 @@ def _is_time(kill: Kill, attempt: Attempt, hub: Hub) -> bool:
         return False
     if kill.step is not None:
         return step_of(attempt.place, kill.stage) >= kill.step
-    return attempt.saw(rf"^{kill.stage}: /")  # its model is loaded
+    return attempt.saw(rf"^{kill.stage} of /")  # its model is loaded
 
 
 def _moment(kill: Kill, attempt: Attempt) -> str:

@@ -320,3 +320,28 @@ def test_under_torchrun_the_reason_of_one_rank_is_one_line_and_all_end(tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr[-3000:]
     assert errors[0].endswith("these rows are torn")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux tells them")
+def test_processes_whose_launcher_is_killed_save_and_end(tmp_path):
+    texts = write_texts(tmp_path)
+    node = Node(tmp_path, "127.0.0.1", "lo")
+    give_tokenizer(node, texts)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    endless = [*TINY, "--tokens", "256000000", "--val-rows", "4"]
+    process = subprocess.Popen(
+        [*command, "-m", "nanochat.stages.base_train", "--", *endless],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NANOCHAT_BASE_DIR": str(node.base)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            break
+    process.kill()
+    rest = process.stdout.read()  # until the last of them has closed it
+    assert "base_train stopped at step " in rest
+    assert list((node.base / "runs" / "tiny" / "base_train").glob("step_*/meta.json"))

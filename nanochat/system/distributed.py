@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.system import console, failures, machine
+from nanochat.system import console, failures, machine, signals
 from nanochat.system import device as devices
 from nanochat.system.config import RunOptions
 from nanochat.system.errors import (
@@ -97,6 +97,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
     with contextlib.ExitStack() as stack:
         store = None
         if world_size > 1:
+            signals.stop_with_launcher()
             stack.callback(_leave_group)  # after the store has the reason of a failure
             store = stack.enter_context(_store(me))
         device = devices.choose_device(options.device)

@@ -1,10 +1,12 @@
 """Stop requests: SIGTERM, SIGINT or SIGHUP sets a flag that the training loop reads.
 
 Owns: the handlers of these signals during training. A second Ctrl-C has its usual effect; a second
-SIGTERM has none, because a scheduler and torchrun may each send one.
+SIGTERM has none, because a scheduler and torchrun may each send one. Owns too that torchrun's
+processes end with it.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -14,6 +16,18 @@ from types import FrameType
 
 # SIGHUP: the terminal was closed. Windows has none.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
+
+
+def stop_with_launcher() -> None:
+    """Ask for SIGTERM when torchrun dies. Does nothing under other launchers and systems.
+
+    Killed itself, as by a lack of memory, it cannot end its processes: they would train on, keep
+    the GPUs' memory, and let nobody resume the stage meanwhile.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
 
 
 @contextlib.contextmanager
