@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import random
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -358,6 +363,26 @@ def test_nothing_of_a_step_is_computed_on_the_host():
     with torch.inference_mode():
         hidden = decoder.hidden(inputs[0][:, None], view)
     assert hidden.shape == (2, 1, model.config.width) and hidden.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_on_a_gpu_a_step_waits_for_nothing_and_is_few_launches():
+    """By the operations that torch picks for an H100; computed nowhere."""
+    checks = ["decode depth=12 rows=64", "decode depth=24 rows=1", "decode precision=fp32"]
+    command = [sys.executable, "benchmarks/fake_cuda", *checks]
+    root = Path(__file__).parent.parent
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    if done.returncode == 4:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for result, depth, most in zip(found, (12, 24, 4), (280, 540, 85), strict=True):
+        assert result["waits"] == []
+        assert result["attention"] == {"_scaled_dot_product_efficient_attention": depth}
+        assert result["launches"] <= most, result["operations"]
+        assert result["head"] <= 5
+    assert [result["cache"] for result in found] == [["torch.bfloat16"]] * 2 + [["torch.float32"]]
 
 
 def test_a_graph_that_cannot_be_recorded_is_done_without_and_said_once(graphs, monkeypatch):

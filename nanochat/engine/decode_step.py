@@ -36,6 +36,8 @@ from nanochat.gpt.decoder import Decoder
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96)  # and multiples of 128
 MOST_RECORDINGS = 64  # bounds memory; the least recently used one is dropped
+# Attention that reads a mask; what torch picks by itself may prepare a plan for every shape.
+KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 Run = Callable[[], Tensor]  # computes, or repeats, a step on memory that does not move
 Recorder = Callable[[Run], Run]
@@ -93,26 +95,25 @@ class FixedView:
 
     def store_tokens(self, tokens: Tensor) -> None:
         """Store the tokens [rows, 1]."""
-        length = self.cache.tokens.shape[1]
-        first = torch.arange(0, self.shape.rows * length, length, device=tokens.device)
-        self.cache.tokens.view(-1).index_copy_(0, first + self.places, tokens.view(-1))
+        self.cache.tokens.index_put_((self._rows, self.places), tokens[:, 0])
 
     @functools.cached_property
-    def _rows_of_memory(self) -> Tensor:
-        """Where keys and values are stored, [rows x H_kv]: rows of a layer's memory as [.., D]."""
-        heads, length = self.cache.k.shape[2:4]
-        count = self.shape.rows * heads
-        first = torch.arange(0, count * length, length, device=self.places.device)
-        return (first.view(-1, heads) + self.places[:, None]).view(-1)
+    def _rows(self) -> Tensor:
+        return torch.arange(self.shape.rows, device=self.places.device)
+
+    @functools.cached_property
+    def _stored(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Slot, head and position of where keys and values are stored, for [rows, H_kv]."""
+        heads = torch.arange(self.cache.k.shape[2], device=self.places.device)
+        return self._rows[:, None], heads[None], self.places[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [rows, 1, H_kv, D]; return attention of the queries."""
         memories = self.cache.layers[layer]  # [slots, H_kv, S, D] each
         for memory, new in zip(memories, (k, v), strict=True):
-            new = new.reshape(-1, new.shape[3])
             if new.dtype != memory.dtype:
                 new = new.to(memory.dtype)
-            memory.view(-1, memory.shape[3]).index_copy_(0, self._rows_of_memory, new)
+            memory.index_put_(self._stored, new[:, 0])
         span, mask = self._seen(self.cache.windows[layer])
         keys, values = (memory[: self.shape.rows, :, span] for memory in memories)
         # The heads that share a key head become queries of one head, as in KVCache.
@@ -224,9 +225,7 @@ class CudaGraphs:
         if self._stream is None:
             self._stream = torch.cuda.Stream()
             self._pool = torch.cuda.graph_pool_handle()
-        # Kernels that read a mask; what torch picks by itself may prepare a plan for every shape.
-        kernels = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        with sdpa_kernel(kernels):
+        with sdpa_kernel(KERNELS):
             # The first run loads kernels and reserves work space, which a recording must not.
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
