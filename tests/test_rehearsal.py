@@ -82,8 +82,10 @@ def test_the_speedrun_passes_a_rehearsal_on_two_ranks(tmp_path):
     assert "base_train.depth: " in done.stdout
     output = (tmp_path / "unbroken" / "output.log").read_text()
     assert "chat_eval done in" in output
-    odd = [line for line in output.splitlines() if re.search("warn|error|Traceback", line, re.I)]
-    assert [line for line in odd if "% are cut off after 128 tokens" not in line] == []
+    # Short rows cut conversations off, and tok_eval cannot have gpt2's vocabulary from here.
+    known = "% are cut off after 128 tokens|note: (gpt2|cl100k) is left out"
+    lines = [line for line in output.splitlines() if not re.search(known, line)]
+    assert not [line for line in lines if re.search("warn|error|Traceback", line, re.IGNORECASE)]
 
 
 def test_a_stage_that_ends_with_other_bits_or_figures_is_found(parts, tmp_path):
