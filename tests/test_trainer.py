@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanochat import checkpoint_manager, optim
 from nanochat.checkpoint_manager.meta import digest_of
@@ -18,6 +19,7 @@ from nanochat.system.distributed import single_run
 from nanochat.system.errors import CheckpointError
 from nanochat.system.metrics import MEASURED, MetricsLogger, read_rows
 from nanochat.tokenizer import train_char
+from nanochat.training.loss_scale import LossScale
 from nanochat.training.progress import Progress
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
@@ -75,6 +77,41 @@ def make_trainer(
         log_every=log_every,
         stop=stop,
     )
+
+
+class Reads(TorchDispatchMode):
+    """Collects the operations after which a host has to wait for its GPU."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name == "index" else ()
+        by_mask = any(i is not None and i.dtype == torch.bool for i in indices)
+        if name in self.WAITING or by_mask:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_does_not_wait_for_the_device(tmp_path, scaled):
+    """Forward, backward and update of a step between two logged rows."""
+    trainer = make_trainer(tiny_model(), Rows((2, 2), ignore=3), tmp_path)
+    if scaled:
+        trainer.loss_scale = LossScale(trainer.run.device)
+    trainer.optimizer.checks_finite_on_device = True  # as on a GPU
+    trainer._step()
+    with Reads() as reads:
+        trainer._step()
+    assert reads.found == []
+    trainer.optimizer.checks_finite_on_device = False
+    with Reads() as reads:
+        trainer._step()
+    assert reads.found == ["aten._local_scalar_dense.default"]  # so it would have been found
 
 
 def test_the_loss_is_the_mean_over_all_targets_however_they_are_split(tmp_path):

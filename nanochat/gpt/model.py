@@ -21,6 +21,9 @@ from nanochat.gpt.layers import Block, Embedding, Linear, Norm, at_least_fp32, c
 from nanochat.gpt.loss import cross_entropies, linear_cross_entropy
 from nanochat.gpt.parameters import initial_value
 
+# What a layer reads of what was computed before it, each (B, T, C): the residual stream, the stream
+# before the first layer, and the one after the middle layer (until there, that before the first).
+Streams = tuple[Tensor, Tensor, Tensor]
 SMEAR_CHANNELS = 24  # embedding channels from which the gate of the smear is computed
 
 
@@ -123,10 +126,22 @@ class GPT(nn.Module):
 
         Raises: ConfigError for a text that is longer than the model has positions for.
         """
+        streams = self.embed(tokens)
+        return self.output(self.run_layers(range(self.config.depth), streams, tokens))
+
+    # The forward pass in parts, which training on several ranks calls one by one: gradients of one
+    # part are sent while the backward pass of the parts before it runs.
+
+    def embed(self, tokens: Tensor) -> Streams:
+        """The streams before the first layer, for tokens (B, T)."""
         x = self._embed(tokens)  # [B, T, C]
-        x0, middle = x, x
+        return x, x, x
+
+    def run_layers(self, layers: range, streams: Streams, tokens: Tensor) -> Streams:
+        """The streams after consecutive layers, from those before them."""
+        x, x0, middle = streams
         recompute = self.checkpoint_activations and torch.is_grad_enabled()
-        for layer in range(self.config.depth):
+        for layer in layers:
             if recompute:
                 # Layers use no random numbers, so no generator has to be restored.
                 x = checkpoint(
@@ -136,6 +151,11 @@ class GPT(nn.Module):
                 x = self._layer(layer, x, x0, tokens)
             if layer == self.config.depth // 2:
                 middle = x
+        return x, x0, middle
+
+    def output(self, streams: Streams) -> Tensor:
+        """The normed output (B, T, C) from the streams after the last layer."""
+        x, _, middle = streams
         # What the middle layers wrote for later layers is partly useless to the head; subtracting
         # it here saves the last layers from learning to cancel it.
         if self.backout_scale is not None:
@@ -170,11 +190,17 @@ class GPT(nn.Module):
 
         tokens, targets: (B, T); targets of -1 have no loss. weights: (B, T), or 0-d for all tokens.
         """
+        streams = self.embed(tokens)
+        streams = self.run_layers(range(self.config.depth), streams, tokens)
+        return self.output_loss(streams, targets, weights)
+
+    def output_loss(self, streams: Streams, targets: Tensor, weights: Tensor) -> Tensor:
+        """The training loss from the streams after the last layer; see `loss`."""
         return linear_cross_entropy(
-            self.hidden(tokens).flatten(0, 1),  # [N, C], N = B * T
+            self.output(streams).flatten(0, 1),  # [N, C], N = B * T
             self.head_weight,  # [V, C]
             targets.flatten(),  # [N]
-            weights.to(self.head_weight.dtype).expand(tokens.shape).flatten(),  # [N]
+            weights.to(self.head_weight.dtype).expand(targets.shape).flatten(),  # [N]
             softcap=self.config.softcap,
         )
 

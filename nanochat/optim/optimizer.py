@@ -5,13 +5,15 @@ the state by parameter name. Does not own: the updates (muon.py, adamw.py), the 
 stores (groups.py), the sharding over ranks (sharding.py).
 
 Each rank owns an equal slice of every bucket of parameters: it receives the summed gradients of its
-slice (while the backward pass is still running), updates the slice and sends the weights to all.
+slice, updates the slice and sends the weights to all. Gradients are sent as soon as the backward
+pass has completed those of a bucket; a function that is compiled as a whole completes all of its
+gradients at its end. Weights are sent in `step`, or during the next forward pass (defer_gathers).
 """
 
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -181,6 +183,10 @@ class MuonAdamW:
         self._completed: list[int] = []
         self._order_learned = run.world_size == 1
         self._launched = 0
+        self._gather_order: list[int] | None = None  # None: weights are exchanged in `step`
+        self._outdated = False  # whether updated weights have not been sent yet
+        self._gathers: dict[int, Pending] = {}  # by bucket
+        self._bucket_of = {name: i for i, b in enumerate(self._buckets) for name in b.names}
         self._last = False
         for i, bucket in enumerate(self._buckets):
             for name, p in zip(bucket.names, bucket.parameters, strict=True):
@@ -229,6 +235,7 @@ class MuonAdamW:
         (n,). If any of them is not finite, neither weights nor state change; on a GPU this is
         decided on the device, without a synchronization.
         """
+        self.complete_weights()
         self._finish_reducing()
         if grad_scale is not None:
             inverse = grad_scale.reciprocal()
@@ -256,13 +263,44 @@ class MuonAdamW:
         for group in self.groups:
             # While new weights of this group are sent, the next group's update is computed.
             group.update(settings, self.steps_done, finite)
-            for bucket in group.buckets:
+            for bucket in group.buckets if self._gather_order is None else ():
                 gathers.append(bucket.gather_weights())
                 if len(gathers) > MAX_GATHERS_IN_FLIGHT:
                     gathers.popleft().wait()
         for gather in gathers:
             gather.wait()
+        self._outdated = self._gather_order is not None
         self.steps_done += 1 if finite is None else finite
+
+    def defer_gathers(self, names: Sequence[str]) -> None:
+        """Exchange updated weights not in `step`, but once they are needed.
+
+        names: all parameters in the order of their first use. From now on whoever reads weights
+        must call `await_weights` or `complete_weights` first.
+        """
+        self._gather_order = list(dict.fromkeys(self._bucket_of[name] for name in names))
+        assert len(self._gather_order) == len(self._buckets), "a parameter is missing"
+
+    @torch.no_grad()
+    def await_weights(self, names: Iterable[str]) -> None:
+        """Make sure that these parameters are up to date; the rest may be on the way. Collective.
+
+        On a GPU only the stream waits.
+        """
+        # All are sent at the first call after an update, in the order of their use, and not in
+        # `step`: a small collective between two steps would have to wait for all of them.
+        if self._outdated:
+            for i in self._gather_order or ():
+                self._gathers[i] = self._buckets[i].gather_weights()
+            self._outdated = False
+        for name in names:
+            gather = self._gathers.pop(self._bucket_of[name], None)
+            if gather is not None:
+                gather.wait()
+
+    def complete_weights(self) -> None:
+        """Make sure that all parameters are up to date. Collective."""
+        self.await_weights(self._bucket_of)
 
     def zero_grad(self) -> None:
         """Discard gradients that no step has used."""

@@ -34,6 +34,7 @@ from nanochat.system.wandb_run import WandbRun
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import stage_record
 from nanochat.training.loss_scale import LossScale
+from nanochat.training.overlap import training_loss
 from nanochat.training.progress import Progress, Summary
 from nanochat.training.saving import Saver
 from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpoint
@@ -102,10 +103,11 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         more = {"steps": recipe.total_steps, "compiled": compiled, "wandb_id": wandb_id}
         more["fp8"] = recipe.fp8
         _write_config(stage, model, recipe.tokenizer, {**facts, **more})
-        loss: Callable[..., torch.Tensor] = model.loss
         if compiled:
-            loss = compiler.compiled(loss)
             optimizer.compile()
+        # What may not be compiled, RL, generates between steps: it needs all weights by then.
+        in_parts = run.world_size > 1 and recipe.may_compile
+        loss = training_loss(model, optimizer, compiled=compiled, in_parts=in_parts)
         hooks = _hooks(stage, saver, recipe, results)
         trainer = Trainer(
             optimizer=optimizer,

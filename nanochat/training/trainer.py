@@ -26,6 +26,7 @@ from nanochat.training.loss_scale import LEAST, LossScale
 from nanochat.training.progress import Progress, Summary
 
 LossFn = Callable[[Batch, Tensor], Tensor]
+TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # tokens, targets, weights: see GPT.loss
 # Steps that are not finite are skipped; this many in a row are not a fluke, and rewinding to one
 # checkpoint more often than MAX_REWINDS does not help.
 MAX_SKIPPED = 5
@@ -163,6 +164,7 @@ class Trainer:
             spent_s = time.perf_counter() - hook_start_s
             hooks_s += spent_s
             self._window.start_s += spent_s  # evaluation is not training time
+        self.optimizer.complete_weights()
         training_s = max(time.perf_counter() - start_s - hooks_s, 1e-9)
         return Summary(
             steps=self.progress.step,
@@ -259,6 +261,7 @@ class Trainer:
         if self.rewind is None:
             raise TrainingError(f"{problem}: {REMEDY}")
         self.log_line(f"warning: {problem}: going back to a checkpoint")
+        self.optimizer.complete_weights()  # what is on the way would overwrite the loaded ones
         # The batches are not rewound: if the data broke the run, it would break it again.
         self.rewind(self)
         progress, back = self.progress, self.progress.step
@@ -362,6 +365,7 @@ class Trainer:
     def _run_hooks(self) -> None:
         for hook in self.hooks:
             if hook.on_stop if self.stopping else self.is_due(hook):
+                self.optimizer.complete_weights()
                 hook.fn(self)
 
     def _row_is_due(self) -> bool:
@@ -385,7 +389,7 @@ class Trainer:
         return step % every == 0 or (every == self.log_every and step == self.total_steps)
 
 
-def token_loss(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> LossFn:
+def token_loss(loss: TokenLoss) -> LossFn:
     """The language modeling loss; a policy gradient's if the batch has weights.
 
     loss: GPT.loss, or the compiled one.
