@@ -166,8 +166,12 @@ def test_the_number_of_processes_on_a_machine_can_be_given(cluster):
 
 
 def start_alone(cluster: Path, **variables: str) -> subprocess.Popen[str]:
-    """Run speedrun.sh with the preset of one GPU on one machine."""
-    names = {"RUN": "tiny", "PRESET": "gpu1", "NANOCHAT_BASE_DIR": str(cluster.parent / "base")}
+    """Run speedrun.sh with the preset of one GPU, told to use the CPU, on one machine."""
+    gpu1 = (ROOT / "nanochat" / "presets" / "gpu1.toml").read_text()
+    preset = cluster / "on_cpu.toml"
+    preset.write_text(gpu1.replace("[common]", '[common]\ndevice = "cpu"'))
+    base = cluster.parent / "base"
+    names = {"RUN": "tiny", "PRESET": str(preset), "NANOCHAT_BASE_DIR": str(base)}
     return subprocess.Popen(
         ["bash", str(cluster / "speedrun.sh"), "--no-serve"],
         env={**os.environ, "PYTHONPATH": str(ROOT), **names, **variables},
@@ -202,7 +206,7 @@ def test_a_download_that_fails_does_not_end_the_run(cluster):
     errors = job.communicate(timeout=120)[1]
     assert job.returncode == 0, errors
     assert "== the download stopped; base_train fetches the rest" in errors
-    assert "scripts.fetch --preset gpu1" in log.read_text()
+    assert f"scripts.fetch --preset {cluster}/on_cpu.toml" in log.read_text()
     log.unlink()
     again = start_alone(cluster)
     assert again.wait(timeout=120) == 0
