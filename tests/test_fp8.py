@@ -190,7 +190,8 @@ def test_the_flag_takes_auto_and_keeps_its_short_forms(capsys):
 
     assert [parsed(), parsed("--fp8"), parsed("--no-fp8")] == [False, True, False]
     assert parsed("--fp8", "auto", "--depth", "2") == "auto"
-    assert parsed("--preset", "speedrun") == parsed("--preset", "gpu1") == "auto"
+    assert parsed("--preset", "speedrun") == "auto"
+    assert parsed("--preset", "gpu1", "--depth", "12") == "auto"
     assert parsed("--preset", "speedrun", "--no-fp8") is False
     with pytest.raises(ConfigError, match="--fp8 must be true or false or auto, got 'maybe'"):
         parsed("--fp8", "maybe")

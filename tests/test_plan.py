@@ -1,5 +1,6 @@
 """What a run will take, as it is printed, and the work that its time is made of."""
 
+import dataclasses
 import re
 
 import pytest
@@ -8,10 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nanochat.gpt import GPTConfig
 from nanochat.optim import muon
-from nanochat.stages import plan
+from nanochat.optim.scaling import scaled_plan
+from nanochat.stages import base_train, plan
 from nanochat.system import compiler, memory
+from nanochat.system import device as devices
 from nanochat.system.errors import ConfigError
-from nanochat.training import time_plan
+from nanochat.training import model_size, run_plan, time_plan
 from nanochat.training.memory_plan import StepPlan
 
 SMALL = "--depth 2 --sequence-length 64 --vocab-size 300 --dtype float32 --tokens-per-step 1024"
@@ -65,12 +68,10 @@ def test_layers_computed_again_take_less_memory_and_more_time(capsys):
 
 
 @pytest.mark.slow
-def test_auto_plans_with_the_memory_of_this_machine_only(capsys, monkeypatch):
+def test_auto_plans_with_the_memory_of_this_machine(capsys, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the machine's own memory would be the GPU's")
     assert "16 rows of 64 tokens" in printed(capsys, f"{UNCOMPILED} --device-batch-size auto")
-    with pytest.raises(ConfigError, match="auto plans for this machine only"):
-        plan.main("--gpu H100 --device-batch-size auto".split())
     monkeypatch.setattr(memory, "memory_left", lambda: 0)
     with pytest.raises(ConfigError, match="not even one row fits"):
         plan.main(f"{UNCOMPILED} --device-batch-size auto".split())
@@ -103,3 +104,116 @@ def test_more_passes_cost_their_tokens_and_the_optimizer_once():
     )
     assert three - two == pytest.approx(two - one)
     assert two < 2 * one
+
+
+# --- GPUs
+
+
+def hours(text: str, stage: str) -> list[float]:
+    """At best, likely and at worst, of a row of the table of times."""
+    line = next(line for line in text.splitlines() if line.strip().startswith(f"{stage} "))
+    found = re.findall(r"\b(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?\b", line.split(stage)[1])
+    parts = [[float(x or 0) for x in row] for row in found if any(row)]
+    return [24 * d + h + m / 60 + s / 3600 for d, h, m, s in parts][:3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gpu", "tflops"), [("T4", 8.1), ("V100", 15.7)])
+def test_float32_is_costed_at_the_speed_of_float32(capsys, gpu, tflops):
+    text = printed(capsys, f"--depth 12 --gpu {gpu} --dtype float32 --device-batch-size 1")
+    assert f"of {tflops:.0f} TFLOP/s" in text
+    at_the_peak = 1.156e9 * 7.97e8 / (tflops * 1e12) / 3600
+    assert all(1.2 * at_the_peak < x < 2.5 * at_the_peak for x in hours(text, "base_train"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gpu", "products"),
+    [("T4", "float16"), ("V100", "float16"), ("GTX 1080 Ti", "float32"), ("A100", "bfloat16")],
+)
+def test_a_gpu_is_planned_for_in_the_dtype_that_it_trains_in(capsys, gpu, products):
+    plan.main(["--depth", "4", "--gpu", gpu])
+    assert f"estimated for 1 x {gpu} in {products}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_a_warning_with_a_remedy_that_works(capsys):
+    text = printed(capsys, "--depth 12 --gpu T4 --device-batch-size 32")
+    rows = re.search(r"warning: T4 has 17.2 GB.* use --device-batch-size (\d+), or auto", text)[1]
+    assert "warning" not in printed(capsys, f"--depth 12 --gpu T4 --device-batch-size {rows}")
+    text = printed(capsys, "--depth 32 --gpu T4 --device-batch-size 1")
+    assert "use --checkpoint-activations, or a smaller --depth" in text
+
+
+@pytest.mark.slow
+def test_the_speedrun_is_planned_with_every_stage_for_less_than_60_dollars(capsys):
+    text = printed(capsys, "--preset speedrun --gpus 8 --gpu H100")
+    for stage in "base_train base_loss mid_train chat_sft chat_rl chat_eval together".split():
+        best, likely, worst = hours(text, stage)
+        assert best < likely < worst
+    assert "warning" not in text
+    assert "in fp8, at $24.00 an hour; not measured on a GPU" in text
+    assert hours(text, "together")[1] * 24 < 60
+    dearer = printed(capsys, "--preset speedrun --gpus 8 --gpu H100 --dollars-per-gpu-hour 6")
+    assert "at $48.00 an hour" in dearer
+
+
+@pytest.mark.slow
+def test_without_fp8_units_the_speedrun_is_planned_in_bfloat16(capsys):
+    text = printed(capsys, "--preset speedrun --gpus 8 --gpu A100")
+    assert "in bfloat16" in text
+
+
+# --- --depth auto
+
+CARDS = {"GTX 1060": 6, "RTX 3060": 12, "T4": 16, "RTX 4090": 24, "H100": 80}
+
+
+@pytest.mark.slow
+def test_each_card_gets_the_largest_model_that_it_holds_and_trains_in_the_time(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # another one is planned for
+    values = {"sequence_length": 2048, "max_hours": 4}
+    depths = []
+    for name, memory_gb in CARDS.items():
+        gpu = model_size.of_sheet(name)
+        assert gpu.memory_bytes == memory_gb * 2**30
+        depth = model_size.largest_depth(values, gpu)
+        sizes = GPTConfig(depth=depth)
+        assert model_size.rows_fitting(sizes, gpu, most=1) == 1
+        assert base_hours(sizes, gpu) <= 4
+        larger = GPTConfig(depth=depth + 2)
+        assert base_hours(larger, gpu) > 4 or not model_size.rows_fitting(larger, gpu, most=1)
+        depths.append(depth)
+    assert depths == sorted(depths)
+    assert depths[-1] >= 16
+
+
+def base_hours(sizes: GPTConfig, gpu: model_size.Gpu) -> float:
+    machine = run_plan.Machine(peak_flops=gpu.peak_flops, count=1, products=gpu.products)
+    return run_plan.training(sizes, scaled_plan(sizes).tokens, machine).likely / 3600
+
+
+def test_memory_decides_where_time_does_not():
+    large = model_size.Gpu(memory_bytes=80 * 2**30, dtype=torch.bfloat16, peak_flops=1e18)
+    small = dataclasses.replace(large, memory_bytes=2 * 2**30)
+    values = {"sequence_length": 256, "vocab_size": 1000}
+    assert model_size.largest_depth(values, small) < model_size.largest_depth(values, large) == 32
+
+
+def test_a_resumed_run_keeps_its_depth_whatever_the_gpu_has_now(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    folder = tmp_path / "runs" / "mine" / "base_train"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"options": {"depth": 10}}')
+    gpu = model_size.Gpu(memory_bytes=2**40, dtype=torch.bfloat16, peak_flops=1e18)
+    resolve = model_size.resolver(lambda values: gpu, "base_train")
+    values = {"depth": "auto", "run": "mine", "sequence_length": 64, "vocab_size": 100}
+    assert resolve({**values, "resume": True})["depth"] == 10
+    assert resolve(values)["depth"] == 32
+    assert resolve({**values, "depth": 8, "resume": True})["depth"] == 8
+
+
+def test_depth_auto_without_a_gpu_asks_for_a_number(monkeypatch):
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"--depth auto: .* but the device is cpu; give a number"):
+        base_train.main(["--depth", "auto"])

@@ -23,7 +23,13 @@ class GPTConfig:
     sequence_length: int = option(
         2048, "context length in training, in tokens", least=1, most=2**24
     )
-    depth: int = option(20, "number of layers; the other sizes follow from it", least=1, most=1024)
+    depth: int = option(
+        20,
+        "number of layers; the other sizes follow from it; base_train and plan also take auto: the "
+        "largest that a GPU holds and trains within --max-hours",
+        least=1,
+        most=1024,
+    )
     width: int = option(
         None, "channels of the residual stream; default: 64 per layer", least=1, most=2**17
     )

@@ -8,7 +8,7 @@ torchrun --standalone --nproc_per_node=8 -m nanochat.stages.base_train -- --pres
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from nanochat.evaluation import bits_per_byte
 from nanochat.gpt import GPT, GPTConfig, flops, fp8
 from nanochat.optim import OptimConfig, schedules
 from nanochat.optim.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
-from nanochat.system import config, storage
+from nanochat.system import config, distributed, storage
 from nanochat.system.config import RunOptions, nested, option
 from nanochat.system.distributed import Run, broadcast_tensors, check_same_data, from_main, on_all
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
-from nanochat.training import batch_size
+from nanochat.training import batch_size, model_size
 from nanochat.training.stage import Recipe, greedy_samples, rows_per_step, run_training
 from nanochat.training.stage_opening import LoopOptions, Stage, open_stage
 
@@ -67,6 +67,11 @@ class BaseTrainConfig:
     tokens_per_step: int | None = option(
         None, "tokens in one optimizer step; none: from the model's scale", least=1
     )
+    max_hours: float = option(
+        model_size.MAX_HOURS,
+        "with --depth auto: most hours of base training, by the estimate",
+        above=0,
+    )
     warmup_steps: int = option(40, "warmup steps of the learning rates", least=0)
     warmdown_frac: float = option(0.65, "warmdown steps, as a share of all steps", least=0, most=1)
     final_lr_frac: float = option(
@@ -83,7 +88,9 @@ class BaseTrainConfig:
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = config.parse(BaseTrainConfig, argv, stage=NAME)
+    cfg = config.parse(
+        BaseTrainConfig, argv, stage=NAME, resolve=model_size.resolver(this_gpu, NAME)
+    )
     with open_stage(NAME, cfg) as stage:
         run = stage.run
         encoder = from_main(run, lambda: tokenizer.load(tokenizer_path(cfg)))
@@ -127,6 +134,11 @@ def main(argv: list[str] | None = None) -> None:
                 fp8=precision,
             ),
         )
+
+
+def this_gpu(values: dict[str, Any]) -> model_size.Gpu:
+    """What --depth auto is chosen for: this machine's GPU, once per process."""
+    return model_size.of_this_machine(values, distributed.local_world_size())
 
 
 def training_text(cfg: BaseTrainConfig, tokens: int) -> DataOptions:

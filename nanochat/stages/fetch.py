@@ -4,6 +4,9 @@ nanochat fetch --preset speedrun
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from nanochat.data import open_data
 from nanochat.data.hub import HUB_SHARDS
@@ -13,6 +16,7 @@ from nanochat.stages.base_train import BaseTrainConfig, training_text
 from nanochat.system import config, storage
 from nanochat.system.config import nested
 from nanochat.system.console import log_line, show_log
+from nanochat.training import model_size
 
 NAME = "fetch"
 
@@ -24,8 +28,15 @@ class FetchConfig(BaseTrainConfig):
     model: GPTConfig = nested(GPTConfig)
 
 
+def this_gpu(values: dict[str, Any]) -> model_size.Gpu:
+    """What base training will run on: all GPUs of this machine."""
+    return model_size.of_this_machine(values, max(1, torch.cuda.device_count()))
+
+
 def main(argv: list[str] | None = None) -> None:
-    cfg = config.parse(FetchConfig, argv, stage=NAME, sections=("tok_train", "base_train"))
+    sections = ("tok_train", "base_train")
+    resolve = model_size.resolver(this_gpu)
+    cfg = config.parse(FetchConfig, argv, stage=NAME, sections=sections, resolve=resolve)
     show_log()
     if cfg.data.data not in HUB_SHARDS:
         log_line(f"--data {cfg.data.data} has no shards to download")

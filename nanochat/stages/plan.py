@@ -1,32 +1,53 @@
-"""Predict what base training takes: size, tokens, FLOPs, memory and time.
+"""Predict what a run takes: size, tokens, FLOPs, memory, time and dollars.
 
 nanochat plan --preset pocket
+nanochat plan --preset speedrun --gpus 8 --gpu H100
+nanochat plan --preset gpu1 --gpu T4
 nanochat plan --depth 20 --gpus 8 --gpu H100
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from nanochat.data.dataloader import micro_batch_rows
-from nanochat.gpt import GPTConfig, flops
+from nanochat.gpt import GPTConfig, flops, fp8
 from nanochat.optim.scaling import DEFAULT_RATIO, ScaledPlan, scaled_plan
-from nanochat.system import compiler, config, memory
+from nanochat.stages.chat_rl import ChatRlConfig
+from nanochat.stages.mid_train import MidTrainConfig
+from nanochat.system import compiler, config, memory, peaks
 from nanochat.system import device as devices
 from nanochat.system.config import nested, option
 from nanochat.system.distributed import DTYPES
 from nanochat.system.errors import ConfigError
 from nanochat.system.metrics import duration
 from nanochat.system.peaks import PEAKS
-from nanochat.training import batch_size, memory_plan, time_plan
+from nanochat.training import batch_size, memory_plan, model_size, run_plan, time_plan
 from nanochat.training.memory_plan import MemoryEstimate, StepPlan
+from nanochat.training.run_plan import Seconds
+
+# Dollars an hour for one GPU where many rent it, in 2026, roughly; offers differ by half.
+DOLLARS_PER_HOUR = {
+    "B200": 5.0,
+    "H200": 3.5,
+    "H100": 3.0,
+    "A100": 1.6,
+    "L40S": 0.9,
+    "A10": 0.75,
+    "L4": 0.7,
+    "T4": 0.35,
+    "V100": 0.5,
+    "RTX 5090": 0.7,
+    "RTX 4090": 0.4,
+    "RTX 3090": 0.25,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """Predicted size, tokens, FLOPs, memory and time of base training."""
+    """Predicted size, tokens, FLOPs, memory, time and cost of a run."""
 
     model: GPTConfig = nested(GPTConfig)
     tokens: int | None = option(
@@ -48,6 +69,11 @@ class PlanConfig:
     )
     compile: bool = option(True, "fuse kernels with torch.compile")
     checkpoint_activations: bool = option(False, "recompute layers in the backward pass")
+    fp8: bool = option(False, "8-bit matrix products")
+    eval_every: int | None = option(None, "steps between evaluations; none: only at the end")
+    max_hours: float = option(
+        model_size.MAX_HOURS, "with --depth auto: most hours of base training", above=0
+    )
     save_every: int | None = option(
         None, "steps between checkpoints, whose copies take memory; none: only at the end"
     )
@@ -61,7 +87,7 @@ class PlanConfig:
         None, "time of all later stages, as a multiple of base training's; none: not shown"
     )
     dollars_per_gpu_hour: float | None = option(
-        None, "price of one GPU per hour; none: no cost shown"
+        None, "price of one GPU per hour; none: a typical one, if it is known", above=0
     )
 
 
@@ -74,10 +100,12 @@ class Machine:
     count: int
     dtype: torch.dtype
     peak_flops: float | None  # of one device; None if unknown
+    memory_bytes: int | None = None  # of one GPU
 
 
 def main(argv: list[str] | None = None) -> None:
-    cfg = config.parse(PlanConfig, argv, stage="plan", sections=("tok_train", "base_train", "plan"))
+    sections = ("tok_train", "base_train", "plan")
+    cfg = config.parse(PlanConfig, argv, stage="plan", sections=sections, resolve=resolve)
     sizes = cfg.model
     plan = scaled_plan(
         sizes, ratio=cfg.ratio, tokens=cfg.tokens, tokens_per_step=cfg.tokens_per_step
@@ -97,8 +125,41 @@ def main(argv: list[str] | None = None) -> None:
     machine = find_machine(cfg)
     step, passes = find_step(cfg, plan, machine, resident_bytes)
     estimate = memory_plan.estimate(sizes, step, resident_bytes=resident_bytes)
-    for line in [*_memory(estimate, step, passes), *_time(cfg, plan, machine, step, passes)]:
+    for line in [
+        *_memory(estimate, step, passes),
+        *_too_much(cfg, estimate, step, machine),
+        *_time(cfg, plan, machine, step, passes, config.preset_name(argv)),
+    ]:
         print(line)
+
+
+def resolve(values: dict[str, Any]) -> dict[str, Any]:
+    """Replaces what "auto" means on the GPU to plan for: depth and fp8."""
+
+    def gpu(values: dict[str, Any]) -> model_size.Gpu:
+        count = int(values.get("gpus") or 1)
+        if values.get("gpu") or values.get("gpus"):
+            dtype = DTYPES.get(str(values.get("dtype")))
+            return model_size.of_sheet(values.get("gpu") or "H100", count=count, dtype=dtype)
+        return model_size.of_this_machine(values, max(1, torch.cuda.device_count()))
+
+    if values.get("gpu", "H100") not in PEAKS:
+        return values  # from_dict reports it
+    values = model_size.resolver(gpu)(values)
+    if values.get("fp8") == "auto":
+        sizes = config.from_dict(GPTConfig, model_size.sizes_of(values))
+        values["fp8"] = sizes.width >= fp8.MIN_WIDTH and _has_fp8(values)
+    return values
+
+
+def _has_fp8(values: dict[str, Any]) -> bool:
+    """Whether the GPU to plan for multiplies in fp8."""
+    name = values.get("gpu") or ("H100" if values.get("gpus") else None)
+    if name is None:
+        device = devices.choose_device(None)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    sheet = peaks.find(name)
+    return sheet is not None and sheet.fp8 is not None
 
 
 def _steps(plan: ScaledPlan) -> int:
@@ -109,24 +170,27 @@ def find_machine(cfg: PlanConfig) -> Machine:
     """The GPUs that the options name, else this machine."""
     asked = DTYPES[cfg.dtype] if cfg.dtype else None
     if cfg.gpu is not None or cfg.gpus is not None:
-        name = cfg.gpu or "H100"
-        dtype = asked or (torch.bfloat16 if PEAKS[name].bf16 else torch.float32)
+        name, count = cfg.gpu or "H100", cfg.gpus or 1
+        gpu = model_size.of_sheet(name, count=count, dtype=asked)
         return Machine(
             kind="cuda",
             name=name,
-            count=cfg.gpus or 1,
-            dtype=dtype,
-            peak_flops=PEAKS[name].flops(dtype),
+            count=count,
+            dtype=gpu.dtype,
+            peak_flops=gpu.peak_flops,
+            memory_bytes=gpu.memory_bytes,
         )
     device = devices.choose_device(None)
     torch.set_num_threads(devices.cores())
     dtype = asked or devices.measure_dtype(device)
+    cuda = device.type == "cuda"
     return Machine(
         kind=device.type,
         name=devices.describe(device),
-        count=max(1, torch.cuda.device_count()),
+        count=max(1, torch.cuda.device_count()) if cuda else 1,
         dtype=dtype,
         peak_flops=devices.peak_flops(device, dtype),
+        memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else None,
     )
 
 
@@ -144,11 +208,12 @@ def find_step(
         device_type=machine.kind,
         world_size=machine.count,
         compiled=cfg.compile,
+        fp8=cfg.fp8 and machine.kind == "cuda",
         checkpoint_activations=cfg.checkpoint_activations,
         saves_meanwhile=cfg.save_every is not None,
     )
     rows = cfg.device_batch_size
-    available = _available_bytes(cfg, machine, resident_bytes) if rows == "auto" else 0
+    available = _available_bytes(machine, resident_bytes) if rows == "auto" else 0
     # Only now: the compiler takes memory, which the estimate adds itself.
     if cfg.compile and cfg.gpu is None and cfg.gpus is None:
         step = dataclasses.replace(
@@ -159,7 +224,7 @@ def find_step(
             cfg.model, step, most=most, available_bytes=available, resident_bytes=resident_bytes
         )
         wanted = batch_size.useful_rows(most, length, machine.kind)
-        rows = batch_size.largest_fitting(fits, wanted, first=wanted)
+        rows = batch_size.largest_fitting(fits, wanted, first=wanted, step_rows=most)
         if rows == 0:
             raise ConfigError(
                 f"--device-batch-size auto: not even one row fits into {available / 1e9:.1f} GB; "
@@ -169,16 +234,14 @@ def find_step(
     return memory_plan.with_rows(step, rows, most), passes
 
 
-def _available_bytes(cfg: PlanConfig, machine: Machine, resident_bytes: int) -> int:
-    """Memory of this machine's GPU, or what a process may take on its CPU."""
-    if machine.kind != "cuda":
-        left = memory.memory_left()
-        if left is None:
-            raise ConfigError(batch_size.UNKNOWN_MEMORY)
-        return resident_bytes + left
-    if cfg.gpu is not None or not torch.cuda.is_available():
-        raise ConfigError("--device-batch-size auto plans for this machine only; give a number")
-    return torch.cuda.get_device_properties(0).total_memory
+def _available_bytes(machine: Machine, resident_bytes: int) -> int:
+    """Memory of the GPU, or what a process may take on this machine's CPU."""
+    if machine.memory_bytes is not None:
+        return machine.memory_bytes
+    left = memory.memory_left()
+    if left is None:
+        raise ConfigError(batch_size.UNKNOWN_MEMORY)
+    return resident_bytes + left
 
 
 def _memory(estimate: MemoryEstimate, step: StepPlan, passes: int) -> list[str]:
@@ -197,29 +260,120 @@ def _memory(estimate: MemoryEstimate, step: StepPlan, passes: int) -> list[str]:
     return lines
 
 
+def _too_much(
+    cfg: PlanConfig, estimate: MemoryEstimate, step: StepPlan, machine: Machine
+) -> list[str]:
+    """A warning with the remedy if a GPU has less memory than that."""
+    if machine.memory_bytes is None:
+        return []
+    usable = machine.memory_bytes * (1 - batch_size.GPU_HEADROOM)
+    if estimate.total <= usable:
+        return []
+    remedy = "use --checkpoint-activations, or a smaller --depth or --sequence-length"
+    fits = batch_size.by_estimate(
+        cfg.model, step, most=step.rows, available_bytes=machine.memory_bytes
+    )
+    if rows := batch_size.largest_fitting(fits, step.rows - 1):
+        remedy = f"use --device-batch-size {rows}, or auto"
+    return [
+        f"            warning: {machine.name} has {machine.memory_bytes / 1e9:.1f} GB, of which "
+        f"{usable / 1e9:.1f} GB can be used: {remedy}"
+    ]
+
+
 def _time(
-    cfg: PlanConfig, plan: ScaledPlan, machine: Machine, step: StepPlan, passes: int
+    cfg: PlanConfig,
+    plan: ScaledPlan,
+    machine: Machine,
+    step: StepPlan,
+    passes: int,
+    preset: str | None,
 ) -> list[str]:
     """Predicted time and cost."""
     if machine.peak_flops is None:
         return ["time        unknown: this device's peak speed is not known; name one with --gpu"]
+    if machine.kind == "cuda":
+        return _stage_times(cfg, plan, machine, step, preset)
     step_s = time_plan.seconds_per_step(
         cfg.model, step, passes=passes, peak_flops=machine.peak_flops
     )
     seconds = step_s * _steps(plan)
-    peak = machine.peak_flops * machine.count
     needed = flops.flops_per_token(cfg.model, step.length) * plan.tokens_per_step
+    share = needed / step_s / machine.peak_flops
     lines = [
-        f"time        about {duration(seconds)} of base training on {machine.count} x "
-        f"{machine.name} ({needed / step_s / peak:.0%} of {peak / 1e12:,.2f} TFLOP/s)"
+        f"time        about {duration(seconds)} of base training on {machine.name} "
+        f"({share:.0%} of {machine.peak_flops / 1e12:,.2f} TFLOP/s)"
     ]
     if cfg.later_stages is not None:
         total = duration(seconds * (1 + cfg.later_stages))
         lines.append(f"            about {total} with all later stages and their evaluations")
-    if cfg.dollars_per_gpu_hour is not None:
-        dollars = seconds / 3600 * machine.count * cfg.dollars_per_gpu_hour
-        lines.append(f"cost        about ${dollars:,.2f}")
     return lines
+
+
+def _stage_times(
+    cfg: PlanConfig, plan: ScaledPlan, machine: Machine, step: StepPlan, preset: str | None
+) -> list[str]:
+    """Time and cost of every stage on GPUs as a table."""
+    assert machine.peak_flops is not None
+    products = "fp8" if step.fp8 else str(machine.dtype).removeprefix("torch.")
+    found = run_plan.stages(
+        cfg.model,
+        run_plan.Machine(peak_flops=machine.peak_flops, count=machine.count, products=products),
+        tokens=plan.tokens,
+        evaluations=_steps(plan) // cfg.eval_every if cfg.eval_every else 1,
+        factor=time_plan.RECOMPUTING_FACTOR if cfg.checkpoint_activations else 1.0,
+        chat=chat_plan(preset),
+    )
+    total = sum(found.values(), Seconds(0, 0, 0))
+    price = cfg.dollars_per_gpu_hour or DOLLARS_PER_HOUR.get(_sheet_name(machine.name) or "")
+    per_hour = None if price is None else price * machine.count
+    at = "" if per_hour is None else f", at ${per_hour:,.2f} an hour"
+    shares = run_plan.TRAINING_SHARES[products]
+    speed = machine.peak_flops * machine.count / 1e12
+    lines = [
+        f"time        estimated for {machine.count} x {machine.name} in {products}{at}; "
+        "not measured on a GPU",
+        f"            training at {shares[0]:.0%}, {shares[1]:.0%} or {shares[2]:.0%} of "
+        f"{speed:,.0f} TFLOP/s",
+        f"            {'':<21}{'at best':>9}{'likely':>9}{'at worst':>10}"
+        + ("" if per_hour is None else f"{'likely cost':>13}"),
+    ]
+    for name, one in {**found, "together": total}.items():
+        cost = "" if per_hour is None else f"{f'${one.likely / 3600 * per_hour:,.2f}':>13}"
+        times = (duration(seconds) for seconds in (one.best, one.likely, one.worst))
+        best, likely, worst = times
+        lines.append(f"            {name:<21}{best:>9}{likely:>9}{worst:>10}{cost}")
+    if per_hour is not None:
+        low, high = (seconds / 3600 * per_hour for seconds in (total.best, total.worst))
+        lines.append(f"cost        ${low:,.0f} to ${high:,.0f}")
+    return lines
+
+
+def _sheet_name(name: str) -> str | None:
+    """The key of DOLLARS_PER_HOUR for a GPU of this name."""
+    sheet = PEAKS.get(name) or peaks.find(name)
+    return next((key for key in DOLLARS_PER_HOUR if PEAKS[key] is sheet), None)
+
+
+def chat_plan(preset: str | None) -> run_plan.ChatPlan | None:
+    """What a preset's stages after base training do; None where their data are not known."""
+    if preset is None:
+        return None
+    args = ["--preset", preset]
+    if config.parse(MidTrainConfig, args, stage="mid_train").data != "full":
+        return None
+    rl = config.parse(ChatRlConfig, args, stage="chat_rl")
+    rollouts = rl.rollouts
+    steps = rl.steps or run_plan.GSM8K_PROBLEMS // rollouts.prompts_per_step
+    return run_plan.ChatPlan(
+        **run_plan.FULL_MIXTURE,
+        rl_steps=steps,
+        rl_answers_per_step=rollouts.prompts_per_step
+        * rollouts.samples_per_prompt
+        * rollouts.max_rounds,
+        rl_new_tokens=rollouts.max_new_tokens or run_plan.ANSWER_TOKENS,
+        rl_evaluated=rl.eval_items,
+    )
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def parse(
     stage: str,
     sections: Sequence[str] = (),
     positional: str | None = None,
+    resolve: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> T:
     """Build a stage's options from its defaults, then the preset's section, then flags.
 
@@ -89,6 +90,7 @@ def parse(
     sections: for a tool that examines other stages, the preset sections of those stages; options
         that the tool does not have are ignored.
     positional: the option that may also be given without its flag.
+    resolve: replaces values, by name and not yet converted, that depend on others or the machine.
     Raises: ConfigError for an invalid value, or a preset or key that does not exist.
     """
     fields = flat_fields(cls)
@@ -107,7 +109,16 @@ def parse(
         if unknown and section == stage:
             raise ConfigError(f"preset {preset}: [{stage}] has no option {unknown[0]!r}")
         values.update({name: value for name, value in found.items() if name in fields})
-    return from_dict(cls, values | given)
+    values |= given
+    return from_dict(cls, values if resolve is None else resolve(values))
+
+
+def preset_name(argv: Sequence[str] | None) -> str | None:
+    """The value of --preset among arguments; None if it is not there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    known, _ = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    return known.preset if isinstance(known.preset, str) else None
 
 
 def secret(variable: str) -> str | None:

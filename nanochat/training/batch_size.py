@@ -5,13 +5,14 @@ CPU and by trial on a GPU. The answer does not change what is trained: rows are 
 and ranks before they are cut into passes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from nanochat.data.dataloader import micro_batch_rows
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPT, GPTConfig, fp8
 from nanochat.system import compiler, memory
 from nanochat.system import device as devices
 from nanochat.system.distributed import Run, gather_objects, local_world_size
@@ -24,6 +25,8 @@ Fits = Callable[[int], bool]
 ESTIMATE_ERROR = 0.15  # how far a run may exceed its estimate, see benchmarks/HISTORY.md
 # Share of a GPU's memory for what a trial does not see: fragmentation, buffers of collectives.
 GPU_HEADROOM = 0.08
+# How much more of an uncompiled pass's memory than the estimate's share a compiled one may take.
+COMPILED_MARGIN = 0.1
 # On a CPU larger passes take more memory and no less time; measured with two threads, see
 # benchmarks/HISTORY.md.
 TOKENS_PER_THREAD = 1024
@@ -59,6 +62,7 @@ def device_rows(
         device_type=run.device.type,
         world_size=run.world_size,
         compiled=may_compile and stage.wants_compiling(),
+        fp8=any(isinstance(module, fp8.Fp8Linear) for module in model.modules()),
         checkpoint_activations=stage.loop.checkpoint_activations,
         saves_meanwhile=stage.loop.save_every is not None,
     )
@@ -101,7 +105,7 @@ def _own_rows(stage: Stage, model: GPT, step: StepPlan, wanted: int) -> tuple[in
     before = started.device_rows if started.world_size == step.world_size else None
     if before is not None and before <= step.rows and fits(before):
         return before, f"as before; {how}"  # other splits would change the last bits
-    return largest_fitting(fits, wanted, first=first), how
+    return largest_fitting(fits, wanted, first=first, step_rows=step.rows), how
 
 
 def useful_rows(most: int, length: int, device_type: str) -> int:
@@ -111,14 +115,17 @@ def useful_rows(most: int, length: int, device_type: str) -> int:
     return min(most, max(1, TOKENS_PER_THREAD * torch.get_num_threads() // length))
 
 
-def largest_fitting(fits: Fits, most: int, *, first: int = 1) -> int:
+def largest_fitting(fits: Fits, most: int, *, first: int = 1, step_rows: int | None = None) -> int:
     """The largest number up to `most` that fits, 0 if 1 does not.
 
-    first: the number to try first. Doubles until one does not fit, then bisects.
+    first: the number to try first. Doubles until one does not fit, then bisects. step_rows: rows of
+    a step on one device; the search ends once more rows would not save a pass.
     """
     low, high = 0, most + 1
     attempt = first
     while high - low > 1:
+        if step_rows and low and -(-step_rows // low) == -(-step_rows // (high - 1)):
+            break
         if fits(attempt):
             low = attempt
         else:
@@ -130,7 +137,7 @@ def largest_fitting(fits: Fits, most: int, *, first: int = 1) -> int:
 def by_estimate(
     config: GPTConfig, step: StepPlan, *, most: int, available_bytes: int, resident_bytes: int = 0
 ) -> Fits:
-    """Whether rows fit by the estimate, with its error as headroom.
+    """Whether rows fit by the estimate, with its error (on a GPU: what a trial leaves) as headroom.
 
     most: rows of a step on one device. available_bytes: what the process may take in total.
     resident_bytes: what it takes without a model.
@@ -139,6 +146,8 @@ def by_estimate(
     def fits(rows: int) -> bool:
         plan = memory_plan.with_rows(step, rows, most)
         needed = memory_plan.estimate(config, plan, resident_bytes=resident_bytes)
+        if step.device_type == "cuda":
+            return needed.total <= available_bytes * (1 - GPU_HEADROOM)
         return needed.total * (1 + ESTIMATE_ERROR) <= available_bytes
 
     return fits
@@ -167,18 +176,23 @@ def _by_memory_left(run: Run, model: GPT, step: StepPlan) -> tuple[Fits, str]:
 
 
 def by_trial(model: GPT, step: StepPlan) -> Fits:
-    """Whether rows fit on the GPU, by trial in uncompiled passes, which take more memory.
+    """Whether rows fit on the GPU, by trial in uncompiled passes.
 
-    The optimizer's memory is reserved meanwhile. The global random generators are not used.
+    Those take more memory than compiled ones: for these, as many rows are tried as take what they
+    will take. The optimizer's memory is reserved meanwhile. The global random generators are not
+    used.
     """
     device = model.device
+    share = 1.0
+    if step.compiled:
+        share = min(1.0, (1 + COMPILED_MARGIN) * memory_plan.compiled_share(step))
     optimizer = memory_plan.estimate(model.config, memory_plan.with_rows(step, 1, 1)).most.optimizer
     headroom = int(GPU_HEADROOM * torch.cuda.get_device_properties(device).total_memory)
 
     def fits(rows: int) -> bool:
         fitted = True
         try:
-            _try_step(model, rows, step.length, optimizer + headroom)
+            _try_step(model, math.ceil(share * rows), step.length, optimizer + headroom)
         except (MemoryError, RuntimeError) as error:
             if explain_memory(error) is None:
                 raise
