@@ -46,9 +46,9 @@ SAVE = Seconds(10, 25, 50)  # the last checkpoint; earlier ones are written whil
 TOKENIZER = Seconds(30, 75, 180)  # two billion characters, and their download
 SHARD_WAIT = Seconds(0, 30, 240)  # for text that has not arrived while the tokenizer trained
 BASE_EVALUATION = Seconds(1, 2, 5)  # each: validation rows and samples
-# Of one generated token, per layer of the model: a thousand small kernels a token at depth 24, and
-# launching one takes 6 to 9 microseconds. At best they are launched as one CUDA graph.
-DECODE_LAYER = Seconds(0.00006, 0.00035, 0.0005)
+# Of one generated token, per layer of the model: some 23 small kernels of 2 to 5 microseconds in a
+# CUDA graph; at worst without one, as launching a kernel takes 6 to 9.
+DECODE_LAYER = Seconds(0.00005, 0.0001, 0.0004)
 # Counted in the data sets, in tokens of a vocabulary of 32,768.
 CORE_TOKENS = 0.2e9
 LOSS_TOKENS = 20e6
