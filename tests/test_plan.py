@@ -36,13 +36,6 @@ def test_the_memorys_parts_add_up_to_what_is_asked_for(capsys):
     assert "16 rows of 64 tokens, once a step" in text
 
 
-def test_a_gpu_without_bfloat16_is_planned_in_float32_at_its_own_peak(capsys):
-    assert "of 8.10 TFLOP/s" in printed(capsys, f"{SMALL} --gpu T4")
-    bare = SMALL.replace("--dtype float32", "")
-    assert "of 15.70 TFLOP/s" in printed(capsys, f"{bare} --gpu V100")
-    assert "of 989.00 TFLOP/s" in printed(capsys, f"{bare} --gpu H100")
-
-
 def test_a_plan_for_this_machine_is_compiled_where_that_works(capsys, monkeypatch):
     def memory_lines(args: str) -> str:
         return printed(capsys, args).partition("memory")[2].partition("time")[0]
@@ -58,13 +51,12 @@ def test_a_plan_for_this_machine_is_compiled_where_that_works(capsys, monkeypatc
 def test_layers_computed_again_take_less_memory_and_more_time(capsys):
     def figures(args: str) -> tuple[float, float]:
         text = printed(capsys, f"--depth 12 --gpu H100 --device-batch-size 8 {args}")
-        seconds = re.search(r"about (?:(\d+)h)?(\d+)m", text)
-        hours, minutes = (int(x or 0) for x in seconds.groups())
-        return float(re.search(r"memory +([\d.]+) GB", text)[1]), 60 * hours + minutes
+        minutes = 60 * hours(text, "base_train")[1]
+        return float(re.search(r"memory +([\d.]+) GB", text)[1]), minutes
 
     kept, again = figures(""), figures("--checkpoint-activations")
     assert again[0] < 0.7 * kept[0]
-    assert again[1] == pytest.approx(kept[1] * 4 / 3, abs=1)
+    assert again[1] == pytest.approx(kept[1] * 4 / 3, rel=0.05)
 
 
 @pytest.mark.slow
