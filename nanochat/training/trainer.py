@@ -125,6 +125,7 @@ class Trainer:
         self._unread: deque[_Figures] = deque()
         self._lag = 1 if self.run.device.type == "cuda" else 0  # steps the host may run ahead
         self._grad_norm = math.nan
+        self._scale = 1.0  # of the loss, in the last step that was read
         self._rewound_to: Counter[int] = Counter()
 
     def fit(self) -> Summary:
@@ -223,9 +224,9 @@ class Trainer:
         """Process the figures of all but the last `lag` steps; the same on every rank."""
         while len(self._unread) > lag:
             figures = self._unread.popleft()
-            self._grad_norm, loss, stop, scale = figures.read()
+            self._grad_norm, loss, stop, self._scale = figures.read()
             self.stopping = self.stopping or bool(stop)
-            overflow = self.loss_scale is not None and scale > LEAST
+            overflow = self.loss_scale is not None and self._scale > LEAST
             if overflow and math.isfinite(loss) and not math.isfinite(self._grad_norm):
                 self.progress.overflows += 1
                 continue
@@ -327,7 +328,7 @@ class Trainer:
     def _loss_scale_row(self) -> dict[str, float]:
         if self.loss_scale is None:
             return {}
-        return {"loss_scale": float(self.loss_scale.value), "overflows": self.progress.overflows}
+        return {"loss_scale": self._scale, "overflows": self.progress.overflows}
 
     def _log_start(self) -> None:
         """Report the first step of a resumed run, and leave it out of the speed."""
