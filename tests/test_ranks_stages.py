@@ -54,6 +54,20 @@ config.cli(base_train.main)
 """
 
 
+# Rank 1 has room for two rows of one pass, rank 0 for four.
+UNEQUAL = """
+import os
+from nanochat.stages import base_train
+from nanochat.system import config
+from nanochat.training import batch_size
+
+room = {"0": 4, "1": 2}[os.environ["RANK"]]
+batch_size._by_memory_left = lambda *args: (lambda rows: rows <= room, "estimated")
+batch_size.useful_rows = lambda most, length, kind: most
+config.cli(base_train.main)
+"""
+
+
 @pytest.fixture
 def base(tmp_path) -> Path:
     texts = [f"The cat number {i} sat on the mat and saw {i * 7} mice.\n" * 8 for i in range(60)]
@@ -131,3 +145,11 @@ def test_trouble_on_one_rank_reaches_all(base):
     assert [row["step"] for row in rows if "val_bpb" in row] == [8, 12, 16]
     assert (rows[-2]["skipped"], rows[-2]["rewinds"]) == (6, 1)
     assert all(math.isfinite(loss) for loss in losses(stage(base, "two")))
+
+
+def test_all_ranks_take_the_rows_that_fit_on_the_fullest(base):
+    said = launch(base, 2, "--run", "unequal", "--device-batch-size", "auto", script=UNEQUAL)
+    assert "auto: 2 rows of 32 tokens, 2 passes per step on each device" in said
+    same = launch(base, 2, "--run", "given")
+    assert "auto" not in same
+    assert losses(stage(base, "unequal")) == losses(stage(base, "given"))
