@@ -135,7 +135,8 @@ stage() {
     [ "$nodes" -gt 1 ] && launch=(--nnodes "$nodes" --node-rank "$node_rank"
         --rdzv-backend static --rdzv-endpoint "$MASTER" --rdzv-id "$RUN-$name")
     if [ "$trains" != single ] && [ $((nodes * processes)) -gt 1 ]; then
-        run "$PYTHON" -m torch.distributed.run "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${args[@]}"
+        # What torchrun sets by itself, but with a warning; each process then takes its share of cores.
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} run "$PYTHON" -m torch.distributed.run "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${args[@]}"
     elif [ "$node_rank" = 0 ]; then
         run "$PYTHON" -m "scripts.$name" "${args[@]}"
     fi

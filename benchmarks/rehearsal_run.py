@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 TRAINING = ("base_train", "mid_train", "chat_sft", "chat_rl")
 STAGES = tuple(STAGES_OF_REPORT)
 LONGEST_S = 900.0
+TIMED = {"speed", "data wait share", "share spent sampling"}  # of the machine, not of the run
 # The environment has just been set up, by rehearsal.sh or for the tests.
 BOOTSTRAP = """log() {{ printf '%s\\n' "$*" >&2 || true; }}
 bootstrap() {{ PYTHON='{python}'; }}
@@ -138,7 +139,8 @@ class Attempt:
             found = re.match(rf"resuming {stage} from .*step_0*(\d+)", line)
             if found:
                 return f"step {found[1]}"
-        return "its start" if f"== {stage}" in lines else "not reached"
+        started = f"== {stage}" in lines or (stage == "report" and self.saw("report.html$"))
+        return "its start" if started else "not reached"
 
 
 def _runs(pid: int, word: str) -> bool:
@@ -180,7 +182,7 @@ def _results(place: Place, stage: str) -> dict[str, Any]:
     section = _section(place, stage)
     rows = section.get("results", [])
     found = {f"{row.get('stage', '')} {row['name']}".strip(): row["value"] for row in rows}
-    found |= {f"{k} at the end": v for k, v in section.get("evaluation", {}).items()}
+    found = {name: value for name, value in found.items() if name not in TIMED}
     if stage == "tok_train":
         found["tokenizer"] = section.get("settings", {}).get("tokenizer_sha256")
     if stage in TRAINING:

@@ -74,7 +74,8 @@ def test_the_speedrun_passes_a_rehearsal_on_two_ranks(tmp_path):
     words = ["--ranks", "2", "--no-compile", "--out", str(tmp_path)]
     done = subprocess.run(
         ["bash", str(BENCHMARKS / "rehearsal.sh"), *words],
-        env={**os.environ, "PYTHON": sys.executable},
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
     )
@@ -85,7 +86,7 @@ def test_the_speedrun_passes_a_rehearsal_on_two_ranks(tmp_path):
     # Short rows cut conversations off, and tok_eval cannot have gpt2's vocabulary from here.
     known = "% are cut off after 128 tokens|note: (gpt2|cl100k) is left out"
     lines = [line for line in output.splitlines() if not re.search(known, line)]
-    assert not [line for line in lines if re.search("warn|error|Traceback", line, re.IGNORECASE)]
+    assert not [line for line in lines if re.search("warn|error|Traceback|[*]{9}", line, re.I)]
 
 
 def test_a_stage_that_ends_with_other_bits_or_figures_is_found(parts, tmp_path):
@@ -98,10 +99,11 @@ def test_a_stage_that_ends_with_other_bits_or_figures_is_found(parts, tmp_path):
         (folder / "step_000004" / "meta.json").write_text("{}")
         for name in ("model.safetensors", "optimizer.safetensors"):
             (folder / "step_000004" / name).write_text(name)
-        section = {"results": [], "evaluation": {"val_loss": 1.5}, "seconds": id(place)}
+        results = [{"name": "speed", "value": id(place)}, {"name": "val_loss", "value": 1.5}]
+        section = {"results": results, "seconds": id(place)}
         (folder / "result.json").write_text(json.dumps(section))
     assert rehearsal_run.compare(*places, "mid_train") == "equal"
-    section["evaluation"]["val_loss"] = 1.25
+    results[1]["value"] = 1.25
     (folder / "result.json").write_text(json.dumps(section))
     (folder / "step_000004" / "optimizer.safetensors").write_text("other")
     found = rehearsal_run.compare(*places, "mid_train")
