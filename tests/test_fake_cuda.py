@@ -39,11 +39,17 @@ FP8 = f"train depth={DEPTH} precision=fp8"
 SDPA = f"train depth={DEPTH} attention=sdpa lower=0"
 FP32 = f"train depth={DEPTH} precision=fp32 lower=0"
 
+FA3 = f"train depth={DEPTH} attention=fa3 lower=0"
+DECODE = f"recordings depth={DEPTH}"
+FP16 = f"train depth={DEPTH} precision=fp16 lower=0"
+TRAINING = [FP8, SDPA, FP32, FA3, FP16]
+
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict]:
-    """Checks on an H100; one process, as importing the compiler takes seconds."""
-    return run("faults", FP8, SDPA, FP32)
+    """Checks on an H100 and a T4; importing the compiler takes seconds in each process."""
+    hopper = run("faults", FP8, SDPA, FP32, FA3, DECODE)
+    return {**hopper, **run(FP16, capability="7.5")}
 
 
 def test_each_fault_that_is_looked_for_would_be_found(found):
@@ -56,7 +62,7 @@ def test_each_fault_that_is_looked_for_would_be_found(found):
     assert "value" not in faults  # there are none to be read
 
 
-@pytest.mark.parametrize("check", [FP8, SDPA, FP32])
+@pytest.mark.parametrize("check", TRAINING)
 def test_a_step_is_one_graph_without_breaks_and_never_compiled_again(found, check):
     step = found[check]
     assert step["graph_breaks"] == []
@@ -67,7 +73,7 @@ def test_a_step_is_one_graph_without_breaks_and_never_compiled_again(found, chec
     assert all(step[part]["dynamic"] == 0 for part in ("forward", "backward", "update"))
 
 
-@pytest.mark.parametrize("check", [FP8, SDPA, FP32])
+@pytest.mark.parametrize("check", TRAINING)
 def test_the_host_waits_for_nothing_but_the_figures_of_the_step_before(found, check):
     step = found[check]
     assert step["waits"] == []
@@ -75,7 +81,7 @@ def test_the_host_waits_for_nothing_but_the_figures_of_the_step_before(found, ch
     assert step["lag"] == [0, 1]  # 0 after the first step, which is logged
 
 
-@pytest.mark.parametrize("check", [FP8, SDPA, FP32])
+@pytest.mark.parametrize("check", TRAINING)
 def test_every_parameter_gets_a_gradient_in_float32(found, check):
     step = found[check]
     assert step["without_gradient"] == step["wrong_gradients"] == []
@@ -94,6 +100,29 @@ def test_float32_is_never_given_to_a_kernel_that_takes_half_precision_only(found
     assert step["forward"]["half_only_in_float32"] == 0
     assert step["backward"]["half_only_in_float32"] == 0
     assert sum(step["forward"]["attention"].values()) > 0
+
+
+def test_flash_attention_3_computes_every_layer_where_it_is_installed(found):
+    assert found[FA3]["attention"] == "fa3"
+    assert found[FA3]["forward"]["attention"] == {"fake_cuda.fa3.default": DEPTH}
+    assert found[FA3]["backward"]["attention"] == {"fake_cuda.fa3_backward.default": DEPTH}
+
+
+def test_a_turing_gpu_trains_in_float16_without_bfloat16_or_flash_attention(found):
+    step = found[FP16]
+    assert step["attention"] == "sdpa"
+    for part in ("forward", "backward"):
+        assert "torch.float16" in step[part]["dtypes"]
+        assert all("efficient" in name for name in step[part]["attention"])
+    for part in ("forward", "backward", "update"):
+        assert "torch.bfloat16" not in step[part]["dtypes"]
+
+
+def test_a_decoding_step_can_be_recorded_and_its_host_never_waits(found):
+    step = found[DECODE]
+    assert step["waits_recorded"] == step["waits"] == []
+    assert step["rows"] == [4]  # three slots decode
+    assert step["recordings"] == 2  # 40 steps from position 370 cross one limit of the keys
 
 
 def test_code_is_generated_for_every_graph_and_calls_no_cpu_kernel(found):

@@ -4,7 +4,7 @@ python benchmarks/fake_cuda "train depth=12 precision=fp8 attention=varlen" "tra
 python benchmarks/fake_cuda "kept depth=24" "kept depth=24 precision=fp8"
 FAKE_CUDA_CAPABILITY=7.5 python benchmarks/fake_cuda "train precision=fp16"
 
-Each argument is a check of checks.py and fields of its Case. Prints a JSON list.
+Each argument is a check of checks.py or decoding.py and fields of its Case. Prints a JSON list.
 Needs the CUDA build of torch, of a version whose calls runtime.c is known to answer, and gcc.
 """
 
@@ -31,7 +31,7 @@ def main() -> int:
     import decoding
 
     kinds = {field.name: type(field.default) for field in dataclasses.fields(checks.Case)}
-    known = {**checks.CHECKS, "decode": decoding.check_decoding}
+    known = {**checks.CHECKS, **decoding.CHECKS}
     found = []
     for text in given.checks:
         name, *words = text.split()

@@ -1,17 +1,20 @@
 """What is compiled and counted on the fake device.
 
-Owns: the training step, the decode step and the memory that a pass keeps, each as a function that
-returns numbers. Does not own: how code is generated without a GPU (lowering.py).
+Owns: the training step and the memory that a pass keeps, each as a function that
+returns numbers. Does not own: how code is generated without a GPU (lowering.py), generation
+(decoding.py).
 """
 
 import contextlib
 import functools
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lowering import Compiled, Log, compiling
@@ -55,15 +58,52 @@ class Case:
         return DTYPES[names[self.precision]]
 
     def model(self) -> GPT:
-        """The model on the fake device."""
+        """The model on the fake device; "auto" attention knows no packages but torch."""
         config = GPTConfig(
             depth=self.depth, vocab_size=self.vocab_size, sequence_length=self.sequence_length
         )
-        with torch.device(CUDA):
+        installed = [] if self.attention == "auto" else ["kernels"]
+        with torch.device(CUDA), mock.patch.object(attention, "_installed", installed.__contains__):
+            attention._why_not.cache_clear()
+            attention._choose_for_gpu.cache_clear()
             model = GPT(config, compute_dtype=self.dtype, attention_backend=self.attention)
         if self.precision == "fp8":
             fp8.convert(model, True)
         return model
+
+
+@torch.library.custom_op("fake_cuda::fa3", mutates_args=())
+def _fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Stands for the operator of FlashAttention-3's package."""
+    raise AssertionError("only called with fake tensors")
+
+
+@torch.library.custom_op("fake_cuda::fa3_backward", mutates_args=())
+def _fa3_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    raise AssertionError("only called with fake tensors")
+
+
+_fa3.register_fake(lambda q, k, v, window: torch.empty_like(q))
+_fa3_backward.register_fake(lambda grad, q, k, v: [torch.empty_like(x) for x in (q, k, v)])
+_fa3.register_autograd(
+    lambda ctx, grad: (*_fa3_backward(grad, *ctx.saved_tensors), None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:3]),
+)
+
+
+def flash_attention_3(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    softmax_scale: float,
+    causal: bool,
+    window_size: tuple[int, int],
+) -> Tensor:
+    """FlashAttention-3's function, with the parameters that we pass."""
+    assert causal and q.dtype in attention.HALF_DTYPES and q.dtype == k.dtype == v.dtype
+    result: Tensor = _fa3(q, k, v, window_size[0])
+    return result
 
 
 class Watched(FakeTensorMode):
@@ -100,10 +140,10 @@ def device(*, lower: bool = True) -> Iterator[tuple[Watched, Log]]:
         for owner, name, value in (
             # A kernel is tried on small numbers before it is used, and there are none here.
             (attention, "_probe", lambda *_: None),
+            (attention, "_fa3_function", lambda: flash_attention_3),
             (compiler.log, "error", _raise),
         ):
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
+            stack.enter_context(mock.patch.object(owner, name, value))
         log = stack.enter_context(compiling(lower=lower))
         yield stack.enter_context(Watched()), log
 
@@ -239,7 +279,8 @@ def _summary(graphs: list[Compiled]) -> dict[str, Any]:
         "dynamic": sum(graph.dynamic() for graph in graphs),
         "calls": dict(calls.most_common()),
         "scaled_mm": operators["aten._scaled_mm.default"],
-        "attention": {n: k for n, k in operators.items() if "attn" in n or "attention" in n},
+        "attention": {n: k for n, k in operators.items() if re.search("attn|attention|fa3", n)},
+        "dtypes": sorted(set().union(*(graph.dtypes() for graph in graphs))),
         "half_only_in_float32": sum(g.in_float32(name) for g in graphs for name in flash),
     }
 

@@ -1,15 +1,19 @@
 """The decode step on the fake device: launches, waits, and the attention that torch picks."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from checks import CUDA, Case, device
+from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanochat.engine.decode_step import KERNELS, FixedView, Shape
+from nanochat.engine.decode_step import KERNELS, DecodeStep, FixedView, Shape
 from nanochat.engine.kv_cache import KVCache
+from nanochat.engine.sequences import Slot
 
 
 class Launches(TorchDispatchMode):
@@ -56,3 +60,56 @@ def check_decoding(case: Case) -> dict[str, Any]:
         "cache": sorted(kept),
         "logits": [str(logits.dtype), list(logits.shape)],
     }
+
+
+def check_recordings(case: Case) -> dict[str, Any]:
+    """Decode 40 tokens by the engine's step: how often it records, and what the host waits for.
+
+    A CUDA graph cannot be recorded of a step that waits, or makes a tensor from the host's memory.
+    """
+    with device(lower=False) as (watched, _), torch.no_grad():
+        decoder = case.model().for_inference(case.dtype)
+        cache = KVCache(
+            decoder.config,
+            slots=4,
+            max_len=600,
+            dtype=decoder.compute_dtype,
+            device=CUDA,
+            backend=decoder.attention,
+        )
+        inside: list[str] = []
+
+        def recorder(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+            before = len(watched.waits)
+            hidden = run()
+            inside.extend(watched.waits[before:])
+            return lambda: hidden
+
+        step = DecodeStep(cache, recorder)
+        slots = [_slot(index, length) for index, length in enumerate((3, 100, 370))]
+        for slot in slots:
+            cache.lengths[slot.index] = slot.cached
+        watched.waits.clear()
+        for _ in range(40):
+            step.read(decoder, slots)
+            for slot in slots:
+                slot.sequences[0].tokens.append(1)
+    shapes = list(step.recordings)
+    return {
+        "recordings": len(shapes),
+        "rows": sorted({shape.rows for shape in shapes}),
+        "waits_recorded": inside,
+        "waits": watched.waits,
+    }
+
+
+def _slot(index: int, length: int) -> Slot:
+    """A slot whose last token is not processed yet."""
+    sequence = SimpleNamespace(tokens=[1] * (length + 1))
+    return Slot(index, [cast(Any, sequence)], cached=length)
+
+
+CHECKS: dict[str, Callable[[Case], dict[str, Any]]] = {
+    "decode": check_decoding,
+    "recordings": check_recordings,
+}

@@ -55,6 +55,10 @@ class Compiled:
         """How many values have a size that is not a number."""
         return sum(isinstance(size, torch.SymInt) for v in self._values() for size in v.shape)
 
+    def dtypes(self) -> set[str]:
+        """The dtypes of all values."""
+        return {str(value.dtype) for value in self._values()}
+
     def in_float32(self, name: str) -> int:
         """How many operators whose name contains `name` get their first input in float32."""
         nodes = (n for n in self.graph.graph.nodes if _is_operator(n) and name in str(n.target))

@@ -106,6 +106,17 @@ int cudaMalloc(void **memory, size_t size) {
     return 0;
 }
 int cudaFree(void *memory) { free(memory); return 0; }
+int cudaHostAlloc(void **memory, size_t size, unsigned flags) {
+    (void)flags;
+    return cudaMalloc(memory, size);
+}
+int cudaFreeHost(void *memory) { return cudaFree(memory); }
+int cudaPointerGetAttributes(struct cudaPointerAttributes *found, const void *memory) {
+    memset(found, 0, sizeof *found);
+    found->type = cudaMemoryTypeHost;
+    found->hostPointer = (void *)memory;
+    return 0;
+}
 int cudaMemsetAsync(void *memory, int value, size_t size, void *stream) {
     (void)stream;
     memset(memory, value, size);
