@@ -1,5 +1,6 @@
 """Checkpoints are believed only as far as they were checked: every crafted one ends in one line."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -27,14 +28,14 @@ SIZES = GPTConfig(
 )
 
 
-def save(stage: Path, step: int) -> Path:
-    model = GPT(SIZES, compute_dtype=torch.float32)
+def save(stage: Path, step: int, sizes: GPTConfig = SIZES) -> Path:
+    model = GPT(sizes, compute_dtype=torch.float32)
     model.init_weights(torch.Generator().manual_seed(step))
     return checkpoint_manager.save(
         stage,
         step,
         weights=checkpoint_manager.copy_of_weights(model),
-        config=SIZES,
+        config=sizes,
         tokenizer_=TOKENIZER,
         optimizer_state={"steps_done": torch.tensor(step), "moment": torch.zeros(2)},
         state={"batches": {"next_row": 3}},
@@ -93,6 +94,13 @@ def test_the_first_versions_checkpoints_without_a_digest_still_load(path):
     del meta["sha256"]
     (path / "meta.json").write_text(json.dumps(meta))
     assert load(path).meta.step == 2
+
+
+def test_a_model_from_before_token_pairs_had_embeddings_has_none(tmp_path):
+    without = dataclasses.replace(SIZES, pair_rows=0)
+    path = save(tmp_path / "old", 2, without)
+    bend(path, lambda meta: meta["model"].pop("pair_rows"))
+    assert checkpoint_manager.load(path, single_run()).model.config == without
 
 
 def test_a_checkpoint_made_of_links_to_files_loads(path):

@@ -26,7 +26,7 @@ from tests.engine_helpers import TOKENIZER, naive_greedy, random_model, scripted
 
 SYNCS = {"_local_scalar_dense", "item", "nonzero", "lift_fresh", "equal", "is_nonzero", "tolist"}
 VARIANTS: list[dict[str, Any]] = [
-    {"window": 40},
+    {"window": 40, "pair_rows": 50},
     {"window": 200, "window_pattern": "S", "kv_heads": 1},
     {"positions": "learned", "norm": "layer", "smear": False, "tied_head": True},
 ]
@@ -358,7 +358,7 @@ def test_nothing_of_a_step_is_computed_on_the_host():
     decoder = model.for_inference(torch.bfloat16)
     decoder.use_operations_of("cuda")
     cache = KVCache(model.config, slots=4, max_len=64, dtype=decoder.compute_dtype, device=device)
-    inputs = torch.zeros(4, 2, dtype=torch.int64, device=device)
+    inputs = torch.zeros(5, 2, dtype=torch.int64, device=device)
     view = decode_step.FixedView(cache, Shape(2, 0, 64), inputs)
     with torch.inference_mode():
         hidden = decoder.hidden(inputs[0][:, None], view)

@@ -28,6 +28,8 @@ ABLATIONS = [
     {"window_pattern": "SL"},
     {"value_embeddings": False},
     {"smear": False},
+    {"pair_rows": 0},
+    {"pair_rows": 7, "smear": False},
     {"backout": False},
     {"residual_scalars": False},
     {"embedding_norm": False},
@@ -122,7 +124,15 @@ def naive_mlp(x, w, config, layer):
 def naive_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (T, V) of one row of tokens, computed from the weights alone."""
     config, w = model.config, {n: p.detach() for n, p in model.named_parameters()}
-    x = w["embedding.weight"][tokens]
+    x = w["embedding.weight"][tokens].clone()
+    if config.pair_rows:
+        table, before = w["pair_embedding.weight"], config.vocab_size
+        for t, token in enumerate(tokens.tolist()):
+            mixed = (token * 0x4F1BBCDD) ^ (before * 0x2545F491)
+            mixed ^= mixed >> 15
+            sign = 1 - 2 * (mixed // len(table) % 2)
+            x[t, : config.width // 4] += sign * table[mixed % len(table)]
+            before = token
     if config.positions == "learned":
         x = x + w["position_embedding.weight"][: len(tokens)]
     if config.embedding_norm:

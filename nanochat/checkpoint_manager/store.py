@@ -43,6 +43,7 @@ from nanochat.tokenizer import Tokenizer
 DAMAGED = "damaged_"  # prefix of the name of a checkpoint that is set aside
 CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")  # the last trained first
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
+UNRECORDED = {"pair_rows": 0}  # options of the model that old checkpoints do not record
 TENSOR_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -278,7 +279,7 @@ def _read(path: Path, model_options: Mapping[str, Any]) -> tuple[Path, Meta, GPT
         path = newest
     meta = read_meta(path, (WEIGHTS, TOKENIZER))
     try:
-        config = from_dict(GPTConfig, {**meta.model, **model_options})
+        config = from_dict(GPTConfig, {**UNRECORDED, **meta.model, **model_options})
         tokenizer_ = tokenizer.load(path / TOKENIZER)
     except (TypeError, ConfigError, DataError) as error:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from None

@@ -76,8 +76,8 @@ def _grain(length: int) -> int:
 class FixedView:
     """The first rows of a cache as a batch of one token each; see decoder.Cache.
 
-    inputs: [4, rows] int64, on the device: tokens, their positions, the places where they are
-    stored (cache.padding for a row that does not decode) and the tokens before them.
+    inputs: [5, rows] int64, on the device: tokens, their positions, the places where they are
+    stored (cache.padding for a row that does not decode), and the tokens two and one before them.
     """
 
     at_start = False  # the table's row for the lack of a token is among the tokens before
@@ -85,13 +85,14 @@ class FixedView:
     def __init__(self, cache: KVCache, shape: Shape, inputs: Tensor) -> None:
         self.cache = cache
         self.shape = shape
-        _, positions, self.places, self._before = inputs.unbind()  # [rows] each
+        _, positions, self.places, *_ = inputs.unbind()  # [rows] each
+        self._before = inputs[3:].T  # [rows, 2]
         self.positions = positions[:, None]  # [rows, 1]
         self._masks: dict[int | None, tuple[slice, Tensor]] = {}
 
-    def previous_tokens(self) -> Tensor:
-        """The token before each row's, [rows]."""
-        return self._before
+    def previous_tokens(self, count: int) -> Tensor:
+        """The `count` tokens before each row's, [rows, count]."""
+        return self._before[:, -count:]
 
     def store_tokens(self, tokens: Tensor) -> None:
         """Store the tokens [rows, 1]."""
@@ -139,7 +140,7 @@ class DecodeStep:
         self.cache = cache
         self.recordings: OrderedDict[Shape, Run] = OrderedDict()
         self._recorder = recorder
-        self._inputs: dict[int, Tensor] = {}  # by rows: [4, rows], see FixedView
+        self._inputs: dict[int, Tensor] = {}  # by rows: [5, rows], see FixedView
 
     def read(self, model: Decoder, slots: list[Slot]) -> Tensor:
         """Process the next token of the slots; return their hidden states [B, 1, C].
@@ -160,16 +161,16 @@ class DecodeStep:
     def _fill(self, shape: Shape, slots: list[Slot], *, nothing: int) -> None:
         """Copy tokens and positions to the memory that the recordings read."""
         # A row that does not decode needs a position with a key to see.
-        idle = [0, min(shape.end, self.cache.max_len) - 1, self.cache.padding, nothing]
+        idle = [0, min(shape.end, self.cache.max_len) - 1, self.cache.padding, nothing, nothing]
         rows = [idle] * shape.rows
         for slot in slots:
             place, tokens = slot.cached, slot.tokens
-            before = tokens[place - 1] if place else nothing
-            rows[slot.index] = [tokens[place], place, place, before]
+            before = [tokens[place - back] if place >= back else nothing for back in (2, 1)]
+            rows[slot.index] = [tokens[place], place, place, *before]
         columns = list(zip(*rows, strict=True))
         if shape.rows not in self._inputs:
             self._inputs[shape.rows] = torch.zeros(
-                4, shape.rows, dtype=torch.int64, device=self.cache.device
+                5, shape.rows, dtype=torch.int64, device=self.cache.device
             )
         self._inputs[shape.rows].copy_(to_device(columns, self.cache.device))
 

@@ -155,7 +155,7 @@ class CacheView:
         self.width = max(counts)
         self.fresh = not any(starts)
         self.first = min(starts)
-        self.at_start = self.first == 0
+        self.at_start = self.first < 2
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         self.end = min(-(-max(ends) // BUCKET) * BUCKET, cache.max_len)
         low, high = min(slot_ids), max(slot_ids) + 1
@@ -175,10 +175,13 @@ class CacheView:
         if len(set(counts)) > 1:
             self._written = torch.where(positions < stops[:, None], positions, cache.padding)
 
-    def previous_tokens(self) -> Tensor:
-        """The token before each row's first one, [B]; an arbitrary token at position 0."""
-        before = self._starts - 1
-        return self.cache.tokens[self._slots, before.clamp_(min=0) if self.at_start else before]
+    def previous_tokens(self, count: int) -> Tensor:
+        """The `count` tokens before each row's first one, [B, count]; arbitrary before the text."""
+        back = torch.arange(-count, 0, device=self._starts.device)
+        before = self._starts[:, None] + back
+        if self.at_start:
+            before.clamp_(min=0)
+        return self.cache.tokens[self._slots[:, None], before]
 
     def store_tokens(self, tokens: Tensor) -> None:
         """Store the tokens [B, T]; the next call's first token needs the one before it."""

@@ -74,6 +74,15 @@ class GPTConfig:
         True, "learned scales of residual stream and embedding in each layer"
     )
     embedding_norm: bool = option(True, "normalize the token embedding")
+    # A look-up costs nothing, and spares the first layers finding out which tokens go together. At
+    # depth 4 training then needs fewer tokens; what larger models gain has not been measured.
+    pair_rows: int = option(
+        None,
+        "rows of the hashed embedding of token pairs, which is added to the first quarter of the "
+        "token embedding's channels; 0: none; default: 8 per token below depth 8, else 0",
+        least=0,
+        most=2**28,
+    )
     tied_head: bool = option(False, "use the embedding matrix as the output head")
     softcap: float | None = option(
         15.0, "limit logits to +- this, by tanh; none: no limit", above=0
@@ -93,6 +102,7 @@ class GPTConfig:
         default("heads", max(1, self.width // (head_dim if self.width % head_dim == 0 else 64)))
         default("kv_heads", self.heads)
         tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
+        default("pair_rows", 8 * self.vocab_size if self.depth < 8 else 0)
         default("window", tiles * WINDOW_MULTIPLE)
         if self.width % self.heads or self.head_dim % 2:
             raise ConfigError(
@@ -109,6 +119,11 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.width // self.heads
+
+    @property
+    def pair_channels(self) -> int:
+        """Channels of the token embedding to which those of token pairs are added."""
+        return max(1, self.width // 4)
 
     @property
     def max_positions(self) -> int:

@@ -30,7 +30,7 @@ from torch import Tensor
 from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.decoder_weights import DecoderWeights, LayerWeights
-from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed
+from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed, pair_rows
 
 FEW_ROWS = 128  # up to here every layer's share of the embedding is computed at once
 
@@ -39,10 +39,10 @@ class Cache(Protocol):
     """What the decoder needs from a cache view (engine.kv_cache.CacheView)."""
 
     positions: Tensor  # (B, T) int64, consecutive in each row
-    at_start: bool  # whether some row starts at position 0
+    at_start: bool  # whether some row starts at position 0 or 1
 
-    def previous_tokens(self) -> Tensor:
-        """(B,) int64: the token before each row's first one; any id if there is none."""
+    def previous_tokens(self, count: int) -> Tensor:
+        """(B, count) int64: 1 or 2 tokens before each row's first one; any id if there is none."""
         ...
 
     def store_tokens(self, tokens: Tensor) -> None:
@@ -150,20 +150,11 @@ class Decoder:
     def _embed(self, tokens: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         """The stream (N, C) before the first layer."""
         made = self._weights.embeddings
-        x = self._rows(tokens, positions, 1)
+        before = self._tokens_before(tokens, positions, cache)
+        x = self._rows(tokens, positions, 1, before)
         if not self.config.smear:
             return x
-        nothing = self.config.vocab_size  # the table's last row
-        if cache is None:
-            before = torch.full_like(tokens[:, :1], nothing)
-        else:
-            cache.store_tokens(tokens)
-            before = cache.previous_tokens()[:, None]
-            if cache.at_start:
-                before = before.masked_fill(positions[:, :1] == 0, nothing)
-        if tokens.shape[1] > 1:
-            before = torch.cat([before, tokens[:, :-1]], dim=1)
-        previous = self._rows(before, positions, 0)
+        previous = self._rows(before[0], positions, 0, before[1:])
         if made.smear_by_token is not None:
             gate = F.embedding(tokens.reshape(-1), made.smear_by_token)  # [N, 1]
         else:
@@ -172,6 +163,27 @@ class Decoder:
             gate = made.smear_scale * torch.sigmoid(gate)
         return torch.addcmul(x, gate, previous)
 
+    def _tokens_before(
+        self, tokens: Tensor, positions: Tensor, cache: Cache | None
+    ) -> list[Tensor]:
+        """The tokens (B, T) that are one, two, .. before each of tokens: as many as are needed."""
+        count = int(self.config.smear) + int(self._weights.embeddings.pairs is not None)
+        if count == 0:
+            return []
+        nothing = self.config.vocab_size  # the table's last row
+        if cache is None:
+            earlier = tokens.new_full((tokens.shape[0], count), nothing)
+        else:
+            cache.store_tokens(tokens)
+            earlier = cache.previous_tokens(count)
+            if cache.at_start:
+                back = torch.arange(count, 0, -1, device=self.device)
+                earlier = earlier.masked_fill(positions[:, :1] < back, nothing)
+        T = tokens.shape[1]
+        if T > 1:
+            earlier = torch.cat([earlier, tokens[:, :-1]], dim=1)  # [B, count + T - 1]
+        return [earlier[:, count - back : count - back + T] for back in range(1, count + 1)]
+
     def _x0_shares(self, x0: Tensor) -> Callable[[int], Tensor]:
         """What each layer adds of the first stream x0 (N, C), by the layer's number."""
         scales = self._weights.output.x0_scales
@@ -179,10 +191,19 @@ class Decoder:
             return lambda index: x0 * self._x0_scales[index]
         return (x0 * scales[:, None, None]).unbind().__getitem__  # [depth, N, C]
 
-    def _rows(self, tokens: Tensor, positions: Tensor, shift: int) -> Tensor:
-        """Embeddings (N, C) of tokens (B, T) at positions + shift - 1; zeros for no token."""
+    def _rows(self, tokens: Tensor, positions: Tensor, shift: int, before: list[Tensor]) -> Tensor:
+        """Embeddings (N, C) of tokens (B, T) at positions + shift - 1; zeros for no token.
+
+        before: the tokens one before each come first.
+        """
         made = self._weights.embeddings
         x = self._widen(F.embedding(tokens.reshape(-1), made.table))
+        if made.pairs is not None:
+            rows, signs = pair_rows(tokens, before[0], made.pairs.shape[0])
+            if shift == 0:
+                signs = signs * (tokens != self.config.vocab_size)
+            pairs = self._widen(F.embedding(rows, made.pairs)) * signs.unsqueeze(-1)
+            x[:, : pairs.shape[-1]] += pairs.flatten(0, 1)
         if made.positions is not None:
             x = x + F.embedding(positions.reshape(-1) + shift, made.positions)
         if made.norm_follows:

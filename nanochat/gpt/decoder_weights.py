@@ -36,7 +36,9 @@ class LayerWeights:
 class Embeddings:
     """The lookups of a token; the last row of the tables stands for the lack of a token."""
 
-    table: Tensor  # [V + 1, C], normed unless positions are added first; the last row is zeros
+    # [V + 1, C], normed unless something is added first; the last row is zeros
+    table: Tensor
+    pairs: Tensor | None  # [rows, pair channels], added to the table's first channels
     positions: Tensor | None  # [positions + 1, C]; the first row, of zeros, for the lack of one
     norm_weight: Tensor | None  # [C], only if the norm follows the lookup
     norm_follows: bool
@@ -103,22 +105,25 @@ class DecoderWeights:
         table = F.pad(self._wide_copy("embedding"), (0, 0, 0, 1))  # [V + 1, C]
         places = self._weights.get("position_embedding.weight")
         weight = self._weights.get("embedding_norm.weight")
-        if places is None and config.embedding_norm:
+        pairs = self._weights.get("pair_embedding.weight")
+        settled = places is None and pairs is None  # a token always has the same embedding
+        if settled and config.embedding_norm:
             table = normed(table, config.norm)
             table, weight = table if weight is None else table * weight, None
         smear_gate, by_token, scale = None, None, None
         if config.smear:
             smear_gate = self._wide_copy("smear_gate")
             scale = self._scales("smear_scale")
-            if places is None:
+            if settled:
                 by_token = torch.sigmoid(F.linear(table[:, : smear_gate.shape[1]], smear_gate))
                 by_token = self._weights["smear_scale"].to(self._wide) * by_token
                 smear_gate, scale = None, None
         return Embeddings(
             table=table.to(self._dtype),
+            pairs=None if pairs is None else pairs.to(self._dtype, copy=True),
             positions=None if places is None else F.pad(places.to(self._wide), (0, 0, 1, 0)),
             norm_weight=None if weight is None else weight.to(self._wide, copy=True),
-            norm_follows=places is not None and config.embedding_norm,
+            norm_follows=not settled and config.embedding_norm,
             smear_by_token=by_token,
             smear_gate=smear_gate,
             smear_scale=scale,

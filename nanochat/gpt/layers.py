@@ -83,6 +83,35 @@ class Embedding(nn.Module):
         return rows
 
 
+class PairEmbedding(Embedding):
+    """A vector for each pair of a token and the one before it, from a table of hashed rows.
+
+    nothing: the id that stands for the lack of a token. Source: modded-nanogpt's bigram embedding.
+    """
+
+    def __init__(self, count: int, channels: int, dtype: torch.dtype, *, nothing: int) -> None:
+        super().__init__(count, channels, dtype)
+        self.nothing = nothing
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, channels) for the tokens (B, T) of texts."""
+        before = F.pad(tokens[:, :-1], (1, 0), value=self.nothing)
+        rows, signs = pair_rows(tokens, before, self.weight.shape[0])
+        return super().forward(rows) * signs.unsqueeze(-1)
+
+
+def pair_rows(tokens: Tensor, before: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """A row below `rows` and a sign, 1 or -1 in int64, for each pair; shaped like tokens.
+
+    Few of all possible pairs occur, so pairs share rows. With random signs their gradients do not
+    add up to a common direction: what a pair gets from another one is noise, which averages out.
+    """
+    # Odd factors of 31 bits spread neighboring ids; ids have up to 24 bits, so nothing overflows.
+    mixed = (tokens * 0x4F1BBCDD) ^ (before * 0x2545F491)
+    mixed = mixed ^ (mixed >> 15)
+    return mixed % rows, 1 - 2 * (mixed // rows % 2)
+
+
 class _Lookup(torch.autograd.Function):
     """F.embedding with a gradient that is summed in the order of the ids, compiled or not.
 

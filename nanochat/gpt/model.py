@@ -17,7 +17,15 @@ from torch.utils.checkpoint import checkpoint
 from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.decoder import Decoder
-from nanochat.gpt.layers import Block, Embedding, Linear, Norm, at_least_fp32, check_length
+from nanochat.gpt.layers import (
+    Block,
+    Embedding,
+    Linear,
+    Norm,
+    PairEmbedding,
+    at_least_fp32,
+    check_length,
+)
 from nanochat.gpt.loss import cross_entropies, linear_cross_entropy
 from nanochat.gpt.parameters import initial_value
 
@@ -52,6 +60,11 @@ class GPT(nn.Module):
         dtype = torch.promote_types(compute_dtype, torch.float32)
         kv_width = config.kv_heads * config.head_dim
         self.embedding = Embedding(config.vocab_size, config.width, dtype)
+        self.pair_embedding = None
+        if config.pair_rows:
+            self.pair_embedding = PairEmbedding(
+                config.pair_rows, config.pair_channels, dtype, nothing=config.vocab_size
+            )
         self.position_embedding = None
         if config.positions == "learned":
             self.position_embedding = Embedding(config.sequence_length, config.width, dtype)
@@ -232,6 +245,9 @@ class GPT(nn.Module):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)  # [B, T, C]
+        if self.pair_embedding is not None:
+            pairs = self.pair_embedding(tokens)  # [B, T, pair channels]
+            x = x + F.pad(pairs, (0, x.shape[-1] - pairs.shape[-1]))
         if self.position_embedding is not None:
             table = self.position_embedding.weight
             check_length(tokens.shape[1], table.shape[0])

@@ -65,6 +65,8 @@ class Kind:
 # input on unchanged. The head starts near 0, so that the first predictions are almost uniform.
 KINDS = (
     Kind(r"embedding\.weight", _embedding, "embedding", "embedding"),
+    # A pair starts without an effect of its own: what is not known of it, its token says.
+    Kind(r"pair_embedding\.weight", _constant(0), "pair_embedding", "pair_embedding"),
     Kind(r"position_embedding\.weight", _embedding, "embedding", "positions"),
     Kind(r"value_embeddings\.\d+\.weight", _matrix(1), "value_embedding", "value_embeddings"),
     Kind(r"blocks\.\d+\.attention\.[qkv]\.weight", _matrix(1), "matrix", "matrices"),

@@ -14,7 +14,7 @@ import contextlib
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -115,11 +115,14 @@ def adamw_settings(
         )
 
     head = of(cfg.head_lr * wide, 0.8, 0.96, 0.01)
+    # A tied matrix computes the logits, for which the embedding's learning rate is too high.
+    embedding = head if model.tied_head else of(cfg.embedding_lr * wide, 0.8, 0.995, 0.001)
     return {
         "matrix": of(cfg.matrix_lr * ADAMW_MATRIX_LR_FACTOR, 0.9, 0.95, cfg.weight_decay),
         "head": head,
-        # A tied matrix computes the logits, for which the embedding's learning rate is too high.
-        "embedding": head if model.tied_head else of(cfg.embedding_lr * wide, 0.8, 0.995, 0.001),
+        "embedding": embedding,
+        # Decay would only shrink what the rows of rare pairs know.
+        "pair_embedding": replace(embedding, weight_decay=0.0),
         "value_embedding": of(cfg.embedding_lr * 0.5 * wide, 0.8, 0.995, 0.01),
         # These multiply the residual stream in every layer, so they learn 100 times more slowly.
         "residual_scale": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.05),
