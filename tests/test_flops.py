@@ -16,7 +16,7 @@ def config(**options) -> GPTConfig:
 def test_groups_of_parameters_by_hand():
     assert flops.parameter_counts(config()) == {
         "embedding": 6400,
-        "pair_embedding": 8 * 100 * 64 // 4,
+        "pair_embedding": 8 * 100 * 64 // 2,
         "positions": 0,
         "value_embeddings": 2 * 6400,
         "matrices": 4 * 12 * 64 * 64,

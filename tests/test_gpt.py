@@ -130,8 +130,8 @@ def naive_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
         for t, token in enumerate(tokens.tolist()):
             mixed = (token * 0x4F1BBCDD) ^ (before * 0x2545F491)
             mixed ^= mixed >> 15
-            sign = 1 - 2 * (mixed // len(table) % 2)
-            x[t, : config.width // 4] += sign * table[mixed % len(table)]
+            sign, row = divmod(mixed % (2 * len(table)), len(table))
+            x[t, : config.width // 2] += (1 - 2 * sign) * table[row]
             before = token
     if config.positions == "learned":
         x = x + w["position_embedding.weight"][: len(tokens)]

@@ -78,7 +78,7 @@ class GPTConfig:
     # depth 4 training then needs fewer tokens; what larger models gain has not been measured.
     pair_rows: int = option(
         None,
-        "rows of the hashed embedding of token pairs, which is added to the first quarter of the "
+        "rows of the hashed embedding of token pairs, which is added to the first half of the "
         "token embedding's channels; 0: none; default: 8 per token below depth 8, else 0",
         least=0,
         most=2**28,
@@ -123,7 +123,7 @@ class GPTConfig:
     @property
     def pair_channels(self) -> int:
         """Channels of the token embedding to which those of token pairs are added."""
-        return max(1, self.width // 4)
+        return self.width // 2
 
     @property
     def max_positions(self) -> int:

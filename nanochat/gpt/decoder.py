@@ -30,7 +30,7 @@ from torch import Tensor
 from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.decoder_weights import DecoderWeights, LayerWeights
-from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed, pair_rows
+from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed, pair_ids
 
 FEW_ROWS = 128  # up to here every layer's share of the embedding is computed at once
 
@@ -150,11 +150,14 @@ class Decoder:
     def _embed(self, tokens: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         """The stream (N, C) before the first layer."""
         made = self._weights.embeddings
-        before = self._tokens_before(tokens, positions, cache)
-        x = self._rows(tokens, positions, 1, before)
-        if not self.config.smear:
-            return x
-        previous = self._rows(before[0], positions, 0, before[1:])
+        smear = int(self.config.smear)
+        known = self._with_history(tokens, positions, cache)  # [B, needed + T]
+        if not smear:
+            return self._rows(known, positions + 1)
+        # With the embedding of the token before each row's first one, at its own position.
+        places = torch.cat([positions[:, :1], positions + 1], dim=1)  # [B, 1 + T]
+        x = self._rows(known, places).view(*places.shape, -1)
+        previous, x = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)  # [N, C] each
         if made.smear_by_token is not None:
             gate = F.embedding(tokens.reshape(-1), made.smear_by_token)  # [N, 1]
         else:
@@ -163,26 +166,21 @@ class Decoder:
             gate = made.smear_scale * torch.sigmoid(gate)
         return torch.addcmul(x, gate, previous)
 
-    def _tokens_before(
-        self, tokens: Tensor, positions: Tensor, cache: Cache | None
-    ) -> list[Tensor]:
-        """The tokens (B, T) that are one, two, .. before each of tokens: as many as are needed."""
-        count = int(self.config.smear) + int(self._weights.embeddings.pairs is not None)
-        if count == 0:
-            return []
+    def _with_history(self, tokens: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+        """Tokens (B, T) after the ones before them that their embeddings depend on."""
+        needed = int(self.config.smear) + int(self._weights.embeddings.pairs is not None)
+        if needed == 0:
+            return tokens
         nothing = self.config.vocab_size  # the table's last row
         if cache is None:
-            earlier = tokens.new_full((tokens.shape[0], count), nothing)
+            earlier = tokens.new_full((tokens.shape[0], needed), nothing)
         else:
             cache.store_tokens(tokens)
-            earlier = cache.previous_tokens(count)
+            earlier = cache.previous_tokens(needed)
             if cache.at_start:
-                back = torch.arange(count, 0, -1, device=self.device)
+                back = torch.arange(needed, 0, -1, device=self.device)
                 earlier = earlier.masked_fill(positions[:, :1] < back, nothing)
-        T = tokens.shape[1]
-        if T > 1:
-            earlier = torch.cat([earlier, tokens[:, :-1]], dim=1)  # [B, count + T - 1]
-        return [earlier[:, count - back : count - back + T] for back in range(1, count + 1)]
+        return torch.cat([earlier, tokens], dim=1)
 
     def _x0_shares(self, x0: Tensor) -> Callable[[int], Tensor]:
         """What each layer adds of the first stream x0 (N, C), by the layer's number."""
@@ -191,21 +189,20 @@ class Decoder:
             return lambda index: x0 * self._x0_scales[index]
         return (x0 * scales[:, None, None]).unbind().__getitem__  # [depth, N, C]
 
-    def _rows(self, tokens: Tensor, positions: Tensor, shift: int, before: list[Tensor]) -> Tensor:
-        """Embeddings (N, C) of tokens (B, T) at positions + shift - 1; zeros for no token.
+    def _rows(self, known: Tensor, places: Tensor) -> Tensor:
+        """Embeddings (B x S, C) of the last S tokens of `known`; zeros for no token.
 
-        before: the tokens one before each come first.
+        known: (B, S or more). places: (B, S), rows of the table of positions.
         """
         made = self._weights.embeddings
+        tokens = known[:, -places.shape[1] :]
         x = self._widen(F.embedding(tokens.reshape(-1), made.table))
         if made.pairs is not None:
-            rows, signs = pair_rows(tokens, before[0], made.pairs.shape[0])
-            if shift == 0:
-                signs = signs * (tokens != self.config.vocab_size)
-            pairs = self._widen(F.embedding(rows, made.pairs)) * signs.unsqueeze(-1)
-            x[:, : pairs.shape[-1]] += pairs.flatten(0, 1)
+            rows = pair_ids(tokens, known[:, : places.shape[1]], made.pairs.shape[0] - 1)
+            rows = rows.masked_fill_(tokens == self.config.vocab_size, made.pairs.shape[0] - 1)
+            x[:, : made.pairs.shape[1]] += F.embedding(rows.view(-1), made.pairs)
         if made.positions is not None:
-            x = x + F.embedding(positions.reshape(-1) + shift, made.positions)
+            x = x + F.embedding(places.reshape(-1), made.positions)
         if made.norm_follows:
             x = self._norm(x)
         return x if made.norm_weight is None else x * made.norm_weight

@@ -38,7 +38,9 @@ class Embeddings:
 
     # [V + 1, C], normed unless something is added first; the last row is zeros
     table: Tensor
-    pairs: Tensor | None  # [rows, pair channels], added to the table's first channels
+    # [2 rows + 1, pair channels], added to the table's first channels: the rows, these negated, and
+    # zeros for the lack of a token
+    pairs: Tensor | None
     positions: Tensor | None  # [positions + 1, C]; the first row, of zeros, for the lack of one
     norm_weight: Tensor | None  # [C], only if the norm follows the lookup
     norm_follows: bool
@@ -120,7 +122,7 @@ class DecoderWeights:
                 smear_gate, scale = None, None
         return Embeddings(
             table=table.to(self._dtype),
-            pairs=None if pairs is None else pairs.to(self._dtype, copy=True),
+            pairs=None if pairs is None else self._pairs(pairs),
             positions=None if places is None else F.pad(places.to(self._wide), (0, 0, 1, 0)),
             norm_weight=None if weight is None else weight.to(self._wide, copy=True),
             norm_follows=not settled and config.embedding_norm,
@@ -128,6 +130,9 @@ class DecoderWeights:
             smear_gate=smear_gate,
             smear_scale=scale,
         )
+
+    def _pairs(self, rows: Tensor) -> Tensor:
+        return F.pad(torch.cat([rows, -rows]), (0, 0, 0, 1)).to(self._dtype)
 
     def _layer(self, index: int) -> LayerWeights:
         config, block = self._config, f"blocks.{index}"

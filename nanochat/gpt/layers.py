@@ -96,20 +96,21 @@ class PairEmbedding(Embedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, channels) for the tokens (B, T) of texts."""
         before = F.pad(tokens[:, :-1], (1, 0), value=self.nothing)
-        rows, signs = pair_rows(tokens, before, self.weight.shape[0])
-        return super().forward(rows) * signs.unsqueeze(-1)
+        count = self.weight.shape[0]
+        ids = pair_ids(tokens, before, 2 * count)
+        signs = 1 - 2 * (ids // count)  # the second half of the ids are the rows, negated
+        return super().forward(ids % count) * signs.unsqueeze(-1)
 
 
-def pair_rows(tokens: Tensor, before: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """A row below `rows` and a sign, 1 or -1 in int64, for each pair; shaped like tokens.
+def pair_ids(tokens: Tensor, before: Tensor, count: int) -> Tensor:
+    """A number below `count` for each pair, which few pairs share; shaped like tokens, int64.
 
-    Few of all possible pairs occur, so pairs share rows. With random signs their gradients do not
-    add up to a common direction: what a pair gets from another one is noise, which averages out.
+    Of all possible pairs few occur, so pairs share rows. With signs as random as the rows their
+    gradients do not add up to a common direction: what a pair gets from another one averages out.
     """
     # Odd factors of 31 bits spread neighboring ids; ids have up to 24 bits, so nothing overflows.
     mixed = (tokens * 0x4F1BBCDD) ^ (before * 0x2545F491)
-    mixed = mixed ^ (mixed >> 15)
-    return mixed % rows, 1 - 2 * (mixed // rows % 2)
+    return (mixed ^ (mixed >> 15)) % count
 
 
 class _Lookup(torch.autograd.Function):
