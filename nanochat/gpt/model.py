@@ -203,14 +203,15 @@ class GPT(nn.Module):
 
         tokens, targets: (B, T); targets of -1 have no loss. weights: (B, T), or 0-d for all tokens.
         """
-        streams = self.embed(tokens)
-        streams = self.run_layers(range(self.config.depth), streams, tokens)
-        return self.output_loss(streams, targets, weights)
+        return self._hidden_loss(self.hidden(tokens), targets, weights)
 
     def output_loss(self, streams: Streams, targets: Tensor, weights: Tensor) -> Tensor:
         """The training loss from the streams after the last layer; see `loss`."""
+        return self._hidden_loss(self.output(streams), targets, weights)
+
+    def _hidden_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return linear_cross_entropy(
-            self.output(streams).flatten(0, 1),  # [N, C], N = B * T
+            hidden.flatten(0, 1),  # [N, C], N = B * T
             self.head_weight,  # [V, C]
             targets.flatten(),  # [N]
             weights.to(self.head_weight.dtype).expand(targets.shape).flatten(),  # [N]
