@@ -109,9 +109,7 @@ def _correct(table: str, bad: Callable[[Row], bool]) -> Callable[[Sequence[Row]]
 def _windows(rows: Sequence[Row]) -> Found:
     """Whether the kernel that is chosen by itself has windows."""
     chosen = _last(rows, "attention_choice")
-    return (
-        None if chosen is None else (chosen["backend"], chosen["backend"] not in ("sdpa", "blocks"))
-    )
+    return None if chosen is None else (chosen["backend"], chosen["backend"] != "sdpa")
 
 
 def _fits(rows: Sequence[Row]) -> Found:
