@@ -72,7 +72,7 @@ fi
 start=$SECONDS
 log "== run $RUN with preset $PRESET on ${gpus} GPU(s), node $node_rank of $nodes, into $run_dir"
 # 141: nobody reads its output
-[ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET" || [ $? = 141 ]
+[ "$node_rank" != 0 ] || "$PYTHON" -m scripts.plan --preset "$PRESET" ${PROCESSES:+--processes "$PROCESSES"} || [ $? = 141 ]
 
 at="the start"
 fetching="" # the process group that downloads text meanwhile
@@ -136,7 +136,7 @@ stage() {
         --rdzv-backend static --rdzv-endpoint "$MASTER" --rdzv-id "$RUN-$name")
     if [ "$trains" != single ] && [ $((nodes * processes)) -gt 1 ]; then
         # What torchrun sets by itself, but with a warning; each process then takes its share of cores.
-        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} run "$PYTHON" -m torch.distributed.run "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${args[@]}"
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} run "$PYTHON" -m nanochat.system.launcher "${launch[@]}" --nproc-per-node "$processes" -m "scripts.$name" -- "${args[@]}"
     elif [ "$node_rank" = 0 ]; then
         run "$PYTHON" -m "scripts.$name" "${args[@]}"
     fi

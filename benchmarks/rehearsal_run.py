@@ -122,7 +122,7 @@ class Attempt:
 
     def launcher(self) -> int | None:
         """The pid of torchrun, while there is one."""
-        found = [p for p in descendants(self.process.pid) if _runs(p, "torch.distributed.run")]
+        found = [p for p in descendants(self.process.pid) if _runs(p, "nanochat.system.launcher")]
         return found[0] if found else None
 
     def workers(self) -> list[int]:

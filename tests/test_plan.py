@@ -209,3 +209,26 @@ def test_depth_auto_without_a_gpu_asks_for_a_number(monkeypatch):
     monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"--depth auto: .* but the device is cpu; give a number"):
         base_train.main(["--depth", "auto"])
+
+
+def test_the_processes_that_will_train_share_this_machine(capsys, monkeypatch):
+    monkeypatch.setattr(devices, "peak_flops", lambda device, dtype: 8e9)
+    alone = plan.find_machine(plan.PlanConfig(dtype="float32"))
+    four = plan.find_machine(plan.PlanConfig(dtype="float32", processes=4))
+    assert (alone.count, alone.peak_flops) == (1, 8e9)
+    assert (four.count, four.peak_flops) == (4, 2e9)
+    text = printed(capsys, f"{UNCOMPILED} --processes 4")
+    assert "4 rows of 64 tokens, once a step" in text
+    assert f"of base training on 4 processes of {four.name} (" in text
+    with pytest.raises(ConfigError, match="--processes 4 is about this machine; --gpus says"):
+        plan.main("--processes 4 --gpus 8".split())
+
+
+def test_the_processes_on_a_machines_gpus_are_counted_instead_of_the_gpus(monkeypatch):
+    seen = []
+    monkeypatch.setattr(model_size, "of_this_machine", lambda values, count: seen.append(count))
+    monkeypatch.setattr(model_size, "resolver", lambda gpu: lambda values: gpu(values) or values)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    plan.resolve({"processes": "4"})
+    plan.resolve({})
+    assert seen == [4, 8]

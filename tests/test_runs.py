@@ -160,7 +160,8 @@ def test_the_number_of_processes_on_a_machine_can_be_given(cluster):
         check=True,
     )
     lines = base.with_name("base.log").read_text().splitlines()
-    launched = [line for line in lines if "torch.distributed.run" in line]
+    assert "-m scripts.plan --preset pocket --processes 3" in lines
+    launched = [line for line in lines if "nanochat.system.launcher" in line]
     assert len(launched) == len(STAGES) - 2
     assert all(" --nproc-per-node 3 -m scripts." in line for line in launched)
 
@@ -216,7 +217,7 @@ def test_a_download_that_fails_does_not_end_the_run(cluster):
 def check_args(line: str) -> None:
     """The arguments are those that torchrun and the stage take."""
     args = line.split()
-    assert args[:2] == ["-m", "torch.distributed.run"]
+    assert args[:2] == ["-m", "nanochat.system.launcher"]
     found = torchrun.get_args_parser().parse_args(args[2:])
     assert (found.nnodes, found.node_rank, found.rdzv_backend) == ("2", 1, "static")
     assert found.rdzv_endpoint.startswith("127.0.0.1:")

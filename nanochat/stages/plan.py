@@ -78,6 +78,11 @@ class PlanConfig:
         None, "steps between checkpoints, whose copies take memory; none: only at the end"
     )
     gpus: int | None = option(None, "GPUs to plan for; none: this machine's", least=1)
+    processes: int | None = option(
+        None,
+        "processes that train together on this machine; none: one for each GPU, else one",
+        least=1,
+    )
     gpu: str | None = option(
         None,
         "model of those GPUs; none: this machine's",
@@ -90,6 +95,13 @@ class PlanConfig:
         None, "price of one GPU per hour; none: a typical one, if it is known", above=0
     )
 
+    def __post_init__(self) -> None:
+        if self.processes is not None and (self.gpu or self.gpus) is not None:
+            raise ConfigError(
+                f"--processes {self.processes} is about this machine; --gpus says how many of "
+                "another one's GPUs train"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -97,7 +109,7 @@ class Machine:
 
     kind: str  # cpu, cuda or mps
     name: str
-    count: int
+    count: int  # of devices, or of the processes that share a CPU
     dtype: torch.dtype
     peak_flops: float | None  # of one device; None if unknown
     memory_bytes: int | None = None  # of one GPU
@@ -141,7 +153,8 @@ def resolve(values: dict[str, Any]) -> dict[str, Any]:
         if values.get("gpu") or values.get("gpus"):
             dtype = DTYPES.get(str(values.get("dtype")))
             return model_size.of_sheet(values.get("gpu") or "H100", count=count, dtype=dtype)
-        return model_size.of_this_machine(values, max(1, torch.cuda.device_count()))
+        count = int(values.get("processes") or max(1, torch.cuda.device_count()))
+        return model_size.of_this_machine(values, count)
 
     if values.get("gpu", "H100") not in PEAKS:
         return values  # from_dict reports it
@@ -184,12 +197,14 @@ def find_machine(cfg: PlanConfig) -> Machine:
     torch.set_num_threads(devices.cores())
     dtype = asked or devices.measure_dtype(device)
     cuda = device.type == "cuda"
+    count = cfg.processes or (max(1, torch.cuda.device_count()) if cuda else 1)
+    peak = devices.peak_flops(device, dtype)
     return Machine(
         kind=device.type,
         name=devices.describe(device),
-        count=max(1, torch.cuda.device_count()) if cuda else 1,
+        count=count,
         dtype=dtype,
-        peak_flops=devices.peak_flops(device, dtype),
+        peak_flops=peak if cuda or peak is None else peak / count,  # processes share the cores
         memory_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else None,
     )
 
@@ -299,10 +314,11 @@ def _time(
     )
     seconds = step_s * _steps(plan)
     needed = flops.flops_per_token(cfg.model, step.length) * plan.tokens_per_step
-    share = needed / step_s / machine.peak_flops
+    peak_flops = machine.peak_flops * machine.count
+    processes = f"{machine.count} processes of " if machine.count > 1 else ""
     lines = [
-        f"time        about {duration(seconds)} of base training on {machine.name} "
-        f"({share:.0%} of {machine.peak_flops / 1e12:,.2f} TFLOP/s)"
+        f"time        about {duration(seconds)} of base training on {processes}{machine.name} "
+        f"({needed / step_s / peak_flops:.0%} of {peak_flops / 1e12:,.2f} TFLOP/s)"
     ]
     if cfg.later_stages is not None:
         total = duration(seconds * (1 + cfg.later_stages))
