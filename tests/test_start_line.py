@@ -1,6 +1,7 @@
 """The line in which a stage says where and how it computes."""
 
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from nanochat.stages import base_loss, base_train
 from nanochat.system import compiler
 from nanochat.system import device as devices
 from nanochat.system.distributed import single_run
+from nanochat.training import stage
 from tests.test_compiler import NO_OPENMP, TINY
 
 CPU = devices.describe(torch.device("cpu"))
@@ -57,3 +59,27 @@ def test_training_and_evaluation_say_it_once(base, monkeypatch, capsys, failure,
     (line,) = lines_with("attention", capsys.readouterr().out)
     assert line.startswith("base_loss of ")
     assert line.endswith(f" on {CPU} | float32 | attention blocks")
+
+
+@pytest.mark.parametrize(("flags", "said"), [([], 1), (["--no-compile"], 0)])
+def test_a_first_step_that_takes_long_because_it_is_compiled_says_so_once(
+    base, monkeypatch, capsys, flags, said
+):
+    class AtOnce(threading.Timer):
+        """A timer whose time has come when it is started, as where the first step takes long."""
+
+        def start(self) -> None:
+            assert (self.interval, self.finished.is_set()) == (5.0, False)
+            self.function(*self.args)
+
+    monkeypatch.setattr(compiler, "probe", lambda device: None)
+    monkeypatch.setattr(compiler, "_compile", lambda function: function)
+    monkeypatch.setattr(stage.threading, "Timer", AtOnce)
+    arguments = [*TINY, "--data", f"{base}/texts.jsonl", "--dtype", "float32", *flags]
+    base_train.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    about = [number for number, line in enumerate(lines) if line.startswith("compiling the ")]
+    assert len(about) == said
+    if said:
+        assert lines[about[0] - 1].startswith("base_train on ")
+        assert lines[about[0] + 1].startswith("step 1/")

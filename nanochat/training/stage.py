@@ -8,6 +8,7 @@ which each stage's script brings.
 import contextlib
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpo
 from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
 
 COMPILED, NOT_COMPILED = "compiled", "not compiled"
+SILENT_S = 5.0  # a first step that takes longer says why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,8 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         ) as metrics,
         contextlib.closing(Saver(stage, model, recipe.tokenizer, recipe.total_steps)) as saver,
         asked_to_stop(announce=run.is_main) as stop,
-        _profiler(stage) as after_step,
+        _profiler(stage) as profile_step,
+        _patience(stage) as patience,
     ):
         wandb_id = metrics.wandb.id if metrics.wandb else before.get("wandb_id")
         more = {"steps": recipe.total_steps, "compiled": compiled, "wandb_id": wandb_id}
@@ -109,6 +112,11 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         in_parts = run.world_size > 1 and recipe.may_compile
         loss = training_loss(model, optimizer, compiled=compiled, in_parts=in_parts)
         hooks = _hooks(stage, saver, recipe, results)
+
+        def after_step() -> None:
+            patience.cancel()
+            profile_step()
+
         trainer = Trainer(
             optimizer=optimizer,
             batches=recipe.batches,
@@ -131,6 +139,8 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
             _restore(trainer, stage.resume_from, resumed.state)
             start_s -= trainer.progress.elapsed_s  # count the time before the interruption
             trainer.run_due(hooks[1:])
+        if compiled:
+            patience.start()
         summary = trainer.fit()
         saver.wait()  # a stage is complete only once its last checkpoint is on the disk
         _finish(stage, trainer, summary, results, facts, time.perf_counter() - start_s)
@@ -225,6 +235,18 @@ def _profiler(stage: Stage) -> Iterator[Callable[[], object]]:
     plan = torch.profiler.schedule(wait=3, warmup=1, active=stage.loop.profile, repeat=1)
     with torch.profiler.profile(schedule=plan, on_trace_ready=write) as profiler:
         yield profiler.step
+
+
+@contextlib.contextmanager
+def _patience(stage: Stage) -> Iterator[threading.Timer]:
+    """Yields what, once started and until it is canceled, says why the first step is slow."""
+    line = "compiling the training step: a minute or a few, less where it has been compiled before"
+    timer = threading.Timer(SILENT_S, stage.log_line, [line])
+    timer.daemon = True
+    try:
+        yield timer
+    finally:
+        timer.cancel()
 
 
 def _compiles(stage: Stage) -> str:
