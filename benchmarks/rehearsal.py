@@ -82,6 +82,8 @@ def rehearse(folder: Path, preset: Path, ranks: int, kills: list[Kill], *, cut: 
                 if before.file in hub.resumed:
                     before.resumed = f"byte {hub.resumed.pop(before.file):,}"
             before = kill
+        asked = sum("/api/" in line for line in hub.requests)
+        print(f"{len(hub.requests)} requests to the server, {asked} of them to the hub's API")
     return place
 
 

@@ -43,7 +43,7 @@ def sizes(ranks: int, *, compiled: bool) -> Sections:
         "base_loss": {"rows": 32, "sample-tokens": 8},
         "base_eval": {"batch-tokens": 4096},
         "mid_train": {"tokens-per-step": 256 * ranks, "epochs": 0.00025 * ranks, "compile": False},
-        "chat_sft": {"tokens-per-step": 128 * ranks, "epochs": 0.08 * ranks, "compile": False},
+        "chat_sft": {"tokens-per-step": 128 * ranks, "epochs": 0.02 * ranks, "compile": False},
         "chat_rl": {
             "steps": 6,
             "prompts-per-step": ranks,

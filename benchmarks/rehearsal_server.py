@@ -24,6 +24,7 @@ class Hub:
 
     repositories: files of each dataset by their paths. mirror: files outside the hub by name.
     cut: whether the first transfer of each file ends in the middle, as on a bad line.
+    busy: how many of the next requests to the API are refused, as where there are too many.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Hub:
         mirror: dict[str, bytes],
         *,
         cut: bool = False,
+        busy: int = 0,
     ) -> None:
         self.repositories = repositories
         self.mirror = mirror
         self.cut = cut
+        self.busy = busy
         self.requests: list[str] = []
         self.resumed: dict[str, int] = {}  # the byte from which a file was last asked for
         self._seen: set[str] = set()
@@ -45,6 +48,12 @@ class Hub:
         self._released = threading.Event()
         files = [data for paths in repositories.values() for data in paths.values()]
         self.store = {hashlib.sha256(data).hexdigest(): data for data in files}
+
+    def refuses(self) -> bool:
+        """Whether to refuse a request to the API."""
+        with self._lock:
+            self.busy -= 1
+            return self.busy >= 0
 
     def hold(self, name: str) -> None:
         """Stop transfers of a file in their middle until `release`."""
@@ -119,6 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(in_store[2], self.hub.store[in_store[1]])
         elif resolved and resolved[1] in self.hub.repositories:
             self._resolve(resolved[1], resolved[2])
+        elif api and self.hub.refuses():
+            self._send(429, b"Too Many Requests", {"RateLimit": '"api";r=0;t=1'})
         elif api and api[1] in self.hub.repositories:
             self._api(api[1], api[2] or "revision", api[3] or "", body)
         else:

@@ -319,12 +319,14 @@ def test_without_a_row_to_use_there_is_an_error_either_way(tmp_path):
         custom_json(str(tmp_path / "a.txt"))
 
 
-def test_a_hub_dataset_is_read_by_name_config_and_split(monkeypatch):
+def test_a_hub_dataset_is_read_by_name_config_and_split(monkeypatch, tmp_path):
     import datasets
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
 
     asked = []
 
-    def load(name, config, split, streaming):
+    def load(name, config, split):
         asked.append((name, config, split))
         return datasets.Dataset.from_list([GOOD, BAD])
 

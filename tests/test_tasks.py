@@ -314,8 +314,12 @@ def test_rows_come_from_jsonl_gzip_or_parquet_in_a_folder(tmp_path):
         common.load_rows(str(tmp_path / "missing"), split="train")
 
 
-def test_the_hub_is_asked_by_name_config_and_split_and_its_failure_is_one_line(monkeypatch):
+def test_the_hub_is_asked_by_name_config_and_split_and_its_failure_is_one_line(
+    monkeypatch, tmp_path
+):
     import datasets
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
 
     asked = []
 

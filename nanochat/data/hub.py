@@ -1,12 +1,11 @@
 """Text from the Hugging Face hub: ready-made shards over HTTP, or any dataset by `datasets`.
 
 Owns parallel downloads of shards, their progress, and `hf:` names. Does not own the transfer of one
-file (downloads.fetch).
+file (downloads.fetch) or data sets that are kept on disk (hub_datasets).
 """
 
 import logging
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat.data import hub_datasets
 from nanochat.data import shards as shard_files
 from nanochat.data.file_formats import row_text
 from nanochat.data.shards import Shard
@@ -253,11 +253,14 @@ def read_rows(source: HubName, *, streaming: bool = True) -> Iterator[tuple[str,
     streaming: False downloads the dataset first, once for all processes and runs.
     Raises: DataError if the dataset cannot be read.
     """
-    datasets = datasets_library(f"hf:{source.name}")
+    datasets = hub_datasets.library(f"hf:{source.name}")
     try:
-        rows = datasets.load_dataset(
-            source.name, source.config, split=source.split, streaming=streaming
-        )
+        if streaming:
+            rows = datasets.load_dataset(
+                source.name, source.config, split=source.split, streaming=True
+            )
+        else:
+            rows = hub_datasets.load(source.name, config=source.config, split=source.split)
         for number, row in enumerate(rows, start=1):
             yield f"hf:{source.name}, row {number}", row
     # `datasets` raises its own, the hub's, fsspec's and network errors, which share no base class.
@@ -267,18 +270,3 @@ def read_rows(source: HubName, *, streaming: bool = True) -> Iterator[tuple[str,
             f"hf:{source.name} (config {source.config}, split {source.split}) cannot be read: "
             f"{reason}; check the name, the network and HF_TOKEN"
         ) from error
-
-
-def datasets_library(wanted: str) -> Any:
-    """The module `datasets`; wanted: what it is to load, for the message.
-
-    Raises: DataError naming the extra that installs it.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f"{wanted}: {error}; pip install 'nanochat[hub]'") from None
-    # In a file, each update of a progress bar would be a line of its own.
-    if not (sys.stderr and sys.stderr.isatty()):
-        datasets.disable_progress_bars()
-    return datasets

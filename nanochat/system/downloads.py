@@ -1,14 +1,15 @@
 """Files from the network: complete and verified, or an error that says what to do.
 
-Owns one thing: `fetch`. It resumes where it was interrupted, checks length and sha256, and leaves
-nothing under the final name until both are right.
+Owns `fetch`, which resumes where it was interrupted, checks length and sha256, and leaves nothing
+under the final name until both are right; and when a refused request is worth repeating.
 """
 
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
@@ -42,6 +43,24 @@ class _Retry(Exception):
         super().__init__(reason)
         self.wait_s = wait_s
         self.damaged = damaged
+
+
+def is_temporary(status: int) -> bool:
+    """Whether a server that answers with this HTTP status may answer a later request better."""
+    return status in (408, 425, 429) or status >= 500
+
+
+def stated_wait_s(headers: Mapping[str, str] | Message) -> float | None:
+    """Seconds to wait before the next request, as a server states them; None if it does not.
+
+    headers: of a response, found in any case. Retry-After, or the hub's RateLimit, whose t is the
+    time until it counts from zero.
+    """
+    stated = (headers.get("Retry-After") or "").strip()
+    if not stated.isdigit():
+        match = re.search(r"\bt=(\d+)", headers.get("RateLimit") or "")
+        stated = match[1] if match else ""
+    return min(LONGEST_WAIT_S, float(stated)) if stated else None
 
 
 def fetch(
@@ -209,11 +228,8 @@ class _Download(BaseHandler):
         if error.code == 416:
             self.discard()
             return _Retry(reason)
-        if error.code in (408, 425, 429) or error.code >= 500:
-            stated = error.headers.get("Retry-After", "")
-            return _Retry(
-                reason, wait_s=min(LONGEST_WAIT_S, int(stated)) if stated.isdigit() else None
-            )
+        if is_temporary(error.code):
+            return _Retry(reason, wait_s=stated_wait_s(error.headers))
         remedy = "check the address"
         if error.code in (401, 403):
             remedy = "set HF_TOKEN to a token with access, and accept the terms on the hub"

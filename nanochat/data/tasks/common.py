@@ -32,7 +32,7 @@ from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 
-from nanochat.data import hub
+from nanochat.data import hub_datasets
 from nanochat.data.file_formats import read_rows
 from nanochat.system.errors import ConfigError, DataError
 from nanochat.tokenizer.conversation import Conversation
@@ -272,10 +272,10 @@ def _local_file(folder: Path, split: str, config: str | None) -> Path:
 
 def _hub_rows(source: str, split: str, config: str | None) -> Sequence[Record]:
     name = f"{source}:{config}:{split}" if config else f"{source}:{split}"
-    datasets = hub.datasets_library(name)
-    log.info("loading %s", name)
     try:
-        return datasets.load_dataset(source, config, split=split)
+        return hub_datasets.load(source, config=config, split=split)
+    except DataError:
+        raise
     except Exception as error:  # the client raises errors of many libraries
         reason = " ".join(str(error).split())[:200]
         raise DataError(
