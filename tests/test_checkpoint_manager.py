@@ -97,9 +97,9 @@ def test_the_first_versions_checkpoints_without_a_digest_still_load(path):
 
 
 def test_a_model_from_before_token_pairs_had_embeddings_has_none(tmp_path):
-    without = dataclasses.replace(SIZES, pair_rows=0)
+    without = dataclasses.replace(SIZES, pairs=0)
     path = save(tmp_path / "old", 2, without)
-    bend(path, lambda meta: meta["model"].pop("pair_rows"))
+    bend(path, lambda meta: meta["model"].pop("pairs"))
     assert checkpoint_manager.load(path, single_run()).model.config == without
 
 

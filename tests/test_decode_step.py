@@ -26,7 +26,7 @@ from tests.engine_helpers import TOKENIZER, naive_greedy, random_model, scripted
 
 SYNCS = {"_local_scalar_dense", "item", "nonzero", "lift_fresh", "equal", "is_nonzero", "tolist"}
 VARIANTS: list[dict[str, Any]] = [
-    {"window": 40, "pair_rows": 50},
+    {"window": 40, "pairs": 1},
     {"window": 200, "window_pattern": "S", "kv_heads": 1},
     {"positions": "learned", "norm": "layer", "smear": False, "tied_head": True},
 ]

@@ -23,8 +23,8 @@ OPTIONS = [
     {"qk_norm": False, "value_embeddings": False, "backout": False, "residual_scalars": False},
     {"qk_norm": False, "embedding_norm": False, "softcap": None, "heads": 3, "width": 60},
     {"depth": 1, "norm": "rms_weight", "positions": "learned", "smear": True},
-    {"pair_rows": 0},
-    {"pair_rows": 11, "embedding_norm": False},
+    {"pairs": 0},
+    {"pairs": 1, "embedding_norm": False},
 ]
 
 

@@ -20,8 +20,8 @@ VARIANTS = [
     {"positions": "learned", "embedding_norm": False, "tied_head": True, "softcap": None},
     {"qk_norm": False, "value_embeddings": False, "backout": False, "residual_scalars": False},
     {"depth": 1, "kv_heads": 1, "smear": True, "positions": "learned"},
-    {"pair_rows": 0},
-    {"pair_rows": 11, "smear": False},
+    {"pairs": 0},
+    {"pairs": 1, "smear": False},
 ]
 VOCAB = 61
 

@@ -68,7 +68,7 @@ def begins_with_a(text: str) -> float:
 
 def little_model() -> GPT:
     """A model with few tokens to choose from, so that answers end by themselves soon."""
-    return random_model(vocab_size=LITTLE.vocab_size)
+    return random_model(vocab_size=LITTLE.vocab_size, pairs=0)
 
 
 def source(

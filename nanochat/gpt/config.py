@@ -76,12 +76,12 @@ class GPTConfig:
     embedding_norm: bool = option(True, "normalize the token embedding")
     # A look-up costs nothing, and spares the first layers finding out which tokens go together. At
     # depth 4 training then needs fewer tokens; what larger models gain has not been measured.
-    pair_rows: int = option(
+    pairs: int = option(
         None,
-        "rows of the hashed embedding of token pairs, which is added to the first half of the "
-        "token embedding's channels; 0: none; default: 8 per token below depth 8, else 0",
+        "rows, for each token of the vocabulary, of the hashed embedding of token pairs, which is "
+        "added to the first half of the token embedding; 0: none; default: 8 below depth 8, else 0",
         least=0,
-        most=2**28,
+        most=1024,
     )
     tied_head: bool = option(False, "use the embedding matrix as the output head")
     softcap: float | None = option(
@@ -102,7 +102,7 @@ class GPTConfig:
         default("heads", max(1, self.width // (head_dim if self.width % head_dim == 0 else 64)))
         default("kv_heads", self.heads)
         tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
-        default("pair_rows", 8 * self.vocab_size if self.depth < 8 else 0)
+        default("pairs", 8 if self.depth < 8 else 0)
         default("window", tiles * WINDOW_MULTIPLE)
         if self.width % self.heads or self.head_dim % 2:
             raise ConfigError(
@@ -119,6 +119,11 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.width // self.heads
+
+    @property
+    def pair_rows(self) -> int:
+        """Rows of the embedding of token pairs."""
+        return self.pairs * self.vocab_size
 
     @property
     def pair_channels(self) -> int:

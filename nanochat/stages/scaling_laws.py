@@ -98,7 +98,10 @@ class ScalingLawsConfig:
     )
     model: GPTConfig = nested(
         GPTConfig,
-        without=("vocab_size", "sequence_length", "depth", "width", "heads", "kv_heads", "window"),
+        without=(
+            *("vocab_size", "sequence_length", "depth", "width", "heads", "kv_heads", "window"),
+            "pairs",
+        ),
     )
     optimizer: OptimConfig = nested(OptimConfig)
     data: DataOptions = nested(DataOptions)
