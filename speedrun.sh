@@ -45,6 +45,18 @@ for arg in "$@"; do
     esac
 done
 
+# Ends unless a variable, if it is set, is a whole number from `least` on.
+check_number() {
+    local name=$1 least=$2 value=${!1:-$2}
+    if [[ ! $value =~ ^(0|[1-9][0-9]{0,5})$ ]] || [ "$value" -lt "$least" ]; then
+        echo "error: $name must be a whole number from $least on, got '$value'" >&2
+        exit 2
+    fi
+}
+check_number PROCESSES 1
+check_number NODES 1
+check_number NODE_RANK 0
+
 source scripts/bootstrap.sh
 setup_start=$SECONDS
 bootstrap

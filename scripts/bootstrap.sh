@@ -116,7 +116,8 @@ wanted_build() {
         "") if [ -n "$installed" ] && [ "$installed" != lock ]; then echo "$installed"; else build_for_machine; fi ;;
         auto) build_for_machine ;;
         rocm) echo rocm7.2 ;;
-        cpu | cu[0-9][0-9][0-9] | rocm[0-9].[0-9]) echo "$TORCH" ;;
+        cpu) if [ "$(uname)" = Darwin ]; then echo lock; else echo cpu; fi ;; # macOS has one build
+        cu[0-9][0-9][0-9] | rocm[0-9].[0-9]) echo "$TORCH" ;;
         *) die "TORCH must be auto, cpu, cu126, cu128, cu130 or rocm, got '$TORCH'" ;;
     esac
 }
@@ -157,7 +158,7 @@ takes_flash_attention() {
         | awk -F. '$1 == 9 || $1 == 10 { found = 1 } END { exit !found }'
 }
 
-# `uv sync` with the given arguments, and the extra `gpu` where it is of use.
+# `uv sync` with the given arguments, and the extra `gpu` where it helps.
 sync_environment() {
     if takes_flash_attention; then
         "${UV[@]}" sync "$@" --extra gpu --quiet && return
@@ -195,6 +196,8 @@ bootstrap() {
         sync_environment "${args[@]}" --inexact
         "${UV[@]}" pip install --quiet --python "$root/.venv/bin/python" \
             --index "https://download.pytorch.org/whl/$build" "torch>=2.11"
+        # An index that does not exist counts as empty: uv takes PyPI's build then.
+        [ "$(installed_build "$root")" = "$build" ] || die "download.pytorch.org/whl/$build has no torch 2.11 or later for this machine; set TORCH to another build"
     fi
     PYTHON="$root/.venv/bin/python"
     # A GPU that torch cannot use is said here, before anything is downloaded or trained.

@@ -23,7 +23,7 @@ case "$1 $2" in
     "pip uninstall") rm -rf "$packages"/torch-* ;;
     "pip install")
         build=$(sed 's|.*whl/\\([^ ]*\\).*|\\1|' <<<"$*")
-        mkdir -p "$packages/torch-2.14.0+$build.dist-info"
+        mkdir -p "$packages/torch-2.14.0${PYPI:-+$build}.dist-info"
         ;;
     sync*)
         case "$*" in *"--extra gpu"*) [ -z "${NO_EXTRA:-}" ] || exit 1 ;; esac
@@ -165,6 +165,12 @@ def test_a_build_that_is_not_known_is_refused(checkout):
     done = run(checkout, TORCH="cuda")
     assert done.returncode == 2
     assert "TORCH must be auto, cpu, cu126, cu128, cu130 or rocm, got 'cuda'" in done.stderr
+
+
+def test_a_build_whose_index_does_not_exist_is_an_error_and_not_pypis(checkout):
+    done = run(checkout, TORCH="cu999", PYPI=".1")
+    assert done.returncode == 2
+    assert "download.pytorch.org/whl/cu999 has no torch 2.11 or later" in done.stderr
 
 
 def test_the_old_build_is_removed_before_another_one_is_installed(checkout):

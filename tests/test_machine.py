@@ -1,6 +1,7 @@
 """What is wrong between a driver, a GPU and torch, and the preset that suits a machine."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,7 +305,7 @@ def test_float32_uses_tf32_where_the_gpu_has_it_and_says_so(
 @pytest.mark.parametrize(
     ("cards", "preset", "reason"),
     [
-        ([], "pocket", "no GPU that torch can use"),
+        ([], "pocket", "no NVIDIA or AMD GPU that torch can use"),
         ([H100] * 8, "speedrun", "8 x NVIDIA H100 80GB HBM3 with 85 GB"),
         ([A100] * 8, "speedrun", "8 x NVIDIA A100-SXM4-80GB with 85 GB"),
         ([B200] * 16, "speedrun", "16 x NVIDIA B200 with 191 GB"),
@@ -344,10 +345,28 @@ def test_a_preset_for_gpus_needs_one_that_torch_can_use(nvidia, monkeypatch, tmp
     monkeypatch.setattr(machine, "NVIDIA_NODE", tmp_path / "absent")
     with pytest.raises(ConfigError, match=r"^PRESET=speedrun needs a CUDA GPU: torch finds none"):
         machine.for_speedrun("speedrun")
-    assert machine.for_speedrun("") == "0 pocket no GPU that torch can use"
+    assert machine.for_speedrun("") == "0 pocket no NVIDIA or AMD GPU that torch can use"
     assert machine.for_speedrun("pocket") == "0"
     with pytest.raises(ConfigError, match=r"^--preset nothing: no such preset"):
         machine.for_speedrun("nothing")
+
+
+def test_an_amd_gpu_that_the_build_of_torch_leaves_idle_is_named(nvidia, monkeypatch, tmp_path):
+    nvidia(usable=False)
+    monkeypatch.setattr(machine, "NVIDIA_NODE", tmp_path / "absent")
+    monkeypatch.setattr(machine, "AMD_TOPOLOGY", tmp_path)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "properties").write_text("cpu_cores_count 64\ngfx_target_version 0\n")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "properties").write_text("gfx_target_version 90012\n")  # in a Ryzen
+    assert machine.for_speedrun("") == "0 pocket no NVIDIA or AMD GPU that torch can use"
+    (tmp_path / "1" / "properties").write_text("gfx_target_version 90402\n")  # an MI300X
+    idle = r"torch \S+ is not built for ROCm, .* idle; install a build for it \(TORCH=rocm bash"
+    assert re.match(f"0 pocket {idle}", machine.for_speedrun(""))
+    with pytest.raises(ConfigError, match=f"PRESET=gpu1 needs a CUDA GPU: {idle}"):
+        machine.for_speedrun("gpu1")
+    monkeypatch.setattr(torch.version, "hip", "7.2")
+    assert machine.cpu_build() is None
 
 
 # --- Apple's GPUs

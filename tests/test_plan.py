@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,6 +155,59 @@ def test_the_speedrun_is_planned_with_every_stage_for_less_than_60_dollars(capsy
 def test_without_fp8_units_the_speedrun_is_planned_in_bfloat16(capsys):
     text = printed(capsys, "--preset speedrun --gpus 8 --gpu A100")
     assert "in bfloat16" in text
+
+
+@pytest.mark.parametrize(
+    ("gpu", "closest"), [("4090", "RTX 4090"), ("h100", "H100"), ("a card of my own", "H100, A100")]
+)
+def test_a_gpu_without_a_data_sheet_is_refused_with_those_of_a_similar_name(gpu, closest):
+    with pytest.raises(
+        ConfigError, match=rf"^--gpu {gpu}: no data sheet.* closest are .*{closest}"
+    ):
+        plan.main(["--depth", "4", "--gpu", gpu])
+
+
+@pytest.mark.slow
+def test_a_dtype_that_a_gpu_lacks_has_no_time(capsys):
+    plan.main("--depth 4 --gpu V100 --dtype bfloat16 --device-batch-size 1".split())
+    assert "unknown: there is no figure for V100 in bfloat16" in capsys.readouterr().out
+
+
+def test_fp8_auto_in_a_plan_is_what_training_would_do():
+    def fp8_of(gpu: str) -> bool:
+        return plan.resolve({"fp8": "auto", "depth": 22, "gpu": gpu})["fp8"]
+
+    assert [fp8_of(gpu) for gpu in ("H100", "MI355X", "MI300X", "A100")] == [True, True] + [
+        False
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dollars"),
+    [
+        ("NVIDIA H100 PCIe", 3.0),
+        ("NVIDIA A100-SXM4-40GB", 1.6),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 3090", 0.25),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+    ],
+)
+def test_a_price_is_found_by_the_drivers_name_of_a_gpu(name, dollars):
+    assert plan._price(name) == dollars
+
+
+def test_a_laptops_card_is_taken_to_be_slower_than_its_namesake_and_not_for_unknown(monkeypatch):
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cuda"))
+    card = SimpleNamespace(total_memory=int(6.37e9))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    for name, tflops in (
+        ("NVIDIA GeForce GTX 1060 with Max-Q Design", 0.6 * 4.4),
+        ("NVIDIA GeForce GTX 1060 6GB", 4.4),
+        ("a new one", None),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        gpu = model_size.of_this_machine({"dtype": "float32"}, 1)
+        assert gpu.peak_flops == (tflops and pytest.approx(tflops * 1e12))
 
 
 # --- --depth auto

@@ -166,6 +166,21 @@ def test_the_number_of_processes_on_a_machine_can_be_given(cluster):
     assert all(" --nproc-per-node 3 -m scripts." in line for line in launched)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PROCESSES", "0"), ("PROCESSES", "abc"), ("PROCESSES", "08"), ("NODES", "0"), ("NODES", "x")],
+)
+def test_numbers_of_processes_and_nodes_are_checked_before_the_set_up(name, value):
+    done = subprocess.run(
+        ["bash", str(ROOT / "speedrun.sh")],
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {name} must be a whole number from 1 on, got '{value}'\n"
+
+
 def start_alone(cluster: Path, **variables: str) -> subprocess.Popen[str]:
     """Run speedrun.sh with the preset of one GPU, told to use the CPU, on one machine."""
     gpu1 = (ROOT / "nanochat" / "presets" / "gpu1.toml").read_text()

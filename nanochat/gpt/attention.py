@@ -291,8 +291,6 @@ def _choose_for_gpu(device: torch.device) -> Backend:
         if _unsupported(name, device) is None:
             reasons[name] = reason
     missing = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
-    if chosen == "sdpa":
-        missing = "; ".join(filter(None, ["windows in blocks, slower", missing]))
     return dataclasses.replace(_backend(chosen), passed_over=missing)
 
 

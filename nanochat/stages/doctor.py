@@ -118,9 +118,11 @@ def _dtype(device: torch.device) -> Finding:
     if error := devices.product_error(device, torch.float32):
         remedy = "use --device cpu, or install a torch that is built for this device"
         return Finding("compute dtype", f"none works: {error}", remedy)
+    # On a CPU float16 may take minutes.
+    half = () if device.type == "cpu" else (torch.float16,)
     speeds = [
         f"{str(dtype).removeprefix('torch.')} {devices.matmul_tflops(device, dtype):.2f}"
-        for dtype in (torch.float32, torch.bfloat16)
+        for dtype in (torch.float32, torch.bfloat16, *half)
         if devices.product_error(device, dtype) is None
     ]
     chosen = str(devices.measure_dtype(device)).removeprefix("torch.")

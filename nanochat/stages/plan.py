@@ -7,6 +7,8 @@ nanochat plan --depth 20 --gpus 8 --gpu H100
 """
 
 import dataclasses
+import difflib
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,12 +66,14 @@ class PlanConfig:
     )
     dtype: str | None = option(
         None,
-        "compute dtype; none: bfloat16 on a GPU, whichever is faster on a CPU",
+        "compute dtype; none: the one that training takes there",
         choices=tuple(DTYPES),
     )
     compile: bool = option(True, "fuse kernels with torch.compile")
     checkpoint_activations: bool = option(False, "recompute layers in the backward pass")
-    fp8: bool = option(False, "8-bit matrix products")
+    fp8: bool | Literal["auto"] = option(
+        False, "8-bit matrix products; auto: where the GPU has them and the model gains by them"
+    )
     eval_every: int | None = option(None, "steps between evaluations; none: only at the end")
     max_hours: float = option(
         model_size.MAX_HOURS, "with --depth auto: most hours of base training", above=0
@@ -84,9 +88,7 @@ class PlanConfig:
         least=1,
     )
     gpu: str | None = option(
-        None,
-        "model of those GPUs; none: this machine's",
-        choices=tuple(PEAKS),
+        None, 'model of those GPUs, such as H100 or "RTX 4090"; none: this machine\'s'
     )
     later_stages: float | None = option(
         None, "time of all later stages, as a multiple of base training's; none: not shown"
@@ -156,8 +158,13 @@ def resolve(values: dict[str, Any]) -> dict[str, Any]:
         count = int(values.get("processes") or max(1, torch.cuda.device_count()))
         return model_size.of_this_machine(values, count)
 
-    if values.get("gpu", "H100") not in PEAKS:
-        return values  # from_dict reports it
+    name = values.get("gpu")
+    if name is not None and name not in PEAKS:
+        close = difflib.get_close_matches(str(name), PEAKS, n=3, cutoff=0.4) or ["H100", "A100"]
+        raise ConfigError(
+            f"--gpu {name}: no data sheet of it; the closest are {', '.join(close)} (all: "
+            "nanochat/system/peaks.py)"
+        )
     values = model_size.resolver(gpu)(values)
     if values.get("fp8") == "auto":
         sizes = config.from_dict(GPTConfig, model_size.sizes_of(values))
@@ -198,7 +205,7 @@ def find_machine(cfg: PlanConfig) -> Machine:
     dtype = asked or devices.measure_dtype(device)
     cuda = device.type == "cuda"
     count = cfg.processes or (max(1, torch.cuda.device_count()) if cuda else 1)
-    peak = devices.peak_flops(device, dtype)
+    peak = model_size.expected_flops(device, dtype)
     return Machine(
         kind=device.type,
         name=devices.describe(device),
@@ -223,7 +230,7 @@ def find_step(
         device_type=machine.kind,
         world_size=machine.count,
         compiled=cfg.compile,
-        fp8=cfg.fp8 and machine.kind == "cuda",
+        fp8=cfg.fp8 is True and machine.kind == "cuda",
         checkpoint_activations=cfg.checkpoint_activations,
         saves_meanwhile=cfg.save_every is not None,
     )
@@ -306,7 +313,11 @@ def _time(
 ) -> list[str]:
     """Predicted time and cost."""
     if machine.peak_flops is None:
-        return ["time        unknown: this device's peak speed is not known; name one with --gpu"]
+        dtype = str(machine.dtype).removeprefix("torch.")
+        return [
+            f"time        unknown: there is no figure for {machine.name} in {dtype}; use another "
+            "--gpu or --dtype"
+        ]
     if machine.kind == "cuda":
         return _stage_times(cfg, plan, machine, step, preset)
     step_s = time_plan.seconds_per_step(
@@ -341,7 +352,7 @@ def _stage_times(
         chat=chat_plan(preset),
     )
     total = sum(found.values(), Seconds(0, 0, 0))
-    price = cfg.dollars_per_gpu_hour or DOLLARS_PER_HOUR.get(_sheet_name(machine.name) or "")
+    price = cfg.dollars_per_gpu_hour or _price(machine.name)
     per_hour = None if price is None else price * machine.count
     at = "" if per_hour is None else f", at ${per_hour:,.2f} an hour"
     shares = run_plan.TRAINING_SHARES[products]
@@ -365,10 +376,11 @@ def _stage_times(
     return lines
 
 
-def _sheet_name(name: str) -> str | None:
-    """The key of DOLLARS_PER_HOUR for a GPU of this name."""
-    sheet = PEAKS.get(name) or peaks.find(name)
-    return next((key for key in DOLLARS_PER_HOUR if PEAKS[key] is sheet), None)
+def _price(name: str) -> float | None:
+    """Dollars an hour for a GPU of this name; None if it is not known."""
+    words = (rf"(?<![A-Za-z0-9]){key}(?![A-Za-z0-9]| Ti| Laptop)" for key in DOLLARS_PER_HOUR)
+    found = zip(words, DOLLARS_PER_HOUR.values(), strict=True)
+    return next((price for word, price in found if re.search(word, name)), None)
 
 
 def chat_plan(preset: str | None) -> run_plan.ChatPlan | None:

@@ -38,7 +38,8 @@ class RunOptions:
     device: str | None = option(None, "cpu, cuda or mps; none picks the best one available")
     dtype: str | None = option(
         None,
-        "compute dtype of matrix products; none measures which is faster here. float32 uses the "
+        "compute dtype of matrix products; none: bfloat16 on GPUs from Ampere on, float16 on Volta "
+        "and Turing, elsewhere float32 or bfloat16, whichever is faster here. float32 uses the "
         "TF32 cores of GPUs from Ampere on, unless NVIDIA_TF32_OVERRIDE=0 is set",
         choices=("float64", "float32", "bfloat16", "float16"),
     )

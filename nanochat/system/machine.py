@@ -29,6 +29,9 @@ HIDE = "--device cpu, or CUDA_VISIBLE_DEVICES= before the command, trains on the
 NVIDIA_NODE = Path("/dev/nvidiactl")
 NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
 AMD_NODE = Path("/dev/kfd")
+AMD_TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
+# Of the GPUs that builds for ROCm have kernels for, not of those inside processors: gfx90a = 90010.
+AMD_GPUS = (90006, 90008, 90010, 90402, 90500, 100300, 110000, 110001, 120000, 120001)
 
 # What the preset `speedrun` needs: depth 22 in bfloat16 with rows that keep the GPU busy.
 SPEEDRUN_GPUS = 8
@@ -80,9 +83,15 @@ def unusable_gpu() -> str | None:
 
 
 def cpu_build() -> str | None:
-    """A note that this build of torch leaves an NVIDIA GPU idle; None if it does not."""
-    built_for_gpu = torch.version.cuda is not None or torch.version.hip is not None
-    if built_for_gpu or config.gpus_hidden() or not has_nvidia_gpu():
+    """A note that this build of torch leaves a GPU idle; None if it does not."""
+    if torch.version.hip is not None or torch.cuda.is_available() or config.gpus_hidden():
+        return None
+    if not has_nvidia_gpu() and has_amd_gpu():
+        return (
+            f"torch {torch.__version__} is not built for ROCm, which leaves this machine's AMD GPU "
+            f"idle; install a build for it ({INSTALL.format(build='rocm')})"
+        )
+    if torch.version.cuda is not None or not has_nvidia_gpu():
         return None
     return (
         f"torch {torch.__version__} is a build for CPUs, which leaves this machine's NVIDIA GPU "
@@ -133,6 +142,19 @@ def _runs_on(built: str, capability: tuple[int, int]) -> bool:
 def has_nvidia_gpu() -> bool:
     """Whether the machine has an NVIDIA GPU whose driver is loaded, usable or not."""
     return NVIDIA_NODE.exists() or (torch.version.hip is None and torch.cuda.device_count() > 0)
+
+
+def has_amd_gpu() -> bool:
+    """Whether the machine has an AMD GPU that builds of torch for ROCm have kernels for."""
+    for file in AMD_TOPOLOGY.glob("*/properties"):
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError:  # such as the GPU of another user's container
+            continue
+        found = re.search(r"^gfx_target_version (\d+)$", text, re.MULTILINE)
+        if found and int(found[1]) in AMD_GPUS:
+            return True
+    return False
 
 
 def driver_version() -> str | None:
@@ -191,7 +213,7 @@ def choose_preset(found: Sequence[Gpu]) -> tuple[str, str]:
     `speedrun` needs eight GPUs, each with enough memory and fast bfloat16; `gpu1` trains on any.
     """
     if not found:
-        return "pocket", "no GPU that torch can use"
+        return "pocket", "no NVIDIA or AMD GPU that torch can use"
     least = min(found, key=lambda gpu: gpu.memory)
     oldest = min(found, key=lambda gpu: gpu.capability)
     seen = f"{len(found)} x {least.name} with {least.memory / 1e9:.0f} GB"

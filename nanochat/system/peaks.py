@@ -5,7 +5,7 @@ dtype a run computes in, or what share of a peak it reaches.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -148,14 +148,18 @@ PEAKS = {
     # AMD; the two halves of an MI250 are two devices
     "MI355X": _half(2516.6, fp8=5033.2, fp32=157.3, memory_gb=288),
     "MI350X": _half(2306.9, fp8=4613.7, fp32=144.2, memory_gb=288),
-    "MI325X": _half(1307.4, fp8=2614.9, tf32=653.7, fp32=163.4, memory_gb=256),
-    "MI300X": _half(1307.4, fp8=2614.9, tf32=653.7, fp32=163.4, memory_gb=192),
-    "MI300A": _half(980.6, fp8=1961.2, tf32=490.3, fp32=122.6, memory_gb=128),
+    # MI300: float8 is of other formats (fnuz) than those that training uses
+    "MI325X": _half(1307.4, tf32=653.7, fp32=163.4, memory_gb=256),
+    "MI300X": _half(1307.4, tf32=653.7, fp32=163.4, memory_gb=192),
+    "MI300A": _half(980.6, tf32=490.3, fp32=122.6, memory_gb=128),
     "MI250X": _half(191.5, fp32=47.9, memory_gb=64),
     "MI250": _half(181.0, fp32=45.3, memory_gb=64),
     "MI210": _half(181.0, fp32=45.3, memory_gb=64),
     "MI100": Peaks(bf16=92.3, fp16=184.6, fp32=46.1, memory_gb=32),
 }
+
+
+LAPTOP_SHARE = 0.6  # of its namesake's speed; an estimate by the power that laptops give it
 
 
 def find(name: str) -> Peaks | None:
@@ -164,7 +168,20 @@ def find(name: str) -> Peaks | None:
     The longest key that stands in the name as words applies. Laptops' cards are slower than their
     namesakes, and a MIG slice is a part of its card.
     """
-    if re.search(r"\b(Laptop|Max-Q|MIG)\b", name):
+    return None if re.search(r"\b(Laptop|Max-Q|MIG)\b", name) else _longest(name)
+
+
+def roughly(name: str) -> Peaks | None:
+    """As `find`, with an estimate of a laptop's card: good enough for plans, not for MFU."""
+    if not re.search(r"\b(Laptop|Max-Q)\b", name):
+        return find(name)
+    sheet = _longest(name)
+    if sheet is None:
         return None
+    speeds = {field: value and LAPTOP_SHARE * value for field, value in asdict(sheet).items()}
+    return Peaks(**speeds | {"memory_gb": sheet.memory_gb})
+
+
+def _longest(name: str) -> Peaks | None:
     found = [key for key in PEAKS if re.search(rf"(?<![A-Za-z0-9]){key}(?![A-Za-z0-9])", name)]
     return PEAKS[max(found, key=len)] if found else None

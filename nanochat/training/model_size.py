@@ -73,9 +73,18 @@ def of_this_machine(values: dict[str, Any], count: int) -> Gpu:
     return Gpu(
         memory_bytes=torch.cuda.get_device_properties(device).total_memory,
         dtype=dtype,
-        peak_flops=devices.peak_flops(device, dtype),
+        peak_flops=expected_flops(device, dtype),
         count=count,
     )
+
+
+def expected_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Peak FLOP/s as far as it is known, of a laptop's GPU an estimate; None if it is unknown."""
+    found = devices.peak_flops(device, dtype)
+    if found is not None or device.type != "cuda":
+        return found
+    sheet = peaks.roughly(torch.cuda.get_device_name(device))
+    return None if sheet is None else sheet.flops(dtype)
 
 
 def resolver(
