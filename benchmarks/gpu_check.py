@@ -67,7 +67,7 @@ FULL_PARTS = (
     Part("train 22 fp8 49152 32", 150, 60),
     Part("rl 12", 60),
     Part("tests", 60),
-    Part("pocket", 150, 60),
+    Part("pocket", 200, 60),
     Part("train 22 fp8 49152 16", 150, 60),
     Part("decode 24", 60),
     Part("fp8", 75),

@@ -43,6 +43,7 @@ class Scale:
     rl_tokens: int  # of an answer
     stage_depth: int  # of the short runs of base training
     text_vocab: int  # of their random text
+    pocket_tokens: int  # of base training in pocket
     sample_s: float  # minimum duration of one timing sample
 
 
@@ -70,6 +71,7 @@ FULL = Scale(
     rl_tokens=256,
     stage_depth=8,
     text_vocab=2048,
+    pocket_tokens=400_000,
     sample_s=0.02,
 )
 TINY = Scale(
@@ -87,6 +89,7 @@ TINY = Scale(
     rl_tokens=4,
     stage_depth=1,
     text_vocab=64,
+    pocket_tokens=20_000,
     sample_s=0.0,
 )
 

@@ -24,11 +24,11 @@ from nanochat.system.metrics import read_rows
 POCKET = "tok_train base_train mid_train chat_sft chat_rl chat_eval".split()
 # Few steps: that the stages run on this device is what is asked.
 POCKET_FLAGS = {
-    "tok_train": "",
-    "base_train": "--tokens 400000 --val-rows 16",
-    "mid_train": "--conversations 2000",
-    "chat_sft": "--conversations 500",
-    "chat_rl": "--steps 3 --eval-items 20",
+    "tok_train": "--pocket-characters 2000000",
+    "base_train": "--pocket-characters 2000000 --tokens {tokens} --val-rows 16",
+    "mid_train": "--conversations {conversations}",
+    "chat_sft": "--conversations {conversations}",
+    "chat_rl": "--steps 3 --eval-items 20 --prompts-per-step 8",
     "chat_eval": "",
 }
 
@@ -64,7 +64,11 @@ def check_pocket(work: Work) -> None:
         raise Skipped("the compiled tokenizer is not built (uv sync builds it)")
     with tempfile.TemporaryDirectory() as folder:
         for name in POCKET:
-            flags = ["--preset", "pocket", "--run", "pocket", *POCKET_FLAGS[name].split()]
+            tokens = work.scale.pocket_tokens
+            words = POCKET_FLAGS[name].format(tokens=tokens, conversations=tokens // 200).split()
+            flags = ["--preset", "pocket", "--run", "pocket", *words]
+            if not work.compiled and name in ("base_train", "mid_train", "chat_sft"):
+                flags.append("--no-compile")
             begin_s = time.perf_counter()
             _run_stage(work, folder, name, flags)
             work.add("stages", what=f"pocket {name}", seconds=time.perf_counter() - begin_s)
@@ -175,17 +179,19 @@ def _command(work: Work, name: str, flags: Sequence[str]) -> list[str]:
 def _run_stage(work: Work, folder: str, name: str, flags: Sequence[str]) -> None:
     """Run a stage to its end. Raises: RuntimeError with the end of its output if it fails."""
     process = _start(_command(work, name, flags), folder)
-    output, _ = process.communicate()
-    print(output, flush=True)
-    if process.returncode != 0:
-        last = (output.strip() or "no output").splitlines()[-1]
+    assert process.stdout is not None
+    last = "no output"
+    for line in process.stdout:  # at once, as this part may be cut short
+        print(line, end="", flush=True)
+        last = line.strip() or last
+    if process.wait() != 0:
         raise RuntimeError(f"{name} ended with {process.returncode}: {last}")
 
 
 def _start(command: Sequence[str], folder: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         command,
-        env={**os.environ, "NANOCHAT_BASE_DIR": folder},
+        env={**os.environ, "NANOCHAT_BASE_DIR": folder, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
