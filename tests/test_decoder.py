@@ -25,6 +25,7 @@ OPTIONS = [
     {"depth": 1, "norm": "rms_weight", "positions": "learned", "smear": True},
     {"pairs": 0},
     {"pairs": 1, "embedding_norm": False},
+    {"convolution": False},
 ]
 
 

@@ -22,7 +22,7 @@ def test_groups_of_parameters_by_hand():
         "matrices": 4 * 12 * 64 * 64,
         "gates": 2 * 12 * 2 + 24,
         "head": 6400,
-        "scalars": 4 + 4 + 1 + 1,
+        "scalars": 4 + 4 + 1 + 1 + 4 * 4 * 64,
     }
 
 

@@ -30,6 +30,7 @@ ABLATIONS = [
     {"smear": False},
     {"pairs": 0},
     {"pairs": 2, "smear": False},
+    {"convolution": False},
     {"backout": False},
     {"residual_scalars": False},
     {"embedding_norm": False},
@@ -111,6 +112,14 @@ def naive_attention(x, tokens, w, config, layer):
     return out.view(length, -1) @ w[f"blocks.{layer}.attention.out.weight"].T
 
 
+def naive_convolution(x, weights):
+    rows = [
+        x[t] + sum(w * x[t - back] for back, w in enumerate(weights) if back <= t)
+        for t in range(len(x))
+    ]
+    return torch.stack(rows)
+
+
 def naive_mlp(x, w, config, layer):
     prefix = f"blocks.{layer}.mlp."
     h = x @ w[prefix + "up.weight"].T
@@ -146,6 +155,8 @@ def naive_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
             x = w["residual_scales"][layer] * x + w["x0_scales"][layer] * x0
         prefix = f"blocks.{layer}."
         h = naive_norm(x, config.norm, w.get(prefix + "attention_norm.weight"))
+        if config.convolution:
+            h = naive_convolution(h, w[prefix + "convolution"])
         x = x + naive_attention(h, tokens, w, config, layer)
         h = naive_norm(x, config.norm, w.get(prefix + "mlp_norm.weight"))
         x = x + naive_mlp(h, w, config, layer)

@@ -22,6 +22,7 @@ VARIANTS = [
     {"depth": 1, "kv_heads": 1, "smear": True, "positions": "learned"},
     {"pairs": 0},
     {"pairs": 1, "smear": False},
+    {"convolution": False},
 ]
 VOCAB = 61
 

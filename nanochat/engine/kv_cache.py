@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.gpt import GPTConfig, attention
+from nanochat.gpt.layers import CONVOLVED
 from nanochat.system.errors import ConfigError
 
 # Keys are read from and to multiples of this: few shapes, and a row's keys are summed in the same
 # order whatever other rows need, as long as the kernel takes them in one block.
 BUCKET = 32
+BEFORE = CONVOLVED - 1  # tokens before each one that a convolution reads
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -78,6 +80,12 @@ class KVCache:
         self.layers = list(zip(self.k, self.v, strict=True))
         self._bands = {window: self._band(window, stored) for window in set(config.windows)}
         self.tokens = torch.zeros(slots, self.padding + 1, dtype=torch.int64, device=device)
+        # Inputs of the layers' convolutions, [depth, slots, BEFORE + positions, C]: before every
+        # text are zeros, which nothing is written to.
+        self.inputs = None
+        if config.convolution:
+            shape = (config.depth, slots, BEFORE + self.padding + 1, config.width)
+            self.inputs = torch.zeros(shape, dtype=stored, device=device)
 
     def reset(self, slot: int, length: int = 0) -> None:
         """Drop everything in a slot after its first `length` tokens."""
@@ -91,6 +99,9 @@ class KVCache:
             for memory in (self.k, self.v):
                 memory[:, slot, :, :length] = memory[:, source, :, :length]
             self.tokens[slot, :length] = self.tokens[source, :length]
+            if self.inputs is not None:
+                end = BEFORE + length
+                self.inputs[:, slot, :end] = self.inputs[:, source, :end]
             self.lengths[slot] = length
 
     def swap(self, a: int, b: int) -> None:
@@ -99,6 +110,8 @@ class KVCache:
         for memory in (self.k[..., :length, :], self.v[..., :length, :]):
             memory[:, [a, b]] = memory[:, [b, a]]
         self.tokens[[a, b], :length] = self.tokens[[b, a], :length]
+        if self.inputs is not None:
+            self.inputs[:, [a, b]] = self.inputs[:, [b, a]]
         self.lengths[a], self.lengths[b] = self.lengths[b], self.lengths[a]
 
     def advance(self, slot: int, start: int, count: int) -> None:
@@ -186,6 +199,21 @@ class CacheView:
     def store_tokens(self, tokens: Tensor) -> None:
         """Store the tokens [B, T]; the next call's first token needs the one before it."""
         self.cache.tokens[self._slots[:, None], self._written] = tokens
+
+    def preceding(self, layer: int, x: Tensor) -> Tensor:
+        """Store the inputs [B, T, C] of a convolution; return those before, [B, BEFORE, C]."""
+        assert self.cache.inputs is not None
+        memory = self.cache.inputs[layer]  # [slots, BEFORE + positions, C]
+        slots, read, written = self._convolution_places
+        memory[slots, written] = x.to(memory.dtype)
+        return memory[slots, read].to(x.dtype)
+
+    @functools.cached_property
+    def _convolution_places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots [B, 1], and where their inputs are read [B, BEFORE] and written [B, T]."""
+        # Position p is at p + BEFORE, so what is before it starts at p.
+        read = self._starts[:, None] + torch.arange(BEFORE, device=self._starts.device)
+        return self._slots[:, None], read, self._written + BEFORE
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [B, T, H_kv, D]; return attention of the queries [B, T, H, D]."""

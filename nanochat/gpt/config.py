@@ -83,13 +83,19 @@ class GPTConfig:
         least=0,
         most=1024,
     )
+    # Attention compares tokens one by one; what neighbors mean together has to be gathered first.
+    convolution: bool = option(
+        None,
+        "add the three tokens before to each token at the input of attention, with learned weights "
+        "by channel; default: below depth 8",
+    )
     tied_head: bool = option(False, "use the embedding matrix as the output head")
     softcap: float | None = option(
         15.0, "limit logits to +- this, by tanh; none: no limit", above=0
     )
 
     def __post_init__(self) -> None:
-        def default(name: str, value: int) -> None:
+        def default(name: str, value: int | bool) -> None:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
@@ -103,6 +109,7 @@ class GPTConfig:
         default("kv_heads", self.heads)
         tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
         default("pairs", 8 if self.depth < 8 else 0)
+        default("convolution", self.depth < 8)
         default("window", tiles * WINDOW_MULTIPLE)
         if self.width % self.heads or self.head_dim % 2:
             raise ConfigError(

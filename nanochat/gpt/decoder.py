@@ -30,7 +30,14 @@ from torch import Tensor
 from nanochat.gpt import attention
 from nanochat.gpt.config import GPTConfig
 from nanochat.gpt.decoder_weights import DecoderWeights, LayerWeights
-from nanochat.gpt.layers import NORM_EPS, attention_scale, check_length, normed, pair_ids
+from nanochat.gpt.layers import (
+    CONVOLVED,
+    NORM_EPS,
+    attention_scale,
+    check_length,
+    normed,
+    pair_ids,
+)
 
 FEW_ROWS = 128  # up to here every layer's share of the embedding is computed at once
 
@@ -47,6 +54,13 @@ class Cache(Protocol):
 
     def store_tokens(self, tokens: Tensor) -> None:
         """Store the (B, T) tokens that are being processed."""
+        ...
+
+    def preceding(self, layer: int, x: Tensor) -> Tensor:
+        """Store the (B, T, C) inputs of a layer's convolution; return those of the tokens before.
+
+        (B, CONVOLVED - 1, C), zeros before the start of a text.
+        """
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -128,7 +142,10 @@ class Decoder:
         for index, layer in enumerate(self._weights.layers):
             if self._residual_scales:
                 x = torch.addcmul(share(index), x, self._residual_scales[index])
-            q, k, v = self._heads(layer, x, ids, turns)  # [N, heads, D]
+            h = self._norm(x)
+            if layer.convolution is not None:
+                h = self._convolved(index, h.view(B, T, -1), layer.convolution, cache).view(x.shape)
+            q, k, v = self._heads(layer, h, ids, turns)  # [N, heads, D]
             by_row = (B, T, -1, self.config.head_dim)
             y = self._attend(index, q.view(by_row), k.view(by_row), v.view(by_row), cache)
             x = x + layer.out.multiply(self._narrow(y.reshape(x.shape)))
@@ -210,9 +227,9 @@ class Decoder:
     def _heads(
         self, layer: LayerWeights, x: Tensor, ids: Tensor, turns: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (N, H, D), keys and values (N, K, D) of the stream (N, C)."""
+        """Queries (N, H, D), keys and values (N, K, D) of the normed stream (N, C)."""
         H, K, D = self.config.heads, self.config.kv_heads, self.config.head_dim
-        made = layer.qkv.multiply(self._narrow(self._norm(x)))
+        made = layer.qkv.multiply(self._narrow(x))
         if self._fused_norms:  # values stay narrow, as they are stored
             qk = self._widen(made.narrow(1, 0, (H + K) * D)).view(-1, H + K, D)
         else:
@@ -233,6 +250,19 @@ class Decoder:
         if self._fused_norms:
             qk = self._narrow(qk)
         return qk.narrow(1, 0, H), qk.narrow(1, H, K), v
+
+    def _convolved(self, index: int, x: Tensor, weights: Tensor, cache: Cache | None) -> Tensor:
+        """The input x (B, T, C) of a layer's attention after its convolution."""
+        if cache is None:
+            known = F.pad(x, (0, 0, CONVOLVED - 1, 0))
+        else:
+            known = torch.cat([cache.preceding(index, x), x], dim=1)  # [B, CONVOLVED - 1 + T, C]
+        if x.shape[1] == 1:
+            return (known * weights).sum(dim=1, keepdim=True)
+        y = known[:, : x.shape[1]] * weights[0]
+        for start in range(1, CONVOLVED):
+            y.addcmul_(known[:, start : start + x.shape[1]], weights[start])
+        return y
 
     def _normed_heads(self, qk: Tensor) -> Tensor:
         """Queries and keys (N, H + K, D), normed; see use_operations_of."""

@@ -20,6 +20,7 @@ from nanochat.system.errors import ConfigError
 NORM_EPS = 1e-6
 QK_GAIN = 1.2  # factor on q and on k after their norm: sharper attention than 1 / sqrt(D) gives
 VALUE_GATE_MOST = 3  # the gate of the value embeddings is between 0 and this
+CONVOLVED = 4  # tokens that the convolution adds up: the token itself and those before it
 VALUE_GATE_CHANNELS = 12  # input channels from which the gate of the value embedding is computed
 
 
@@ -279,6 +280,9 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.attention_norm = Norm(config.norm, config.width, dtype)
+        self.convolution = None
+        if config.convolution:
+            self.convolution = nn.Parameter(torch.empty(CONVOLVED, config.width, dtype=dtype))
         self.attention = Attention(config, layer, dtype)
         self.mlp_norm = Norm(config.norm, config.width, dtype)
         self.mlp = MLP(config, dtype)
@@ -291,8 +295,23 @@ class Block(nn.Module):
         backend: attention.Backend,
     ) -> Tensor:
         # Norms are at the inputs, not on the stream: gradients reach every layer through the sums.
-        x = x + self.attention(self.attention_norm(x), rope, value, backend)
+        h = self.attention_norm(x)
+        if self.convolution is not None:
+            h = convolved(h, self.convolution.to(h.dtype))
+        x = x + self.attention(h, rope, value, backend)
         return x + self.mlp(self.mlp_norm(x))
+
+
+def convolved(x: Tensor, weights: Tensor) -> Tensor:
+    """x (B, T, C) plus a weighted sum of each token's own channels and those of the ones before it.
+
+    weights: (n, C), the token's own first. Source: the Canon layers of Physics of Language Models
+    4.1, which has them in more places.
+    """
+    y = x
+    for back, weight in enumerate(weights.unbind()):
+        y = y + weight * F.pad(x, (0, 0, back, 0))[:, : x.shape[1]]  # zeros before the text
+    return y
 
 
 def check_length(length: int, positions: int) -> None:

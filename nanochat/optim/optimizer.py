@@ -128,6 +128,7 @@ def adamw_settings(
         "residual_scale": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.05),
         "x0_scale": of(cfg.scalar_lr, 0.96, 0.95, 0.0),
         "scale": of(cfg.scalar_lr * 0.4, 0.8, 0.95, 0.0),
+        "convolution": of(cfg.scalar_lr * 0.08, 0.8, 0.95, 0.0),
         "norm": of(cfg.scalar_lr * 0.01, 0.8, 0.95, 0.0),
     }
 
