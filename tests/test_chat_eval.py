@@ -130,7 +130,7 @@ def test_a_capped_evaluation_draws_the_same_items_for_every_model(tokenizer):
 
 
 def test_letters_are_chosen_as_by_one_forward_pass_for_each_prompt(tokenizer):
-    engine, task = tiny_engine(tokenizer, 1), choice_task()
+    engine, task = tiny_engine(tokenizer), choice_task()
     found = chat.preferred_letters(engine, task, range(len(task)))
     for i, letter in enumerate(found):
         prompt = render_prompt(task[i]["messages"][:-1], tokenizer)
@@ -156,7 +156,7 @@ def test_a_task_without_letters_cannot_be_asked_for_them(tokenizer):
 
 def test_a_real_engine_answers_a_complete_task(tokenizer):
     found = chat.evaluate(
-        tiny_engine(tokenizer, 1), choice_task(), run=distributed.single_run(), max_new_tokens=4
+        tiny_engine(tokenizer), choice_task(), run=distributed.single_run(), max_new_tokens=4
     )
     assert found.accuracy.n == 9
     assert all(isinstance(row["text"], str) for row in found.rows)

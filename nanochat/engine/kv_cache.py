@@ -84,8 +84,8 @@ class KVCache:
         # text are zeros, which nothing is written to.
         self.inputs = None
         if config.convolution:
-            shape = (config.depth, slots, BEFORE + self.padding + 1, config.width)
-            self.inputs = torch.zeros(shape, dtype=stored, device=device)
+            inputs = (config.depth, slots, BEFORE + self.padding + 1, config.width)
+            self.inputs = torch.zeros(inputs, dtype=stored, device=device)
 
     def reset(self, slot: int, length: int = 0) -> None:
         """Drop everything in a slot after its first `length` tokens."""
