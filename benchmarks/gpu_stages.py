@@ -28,8 +28,8 @@ POCKET_FLAGS = {
     "base_train": "--pocket-characters 2000000 --tokens {tokens} --val-rows 16",
     "mid_train": "--conversations {conversations}",
     "chat_sft": "--conversations {conversations}",
-    "chat_rl": "--steps 3 --eval-items 20 --prompts-per-step 8",
-    "chat_eval": "",
+    "chat_rl": "--steps 2 --eval-items 8 --prompts-per-step 4 --samples-per-prompt 4",
+    "chat_eval": "--stages chat_rl --max-items 8",
 }
 
 
