@@ -10,10 +10,6 @@ import re
 import signal
 import sys
 
-from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
 from nanochat.system import console
 
 
@@ -23,6 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     After a signal it is 0, as for a stage by itself, which saves and ends. Else it is that of the
     first process that failed, or 1 if a signal killed that one.
     """
+    # Not every build of torch has them; on one process nobody needs them.
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     for name in ("agent.server.api", "multiprocessing.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").addFilter(_is_news)
     try:
