@@ -30,7 +30,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.optim import MuonAdamW, OptimConfig, optimizer
+from nanochat.optim import MuonAdamW, OptimConfig
 from nanochat.optim.groups import MuonGroup
 from nanochat.optim.schedules import warmup_decay
 from nanochat.optim.sharding import Pending, Transport
@@ -68,7 +68,7 @@ def rank_process(rank: int, options: argparse.Namespace, port: int, folder: str)
     world_size = options.ranks
     if options.first_only:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
-        optimizer.transport = lambda *_: Alone(world_size=world_size)
+        optim.settings.choose_transport = lambda *_: Alone(world_size=world_size)
     elif world_size > 1:
         address = f"tcp://127.0.0.1:{port}"
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)

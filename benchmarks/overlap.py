@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 
 from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.optim import OptimConfig, optimizer, sharding
+from nanochat.optim import OptimConfig, settings, sharding
 from nanochat.optim.schedules import warmup_decay
 from nanochat.system.distributed import Run
 from nanochat.training.overlap import training_loss
@@ -66,8 +66,8 @@ def work(rank: int, given: argparse.Namespace, port: int, in_parts: bool) -> Non
     dist.init_process_group("gloo", rank=rank, world_size=given.ranks)
     run = Run(rank=rank, world_size=given.ranks, device=torch.device("cpu"))
     sharding.BUCKET_BYTES = 2**18  # as many buckets as a large model has
-    choose = optimizer.choose_transport
-    optimizer.choose_transport = lambda *a: dataclasses.replace(choose(*a), can_scatter=False)
+    choose = settings.choose_transport
+    settings.choose_transport = lambda *a: dataclasses.replace(choose(*a), can_scatter=False)
     clock = Clock()
     clock.wrap("reduce_scatter")
     clock.wrap("all_gather")

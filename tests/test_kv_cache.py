@@ -23,6 +23,8 @@ VARIANTS = [
     {"pairs": 0},
     {"pairs": 1, "smear": False},
     {"convolution": False},
+    {"mlp_convolution": False},
+    {"convolution": False, "mlp_convolution": False},
 ]
 VOCAB = 61
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.gpt.parameters import kind_of
-from nanochat.optim import OptimConfig, muon, optimizer
+from nanochat.optim import OptimConfig, muon
 from nanochat.optim.adamw import AdamWSettings, adamw_update
 from nanochat.optim.muon import MuonRecipe, muon_update, polar_express
 from nanochat.optim.schedules import StepSettings
@@ -328,7 +328,7 @@ def test_the_schedule_scales_the_decay_of_the_matrices_and_of_nothing_else(matri
 
 def test_learning_rates_follow_the_width_where_they_should():
     model = GPTConfig(depth=3, width=192)
-    settings = optimizer.adamw_settings(OptimConfig(lr_scale=0.5), model, 2**19)
+    settings = optim.settings.adamw_settings(OptimConfig(lr_scale=0.5), model, 2**19)
     assert settings["head"].eps == pytest.approx(1e-10)
     assert settings["embedding"].lr == pytest.approx(0.3 * 2 * 0.5)
     assert settings["value_embedding"].lr == pytest.approx(0.15 * 2 * 0.5)
@@ -338,7 +338,7 @@ def test_learning_rates_follow_the_width_where_they_should():
 
 def test_epsilon_follows_the_tokens_of_a_step_and_a_tied_embedding_the_head():
     model = GPTConfig(depth=3, width=192, tied_head=True)
-    settings = optimizer.adamw_settings(OptimConfig(), model, 2**14)
+    settings = optim.settings.adamw_settings(OptimConfig(), model, 2**14)
     assert settings["head"].eps == pytest.approx(1e-10 * 2**5)
     assert settings["embedding"] == settings["head"]
 

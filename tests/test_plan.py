@@ -193,7 +193,7 @@ def test_fp8_auto_in_a_plan_is_what_training_would_do():
     ],
 )
 def test_a_price_is_found_by_the_drivers_name_of_a_gpu(name, dollars):
-    assert plan._price(name) == dollars
+    assert run_plan.price(name) == dollars
 
 
 def test_a_laptops_card_is_taken_to_be_slower_than_its_namesake_and_not_for_unknown(monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanochat import optim
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.optim import OptimConfig, optimizer, sharding
+from nanochat.optim import OptimConfig, settings, sharding
 from nanochat.optim.schedules import warmup_decay
 from nanochat.system.distributed import Run, all_reduce_sum, single_run
 
@@ -151,9 +151,9 @@ def runs_of_two(run: Run, folder: Path) -> dict:
     }
     # A backend that has neither reduce_scatter nor all_gather into one tensor.
     plain = sharding.Transport(rank=run.rank, world_size=run.world_size)
-    original, optimizer.choose_transport = optimizer.choose_transport, lambda *_: plain
+    original, settings.choose_transport = settings.choose_transport, lambda *_: plain
     found["fallback"] = result(torch.float64, run, "muon", 5)
-    optimizer.choose_transport = original
+    settings.choose_transport = original
     return found
 
 

@@ -30,7 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanochat.engine.kv_cache import BEFORE, BUCKET, KVCache, to_device
+from nanochat.engine.kv_cache import (
+    BUCKET,
+    KVCache,
+    convolution_places,
+    to_device,
+    with_preceding,
+)
 from nanochat.engine.sequences import Slot
 from nanochat.gpt.decoder import Decoder
 
@@ -108,19 +114,13 @@ class FixedView:
         heads = torch.arange(self.cache.k.shape[2], device=self.places.device)
         return self._rows[:, None], heads[None], self.places[:, None]
 
-    def preceding(self, layer: int, x: Tensor) -> Tensor:
-        """Store the inputs [rows, 1, C] of a convolution; return [rows, BEFORE, C] before them."""
-        assert self.cache.inputs is not None
-        memory = self.cache.inputs[layer]  # [slots, BEFORE + positions, C]
-        read, written = self._convolution_places
-        memory.index_put_((self._rows, written), x[:, 0].to(memory.dtype))
-        return memory[self._rows[:, None], read].to(x.dtype)
+    def with_preceding(self, number: int, x: Tensor) -> Tensor:
+        """Store the inputs [rows, 1, C] of a convolution; return [rows, BEFORE + 1, C]."""
+        return with_preceding(self.cache.input_rows[number], *self._convolution_places, x)
 
     @functools.cached_property
     def _convolution_places(self) -> tuple[Tensor, Tensor]:
-        """Where inputs are read [rows, BEFORE] and written [rows]; see KVCache.inputs."""
-        read = self.places[:, None] + torch.arange(BEFORE, device=self.places.device)
-        return read, self.places + BEFORE
+        return convolution_places(self.cache, self._rows, self.places, self.places[:, None])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [rows, 1, H_kv, D]; return attention of the queries."""

@@ -80,12 +80,12 @@ class KVCache:
         self.layers = list(zip(self.k, self.v, strict=True))
         self._bands = {window: self._band(window, stored) for window in set(config.windows)}
         self.tokens = torch.zeros(slots, self.padding + 1, dtype=torch.int64, device=device)
-        # Inputs of the layers' convolutions, [depth, slots, BEFORE + positions, C]: before every
+        # Inputs of the convolutions, [convolutions, slots, BEFORE + positions, C]: before every
         # text are zeros, which nothing is written to.
-        self.inputs = None
-        if config.convolution:
-            inputs = (config.depth, slots, BEFORE + self.padding + 1, config.width)
-            self.inputs = torch.zeros(inputs, dtype=stored, device=device)
+        inputs = (config.convolutions, slots, BEFORE + self.padding + 1, config.width)
+        self.inputs = torch.zeros(inputs, dtype=stored, device=device)
+        # For each convolution, [slots * (BEFORE + positions), C].
+        self.input_rows = list(self.inputs.flatten(1, 2))
 
     def reset(self, slot: int, length: int = 0) -> None:
         """Drop everything in a slot after its first `length` tokens."""
@@ -99,9 +99,8 @@ class KVCache:
             for memory in (self.k, self.v):
                 memory[:, slot, :, :length] = memory[:, source, :, :length]
             self.tokens[slot, :length] = self.tokens[source, :length]
-            if self.inputs is not None:
-                end = BEFORE + length
-                self.inputs[:, slot, :end] = self.inputs[:, source, :end]
+            end = BEFORE + length
+            self.inputs[:, slot, :end] = self.inputs[:, source, :end]
             self.lengths[slot] = length
 
     def swap(self, a: int, b: int) -> None:
@@ -110,8 +109,7 @@ class KVCache:
         for memory in (self.k[..., :length, :], self.v[..., :length, :]):
             memory[:, [a, b]] = memory[:, [b, a]]
         self.tokens[[a, b], :length] = self.tokens[[b, a], :length]
-        if self.inputs is not None:
-            self.inputs[:, [a, b]] = self.inputs[:, [b, a]]
+        self.inputs[:, [a, b]] = self.inputs[:, [b, a]]
         self.lengths[a], self.lengths[b] = self.lengths[b], self.lengths[a]
 
     def advance(self, slot: int, start: int, count: int) -> None:
@@ -157,6 +155,29 @@ class KVCache:
         return CacheView(self, list(slot_ids), list(starts), list(counts))
 
 
+def convolution_places(
+    cache: KVCache, slots: Tensor, starts: Tensor, written: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rows of KVCache.input_rows for tokens from starts [B] on, at positions written [B, T].
+
+    Returns those that are written, [B * T], and those before, [B * BEFORE]; where every row has one
+    token, also its own, after those before.
+    """
+    first = slots[:, None] * cache.inputs.shape[2]  # [B, 1]
+    # Position p is at p + BEFORE, so what is before it starts at p.
+    count = BEFORE + (written.shape[1] == 1)
+    read = starts[:, None] + torch.arange(count, device=starts.device)
+    return (first + written + BEFORE).flatten(), (first + read).flatten()
+
+
+def with_preceding(memory: Tensor, written: Tensor, read: Tensor, x: Tensor) -> Tensor:
+    """Store x [B, T, C] in the rows `written` of memory; return [B, BEFORE + T, C], x last."""
+    B, T, C = x.shape
+    memory.index_copy_(0, written, x.reshape(-1, C).to(memory.dtype))
+    known = memory.index_select(0, read).view(B, -1, C).to(x.dtype)
+    return known if T == 1 else torch.cat([known, x], dim=1)
+
+
 class CacheView:
     """Some slots of a cache as one batch; created by KVCache.view for one forward pass."""
 
@@ -200,20 +221,14 @@ class CacheView:
         """Store the tokens [B, T]; the next call's first token needs the one before it."""
         self.cache.tokens[self._slots[:, None], self._written] = tokens
 
-    def preceding(self, layer: int, x: Tensor) -> Tensor:
-        """Store the inputs [B, T, C] of a convolution; return those before, [B, BEFORE, C]."""
-        assert self.cache.inputs is not None
-        memory = self.cache.inputs[layer]  # [slots, BEFORE + positions, C]
-        slots, read, written = self._convolution_places
-        memory[slots, written] = x.to(memory.dtype)
-        return memory[slots, read].to(x.dtype)
+    def with_preceding(self, number: int, x: Tensor) -> Tensor:
+        """Store the inputs [B, T, C] of a convolution; return [B, BEFORE + T, C], these last."""
+        return with_preceding(self.cache.input_rows[number], *self._convolution_places, x)
 
     @functools.cached_property
-    def _convolution_places(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Slots [B, 1], and where their inputs are read [B, BEFORE] and written [B, T]."""
-        # Position p is at p + BEFORE, so what is before it starts at p.
-        read = self._starts[:, None] + torch.arange(BEFORE, device=self._starts.device)
-        return self._slots[:, None], read, self._written + BEFORE
+    def _convolution_places(self) -> tuple[Tensor, Tensor]:
+        """The rows where inputs are written, [B * T], and read; see with_preceding."""
+        return convolution_places(self.cache, self._slots, self._starts, self._written)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         """Store keys and values [B, T, H_kv, D]; return attention of the queries [B, T, H, D]."""

@@ -56,10 +56,11 @@ class Cache(Protocol):
         """Store the (B, T) tokens that are being processed."""
         ...
 
-    def preceding(self, layer: int, x: Tensor) -> Tensor:
-        """Store the (B, T, C) inputs of a layer's convolution; return those of the tokens before.
+    def with_preceding(self, number: int, x: Tensor) -> Tensor:
+        """Store the (B, T, C) inputs of a convolution; return them after those of earlier tokens.
 
-        (B, CONVOLVED - 1, C), zeros before the start of a text.
+        number: of the convolution; see GPTConfig.convolutions. Returns (B, CONVOLVED - 1 + T, C),
+        zeros before the start of a text.
         """
         ...
 
@@ -142,14 +143,14 @@ class Decoder:
         for index, layer in enumerate(self._weights.layers):
             if self._residual_scales:
                 x = torch.addcmul(share(index), x, self._residual_scales[index])
-            h = self._norm(x)
-            if layer.convolution is not None:
-                h = self._convolved(index, h.view(B, T, -1), layer.convolution, cache).view(x.shape)
+            h = self._convolved(index, self._norm(x), layer.convolution, B, cache)
             q, k, v = self._heads(layer, h, ids, turns)  # [N, heads, D]
             by_row = (B, T, -1, self.config.head_dim)
             y = self._attend(index, q.view(by_row), k.view(by_row), v.view(by_row), cache)
             x = x + layer.out.multiply(self._narrow(y.reshape(x.shape)))
-            x = x + self._mlp(layer, x)
+            number = index + self.config.depth * self.config.convolution
+            h = self._convolved(number, self._norm(x), layer.mlp_convolution, B, cache)
+            x = x + self._mlp(layer, h)
             if index == self.config.depth // 2:
                 middle = x
         if self._weights.output.backout is not None:
@@ -251,18 +252,27 @@ class Decoder:
             qk = self._narrow(qk)
         return qk.narrow(1, 0, H), qk.narrow(1, H, K), v
 
-    def _convolved(self, index: int, x: Tensor, weights: Tensor, cache: Cache | None) -> Tensor:
-        """The input x (B, T, C) of a layer's attention after its convolution."""
+    def _convolved(
+        self, number: int, inputs: Tensor, weights: Tensor | None, rows: int, cache: Cache | None
+    ) -> Tensor:
+        """Inputs (N, C) of attention or an MLP, of so many rows, after their convolution, if any.
+
+        number: of the convolution; see GPTConfig.convolutions.
+        """
+        if weights is None:
+            return inputs
+        x = inputs.view(rows, -1, inputs.shape[-1])  # [B, T, C]
+        T = x.shape[1]
         if cache is None:
             known = F.pad(x, (0, 0, CONVOLVED - 1, 0))
         else:
-            known = torch.cat([cache.preceding(index, x), x], dim=1)  # [B, CONVOLVED - 1 + T, C]
-        if x.shape[1] == 1:
-            return (known * weights).sum(dim=1, keepdim=True)
-        y = known[:, : x.shape[1]] * weights[0]
+            known = cache.with_preceding(number, x)  # [B, CONVOLVED - 1 + T, C]
+        if T == 1:
+            return (known * weights).sum(dim=1)
+        y = known[:, :T] * weights[0]
         for start in range(1, CONVOLVED):
-            y.addcmul_(known[:, start : start + x.shape[1]], weights[start])
-        return y
+            y.addcmul_(known[:, start : start + T], weights[start])
+        return y.view(inputs.shape)
 
     def _normed_heads(self, qk: Tensor) -> Tensor:
         """Queries and keys (N, H + K, D), normed; see use_operations_of."""
@@ -282,10 +292,8 @@ class Decoder:
             backend=self.attention,
         )
 
-    def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
-        h = layer.up.multiply(
-            self._narrow(self._norm(x))
-        )  # [N, inner], or [N, 2 x inner] of swiglu
+    def _mlp(self, layer: LayerWeights, h: Tensor) -> Tensor:
+        h = layer.up.multiply(self._narrow(h))  # [N, inner], or [N, 2 x inner] of swiglu
         if self.config.activation == "swiglu":
             up, gate = h.chunk(2, dim=-1)
             h = F.silu(gate) * up

@@ -1,7 +1,7 @@
 """The kinds of parameters of a GPT: initial value, optimizer group and count of each, in one table.
 
 Owns: KINDS, the only place that tells parameters apart by name. Does not own: the learning rates
-of the optimizer groups (optim/optimizer.py).
+of the optimizer groups (optim/settings.py).
 """
 
 import re
@@ -51,7 +51,7 @@ def _by_layer(first: float, last: float) -> Initializer:
 class Kind:
     """Parameters that are treated alike.
 
-    pattern: regular expression of their names. optimizer_group: see optim.optimizer.build.
+    pattern: regular expression of their names. optimizer_group: see optim.settings.build.
     count_group: see flops.parameter_counts.
     """
 
@@ -71,7 +71,7 @@ KINDS = (
     Kind(r"value_embeddings\.\d+\.weight", _matrix(1), "value_embedding", "value_embeddings"),
     Kind(r"blocks\.\d+\.attention\.[qkv]\.weight", _matrix(1), "matrix", "matrices"),
     Kind(r"blocks\.\d+\.attention\.out\.weight", _constant(0), "matrix", "matrices"),
-    Kind(r"blocks\.\d+\.convolution", _constant(0), "convolution", "scalars"),
+    Kind(r"blocks\.\d+\.(mlp_)?convolution", _constant(0), "convolution", "scalars"),
     Kind(r"blocks\.\d+\.mlp\.(up|gate)\.weight", _matrix(0.4), "matrix", "matrices"),
     Kind(r"blocks\.\d+\.mlp\.down\.weight", _constant(0), "matrix", "matrices"),
     Kind(r"blocks\.\d+\.attention\.value_gate\.weight", _gate, "matrix", "gates"),

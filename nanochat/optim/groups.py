@@ -1,7 +1,7 @@
 """The two kinds of parameter groups: their state, their update, their state by parameter name.
 
 Owns: what one rank stores, the moments of the slices that it owns. Does not own: which parameter is
-in which group (optimizer.py).
+in which group (settings.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,7 @@
 """Muon: the update of weight matrices, for stacks of matrices of one shape.
 
 Owns: the mathematics of one step. Does not own: which matrices are updated, by which rank and with
-which learning rates (optimizer.py).
+which learning rates (settings.py).
 """
 
 from dataclasses import dataclass

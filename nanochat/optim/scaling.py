@@ -1,7 +1,7 @@
 """From the size of a model to its training tokens, batch size and learning-rate scale.
 
 Owns: the scaling laws around the reference model of depth 12. Does not own: the sizes themselves
-(gpt/config.py), the reference's learning rates and their dependence on the width (optimizer.py), or
+(gpt/config.py), the reference's learning rates and their dependence on the width (settings.py), or
 their schedules (schedules.py).
 """
 

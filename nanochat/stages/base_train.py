@@ -26,7 +26,8 @@ from nanochat.system.distributed import Run, broadcast_tensors, check_same_data,
 from nanochat.system.errors import ConfigError
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import batch_size, model_size
-from nanochat.training.stage import Recipe, greedy_samples, rows_per_step, run_training
+from nanochat.training.stage import Recipe, rows_per_step, run_training
+from nanochat.training.stage_hooks import greedy_samples
 from nanochat.training.stage_opening import LoopOptions, Stage, open_stage
 
 NAME = "base_train"

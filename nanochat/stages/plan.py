@@ -8,7 +8,6 @@ nanochat plan --depth 20 --gpus 8 --gpu H100
 
 import dataclasses
 import difflib
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,22 +28,6 @@ from nanochat.system.peaks import PEAKS
 from nanochat.training import batch_size, memory_plan, model_size, run_plan, time_plan
 from nanochat.training.memory_plan import MemoryEstimate, StepPlan
 from nanochat.training.run_plan import Seconds
-
-# Dollars an hour for one GPU where many rent it, in 2026, roughly; offers differ by half.
-DOLLARS_PER_HOUR = {
-    "B200": 5.0,
-    "H200": 3.5,
-    "H100": 3.0,
-    "A100": 1.6,
-    "L40S": 0.9,
-    "A10": 0.75,
-    "L4": 0.7,
-    "T4": 0.35,
-    "V100": 0.5,
-    "RTX 5090": 0.7,
-    "RTX 4090": 0.4,
-    "RTX 3090": 0.25,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +335,7 @@ def _stage_times(
         chat=chat_plan(preset),
     )
     total = sum(found.values(), Seconds(0, 0, 0))
-    price = cfg.dollars_per_gpu_hour or _price(machine.name)
+    price = cfg.dollars_per_gpu_hour or run_plan.price(machine.name)
     per_hour = None if price is None else price * machine.count
     at = "" if per_hour is None else f", at ${per_hour:,.2f} an hour"
     shares = run_plan.TRAINING_SHARES[products]
@@ -374,13 +357,6 @@ def _stage_times(
         low, high = (seconds / 3600 * per_hour for seconds in (total.best, total.worst))
         lines.append(f"cost        ${low:,.0f} to ${high:,.0f}")
     return lines
-
-
-def _price(name: str) -> float | None:
-    """Dollars an hour for a GPU of this name; None if it is not known."""
-    words = (rf"(?<![A-Za-z0-9]){key}(?![A-Za-z0-9]| Ti| Laptop)" for key in DOLLARS_PER_HOUR)
-    found = zip(words, DOLLARS_PER_HOUR.values(), strict=True)
-    return next((price for word, price in found if re.search(word, name)), None)
 
 
 def chat_plan(preset: str | None) -> run_plan.ChatPlan | None:

@@ -202,3 +202,21 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+class HostCopy:
+    """Numbers on their way from the device; on a CPU they are available at once."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._host, self._copied = values, None
+        if values.device.type == "cuda":
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The numbers, once they have arrived."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host.tolist()

@@ -24,7 +24,8 @@ from nanochat.system.distributed import Run, check_same_data, from_main, gather_
 from nanochat.tokenizer.conversation import Conversation, Message, render_prompt
 from nanochat.tokenizer.messages import read_messages
 from nanochat.training import batch_size
-from nanochat.training.stage import Recipe, greedy_samples, rows_per_step, run_training
+from nanochat.training.stage import Recipe, rows_per_step, run_training
+from nanochat.training.stage_hooks import greedy_samples
 from nanochat.training.stage_opening import LoopOptions, Stage, open_stage
 
 SAMPLES = 8  # answers shown in the report

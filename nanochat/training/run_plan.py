@@ -1,12 +1,13 @@
-"""Predicts the time of all stages of a run on GPUs, as a range.
+"""Predicts the time of all stages of a run on GPUs, as a range, and what GPUs cost.
 
-Owns: what the stages do besides training steps, and how fast GPUs are expected to be at it. Does
-not own: the FLOPs of the model (gpt/flops.py), the memory (memory_plan.py), or prices.
+Owns: what the stages do besides training steps, how fast GPUs are expected to be at it, and their
+prices. Does not own: the FLOPs of the model (gpt/flops.py) or the memory (memory_plan.py).
 
 Nothing here was measured on a GPU by this project: the figures are those of published runs of the
 same kind of model, data sheets, and counts. benchmarks/RESULTS.md lists them with their sources.
 """
 
+import re
 from dataclasses import dataclass
 
 from nanochat.gpt import GPTConfig, flops
@@ -58,6 +59,23 @@ CHAT_EVAL_SLOTS = 32  # answers at a time on each device
 ANSWER_TOKENS = 256
 GSM8K_PROBLEMS = 7473
 CHAT_MODELS = 3  # after mid-training, SFT and RL
+
+
+# Dollars an hour for one GPU where many rent it, in 2026, roughly; offers differ by half.
+DOLLARS_PER_HOUR = {
+    "B200": 5.0,
+    "H200": 3.5,
+    "H100": 3.0,
+    "A100": 1.6,
+    "L40S": 0.9,
+    "A10": 0.75,
+    "L4": 0.7,
+    "T4": 0.35,
+    "V100": 0.5,
+    "RTX 5090": 0.7,
+    "RTX 4090": 0.4,
+    "RTX 3090": 0.25,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,3 +162,10 @@ def stages(
         "chat_rl": generated + _forward(config, 3 * rl_tokens, half) + START + SAVE,
         "chat_eval": evaluated.times(CHAT_MODELS) + START,
     }
+
+
+def price(name: str) -> float | None:
+    """Dollars an hour for a GPU of this name; None if it is not known."""
+    words = (rf"(?<![A-Za-z0-9]){key}(?![A-Za-z0-9]| Ti| Laptop)" for key in DOLLARS_PER_HOUR)
+    found = zip(words, DOLLARS_PER_HOUR.values(), strict=True)
+    return next((price for word, price in found if re.search(word, name)), None)

@@ -1,4 +1,4 @@
-"""What every training stage does around its loop: folder, resume, optimizer, hooks, record.
+"""What every training stage does around its loop: folder, resume, optimizer, record.
 
 Owns: the order of a stage folder's files: config.json first, then metrics.jsonl and checkpoints,
 and result.json when training is complete. Does not own: the model, the batches and the schedule,
@@ -10,7 +10,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,25 @@ import torch
 from nanochat import checkpoint_manager, optim, report
 from nanochat.checkpoint_manager import Meta
 from nanochat.data import BatchSource
-from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.gpt import GPT, flops, fp8
 from nanochat.gpt.start_line import start_line
 from nanochat.optim import OptimConfig
 from nanochat.optim.schedules import Schedule
 from nanochat.report.data import is_number, read_object
-from nanochat.system import compiler, config, failures
-from nanochat.system.distributed import Run, barrier, from_main, gather_work, main_only
-from nanochat.system.errors import ConfigError, OutOfMemory, Stopped, explain_memory
+from nanochat.system import compiler, config
+from nanochat.system.distributed import barrier, from_main, main_only
+from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MetricsLogger, duration, read_rows
 from nanochat.system.signals import asked_to_stop
 from nanochat.system.wandb_run import WandbRun
 from nanochat.tokenizer import Tokenizer
-from nanochat.training import stage_record
+from nanochat.training import stage_hooks, stage_record
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.overlap import training_loss
 from nanochat.training.progress import Progress, Summary
 from nanochat.training.saving import Saver
 from nanochat.training.stage_opening import Stage, claimed, newest_valid_checkpoint
-from nanochat.training.trainer import Hook, Trainer, TrainingError, token_loss
+from nanochat.training.trainer import Trainer, TrainingError, token_loss
 
 COMPILED, NOT_COMPILED = "compiled", "not compiled"
 SILENT_S = 5.0  # a first step that takes longer says why
@@ -111,7 +110,7 @@ def run_training(stage: Stage, recipe: Recipe) -> None:
         # What may not be compiled, RL, generates between steps: it needs all weights by then.
         in_parts = run.world_size > 1 and recipe.may_compile
         loss = training_loss(model, optimizer, compiled=compiled, in_parts=in_parts)
-        hooks = _hooks(stage, saver, recipe, results)
+        hooks = stage_hooks.hooks(stage, saver, recipe.evaluate, recipe.sample, results)
 
         def after_step() -> None:
             patience.cancel()
@@ -273,64 +272,6 @@ def _compiles(stage: Stage) -> str:
     return f"{NOT_COMPILED} ({failure.reason})"
 
 
-def _hooks(stage: Stage, saver: Saver, recipe: Recipe, results: dict[str, Any]) -> list[Hook]:
-    """Save, then evaluate, then sample: a failing evaluation must not cost a checkpoint.
-
-    The checkpoint is written meanwhile: on many GPUs, all would wait for one process's disk.
-    results: gets the latest "evaluation" and "samples"; if an evaluation runs out of memory or
-    samples fail in any way, the previous ones stay and training continues.
-    """
-
-    def evaluate(trainer: Trainer) -> None:
-        try:
-            results["evaluation"] = figures = recipe.evaluate()
-        except OutOfMemory as error:
-            stage.log_line(f"warning: evaluation skipped: {error}")
-            return
-        if figures:
-            saver.record_score(trainer.progress.step, figures)
-            trainer.metrics.log(trainer.progress.step, dict(figures))
-            shown = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            stage.log_line(f"step {trainer.progress.step:,} | {shown}")
-
-    def sample(trainer: Trainer) -> None:
-        try:
-            found = gather_work(stage.run, attempt)[0]
-        except OutOfMemory as error:
-            found = str(error)
-        if isinstance(found, str):
-            stage.log_line(f"warning: samples skipped: {found}")
-            return
-        results["samples"] = found
-        if stage.run.is_main:
-            _record_samples(stage, trainer.progress.step, found)
-        for item in found[:4]:
-            stage.log_line(f"  {item['prompt']!r} -> {item['text']!r}")
-
-    def attempt() -> list[dict[str, str]] | str:
-        """The samples, or why there are none: they are for the report only."""
-        try:
-            return recipe.sample()
-        except Exception as error:
-            if explain_memory(error):
-                raise
-            return failures.describe_error(error)
-
-    loop = stage.loop
-    return [
-        Hook(saver.save, every=loop.save_every, on_stop=True),
-        Hook(evaluate, every=loop.eval_every),
-        Hook(sample, every=loop.sample_every),
-    ]
-
-
-def _record_samples(stage: Stage, step: int, samples: list[dict[str, str]]) -> None:
-    try:
-        report.record_samples(stage.dir, step, samples)
-    except OSError as error:
-        stage.log_line(f"warning: samples.jsonl cannot be written ({error}); training continues")
-
-
 def _rewind(stage: Stage, saver: Saver, model: GPT, trainer: Trainer) -> None:
     """Take model, optimizer, progress and metrics back to a checkpoint. Collective.
 
@@ -382,26 +323,3 @@ def rows_per_step(tokens_per_step: int, sequence_length: int) -> int:
             " raise it"
         )
     return tokens_per_step // sequence_length
-
-
-def greedy_samples(
-    model: GPT,
-    tokenizer: Tokenizer,
-    run: Run,
-    prompts: Sequence[tuple[str, list[int]]],
-    *,
-    slots: int,
-    max_new_tokens: int,
-    chat: bool = True,
-) -> list[dict[str, str]]:
-    """Greedy completions in the form the report takes; empty on all ranks but 0.
-
-    prompts: (text to show, token ids).
-    """
-    if not run.is_main:
-        return []
-    engine = Engine(model, tokenizer, slots=slots)
-    params = SamplingParams(temperature=0, max_new_tokens=max_new_tokens)
-    requests = [Request(prompt=tokens, params=params, chat=chat) for _, tokens in prompts]
-    done = engine.generate(requests)
-    return [{"prompt": text, "text": c.text} for (text, _), c in zip(prompts, done, strict=True)]

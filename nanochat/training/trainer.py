@@ -19,6 +19,7 @@ from nanochat.data import Batch, BatchSource
 from nanochat.optim import MuonAdamW
 from nanochat.optim.schedules import Schedule
 from nanochat.system import device as devices
+from nanochat.system.device import HostCopy
 from nanochat.system.distributed import Run, all_reduce_sum
 from nanochat.system.errors import UserError
 from nanochat.system.metrics import MetricsLogger, duration
@@ -59,25 +60,6 @@ class _Window:
     tokens: int = 0
     wait_s: float = 0.0
     start_s: float = field(default_factory=time.perf_counter)
-
-
-class _Figures:
-    """A step's numbers on their way from the device; on a CPU they are available at once."""
-
-    def __init__(self, step: int, values: Tensor) -> None:
-        self.step = step
-        self._host, self._copied = values, None
-        if values.device.type == "cuda":
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._host.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-
-    def read(self) -> list[float]:
-        """The numbers, once they have arrived."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._host.tolist()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -122,7 +104,7 @@ class Trainer:
         self._trained_steps, self._trained_tokens = 0, 0  # by this process, including undone ones
         self._steps_s: deque[float] = deque(maxlen=STEPS_TIMED)
         self._warm = False
-        self._unread: deque[_Figures] = deque()
+        self._unread: deque[tuple[int, HostCopy]] = deque()
         self._lag = 1 if self.run.device.type == "cuda" else 0  # steps the host may run ahead
         self._grad_norm = math.nan
         self._scale = 1.0  # of the loss, in the last step that was read
@@ -218,12 +200,12 @@ class Trainer:
         if self.loss_scale is not None:
             self.loss_scale.update(stats["grad_norm"].isfinite() & stats["sums"].isfinite().all())
         figures = torch.cat([stats["grad_norm"].view(1), stats["sums"], scale.view(1)])  # [4]
-        self._unread.append(_Figures(self.progress.step, figures))
+        self._unread.append((self.progress.step, HostCopy(figures)))
 
     def _read(self, lag: int) -> None:
         """Process the figures of all but the last `lag` steps; the same on every rank."""
         while len(self._unread) > lag:
-            figures = self._unread.popleft()
+            step, figures = self._unread.popleft()
             self._grad_norm, loss, stop, self._scale = figures.read()
             self.stopping = self.stopping or bool(stop)
             overflow = self.loss_scale is not None and self._scale > LEAST
@@ -235,7 +217,7 @@ class Trainer:
             if not (math.isfinite(loss) and math.isfinite(self._grad_norm)):
                 self.progress.skip()
                 self.log_line(
-                    f"warning: step {figures.step:,} skipped: its loss is {loss:.4g}, its gradient "
+                    f"warning: step {step:,} skipped: its loss is {loss:.4g}, its gradient "
                     f"norm {self._grad_norm:.4g}"
                 )
                 continue
@@ -243,8 +225,7 @@ class Trainer:
             if self.progress.add_loss(loss) and self.watch_loss:
                 self.progress.spikes += 1
                 self.log_line(
-                    f"warning: step {figures.step:,}: the loss jumps from about {mean:.4f} to "
-                    f"{loss:.4f}"
+                    f"warning: step {step:,}: the loss jumps from about {mean:.4f} to {loss:.4f}"
                 )
 
     def _must_rewind(self) -> bool:
