@@ -1,5 +1,6 @@
 """What is wrong between a driver, a GPU and torch, and the preset that suits a machine."""
 
+import contextlib
 import logging
 import re
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from nanochat.stages import doctor
 from nanochat.system import compiler, device, distributed, machine
 from nanochat.system.config import RunOptions
-from nanochat.system.errors import ConfigError
+from nanochat.system.errors import ConfigError, Stopped
 from nanochat.training.stage_opening import LoopOptions, Stage
 
 GPU = torch.device("cuda", 0)
@@ -297,6 +299,34 @@ def test_float32_uses_tf32_where_the_gpu_has_it_and_says_so(
     with caplog.at_level(logging.INFO):
         assert start(monkeypatch, dtype=dtype) == [expected]
     assert ("float32 products in TF32" in caplog.text) == (expected == "high")
+
+
+# --- several GPUs
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "ended"),
+    [
+        ("nccl", None, True),
+        ("nccl", Stopped(), True),
+        ("nccl", RuntimeError("CUDA out of memory"), False),
+        ("nccl", ConfigError("on this rank only"), False),
+        ("nccl", KeyboardInterrupt(), False),
+        ("gloo", RuntimeError("not enough memory"), True),
+    ],
+)
+def test_a_process_that_fails_does_not_wait_for_the_others_to_end_their_group(
+    monkeypatch, backend, error, ended
+):
+    found = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True, raising=False)
+    monkeypatch.setattr(dist, "get_backend", lambda: backend, raising=False)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: found.append(1), raising=False)
+    with contextlib.suppress(BaseException), contextlib.ExitStack() as stack:
+        stack.push(distributed._leave_group)
+        if error is not None:
+            raise error
+    assert bool(found) == ended
 
 
 # --- the preset

@@ -98,7 +98,7 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
         store = None
         if world_size > 1:
             signals.stop_with_launcher()
-            stack.callback(_leave_group)  # after the store has the reason of a failure
+            stack.push(_leave_group)  # after the store has the reason of a failure
             store = stack.enter_context(_store(me))
         device = devices.choose_device(options.device)
         if device.type == "cuda":
@@ -202,8 +202,14 @@ def _join_group(store: "dist.Store", me: failures.Process, device: torch.device)
     )
 
 
-def _leave_group() -> None:
-    if dist.is_initialized():
+def _leave_group(kind: type[BaseException] | None, *_: object) -> None:
+    """End the process group; kind: of the error that ends the session, if one does."""
+    if not dist.is_initialized():
+        return
+    # NCCL ends its group in all processes together. After an error the others may be in the middle
+    # of a step: this process would wait for them until the timeout, with all GPUs, while torchrun
+    # waits for it to end.
+    if kind in (None, Stopped) or dist.get_backend() != "nccl":
         dist.destroy_process_group()
 
 
