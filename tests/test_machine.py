@@ -266,6 +266,21 @@ def test_a_session_refuses_a_gpu_without_kernels_and_more_processes_than_gpus(nv
         start(monkeypatch, dtype="float32")
     with pytest.raises(ConfigError, match=r"^this machine has 1 GPU\(s\) for 1 processes"):
         distributed._prepare_gpu(torch.device("cuda"), 1)
+    with pytest.raises(ConfigError, match=r"^--device cuda:1: this machine has 1 GPU\(s\), co"):
+        distributed._prepare_gpu(torch.device("cuda:1"), 0)
+
+
+@pytest.mark.parametrize(("asked", "used"), [("cuda", 0), ("cuda:1", 1)])
+def test_the_gpu_of_a_process_is_the_current_one_however_it_was_chosen(
+    nvidia, monkeypatch, asked, used
+):
+    """Else the event after a step's figures would be another GPU's, and they be read too early."""
+    nvidia([V100, V100], built=CUDA_12_6)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
+    assert distributed._prepare_gpu(torch.device(asked), 0) == torch.device("cuda", used)
+    assert current == [torch.device("cuda", used)]
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])

@@ -129,24 +129,36 @@ def session(options: RunOptions, started: StartedWith | None = None) -> Iterator
 def _prepare_gpu(device: torch.device, local_rank: int) -> torch.device:
     """The GPU of a process, ready for its first tensor.
 
-    Raises: ConfigError if there are fewer GPUs than processes, or torch has no kernels for it.
+    Raises: ConfigError if there are fewer GPUs than processes, or none of the number that was asked
+        for, or torch has no kernels for it.
     """
+    count = torch.cuda.device_count()
     if device.index is None:
-        count = torch.cuda.device_count()
         if local_rank >= count:
             raise ConfigError(
                 f"this machine has {count} GPU(s) for {local_world_size()} processes; start at "
                 f"most {count} on it (torchrun --nproc-per-node)"
             )
         device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
+    elif device.index >= count:
+        raise ConfigError(f"--device {device}: this machine has {count} GPU(s), counted from 0")
+    # One that was asked for by its number, too: events and streams are the current GPU's.
+    torch.cuda.set_device(device)
     if problem := machine.unsupported_gpu(device):
         raise ConfigError(problem)
-    chosen = any(name in os.environ for name in ALLOCATOR_SETTINGS)
-    if sys.platform == "linux" and torch.version.hip is None and not chosen:
-        # Shapes vary in chat training and RL: blocks of fixed sizes would leave gaps between them.
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    _expand_segments(device)
     return device
+
+
+def _expand_segments(device: torch.device) -> None:
+    """Let torch's blocks of the GPU's memory grow, unless the user has chosen how it divides it up.
+
+    Shapes vary in chat training and RL: blocks of fixed sizes would leave gaps between them.
+    """
+    chosen = any(name in os.environ for name in ALLOCATOR_SETTINGS)
+    if sys.platform != "linux" or torch.version.hip is not None or chosen:
+        return
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 @contextlib.contextmanager
