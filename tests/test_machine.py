@@ -293,6 +293,24 @@ def test_segments_of_gpu_memory_expand_unless_the_user_chose_otherwise(nvidia, m
     assert start(monkeypatch, dtype="float32") == ["highest"]
 
 
+def test_segments_that_the_driver_cannot_expand_stay_as_they_are(nvidia, monkeypatch):
+    for each in distributed.ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(each, raising=False)
+    nvidia([V100], built=CUDA_12_6)
+    settings: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda which: None)
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", settings.append)
+
+    def product_error(*_: object) -> str | None:
+        expands = settings[-1] == "expandable_segments:True"
+        return "CUDA driver error: operation not supported" if expands else None
+
+    monkeypatch.setattr(device, "product_error", product_error)
+    with distributed.session(RunOptions(dtype="float32", run="x")):
+        pass
+    assert settings == ["expandable_segments:True", "expandable_segments:False"]
+
+
 @pytest.mark.parametrize(
     ("card", "dtype", "override", "expected"),
     [

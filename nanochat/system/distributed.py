@@ -159,6 +159,9 @@ def _expand_segments(device: torch.device) -> None:
     if sys.platform != "linux" or torch.version.hip is not None or chosen:
         return
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    # Tried, as not every driver that offers it can do it: virtual GPUs, Jetson, some in WSL.
+    if devices.product_error(device, torch.float32) is not None:
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:False")
 
 
 @contextlib.contextmanager
