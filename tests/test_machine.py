@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat.stages import doctor
-from nanochat.system import compiler, device, distributed, machine
+from nanochat.system import compiler, device, distributed, failures, machine
 from nanochat.system.config import RunOptions
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.training.stage_opening import LoopOptions, Stage
@@ -360,6 +360,22 @@ def test_a_process_that_fails_does_not_wait_for_the_others_to_end_their_group(
         if error is not None:
             raise error
     assert bool(found) == ended
+
+
+NCCL = (
+    "NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error (run with NCCL_DEBUG=INFO for "
+    "details), NCCL version 2.30.7\nncclSystemError: System call (e.g. socket, malloc) or external "
+    "library call failed or device error. \nLast error:\n"
+)
+
+
+def test_too_little_shared_memory_is_not_taken_for_a_lost_connection():
+    refused = "socketPollConnect: connect to 10.0.0.2<41151> returned Connection refused"
+    assert failures._is_lost_connection(RuntimeError(NCCL + refused))
+    made = "Error while creating shared memory segment /dev/shm/nccl-gRm13f (size 33030528), error: No"
+    error = RuntimeError(NCCL + made)
+    assert not failures._is_lost_connection(error)
+    assert failures.describe_error(error).endswith("start it with --shm-size=8g or --ipc=host")
 
 
 # --- the preset

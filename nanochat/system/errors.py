@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 
 OUT_OF_MEMORY = ("alloc_failed", "out of memory", "can't allocate memory", "not enough memory")
+SHARED_MEMORY = "/dev/shm/nccl"  # in NCCL's error where a file there cannot be made
 
 
 class UserError(Exception):
@@ -61,7 +62,17 @@ def explain(error: Exception, *, base: str) -> str | None:
         return f"{base} does not exist and cannot be made; set NANOCHAT_BASE_DIR to another folder"
     if isinstance(error, OSError):
         return _explain_disk(error, str(error.filename or f"a file in {base}, or the output"))
-    return explain_memory(error)
+    return _explain_shared_memory(error) or explain_memory(error)
+
+
+def _explain_shared_memory(error: Exception) -> str | None:
+    """What to do where NCCL's processes of a machine have no room to exchange data."""
+    if not (isinstance(error, RuntimeError) and SHARED_MEMORY in str(error)):
+        return None
+    return (
+        "NCCL needs more shared memory than this machine has in /dev/shm; in a container, start it "
+        "with --shm-size=8g or --ipc=host"
+    )
 
 
 def explain_memory(error: Exception) -> str | None:

@@ -16,7 +16,13 @@ from typing import Any
 import torch.distributed as dist
 
 from nanochat.system import storage
-from nanochat.system.errors import ConfigError, RankError, ReportedElsewhere, explain
+from nanochat.system.errors import (
+    SHARED_MEMORY,
+    ConfigError,
+    RankError,
+    ReportedElsewhere,
+    explain,
+)
 
 JOIN_S = 600.0  # imports from a slow network disk take minutes
 ANSWER_S = 10.0  # limit for a store that may have ended with its process
@@ -124,5 +130,6 @@ def _others_reason(found: dict[str, Any] | None) -> str:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    lost = any(phrase in str(error).lower() for phrase in LOST)
+    text = str(error).lower()
+    lost = any(phrase in text for phrase in LOST) and SHARED_MEMORY not in text
     return isinstance(error, RuntimeError) and lost
