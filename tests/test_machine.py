@@ -233,6 +233,20 @@ def test_a_gpu_runs_code_of_its_major_version_and_what_its_driver_translates(
     assert machine.unsupported_gpu(GPU) is None
 
 
+def test_an_old_gpu_beside_others_can_be_left_out(nvidia, monkeypatch):
+    old = Card("NVIDIA GeForce GT 710", 2.1, (3, 5))
+    nvidia([RTX_4090, old, RTX_4090])
+    with pytest.raises(ConfigError, match=r"^NVIDIA GeForce GT 710 .*; CUDA_VISIBLE_DEVICES=0,2"):
+        machine.gpus()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError, match=r"^NVIDIA GeForce GT 710 .* trains on the CPU$"):
+        machine.gpus()
+    nvidia([old], built=CUDA_13)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(ConfigError, match=r"trains on the CPU$"):
+        machine.gpus()
+
+
 def test_an_amd_gpu_is_looked_up_by_the_name_of_its_architecture(nvidia, monkeypatch):
     built = ["gfx90a", "gfx942:sramecc+:xnack-"]
     nvidia(
@@ -363,16 +377,16 @@ def test_a_process_that_fails_does_not_wait_for_the_others_to_end_their_group(
 
 
 NCCL = (
-    "NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error (run with NCCL_DEBUG=INFO for "
-    "details), NCCL version 2.30.7\nncclSystemError: System call (e.g. socket, malloc) or external "
-    "library call failed or device error. \nLast error:\n"
+    "NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled system error (run with NCCL_DEBUG=INFO "
+    "for details), NCCL version 2.30.7\nncclSystemError: System call (e.g. socket, malloc) or "
+    "external library call failed or device error. \nLast error:\n"
 )
 
 
 def test_too_little_shared_memory_is_not_taken_for_a_lost_connection():
     refused = "socketPollConnect: connect to 10.0.0.2<41151> returned Connection refused"
     assert failures._is_lost_connection(RuntimeError(NCCL + refused))
-    made = "Error while creating shared memory segment /dev/shm/nccl-gRm13f (size 33030528), error: No"
+    made = "Error while creating shared memory segment /dev/shm/nccl-gRm13f (size 33030528), error"
     error = RuntimeError(NCCL + made)
     assert not failures._is_lost_connection(error)
     assert failures.describe_error(error).endswith("start it with --shm-size=8g or --ipc=host")

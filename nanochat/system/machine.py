@@ -4,6 +4,7 @@ Owns: what is wrong between a driver, a GPU and a build of torch, and the remedy
 not own: which device a stage uses (`device`), or which build is installed (scripts/bootstrap.sh).
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -197,10 +198,15 @@ def gpus() -> list[Gpu]:
     """
     if problem := unusable_gpu():
         raise ConfigError(problem)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    problems = [unsupported_gpu(torch.device("cuda", index)) for index in range(count)]
+    if problem := next(filter(None, problems), None):
+        fit = ",".join(str(index) for index, each in enumerate(problems) if each is None)
+        if fit and "CUDA_VISIBLE_DEVICES" not in os.environ:  # which would number them otherwise
+            problem += f"; CUDA_VISIBLE_DEVICES={fit} before it trains on the rest"
+        raise ConfigError(problem)
     found = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if problem := unsupported_gpu(torch.device("cuda", index)):
-            raise ConfigError(problem)
+    for index in range(count):
         properties = torch.cuda.get_device_properties(index)
         capability = (properties.major, properties.minor)
         found.append(Gpu(properties.name, properties.total_memory, capability))
