@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import weakref
 
 import pytest
 import torch
 
+from nanochat import checkpoint_manager
 from nanochat.data.tasks.common import ChoiceQuestion, ChoiceTask
 from nanochat.engine import Engine
 from nanochat.evaluation import chat
@@ -253,6 +255,35 @@ def test_the_stage_compares_the_stages_of_a_run_item_by_item(tmp_path, monkeypat
     assert len(rows) == 18
     table = data.accuracies(data.load(run))
     assert data.series_of(table) == ["sft", "rl"]
+
+
+def test_one_model_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    make_run(tmp_path, monkeypatch, ("mid_train", "chat_sft", "chat_rl"))
+    models: weakref.WeakSet[GPT] = weakref.WeakSet()
+    engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+    load, build, ask = checkpoint_manager.load, Engine.__init__, chat.evaluate
+    found = []
+
+    def noted_load(*args, **options):
+        assert not engines
+        loaded = load(*args, **options)
+        models.add(loaded.model)
+        return loaded
+
+    def noted_build(engine, *args, **options):
+        build(engine, *args, **options)
+        engines.add(engine)
+
+    def noted_ask(engine, *args, **options):
+        found.append((len(models), len(engines)))
+        return ask(engine, *args, **options)
+
+    monkeypatch.setattr(checkpoint_manager, "load", noted_load)
+    monkeypatch.setattr(Engine, "__init__", noted_build)
+    monkeypatch.setattr(chat, "evaluate", noted_ask)
+    args = ["--tasks", "choice_letter", "--max-items", "2", "--slots", "2"]
+    chat_eval_script.main([*FLAGS, *args])
+    assert found == [(0, 1)] * 3
 
 
 def test_the_stage_names_what_it_cannot_evaluate(tmp_path, monkeypatch):

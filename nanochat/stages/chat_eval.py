@@ -58,17 +58,25 @@ def main(argv: list[str] | None = None) -> None:
             run, lambda: evaluations.open_tasks(cfg.tasks, max_items=cfg.max_items)
         )
         rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        engine: Engine | None = None
         for name, path in models.items():
-            loaded = stage.load(str(path), ())
-            engine = Engine(loaded.model, loaded.tokenizer, slots=cfg.slots)
+            engine = None  # only one model and its cache may fit into memory
+            engine = open_engine(stage, path, cfg.slots)
             rows[name] = evaluate(stage, engine, tasks, name, cfg)
         compare(stage, rows)
         if run.is_main:
             write_items(stage.dir, rows)
-            if any(word.strip() in ("pocket", "all") for word in cfg.tasks.split(",")):
+            of_pocket = any(word.strip() in ("pocket", "all") for word in cfg.tasks.split(","))
+            if engine is not None and of_pocket:
                 stage.samples = sample_answers(engine, list(models)[-1])
         stage.close()
         distributed.barrier(run)
+
+
+def open_engine(stage: EvalStage, path: Path, slots: int) -> Engine:
+    """An engine for a checkpoint, which has all of the model that is kept. Collective."""
+    loaded = stage.load(str(path), ())
+    return Engine(loaded.model, loaded.tokenizer, slots=slots)
 
 
 def find_models(cfg: ChatEvalConfig) -> dict[str, Path]:
