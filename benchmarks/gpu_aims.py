@@ -168,6 +168,11 @@ AIMS = (
         "at most 0.02 apart",
         _most("stages", "difference", 0.02, ".2g", what="killed and resumed"),
     ),
+    Aim(
+        "training on all GPUs: loss against one GPU",
+        "at most 0.02 apart",
+        _most("stages", "difference", 0.02, ".2g", what="all GPUs and one"),
+    ),
     Aim("--dtype float32", "trains", _float32),
     Aim("all stages of pocket", "complete", _pocket),
     Aim(

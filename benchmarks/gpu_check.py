@@ -6,12 +6,12 @@ bash benchmarks/gpu_check.sh --device cpu             # a rehearsal at tiny size
 
 Times training steps and generation, counts what a step waits for and compiles again, compares
 attention backends with float64 and 8-bit linears with bf16, runs base training (killed and resumed;
-in float32), steps of RL, all stages of pocket and the tests marked gpu. gpu_aims.py says what must
-be reached. Each part runs in a separate process with a time limit: if one fails or times out, the
-report says so and the rest continues; --only runs what the limit cut off. Needs torch and no
-network; a part that needs another package, or the compiled tokenizer, says so. Writes gpu_check.md
-(a section for HISTORY.md), gpu_check.json and gpu_check.log to the output folder. Exit status 0: no
-part failed and no aim was missed.
+on all GPUs; in float32), steps of RL, all stages of pocket and the tests marked gpu. gpu_aims.py
+says what must be reached. Each part runs in a separate process with a time limit: if one fails or
+times out, the report says so and the rest continues; --only runs what the limit cut off. Needs
+torch and no network; a part that needs another package, the compiled tokenizer or a second GPU says
+so. Writes gpu_check.md (a section for HISTORY.md), gpu_check.json and gpu_check.log to the output
+folder. Exit status 0: no part failed and no aim was missed.
 """
 
 import argparse
@@ -63,6 +63,7 @@ FULL_PARTS = (
     Part("decode 12", 50),
     Part("attention", 60),
     Part("resume", 90, 40),
+    Part("ranks", 240, 60),
     Part("float32", 60),
     Part("train 22 fp8 49152 32", 150, 60),
     Part("rl 12", 60),
@@ -86,6 +87,7 @@ TINY_PARTS = tuple(
         "decode 2",
         "attention",
         "resume",
+        "ranks",
         "float32",
         "rl 2",
         "tests",
@@ -344,7 +346,7 @@ def run_named(work: Work, name: str) -> None:
             import gpu_stages
 
             gpu_stages.check_rl(work, int(depth))
-        case ["resume" | "float32" | "pocket" as what]:
+        case ["resume" | "ranks" | "float32" | "pocket" as what]:
             import gpu_stages
 
             getattr(gpu_stages, {"resume": "check_resuming"}.get(what, f"check_{what}"))(work)

@@ -90,7 +90,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("what", text("what")),
         ("s", number("seconds", ",.1f")),
         ("killed at step", text("killed_at")),
-        ("difference of the last loss", number("difference", ".2g")),
+        ("difference of losses", number("difference", ".2g")),
         ("first loss", number("first_loss", ".3f")),
         ("last loss", number("last_loss", ".3f")),
     ],

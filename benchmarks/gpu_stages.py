@@ -48,6 +48,30 @@ def check_resuming(work: Work) -> None:
     assert len(ends[0]) == len(ends[1]), "rows of metrics are missing"
 
 
+def check_ranks(work: Work) -> None:
+    """Train on all GPUs of this machine, and on one; compare the first steps.
+
+    The only part in which processes send each other gradients and weights.
+    Raises: Skipped if there is only one GPU.
+    """
+    ranks = min(8, torch.cuda.device_count()) if work.device.type == "cuda" else 2
+    if ranks < 2:
+        raise Skipped("there is only one GPU")
+    with tempfile.TemporaryDirectory() as folder:
+        flags = _base_train_flags(work, Path(folder), steps=24)
+        flags += "--eval-every 8 --sample-every 12 --save-every 8 --log-every 1".split()
+        begin_s = time.perf_counter()
+        _run_stage(work, folder, "base_train", [*flags, "--run", "all"], ranks=ranks)
+        seconds = time.perf_counter() - begin_s
+        _run_stage(work, folder, "base_train", [*flags, "--run", "one"])
+        losses = [_losses(folder, run) for run in ("all", "one")]
+    # Rounding grows from step to step; a sum over ranks that is wrong shows at once.
+    pairs = list(zip(*losses, strict=True))[:6]
+    difference = max(abs(together - alone) for together, alone in pairs)
+    work.note(f"trained on {ranks} at a time")
+    work.add("stages", what="all GPUs and one", seconds=seconds, difference=difference)
+
+
 def check_float32(work: Work) -> None:
     """Train in float32, for which few attention kernels are made."""
     with tempfile.TemporaryDirectory() as folder:
@@ -171,14 +195,18 @@ def _base_train_flags(work: Work, folder: Path, *, steps: int) -> list[str]:
     return [*flags.split(), *([] if work.compiled else ["--no-compile"])]
 
 
-def _command(work: Work, name: str, flags: Sequence[str]) -> list[str]:
+def _command(work: Work, name: str, flags: Sequence[str], ranks: int = 1) -> list[str]:
     device = [] if name in ("tok_train",) else ["--device", work.device.type]
-    return [sys.executable, __file__, name, *flags, *device]
+    stage = [__file__, name, "--", *flags, *device]
+    launch = f"-m nanochat.system.launcher --standalone --nproc-per-node {ranks}".split()
+    return [sys.executable, *(launch if ranks > 1 else []), *stage]
 
 
-def _run_stage(work: Work, folder: str, name: str, flags: Sequence[str]) -> None:
+def _run_stage(
+    work: Work, folder: str, name: str, flags: Sequence[str], *, ranks: int = 1
+) -> None:
     """Run a stage to its end. Raises: RuntimeError with the end of its output if it fails."""
-    process = _start(_command(work, name, flags), folder)
+    process = _start(_command(work, name, flags, ranks), folder)
     assert process.stdout is not None
     last = "no output"
     for line in process.stdout:  # at once, as this part may be cut short

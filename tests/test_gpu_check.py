@@ -31,7 +31,8 @@ def gpu_check(monkeypatch):
 
 # The stages of pocket, which take a minute, have tests of their own.
 REHEARSED = (
-    "train 2 bf16|train 2 fp8|train 2 fp8 768 4|decode 2|attention|resume|float32|rl 2|tests|fp8"
+    "train 2 bf16|train 2 fp8|train 2 fp8 768 4|decode 2|attention|resume|ranks|float32|rl 2|tests|"
+    "fp8"
 ).split("|")
 
 
@@ -51,6 +52,7 @@ def test_the_rehearsal_runs_the_parts_and_writes_the_tables(tmp_path):
         "| 2 | 512 | 1 | fp8 | no | blocks | 2 |",
         "| 2 | 768 | 1 | fp8 | no | blocks | 4 | 256 |",
         "| killed and resumed: loss against the unbroken run | at most 0.02 apart | 0 | met |",
+        "| training on all GPUs: loss against one GPU | at most 0.02 apart | ",
         "| --dtype float32 | trains | loss 4.",
     ):
         assert line in text
@@ -129,6 +131,7 @@ GOOD = [
     {"table": "stages", "what": "pocket base_train", "seconds": 9.0},
     {"table": "stages", "what": "pocket", "complete": True},
     {"table": "rl", "depth": 12, "step_s": 9.0},
+    {"table": "stages", "what": "all GPUs and one", "difference": 0.001},
 ]
 
 
@@ -156,6 +159,7 @@ def test_good_figures_meet_every_aim_and_none_are_measured_without_rows(gpu_aims
         (7, {"difference": float("nan")}, "killed and resumed: loss against the unbroken run"),
         (8, {"last_loss": float("nan")}, "--dtype float32"),
         (10, {"what": "pocket mid_train", "seconds": 1.0}, "all stages of pocket"),
+        (12, {"difference": 0.03}, "training on all GPUs: loss against one GPU"),
         (11, {"step_s": 16.0}, "a step of RL, depth 12, 256 answers of 256 tokens"),
     ],
 )
