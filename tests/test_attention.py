@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import re
 import sys
 import types
@@ -341,6 +342,27 @@ def test_torch_calls_flash_attention_4_only_while_it_is_chosen(monkeypatch):
     for name, expected in (("varlen", []), ("fa4", [1]), ("fa4", [1]), ("sdpa", []), ("fa3", [])):
         attention._set_torchs_flash(name)
         assert active == expected
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("0", "0")])
+def test_flash_attention_4_compiles_a_kernel_once_for_all_processes(monkeypatch, given, used):
+    import torch.nn.attention as torchs
+
+    monkeypatch.setenv(attention.FA4_CACHE, given or "")
+    if given is None:
+        monkeypatch.delenv(attention.FA4_CACHE)
+    found = []
+
+    def register() -> Handle:
+        found.append(os.environ.get(attention.FA4_CACHE))
+        return Handle([])
+
+    monkeypatch.setattr(torchs._registry, "_FLASH_ATTENTION_IMPLS", {"FA4": register})
+    attention._set_torchs_flash("varlen")
+    assert found == []
+    attention._set_torchs_flash("fa4")
+    attention._set_torchs_flash("varlen")
+    assert found == [used]
 
 
 class Handle:

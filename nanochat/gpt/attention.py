@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ FA3_KERNELS = (
     ("varunneal/flash-attention-3", "de87b9b5af06dd9984df595bef90b2eba44b181a"),
     ("kernels-community/flash-attn3", "9542c462013476380ce4b395b9ddc0e8118161ee"),
 )
+# Whether FlashAttention-4 keeps its compiled kernels on the disk, which is not its default.
+FA4_CACHE = "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -253,6 +256,8 @@ def _set_torchs_flash(name: str) -> None:
 
     active = current_flash_attention_impl() == "FA4"
     if name == "fa4" and not active:
+        # Else every process of every stage would compile the same kernels, all at the same time.
+        os.environ.setdefault(FA4_CACHE, "1")
         activate_flash_attention_impl("FA4")
     elif name != "fa4" and active:
         restore_flash_attention_impl()
