@@ -1,5 +1,6 @@
 """Parts of gpu_check about kernels: errors and speed of attention backends and 8-bit linears."""
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -18,13 +19,15 @@ TOLERANCE = 0.02
 def check_attention(work: Work) -> None:
     """Compare every available backend with float64, forward and backward, and time it."""
     for name in attention.BACKENDS:
+        begin_s = time.perf_counter()
         try:
             backend = attention.choose(name, work.device)
         except ConfigError as error:
             work.note(f"attention {name}: {error}")
             continue
         if name == "auto":
-            work.note(f"attention auto: {backend.name} ({backend.note})")
+            seconds = time.perf_counter() - begin_s  # which every process of every stage takes
+            work.note(f"attention auto: {backend.name} ({backend.note}), found in {seconds:.1f} s")
             work.add("attention_choice", backend=backend.name)
             continue
         _check_backend(work, backend)

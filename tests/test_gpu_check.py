@@ -57,6 +57,7 @@ def test_the_rehearsal_runs_the_parts_and_writes_the_tables(tmp_path):
     ):
         assert line in text
     assert "tests marked gpu: 0 passed, 0 failed" in text
+    assert "- attention: attention auto: blocks (" in text
     assert text.count("| ok |") == 4 + len(REHEARSED)  # attention cases, parts
     found = json.loads((tmp_path / "gpu_check.json").read_text())
     training = [row for row in found["rows"] if row["table"] == "training" and "pass_ms" in row]
