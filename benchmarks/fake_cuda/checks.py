@@ -31,6 +31,7 @@ from nanochat.system.device import HostCopy
 from nanochat.system.distributed import DTYPES, Run
 from nanochat.system.metrics import MetricsLogger
 from nanochat.training.loss_scale import LossScale
+from nanochat.training.overlap import LossInParts, training_loss
 from nanochat.training.trainer import Trainer, token_loss
 
 CUDA = torch.device("cuda", 0)
@@ -49,6 +50,7 @@ class Case:
     precision: str = "bf16"  # or fp8, fp16, fp32
     attention: str = "auto"
     micro_batches: int = 2
+    parts: int = 0  # 1: the loss in parts, as on several GPUs
     lower: int = 1  # as far as the generated code; 0: as far as the graphs
 
     @property
@@ -158,7 +160,8 @@ def check_training(case: Case, *, steps: int = 6) -> dict[str, Any]:
         run = Run(rank=0, world_size=1, local_rank=0, device=CUDA, compute_dtype=case.dtype)
         model = case.model()
         optimizer = optim.build(model, OptimConfig(), run, tokens_per_step=2**20)
-        loss = compiler.compiled(model.loss)
+        loss = training_loss(model, optimizer, compiled=True, in_parts=bool(case.parts))
+        graphs = len(loss._parts) + 2 if isinstance(loss, LossInParts) else 1
         optimizer.compile()
         gradients: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
@@ -195,8 +198,9 @@ def check_training(case: Case, *, steps: int = 6) -> dict[str, Any]:
             "without_gradient": sorted(set(names) - set(gradients)),
             "gradient_dtypes": sorted({str(g.dtype) for g in gradients.values()}),
             "wrong_gradients": [n for n, g in gradients.items() if g.dtype != names[n].dtype],
-            **_loss_graphs(log),
-            "update": _summary(log.forward[1:]),
+            "parts": graphs,
+            **_loss_graphs(log, graphs),
+            "update": _summary(log.forward[graphs:]),
         }
 
 
@@ -256,10 +260,14 @@ def _figures(clock: _Clock) -> Iterator[None]:
         yield
 
 
-def _loss_graphs(log: Log) -> dict[str, Any]:
+def _loss_graphs(log: Log, count: int) -> dict[str, Any]:
     """What the forward and backward graphs of the loss are made of."""
-    forward, backward = log.forward[0], log.backward[0]
-    return {"forward": _summary([forward]), "backward": _summary([backward])}
+    kept = [tensor for graph in log.forward[:count] for tensor in graph.saved()]
+    return {
+        "forward": _summary(log.forward[:count]),
+        "backward": _summary(log.backward),
+        "kept": sum(tensor.untyped_storage().nbytes() for tensor in kept),
+    }
 
 
 def _summary(graphs: list[Compiled]) -> dict[str, Any]:
