@@ -202,9 +202,7 @@ def _command(work: Work, name: str, flags: Sequence[str], ranks: int = 1) -> lis
     return [sys.executable, *(launch if ranks > 1 else []), *stage]
 
 
-def _run_stage(
-    work: Work, folder: str, name: str, flags: Sequence[str], *, ranks: int = 1
-) -> None:
+def _run_stage(work: Work, folder: str, name: str, flags: Sequence[str], *, ranks: int = 1) -> None:
     """Run a stage to its end. Raises: RuntimeError with the end of its output if it fails."""
     process = _start(_command(work, name, flags, ranks), folder)
     assert process.stdout is not None

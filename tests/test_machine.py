@@ -110,6 +110,21 @@ def test_a_gpu_that_cuda_refuses_for_another_reason_is_named_with_it(nvidia):
     )
 
 
+def test_gpus_whose_switch_nobody_runs_are_told_from_others(nvidia, monkeypatch):
+    def refuse() -> None:
+        raise RuntimeError(
+            "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before "
+            "calling NumCudaDevices() that might have already set an error? Error 802: system not "
+            "yet initialized"
+        )
+
+    nvidia([H100] * 8, usable=False, driver=NEW_DRIVER)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    with pytest.raises(ConfigError, match="systemctl start nvidia-fabricmanager") as error:
+        machine.gpus()
+    assert "CUDA 13.2): Error 802: system not yet initialized; start" in str(error.value)
+
+
 def test_the_driver_is_asked_of_nvidia_smi_where_the_kernel_does_not_say(
     nvidia, monkeypatch, tmp_path
 ):

@@ -22,6 +22,7 @@ from nanochat.system.errors import ConfigError
 FIRST_DRIVER = {"12": "525.60.13", "13": "580"}
 TURING = (7, 5)  # older GPUs are in the builds for CUDA 12.6 only
 BLACKWELL = (10, 0)  # newer than the builds for CUDA 12.6
+NO_FABRIC = 802  # the driver's error where nothing runs the NVSwitches between GPUs
 INSTALL = "TORCH={build} bash speedrun.sh --setup-only in a checkout"
 INDEX = "https://download.pytorch.org/whl"
 HIDE = "--device cpu, or CUDA_VISIBLE_DEVICES= before the command, trains on the CPU"
@@ -76,10 +77,13 @@ def unusable_gpu() -> str | None:
             f"({INSTALL.format(build='auto')}, else pip install torch --index-url {INDEX}/cu128) "
             f"or update the driver; {HIDE}"
         )
+    refusal = _refusal()
+    remedy = "see whether nvidia-smi works (a container needs --gpus all)"
+    if refusal.startswith(f"Error {NO_FABRIC}:"):
+        remedy = "start what connects its GPUs (systemctl start nvidia-fabricmanager)"
     return (
         f"torch {torch.__version__} cannot use this machine's NVIDIA GPU (driver "
-        f"{driver or 'unknown'}, CUDA {cuda}): {_refusal()}; see whether nvidia-smi works (a "
-        f"container needs --gpus all); {HIDE}"
+        f"{driver or 'unknown'}, CUDA {cuda}): {refusal}; {remedy}; {HIDE}"
     )
 
 
@@ -183,11 +187,13 @@ def _numbers(version: str) -> list[int]:
 
 
 def _refusal() -> str:
-    """The first sentence of what torch says when it is asked to use the GPU."""
+    """What the driver says when torch is asked to use the GPU, else torch's first sentence."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return (str(error) or type(error).__name__).split("\n")[0].split(". ")[0].rstrip(".")
+        text = str(error).split("\n")[0] or type(error).__name__
+        drivers = re.search(r"\bError \d+: .*", text)  # after general words of torch
+        return (drivers[0] if drivers else text).split(". ")[0].rstrip(".")
     return "no GPU is visible"
 
 
