@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RECIPE = "--depth 4 --sequence-length 256 --tokens-per-step 4096 --matrix-lr 0.06".split()
+RECIPE = "--depth 4 --sequence-length 256 --tokens-per-step 4096 --matrix-lr 0.06 --pairs 0".split()
 REHEARSAL_STEPS, WARM_STEPS = 60, 20
 SAFE = 0.98  # plan for this share of the time, as the speed of machines drifts
 WINDOW = 512

@@ -97,9 +97,9 @@ def test_the_first_versions_checkpoints_without_a_digest_still_load(path):
 
 
 def test_a_model_saved_before_there_were_pairs_and_convolutions_has_none(tmp_path):
-    without = dataclasses.replace(SIZES, pairs=0, convolution=False, mlp_convolution=False)
+    without = dataclasses.replace(SIZES, pairs=0, convolution=False)
     path = save(tmp_path / "old", 2, without)
-    unknown = ("pairs", "convolution", "mlp_convolution")
+    unknown = ("pairs", "convolution")
     bend(path, lambda meta: [meta["model"].pop(name) for name in unknown])
     assert checkpoint_manager.load(path, single_run()).model.config == without
 

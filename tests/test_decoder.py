@@ -26,8 +26,6 @@ OPTIONS = [
     {"pairs": 0},
     {"pairs": 1, "embedding_norm": False},
     {"convolution": False},
-    {"mlp_convolution": False},
-    {"convolution": False, "mlp_convolution": False},
 ]
 
 

@@ -515,7 +515,7 @@ def test_golden_generations_of_a_fixed_checkpoint_have_not_changed():
     tests/golden/engine.safetensors holds `random_model(11)` in float16; engine.json what the first
     version of this engine made of it.
     """
-    model = random_model(pairs=0, convolution=False, mlp_convolution=False)
+    model = random_model(pairs=0, convolution=False)
     weights = load_file(GOLDEN / "engine.safetensors")
     model.load_state_dict({name: value.float() for name, value in weights.items()})
     completions = Engine(model, TOKENIZER, slots=6).generate(golden_requests())

@@ -31,8 +31,6 @@ ABLATIONS = [
     {"pairs": 0},
     {"pairs": 2, "smear": False},
     {"convolution": False},
-    {"mlp_convolution": False},
-    {"convolution": False, "mlp_convolution": False},
     {"backout": False},
     {"residual_scalars": False},
     {"embedding_norm": False},
@@ -161,8 +159,6 @@ def naive_logits(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
             h = naive_convolution(h, w[prefix + "convolution"])
         x = x + naive_attention(h, tokens, w, config, layer)
         h = naive_norm(x, config.norm, w.get(prefix + "mlp_norm.weight"))
-        if config.mlp_convolution:
-            h = naive_convolution(h, w[prefix + "mlp_convolution"])
         x = x + naive_mlp(h, w, config, layer)
         if layer == config.depth // 2:
             middle = x

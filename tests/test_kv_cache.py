@@ -23,8 +23,6 @@ VARIANTS = [
     {"pairs": 0},
     {"pairs": 1, "smear": False},
     {"convolution": False},
-    {"mlp_convolution": False},
-    {"convolution": False, "mlp_convolution": False},
 ]
 VOCAB = 61
 

@@ -24,7 +24,7 @@ from nanochat.system import storage, wandb_run
 from nanochat.system.distributed import single_run
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MetricsLogger, read_rows
-from nanochat.training import stage as stage_module
+from nanochat.training import stage_hooks
 
 TINY = (
     "--run tiny --depth 1 --width 32 --heads 2 --sequence-length 32 --tokens-per-step 256 "
@@ -142,7 +142,7 @@ def test_samples_that_fail_cost_a_warning_with_the_reason(base, monkeypatch, cap
     def refuse(*args: object, **more: object) -> None:
         raise ValueError("no such token")
 
-    monkeypatch.setattr(stage_module, "Engine", refuse)
+    monkeypatch.setattr(stage_hooks, "Engine", refuse)
     folder = train(base, "--sample-every", "2")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert said == ["warning: samples skipped: ValueError: no such token"] * 2

@@ -19,7 +19,7 @@ from nanochat.system import storage
 from nanochat.system.distributed import single_run
 from nanochat.system.errors import ConfigError, Stopped
 from nanochat.system.metrics import MEASURED, read_rows
-from nanochat.training import stage
+from nanochat.training import stage_hooks
 from nanochat.training.trainer import MAX_REWINDS, Trainer, TrainingError
 
 TINY = (
@@ -88,7 +88,7 @@ def test_a_checkpoint_is_evaluated_while_it_is_written(base, monkeypatch, step):
     real_save, real_evaluate, real_samples = (
         checkpoint_manager.save,
         base_train.evaluate,
-        stage.report.record_samples,
+        stage_hooks.report.record_samples,
     )
     sampled, events = threading.Event(), []
 
@@ -111,7 +111,7 @@ def test_a_checkpoint_is_evaluated_while_it_is_written(base, monkeypatch, step):
 
     monkeypatch.setattr(checkpoint_manager, "save", slow_save)
     monkeypatch.setattr(base_train, "evaluate", evaluate)
-    monkeypatch.setattr(stage.report, "record_samples", record_samples)
+    monkeypatch.setattr(stage_hooks.report, "record_samples", record_samples)
     folder = train(base, "--save-every", str(step), "--eval-every", "16", "--sample-every", "4")
     before_it_was_saved = events[: events.index(f"saved {step}")]
     assert "sampled" in before_it_was_saved
@@ -148,7 +148,7 @@ def test_what_a_stop_saves_is_on_the_disk_before_the_process_ends(base, monkeypa
 def test_a_score_does_not_change_what_its_own_checkpoint_removes(base, monkeypatch):
     """However slow the disk: the score of step 4 is known before its checkpoint is written."""
     losses = iter([3.0, 1.0, 2.0, 2.0])
-    real_save, real_wait = checkpoint_manager.save, stage.Saver.wait
+    real_save, real_wait = checkpoint_manager.save, stage_hooks.Saver.wait
     scored, found = threading.Event(), {}
 
     def evaluate(*args):
@@ -168,10 +168,10 @@ def test_a_score_does_not_change_what_its_own_checkpoint_removes(base, monkeypat
         real_wait(saver)
         found.setdefault(len(found), kept(base / "base" / "runs" / "tiny" / "base_train"))
 
-    real_record = stage.Saver.record_score
+    real_record = stage_hooks.Saver.record_score
     monkeypatch.setattr(base_train, "evaluate", evaluate)
-    monkeypatch.setattr(stage.Saver, "record_score", record)
-    monkeypatch.setattr(stage.Saver, "wait", wait)
+    monkeypatch.setattr(stage_hooks.Saver, "record_score", record)
+    monkeypatch.setattr(stage_hooks.Saver, "wait", wait)
     monkeypatch.setattr(checkpoint_manager, "save", slow_save)
     train(base, *"--save-every 4 --eval-every 4 --keep 1 --keep-best".split())
     assert list(found.values()) == [[], [4], [4, 8], [8, 12], [8, 16]]
@@ -325,7 +325,7 @@ def test_an_evaluation_without_memory_does_not_end_training(base, monkeypatch, c
 
 
 def test_samples_without_memory_do_not_end_training(base, monkeypatch, capsys):
-    monkeypatch.setattr(stage, "Engine", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(stage_hooks, "Engine", lambda *a, **k: (_ for _ in ()).throw(MemoryError()))
     folder = train(base)
     assert "warning: samples skipped: out of memory" in capsys.readouterr().out
     result = json.loads((folder / "result.json").read_text())

@@ -44,7 +44,7 @@ DAMAGED = "damaged_"  # prefix of the name of a checkpoint that is set aside
 CHAT_STAGES = ("chat_rl", "chat_sft", "mid_train")  # the last trained first
 MODEL_STAGES = (*CHAT_STAGES, "base_train")
 # Options of the model that old checkpoints do not record.
-UNRECORDED = {"pairs": 0, "convolution": False, "mlp_convolution": False}
+UNRECORDED = {"pairs": 0, "convolution": False}
 TENSOR_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

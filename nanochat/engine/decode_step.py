@@ -114,9 +114,9 @@ class FixedView:
         heads = torch.arange(self.cache.k.shape[2], device=self.places.device)
         return self._rows[:, None], heads[None], self.places[:, None]
 
-    def with_preceding(self, number: int, x: Tensor) -> Tensor:
+    def with_preceding(self, layer: int, x: Tensor) -> Tensor:
         """Store the inputs [rows, 1, C] of a convolution; return [rows, BEFORE + 1, C]."""
-        return with_preceding(self.cache.input_rows[number], *self._convolution_places, x)
+        return with_preceding(self.cache.input_rows[layer], *self._convolution_places, x)
 
     @functools.cached_property
     def _convolution_places(self) -> tuple[Tensor, Tensor]:

@@ -80,11 +80,12 @@ class KVCache:
         self.layers = list(zip(self.k, self.v, strict=True))
         self._bands = {window: self._band(window, stored) for window in set(config.windows)}
         self.tokens = torch.zeros(slots, self.padding + 1, dtype=torch.int64, device=device)
-        # Inputs of the convolutions, [convolutions, slots, BEFORE + positions, C]: before every
-        # text are zeros, which nothing is written to.
-        inputs = (config.convolutions, slots, BEFORE + self.padding + 1, config.width)
+        # Inputs of the layers' convolutions, [depth or 0, slots, BEFORE + positions, C]: before
+        # every text are zeros, which nothing is written to.
+        layers = config.depth if config.convolution else 0
+        inputs = (layers, slots, BEFORE + self.padding + 1, config.width)
         self.inputs = torch.zeros(inputs, dtype=stored, device=device)
-        # For each convolution, [slots * (BEFORE + positions), C].
+        # For each layer, [slots * (BEFORE + positions), C].
         self.input_rows = list(self.inputs.flatten(1, 2))
 
     def reset(self, slot: int, length: int = 0) -> None:
@@ -221,9 +222,9 @@ class CacheView:
         """Store the tokens [B, T]; the next call's first token needs the one before it."""
         self.cache.tokens[self._slots[:, None], self._written] = tokens
 
-    def with_preceding(self, number: int, x: Tensor) -> Tensor:
+    def with_preceding(self, layer: int, x: Tensor) -> Tensor:
         """Store the inputs [B, T, C] of a convolution; return [B, BEFORE + T, C], these last."""
-        return with_preceding(self.cache.input_rows[number], *self._convolution_places, x)
+        return with_preceding(self.cache.input_rows[layer], *self._convolution_places, x)
 
     @functools.cached_property
     def _convolution_places(self) -> tuple[Tensor, Tensor]:

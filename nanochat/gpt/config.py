@@ -89,7 +89,6 @@ class GPTConfig:
         "add the three tokens before to each token at the input of attention, with learned weights "
         "by channel; default: below depth 8",
     )
-    mlp_convolution: bool = option(None, "the same at the input of the MLP; default: below depth 8")
     tied_head: bool = option(False, "use the embedding matrix as the output head")
     softcap: float | None = option(
         15.0, "limit logits to +- this, by tanh; none: no limit", above=0
@@ -111,7 +110,6 @@ class GPTConfig:
         tiles = -(-self.sequence_length // (4 * WINDOW_MULTIPLE))
         default("pairs", 8 if self.depth < 8 else 0)
         default("convolution", self.depth < 8)
-        default("mlp_convolution", self.depth < 8)
         default("window", tiles * WINDOW_MULTIPLE)
         if self.width % self.heads or self.head_dim % 2:
             raise ConfigError(
@@ -138,11 +136,6 @@ class GPTConfig:
     def pair_channels(self) -> int:
         """Channels of the token embedding to which those of token pairs are added."""
         return self.width // 2
-
-    @property
-    def convolutions(self) -> int:
-        """Convolutions in all layers: first those of attention, then those of the MLPs."""
-        return self.depth * (self.convolution + self.mlp_convolution)
 
     @property
     def max_positions(self) -> int:

@@ -56,11 +56,10 @@ class Cache(Protocol):
         """Store the (B, T) tokens that are being processed."""
         ...
 
-    def with_preceding(self, number: int, x: Tensor) -> Tensor:
-        """Store the (B, T, C) inputs of a convolution; return them after those of earlier tokens.
+    def with_preceding(self, layer: int, x: Tensor) -> Tensor:
+        """Store the (B, T, C) inputs of a layer's convolution; return them after earlier tokens'.
 
-        number: of the convolution; see GPTConfig.convolutions. Returns (B, CONVOLVED - 1 + T, C),
-        zeros before the start of a text.
+        (B, CONVOLVED - 1 + T, C), zeros before the start of a text.
         """
         ...
 
@@ -148,9 +147,7 @@ class Decoder:
             by_row = (B, T, -1, self.config.head_dim)
             y = self._attend(index, q.view(by_row), k.view(by_row), v.view(by_row), cache)
             x = x + layer.out.multiply(self._narrow(y.reshape(x.shape)))
-            number = index + self.config.depth * self.config.convolution
-            h = self._convolved(number, self._norm(x), layer.mlp_convolution, B, cache)
-            x = x + self._mlp(layer, h)
+            x = x + self._mlp(layer, x)
             if index == self.config.depth // 2:
                 middle = x
         if self._weights.output.backout is not None:
@@ -253,12 +250,9 @@ class Decoder:
         return qk.narrow(1, 0, H), qk.narrow(1, H, K), v
 
     def _convolved(
-        self, number: int, inputs: Tensor, weights: Tensor | None, rows: int, cache: Cache | None
+        self, index: int, inputs: Tensor, weights: Tensor | None, rows: int, cache: Cache | None
     ) -> Tensor:
-        """Inputs (N, C) of attention or an MLP, of so many rows, after their convolution, if any.
-
-        number: of the convolution; see GPTConfig.convolutions.
-        """
+        """Inputs (N, C) of a layer's attention, of so many rows, after its convolution, if any."""
         if weights is None:
             return inputs
         x = inputs.view(rows, -1, inputs.shape[-1])  # [B, T, C]
@@ -266,7 +260,7 @@ class Decoder:
         if cache is None:
             known = F.pad(x, (0, 0, CONVOLVED - 1, 0))
         else:
-            known = cache.with_preceding(number, x)  # [B, CONVOLVED - 1 + T, C]
+            known = cache.with_preceding(index, x)  # [B, CONVOLVED - 1 + T, C]
         if T == 1:
             return (known * weights).sum(dim=1)
         y = known[:, :T] * weights[0]
@@ -292,8 +286,10 @@ class Decoder:
             backend=self.attention,
         )
 
-    def _mlp(self, layer: LayerWeights, h: Tensor) -> Tensor:
-        h = layer.up.multiply(self._narrow(h))  # [N, inner], or [N, 2 x inner] of swiglu
+    def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
+        h = layer.up.multiply(
+            self._narrow(self._norm(x))
+        )  # [N, inner], or [N, 2 x inner] of swiglu
         if self.config.activation == "swiglu":
             up, gate = h.chunk(2, dim=-1)
             h = F.silu(gate) * up

@@ -29,9 +29,7 @@ class LayerWeights:
     up: Product  # C -> inner; swiglu: C -> 2 x inner, the gate last
     down: Product
     norm_weight: Tensor | None  # [H + K, D], of the norms of q and k
-    # [CONVOLVED, C] each, the factors of a sum, the token's own last
-    convolution: Tensor | None
-    mlp_convolution: Tensor | None
+    convolution: Tensor | None  # [CONVOLVED, C], the factors of a sum, the token's own last
     values: Tensor | None  # [V, K x D], value embeddings times the largest gate
 
 
@@ -149,13 +147,12 @@ class DecoderWeights:
             up=self._product(up),
             down=self._product(self._wide_copy(f"{block}.mlp.down")),
             norm_weight=self._head_norms(block),
-            convolution=self._convolution(f"{block}.convolution"),
-            mlp_convolution=self._convolution(f"{block}.mlp_convolution"),
+            convolution=self._convolution(block),
             values=None if values is None else (VALUE_GATE_MOST * values).to(self._dtype),
         )
 
-    def _convolution(self, name: str) -> Tensor | None:
-        weights = self._scales(name)
+    def _convolution(self, block: str) -> Tensor | None:
+        weights = self._scales(f"{block}.convolution")
         if weights is not None:
             weights[0] += 1  # the model adds the sum to the token's own
             weights = weights.flip(0)

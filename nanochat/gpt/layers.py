@@ -280,10 +280,11 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.attention_norm = Norm(config.norm, config.width, dtype)
-        self.convolution = _convolution(config.convolution, config.width, dtype)
+        self.convolution = None
+        if config.convolution:
+            self.convolution = nn.Parameter(torch.empty(CONVOLVED, config.width, dtype=dtype))
         self.attention = Attention(config, layer, dtype)
         self.mlp_norm = Norm(config.norm, config.width, dtype)
-        self.mlp_convolution = _convolution(config.mlp_convolution, config.width, dtype)
         self.mlp = MLP(config, dtype)
 
     def forward(
@@ -294,23 +295,19 @@ class Block(nn.Module):
         backend: attention.Backend,
     ) -> Tensor:
         # Norms are at the inputs, not on the stream: gradients reach every layer through the sums.
-        h = convolved(self.attention_norm(x), self.convolution)
+        h = self.attention_norm(x)
+        if self.convolution is not None:
+            h = convolved(h, self.convolution)
         x = x + self.attention(h, rope, value, backend)
-        return x + self.mlp(convolved(self.mlp_norm(x), self.mlp_convolution))
+        return x + self.mlp(self.mlp_norm(x))
 
 
-def _convolution(present: bool, channels: int, dtype: torch.dtype) -> nn.Parameter | None:
-    return nn.Parameter(torch.empty(CONVOLVED, channels, dtype=dtype)) if present else None
-
-
-def convolved(x: Tensor, weights: Tensor | None) -> Tensor:
+def convolved(x: Tensor, weights: Tensor) -> Tensor:
     """x (B, T, C) plus a weighted sum of each token's own channels and those of the ones before it.
 
-    weights: (n, C), the token's own first; without any, x. Source: the Canon layers of Physics of
-    Language Models 4.1, which has them in more places.
+    weights: (n, C), the token's own first. Source: the Canon layers of Physics of Language Models
+    4.1, which has them in more places.
     """
-    if weights is None:
-        return x
     y: Tensor = _Convolved.apply(x, weights)
     return y
 

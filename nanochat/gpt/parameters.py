@@ -71,7 +71,7 @@ KINDS = (
     Kind(r"value_embeddings\.\d+\.weight", _matrix(1), "value_embedding", "value_embeddings"),
     Kind(r"blocks\.\d+\.attention\.[qkv]\.weight", _matrix(1), "matrix", "matrices"),
     Kind(r"blocks\.\d+\.attention\.out\.weight", _constant(0), "matrix", "matrices"),
-    Kind(r"blocks\.\d+\.(mlp_)?convolution", _constant(0), "convolution", "scalars"),
+    Kind(r"blocks\.\d+\.convolution", _constant(0), "convolution", "scalars"),
     Kind(r"blocks\.\d+\.mlp\.(up|gate)\.weight", _matrix(0.4), "matrix", "matrices"),
     Kind(r"blocks\.\d+\.mlp\.down\.weight", _constant(0), "matrix", "matrices"),
     Kind(r"blocks\.\d+\.attention\.value_gate\.weight", _gate, "matrix", "gates"),

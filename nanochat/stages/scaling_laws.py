@@ -100,7 +100,7 @@ class ScalingLawsConfig:
         GPTConfig,
         without=(
             *("vocab_size", "sequence_length", "depth", "width", "heads", "kv_heads", "window"),
-            *("pairs", "convolution", "mlp_convolution"),
+            *("pairs", "convolution"),
         ),
     )
     optimizer: OptimConfig = nested(OptimConfig)
