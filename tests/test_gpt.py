@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.gpt.layers import MLP, at_least_fp32
+from nanochat.gpt.layers import MLP, at_least_fp32, convolved
 from nanochat.gpt.parameters import kind_of
 from nanochat.system.errors import ConfigError
 
@@ -408,3 +408,17 @@ def test_a_text_beyond_the_last_position_is_refused():
             ConfigError, match=f"{limit + 1} tokens exceeds the model's {limit} pos"
         ):
             model.hidden(some_tokens(1, limit + 1))
+
+
+@pytest.mark.parametrize("length", [1, 3, 7])
+def test_the_gradients_of_a_convolution_are_those_of_its_definition(length):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, length, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    weights = torch.randn(4, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    expected = torch.stack([naive_convolution(row, weights) for row in x])
+    found = convolved(x, weights)
+    torch.testing.assert_close(found, expected)
+    share = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
+    wanted = torch.autograd.grad(expected, (x, weights), share)
+    for mine, other in zip(torch.autograd.grad(found, (x, weights), share), wanted, strict=True):
+        torch.testing.assert_close(mine, other)
