@@ -168,7 +168,18 @@ def test_plain_muon_equals_torch_optim_muon_with_its_polynomial(shape, monkeypat
             recipe=muon.PLAIN,
             polar_dtype=torch.bfloat16,
         )
-    torch.testing.assert_close(weights[0], parameter.detach(), rtol=0, atol=4e-3)
+    # Both round to bf16, at different places.
+    torch.testing.assert_close(weights[0], parameter.detach(), rtol=0, atol=6e-3)
+
+
+@pytest.mark.parametrize("shape", [(32, 96), (256, 64), (128, 512)])
+def test_values_far_below_the_largest_stay_bounded_in_bfloat16(shape):
+    """The Gram matrix of a pair of polynomials is followed in bf16, which loses small values."""
+    u, _, vt = torch.linalg.svd(randn(*shape), full_matrices=False)
+    for smallest in (-2, -3, -5):
+        values = torch.logspace(0, smallest, u.shape[1], dtype=F64)
+        found = polar_express((u @ torch.diag(values) @ vt)[None], torch.bfloat16)[0]
+        assert torch.linalg.svdvals(found.double()).max() < 1.2
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (96, 32), (32, 96)])
@@ -185,8 +196,9 @@ def test_polar_express_brings_singular_values_near_one_and_keeps_the_vectors(sha
     assert (within - torch.diag(within.diagonal())).abs().max() < slack
 
 
-def test_polar_express_in_float64_is_exact_to_float64():
-    matrix = randn(20, 30)
+@pytest.mark.parametrize("shape", [(20, 30), (20, 50), (80, 20)])
+def test_polar_express_in_float64_is_exact_to_float64(shape):
+    matrix = randn(*shape)
     found = polar_express(matrix[None], F64)[0]
     torch.testing.assert_close(found, naive_polar(matrix), rtol=0, atol=1e-13)
 

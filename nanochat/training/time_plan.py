@@ -10,7 +10,7 @@ import torch
 
 from nanochat.gpt import GPTConfig, flops
 from nanochat.gpt.layers import mlp_width
-from nanochat.optim.muon import POLAR_EXPRESS
+from nanochat.optim.muon import polar_flops
 from nanochat.training.memory_plan import StepPlan
 
 # Shares of the peak that training reaches. For GPUs 59% was published for d24 on 8xH100 (99-minute
@@ -72,8 +72,4 @@ def muon_flops(config: GPTConfig) -> float:
     inner = mlp_width(config)
     matrices = [(config.width, config.width)] * 2 + [(config.width, kv_width)] * 2
     matrices += [(config.width, inner)] * (3 if config.activation == "swiglu" else 2)
-    one_step = sum(
-        4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3  # two with the matrix, one square
-        for shape in matrices
-    )
-    return float(config.depth * len(POLAR_EXPRESS) * one_step)
+    return float(config.depth * sum(polar_flops(*shape) for shape in matrices))
